@@ -1,0 +1,30 @@
+# Everything starts here: `make demo`, `make test`. The first call sets up .venv; later calls do not.
+# Variables: PYTHON (3.11 or newer), TORCH_INDEX (another package index for torch, e.g. one with CUDA builds).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TEST_JOBS ?= 2
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt setup.sh
+	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" VENV="$(VENV)" sh setup.sh
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/maptile demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --cov --cov-report=term --cov-fail-under=85
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .coverage*

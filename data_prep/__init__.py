@@ -1,0 +1,1 @@
+"""City tiles from OpenStreetMap, and drives from sensor data."""

@@ -1,0 +1,170 @@
+"""A drive: scans, odometry, heading and truth, each a track of its own.
+
+Truth stays out: whatever estimates a trajectory is handed ``drive.without_truth()``, and nothing in
+``scans``, ``odometry`` or ``heading`` holds an absolute position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.geometry import Array, interpolate_angle, interpolate_se3
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScanBlock:
+    """The points of some consecutive scans, each in the vehicle frame at its own scan's time.
+
+    Attributes:
+        t_ns: (S,) time of each scan.
+        points: (N, 3) float32, vehicle frame (x forward, y left, z up), metres, all finite.
+        scan: (N,) int32, which of the S scans a point belongs to; sorted.
+        origin: (S, 3) float32, where the sensor is in the vehicle frame.
+    """
+
+    t_ns: Times
+    points: NDArray[np.float32]
+    scan: NDArray[np.int32]
+    origin: NDArray[np.float32]
+
+
+class ScanSource(Protocol):
+    """Scans that are read when they are asked for.
+
+    Attributes:
+        t_ns: (S,) time of every scan of every sensor used, sorted.
+        sensors: Names of the sensors, for people.
+    """
+
+    t_ns: Times
+    sensors: tuple[str, ...]
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive).
+
+        Raises:
+            MaptileError: A scan file is missing, cut short or not of its format.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PoseTrack:
+    """Relative motion: where the vehicle frame is in a frame of arbitrary origin and heading.
+
+    Attributes:
+        t_ns: (N,) strictly increasing.
+        poses: (N, 4, 4) float64, z up; only differences within one segment mean anything.
+        segment: (N,) int32, non-decreasing; the motion from one segment to the next is unknown.
+    """
+
+    t_ns: Times
+    poses: Array
+    segment: NDArray[np.int32]
+
+    def at(self, query_ns: Times) -> Array:
+        """(M, 4, 4) interpolated poses; outside the track the nearest end's pose."""
+        return interpolate_se3(self.t_ns, self.poses, query_ns)
+
+    def segment_at(self, query_ns: Times) -> NDArray[np.int32]:
+        """(M,) segment of each time: that of the last pose at or before it, -1 where none covers it.
+
+        A time inside a gap between two segments, or outside the track, has none.
+        """
+        left = np.searchsorted(self.t_ns, query_ns, side="right") - 1
+        inside = (left >= 0) & (query_ns <= self.t_ns[-1])
+        left = np.clip(left, 0, len(self.t_ns) - 1)
+        right = np.clip(left + 1, 0, len(self.t_ns) - 1)
+        on_pose = self.t_ns[left] == query_ns
+        joined = self.segment[left] == self.segment[right]
+        return np.where(inside & (on_pose | joined), self.segment[left], -1).astype(np.int32)
+
+    def travelled(self) -> Array:
+        """(N,) metres travelled in the plane since the start; a step between segments counts 0."""
+        step = np.linalg.norm(np.diff(self.poses[:, :2, 3], axis=0), axis=1)
+        step[np.diff(self.segment) != 0] = 0.0
+        return np.concatenate([[0.0], np.cumsum(step)])
+
+
+@dataclass(frozen=True)
+class HeadingTrack:
+    """The vehicle's true heading, from a compass or an INS.
+
+    Attributes:
+        t_ns: (N,) strictly increasing.
+        heading: (N,) radians, counter-clockwise from true east (not grid east).
+    """
+
+    t_ns: Times
+    heading: Array
+
+    def at(self, query_ns: Times) -> Array:
+        """(M,) interpolated true headings; the ends are held."""
+        return interpolate_angle(self.t_ns, self.heading, query_ns)
+
+
+@dataclass(frozen=True)
+class TruthTrack:
+    """Where the vehicle frame's origin really was: for evaluation only.
+
+    Attributes:
+        t_ns: (N,) strictly increasing.
+        latitude, longitude: (N,) degrees, WGS 84.
+        heading: (N,) radians, counter-clockwise from true east.
+    """
+
+    t_ns: Times
+    latitude: Array
+    longitude: Array
+    heading: Array
+
+    def at(self, query_ns: Times) -> tuple[Array, Array, Array]:
+        """(M,) latitude, longitude, heading; NaN where the track does not cover the time.
+
+        A time is covered between two samples no more than two seconds apart.
+        """
+        seconds, query = (self.t_ns - self.t_ns[0]) / 1e9, (query_ns - self.t_ns[0]) / 1e9
+        right = np.clip(np.searchsorted(self.t_ns, query_ns), 0, len(self.t_ns) - 1)
+        left = np.clip(right - 1, 0, None)
+        exact = self.t_ns[right] == query_ns
+        gap = self.t_ns[right] - self.t_ns[left] > 2_000_000_000
+        outside = (query_ns < self.t_ns[0]) | (query_ns > self.t_ns[-1])
+        covered = np.where(outside | (gap & ~exact), np.nan, 0.0)
+        return (
+            np.interp(query, seconds, self.latitude) + covered,
+            np.interp(query, seconds, self.longitude) + covered,
+            interpolate_angle(self.t_ns, self.heading, query_ns) + covered,
+        )
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Everything known of one drive.
+
+    Attributes:
+        name: For people and file names.
+        format: "robotcar", "kitti", "clouds", ...
+        scans: The LiDAR scans.
+        odometry: Relative motion, or None where the drive has none.
+        heading: True heading, or None; read only where the user says that it is known.
+        truth: Absolute poses, or None; only evaluation may see it.
+        notes: Lines worth telling the user (gaps, missing files, what was done about them).
+    """
+
+    name: str
+    format: str
+    scans: ScanSource
+    odometry: PoseTrack | None
+    heading: HeadingTrack | None
+    truth: TruthTrack | None
+    notes: tuple[str, ...] = ()
+
+    def without_truth(self) -> Drive:
+        """The same drive as an estimator may see it."""
+        return replace(self, truth=None)

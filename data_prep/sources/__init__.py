@@ -1,0 +1,1 @@
+"""Readers of drives: one file per format."""

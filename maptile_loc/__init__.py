@@ -1,0 +1,1 @@
+"""Localize a vehicle on the map raster of a city."""

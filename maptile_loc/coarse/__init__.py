@@ -1,0 +1,1 @@
+"""Ways to get candidates for a query tile: one file per method."""

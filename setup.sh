@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes the virtual environment with every dependency pinned. Called by the Makefile.
+set -eu
+: "${PYTHON:=python3}" "${VENV:=.venv}" "${TORCH_INDEX:=}"
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "maptile-loc needs Python 3.11 or newer; $PYTHON is older. Set PYTHON=/path/to/python3.11" >&2
+  exit 2
+}
+
+# Open3D's only system library that a bare Debian or Ubuntu lacks.
+if [ "$(uname -s)" = Linux ] && ! ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0\.so\.0'; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libusb-1.0-0
+  else
+    echo "Open3D needs the system library libusb-1.0. Install it with:" >&2
+    echo "    sudo apt-get update && sudo apt-get install -y libusb-1.0-0" >&2
+    exit 2
+  fi
+fi
+
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" || {
+  echo "could not make a virtual environment; on Debian/Ubuntu: sudo apt-get install -y python3-venv" >&2
+  exit 2
+}
+if [ -n "$TORCH_INDEX" ]; then
+  "$VENV/bin/python" -m pip install --quiet --index-url "$TORCH_INDEX" -c constraints.txt torch
+fi
+"$VENV/bin/python" -m pip install --quiet "pip>=25.1"   # reads dependency groups
+"$VENV/bin/python" -m pip install --quiet -c constraints.txt --group dev --editable .
