@@ -128,9 +128,7 @@ def transform_points(pose: Array, points: NDArray[np.floating]) -> NDArray[np.fl
     return (turned + pose[:, :3, 3]).astype(np.float32)
 
 
-def interpolate_se3(
-    t_ns: NDArray[np.int64], poses: Array, query_ns: NDArray[np.int64]
-) -> Array:
+def interpolate_se3(t_ns: NDArray[np.int64], poses: Array, query_ns: NDArray[np.int64]) -> Array:
     """Poses at ``query_ns`` (M,): linear in position, spherical linear in rotation.
 
     Times outside ``t_ns`` (N,), which increases strictly, take the nearest end's pose.
@@ -148,9 +146,7 @@ def interpolate_se3(
     return se3(slerp((query - t_ns[0]) / 1e9), position)
 
 
-def interpolate_angle(
-    t_ns: NDArray[np.int64], angle: Array, query_ns: NDArray[np.int64]
-) -> Array:
+def interpolate_angle(t_ns: NDArray[np.int64], angle: Array, query_ns: NDArray[np.int64]) -> Array:
     """Angles (radians) at ``query_ns``, the short way round; the ends are held."""
     seconds, query = (t_ns - t_ns[0]) / 1e9, (query_ns - t_ns[0]) / 1e9
     return wrap_angle(np.interp(query, seconds, np.unwrap(angle)))

@@ -1,0 +1,94 @@
+"""What travels between the steps of the pipeline, from query tile to trajectory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.geometry import Array
+
+STAGES = ("coarse", "aligned", "fused", "smoothed")
+"""Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
+
+
+@dataclass(frozen=True)
+class QueryTile:
+    """What the vehicle saw around it, from above: the look of a map tile.
+
+    Row 0 is the tile's +y side; the reference frame's origin is the tile's centre. Where the heading
+    is known the tile is north-up: its axes are the map's east and north.
+
+    Attributes:
+        wall: (S, S) float32, 0..1, evidence of a building wall.
+        ground: (S, S) float32, 0..1, ground seen (road or other open ground).
+        observed: (S, S) float32, 0..1, seen at all: hit, or crossed by a ray. Unobserved is not empty.
+        resolution: Metres per pixel.
+        rotation: Radians by which the vehicle frame was turned counter-clockwise to make the tile:
+            the vehicle's heading where that is known, a random angle otherwise.
+    """
+
+    wall: NDArray[np.float32]
+    ground: NDArray[np.float32]
+    observed: NDArray[np.float32]
+    resolution: float
+    rotation: float
+
+    @property
+    def size(self) -> int:
+        """Pixels along a side."""
+        return int(self.wall.shape[0])
+
+
+class Candidates(NamedTuple):
+    """Where a query may have been taken, best first: what every coarse method returns.
+
+    Attributes:
+        poses: (K, 3) float64 east, north (metres, map frame), heading (radians from grid east).
+        log_scores: (K,) float64, natural logarithm, comparable within one query.
+    """
+
+    poses: Array
+    log_scores: Array
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """One stage's answer for every query.
+
+    Attributes:
+        poses: (Q, 3) float64 east, north, heading; NaN where the stage has no answer.
+        covariance: (Q, 3, 3) float64 of (east, north, heading), m2 and rad2; NaN likewise.
+        score: (Q,) float64, 0..1: how far to trust the answer.
+        localized: (Q,) bool: the answer is to be relied on.
+    """
+
+    poses: Array
+    covariance: Array
+    score: Array
+    localized: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Localization:
+    """A localized drive.
+
+    Attributes:
+        frame: (Q,) int64, index of the scan at the query.
+        t_ns: (Q,) int64, time of the query.
+        stages: Estimates by stage, keys as in ``STAGES``.
+        final: The stage that is the trajectory: "smoothed", or "fused" when run online.
+        search_area_km2: The area that every query was searched in.
+        query_seconds: (Q,) time spent per query.
+        tiles: Some query tiles for the report, by query number.
+    """
+
+    frame: NDArray[np.int64]
+    t_ns: NDArray[np.int64]
+    stages: dict[str, Estimates]
+    final: str
+    search_area_km2: float
+    query_seconds: Array
+    tiles: dict[int, QueryTile]
