@@ -35,15 +35,17 @@ class ScanBlock:
 
 
 class ScanSource(Protocol):
-    """Scans that are read when they are asked for.
+    """Scans that are read when they are asked for."""
 
-    Attributes:
-        t_ns: (S,) time of every scan of every sensor used, sorted.
-        sensors: Names of the sensors, for people.
-    """
+    @property
+    def t_ns(self) -> Times:
+        """(S,) time of every scan of every sensor used, sorted."""
+        ...
 
-    t_ns: Times
-    sensors: tuple[str, ...]
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Names of the sensors, for people."""
+        ...
 
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive).
@@ -73,7 +75,7 @@ class PoseTrack:
         return interpolate_se3(self.t_ns, self.poses, query_ns)
 
     def segment_at(self, query_ns: Times) -> NDArray[np.int32]:
-        """(M,) segment of each time: that of the last pose at or before it, -1 where none covers it.
+        """(M,) segment of each time, -1 where none covers it.
 
         A time inside a gap between two segments, or outside the track, has none.
         """

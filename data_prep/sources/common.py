@@ -1,0 +1,163 @@
+"""What the readers of all formats share: files in, finite points in the vehicle frame out."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, transform_points
+
+MAX_BRIDGED_GAP_NS = 2_000_000_000
+"""A longer gap in the odometry starts a new segment: nobody knows what happened in it."""
+
+
+@dataclass(frozen=True)
+class ScanSlice:
+    """Scans ``first`` onwards of another source, as many as ``t_ns`` has."""
+
+    source: ScanSource
+    first: int
+    t_ns: Times
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Names of the sensors of the source."""
+        return self.source.sensors
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive) of the slice."""
+        start, stop, _ = slice(start, stop).indices(len(self.t_ns))
+        return self.source.read(self.first + start, self.first + stop)
+
+
+def file_numbers(folder: Path, suffix: str) -> NDArray[np.int64]:
+    """Sorted numbers of the files ``<digits><suffix>`` in ``folder``; other names are ignored.
+
+    The folder is listed once: a run has more than a hundred thousand scans.
+    """
+    pattern = re.compile(rf"(\d{{1,18}}){re.escape(suffix)}")
+    with os.scandir(folder) as entries:
+        found = [pattern.fullmatch(entry.name) for entry in entries]
+    return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
+
+
+def read_records(path: Path, record_bytes: int) -> bytes:
+    """Read a whole binary file that consists of records of ``record_bytes`` bytes.
+
+    Raises:
+        MaptileError: The file cannot be read, or its size is not a multiple of the record.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MaptileError(f"{path}: cannot read this scan ({error.strerror})") from None
+    if len(data) % record_bytes:
+        raise MaptileError(
+            f"{path}: {len(data)} bytes are not a multiple of {record_bytes}: the scan is cut "
+            "short, or of another sensor. Copy or download it again."
+        )
+    return data
+
+
+def scan_block(
+    t_ns: Times,
+    clouds: Sequence[NDArray[np.floating]],
+    mounts: Array,
+    which: NDArray[np.integer],
+) -> ScanBlock:
+    """Put scans into the vehicle frame, without the points that are none.
+
+    Points that are not finite, or lie in the sensor's origin (no return), are dropped.
+
+    Args:
+        t_ns: (S,) time of each scan.
+        clouds: S arrays (n, 3), metres, in the sensor's own frame.
+        mounts: (K, 4, 4), sensor -> vehicle frame (x forward, y left, z up).
+        which: (S,) the sensor, 0 to K - 1, of each scan.
+    """
+    counts = [len(cloud) for cloud in clouds]
+    raw = np.concatenate(clouds) if clouds else np.empty((0, 3))
+    scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    real = np.isfinite(raw).all(axis=1) & (raw != 0).any(axis=1)
+    if not real.all():
+        raw, scan = raw[real], scan[real]
+    if len(mounts) == 1:
+        points = transform_points(mounts[0], raw)
+    else:
+        points = np.empty((len(raw), 3), np.float32)
+        sensor = which[scan]
+        for k, mount in enumerate(mounts):
+            rows = sensor == k
+            points[rows] = transform_points(mount, raw[rows])
+    origin = mounts[which, :3, 3].astype(np.float32)
+    return ScanBlock(t_ns=t_ns, points=points, scan=scan, origin=origin)
+
+
+def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> dict[str, Any]:
+    """Read named columns of a CSV file with a header line.
+
+    A row without all of the columns (the last one of an interrupted copy) is left out.
+
+    Args:
+        path: The file.
+        columns: Numeric columns: int64 for names that end in "timestamp" or are "t_ns", else
+            float64.
+        text: Columns that stay text.
+
+    Returns:
+        An array of equal length per column.
+
+    Raises:
+        MaptileError: The file cannot be read, lacks a column or rows, or holds no numbers there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
+            # Without index_col=False a trailing comma would shift every column by one.
+            frame = pd.read_csv(path, dtype=str, index_col=False, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise MaptileError(f"{path}: not readable as CSV ({_one_line(error)})") from None
+    frame.columns = frame.columns.str.strip()
+    missing = [name for name in (*columns, *text) if name not in frame.columns]
+    if missing:
+        raise MaptileError(f"{path}: no column {', '.join(missing)} in the header line")
+    frame = frame[[*columns, *text]].dropna()
+    if frame.empty:
+        raise MaptileError(f"{path}: no complete row")
+    table: dict[str, Any] = {name: frame[name].to_numpy(object) for name in text}
+    for name in columns:
+        whole = name.endswith("timestamp") or name == "t_ns"
+        try:
+            table[name] = frame[name].to_numpy(object).astype(np.int64 if whole else np.float64)
+        except (ValueError, OverflowError):
+            raise MaptileError(f"{path}: column {name} holds something that is no number") from None
+    finite = np.all([np.isfinite(table[name]) for name in columns], axis=0)
+    return {name: values[finite] for name, values in table.items()}
+
+
+def increasing(t_ns: Times) -> NDArray[np.bool_]:
+    """(N,) which samples are later than every one before: what is left increases strictly."""
+    if not len(t_ns):
+        return np.zeros(0, bool)
+    before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(t_ns)[:-1]])
+    return t_ns > before
+
+
+def single_segment(t_ns: Times, poses: Array) -> PoseTrack:
+    """A pose track without gaps."""
+    return PoseTrack(t_ns, poses, np.zeros(len(t_ns), np.int32))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,478 @@
+"""Oxford RobotCar: LiDAR scans with gps/, vo/ and extrinsics/, as the data set's archives unpack.
+
+The data set's vehicle frame (the stereo camera; x forward, y right, z down) and its INS and LiDAR
+frames stay inside this module: everything it returns is x forward, y left, z up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyproj
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
+from data_prep.errors import MaptileError
+from data_prep.geometry import (
+    NED_TO_FLU,
+    Array,
+    se3,
+    se3_from_xyzrpy,
+    se3_inverse,
+    true_heading_from_ins_yaw,
+    wrap_angle,
+)
+from data_prep.sources.common import (
+    MAX_BRIDGED_GAP_NS,
+    file_numbers,
+    increasing,
+    read_records,
+    read_table,
+    scan_block,
+)
+
+LMS = ("lms_front", "lms_rear")
+VELODYNES = ("velodyne_left", "velodyne_right")
+SENSORS = (*LMS, *VELODYNES, "ldmrs")
+
+PLACE_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
+SIGMA_COLUMNS = ("latitude_sigma", "longitude_sigma", "altitude_sigma")
+VELOCITY_COLUMNS = ("velocity_north", "velocity_east", "velocity_down")
+POSE_COLUMNS = ("x", "y", "z", "roll", "pitch", "yaw")
+INS_COLUMNS = (*PLACE_COLUMNS, *VELOCITY_COLUMNS, *POSE_COLUMNS[3:])
+
+EXTRINSICS = {
+    "ins": (-1.7132, 0.1181, 1.1948, -0.0125, 0.0400, 0.0050),
+    "lms_front": (1.7589, 0.2268, 1.0411, -0.0437, -1.4572, 0.0356),
+    "lms_rear": (-2.5850, 0.2852, 1.0885, -2.8405, -1.5090, -0.3614),
+    "ldmrs": (1.5349, 0.0090, 1.3777, 0.0205, 0.0767, -0.0299),
+    "velodyne_left": (-0.60072, -0.34077, -0.26837, -0.0053948, -0.041998, -3.1337),
+    "velodyne_right": (-0.61153, 0.55676, -0.27023, 0.0027052, -0.041999, -3.1357),
+}
+"""Where the sensors are, should the drive lack extrinsics/: x y z (m), roll pitch yaw (rad)."""
+
+
+@dataclass(frozen=True)
+class Ins:
+    """Rows of ins.csv or rtk.csv: the INS frame (x forward, y right, z down) in the world.
+
+    Attributes:
+        t_ns: (N,) strictly increasing.
+        good: (N,) False where the status says that position or attitude are doubtful.
+        latitude, longitude, altitude: (N,) degrees WGS 84, metres.
+        velocity: (N, 3) m/s north, east, down.
+        rpy: (N, 3) roll, pitch, yaw in radians; yaw clockwise from true north.
+    """
+
+    t_ns: Times
+    good: NDArray[np.bool_]
+    latitude: Array
+    longitude: Array
+    altitude: Array
+    velocity: Array
+    rpy: Array
+
+
+@dataclass(frozen=True)
+class Gps:
+    """Rows of gps.csv.
+
+    Attributes:
+        t_ns: (N,) strictly increasing.
+        latitude, longitude, altitude: (N,) degrees WGS 84, metres.
+        sigma: (N, 3) standard deviations of the three, in metres.
+    """
+
+    t_ns: Times
+    latitude: Array
+    longitude: Array
+    altitude: Array
+    sigma: Array
+
+
+@dataclass(frozen=True)
+class Vo:
+    """Rows of vo.csv: visual odometry from one stereo frame to the next.
+
+    Attributes:
+        older_ns, newer_ns: (N,) times of the two frames (the file names the newer one "source").
+        motion: (N, 4, 4) pose of the newer vehicle frame in the older one (x forward, y left,
+            z up).
+    """
+
+    older_ns: Times
+    newer_ns: Times
+    motion: Array
+
+
+@dataclass(frozen=True)
+class RobotCarScans:
+    """The scans of one or more LiDARs of a run, merged in the order of time.
+
+    Attributes:
+        run: The run's folder.
+        sensors: Names of the sensors, which are those of their folders.
+        t_ns: (S,) time of each scan; a file's name is its time in microseconds.
+        which: (S,) int8, index into ``sensors``.
+        mounts: (K, 4, 4) sensor -> vehicle frame.
+    """
+
+    run: Path
+    sensors: tuple[str, ...]
+    t_ns: Times
+    which: NDArray[np.int8]
+    mounts: Array
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
+        t_ns, which = self.t_ns[start:stop], self.which[start:stop]
+        clouds = [
+            _read_scan(self.run / self.sensors[k] / f"{t // 1000}.bin", self.sensors[k])
+            for t, k in zip(t_ns.tolist(), which.tolist(), strict=True)
+        ]
+        return scan_block(t_ns, clouds, self.mounts, which)
+
+
+def is_robotcar(path: Path) -> bool:
+    """Whether ``path`` looks like a run: a folder with a LiDAR's scans."""
+    return any((path / sensor).is_dir() for sensor in SENSORS)
+
+
+def open_robotcar(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
+    """Open a run of Oxford RobotCar, or a simulated one.
+
+    Args:
+        path: The run's folder, such as 2014-06-26-09-24-58.
+        sensors: Some of ``SENSORS``; by default both LMS, else the Velodynes, else the LD-MRS.
+
+    Raises:
+        MaptileError: There are no scans, a sensor is unknown or absent, or a file is damaged.
+    """
+    notes: list[str] = []
+    scans = _open_scans(path, sensors or _default_sensors(path), notes)
+    ins_file, rtk_file, vo_file = path / "gps/ins.csv", path / "gps/rtk.csv", path / "vo/vo.csv"
+    lever = find_extrinsics(path, "ins")
+    ins = read_ins(ins_file) if ins_file.is_file() else None
+    rtk = read_ins(rtk_file) if rtk_file.is_file() else None
+    if rtk is not None:
+        rtk = _straighten_rtk(rtk, ins, notes)
+    odometry = None
+    if vo_file.is_file():
+        odometry = odometry_from_vo(read_vo(vo_file), notes)
+    else:
+        notes.append(f"no odometry: {vo_file} is missing")
+    heading_source = ins if ins is not None else rtk
+    truth_source = rtk if rtk is not None else ins
+    return Drive(
+        name=path.resolve().name,
+        format="robotcar",
+        scans=scans,
+        odometry=odometry,
+        heading=None if heading_source is None else _heading(heading_source, lever),
+        truth=None if truth_source is None else _truth(truth_source, lever, notes),
+        notes=tuple(notes),
+    )
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def read_ins(path: Path) -> Ins:
+    """Read ins.csv (15 columns) or rtk.csv (14: it has no status).
+
+    Raises:
+        MaptileError: The file cannot be read or lacks a column.
+    """
+    status = ["ins_status"] if path.stem == "ins" else []
+    rows = read_table(path, INS_COLUMNS, text=[*status, "utm_zone"])
+    latitude, longitude = _refine(rows)
+    good = np.ones(len(latitude), bool)
+    if status:
+        good = rows["ins_status"] == "INS_SOLUTION_GOOD"
+    keep = increasing(rows["timestamp"])
+    return Ins(
+        t_ns=rows["timestamp"][keep] * 1000,
+        good=good[keep],
+        latitude=latitude[keep],
+        longitude=longitude[keep],
+        altitude=rows["altitude"][keep],
+        velocity=_stack(rows, VELOCITY_COLUMNS)[keep],
+        rpy=_stack(rows, POSE_COLUMNS[3:])[keep],
+    )
+
+
+def read_gps(path: Path) -> Gps:
+    """Read gps.csv.
+
+    Raises:
+        MaptileError: The file cannot be read or lacks a column.
+    """
+    rows = read_table(path, [*PLACE_COLUMNS, *SIGMA_COLUMNS], text=["utm_zone"])
+    latitude, longitude = _refine(rows)
+    keep = increasing(rows["timestamp"])
+    return Gps(
+        t_ns=rows["timestamp"][keep] * 1000,
+        latitude=latitude[keep],
+        longitude=longitude[keep],
+        altitude=rows["altitude"][keep],
+        sigma=_stack(rows, SIGMA_COLUMNS)[keep],
+    )
+
+
+def read_vo(path: Path) -> Vo:
+    """Read vo.csv, rows in the order of time; rows that do not go forward in time are left out.
+
+    Raises:
+        MaptileError: The file cannot be read, lacks a column, or no row goes forward in time.
+    """
+    rows = read_table(path, ["source_timestamp", "destination_timestamp", *POSE_COLUMNS])
+    newer, older = rows["source_timestamp"] * 1000, rows["destination_timestamp"] * 1000
+    order = np.argsort(newer, kind="stable")
+    order = order[(newer > older)[order]]
+    order = order[increasing(newer[order])]
+    if not len(order):
+        raise MaptileError(f"{path}: no row whose source frame is the newer one")
+    motion = se3_from_xyzrpy(_stack(rows, POSE_COLUMNS)[order])
+    return Vo(older[order], newer[order], NED_TO_FLU @ motion @ NED_TO_FLU)
+
+
+def read_timestamps(path: Path) -> Times:
+    """(N,) int64 nanoseconds of ``<sensor>.timestamps``: lines of microseconds and a chunk number.
+
+    Raises:
+        MaptileError: A line does not begin with an integer.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").split("\n")
+        return np.array([int(line.split()[0]) for line in lines if line.strip()], np.int64) * 1000
+    except (OSError, ValueError, OverflowError):
+        raise MaptileError(f"{path}: not a list of time stamps in microseconds") from None
+
+
+def read_extrinsics(path: Path) -> Array:
+    """(4, 4) sensor -> vehicle frame (x forward, y left, z up) of ``extrinsics/<sensor>.txt``.
+
+    The sensor's own axes stay as they are.
+
+    Raises:
+        MaptileError: The file does not hold six finite numbers.
+    """
+    try:
+        values = [float(value) for value in path.read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        values = []
+    if len(values) != 6 or not np.isfinite(values).all():
+        raise MaptileError(f"{path}: expected the six numbers x y z roll pitch yaw")
+    return NED_TO_FLU @ se3_from_xyzrpy(values)
+
+
+def find_extrinsics(run: Path, sensor: str) -> Array:
+    """(4, 4) sensor -> vehicle frame: RUN/extrinsics, RUN/../extrinsics, else the data set's own.
+
+    Raises:
+        MaptileError: A file is there, but damaged.
+    """
+    for folder in (run / "extrinsics", run.resolve().parent / "extrinsics"):
+        if (folder / f"{sensor}.txt").is_file():
+            return read_extrinsics(folder / f"{sensor}.txt")
+    return NED_TO_FLU @ se3_from_xyzrpy(EXTRINSICS[sensor])
+
+
+# --- scans ---------------------------------------------------------------------------------------
+
+
+def _default_sensors(path: Path) -> tuple[str, ...]:
+    for family in (LMS, VELODYNES, ("ldmrs",)):
+        found = tuple(sensor for sensor in family if (path / sensor).is_dir())
+        if found:
+            return found
+    raise MaptileError(f"{path}: no scans; looked for the folders {', '.join(SENSORS)}")
+
+
+def _open_scans(path: Path, sensors: tuple[str, ...], notes: list[str]) -> RobotCarScans:
+    times = []
+    for sensor in sensors:
+        if sensor not in SENSORS:
+            raise MaptileError(f"{path}: no sensor {sensor}; known are {', '.join(SENSORS)}")
+        if not (path / sensor).is_dir():
+            raise MaptileError(f"{path}: no folder {sensor} with scans of that sensor")
+        times.append(_scan_times(path, sensor, notes))
+    t_ns = np.concatenate(times)
+    which = np.repeat(np.arange(len(sensors), dtype=np.int8), [len(t) for t in times])
+    order = np.argsort(t_ns, kind="stable")
+    if not len(order):
+        raise MaptileError(f"{path}: no scan (<time in microseconds>.bin) in {', '.join(sensors)}")
+    mounts = np.stack([find_extrinsics(path, sensor) for sensor in sensors])
+    return RobotCarScans(path, sensors, t_ns[order], which[order], mounts)
+
+
+def _scan_times(path: Path, sensor: str, notes: list[str]) -> Times:
+    """The files are what there is; their names are their times. The list only tells what lacks."""
+    files = file_numbers(path / sensor, ".bin") * 1000
+    listing = path / f"{sensor}.timestamps"
+    if not listing.is_file():
+        notes.append(f"{sensor}: no {listing.name}; the file names are the times")
+        return files
+    listed = read_timestamps(listing)
+    lacking = len(np.setdiff1d(listed, files))
+    unlisted = len(np.setdiff1d(files, listed))
+    if lacking:
+        notes.append(f"{sensor}: {lacking} of {len(listed)} scans listed are not there")
+    if unlisted:
+        notes.append(
+            f"{sensor}: {unlisted} scans are not listed in {listing.name}; used all the same"
+        )
+    return files
+
+
+def _read_scan(path: Path, sensor: str) -> NDArray[np.floating]:
+    """(N, 3) points in the sensor's frame."""
+    if sensor in VELODYNES:  # float32, all x, then all y, all z, all intensities
+        return np.frombuffer(read_records(path, 16), "<f4").reshape(4, -1)[:3].T
+    points = np.frombuffer(read_records(path, 24), "<f8").reshape(-1, 3)
+    if sensor in LMS:  # (x, y, reflectance) in the scan plane
+        points = points.copy()
+        points[:, 2] = 0.0
+    return points
+
+
+# --- tracks --------------------------------------------------------------------------------------
+
+
+def odometry_from_vo(vo: Vo, notes: list[str]) -> PoseTrack:
+    """Chain visual odometry into a track; gaps of up to two seconds are bridged.
+
+    A gap is bridged with the mean velocity of the rows beside it; after a longer one a new segment
+    begins.
+    """
+    poses, times, segments = [np.eye(4)], [int(vo.older_ns[0])], [0]
+    bridged = lost = 0
+    seconds = (vo.newer_ns - vo.older_ns) / 1e9
+    rate = np.concatenate(
+        [
+            vo.motion[:, :3, 3] / seconds[:, None],
+            Rotation.from_matrix(vo.motion[:, :3, :3]).as_rotvec() / seconds[:, None],
+        ],
+        axis=1,
+    )
+    for i, motion in enumerate(vo.motion):
+        gap = int(vo.older_ns[i]) - times[-1]
+        if gap < 0:
+            continue
+        segment = segments[-1]
+        pose = poses[-1]
+        if gap > MAX_BRIDGED_GAP_NS:
+            segment, lost = segment + 1, lost + 1
+        elif gap > 0:
+            step = 0.5 * (rate[i - 1] + rate[i]) * (gap / 1e9)
+            pose = pose @ se3(Rotation.from_rotvec(step[3:]), step[:3])
+            bridged += 1
+        if gap > 0:
+            poses.append(pose)
+            times.append(int(vo.older_ns[i]))
+            segments.append(segment)
+        poses.append(pose @ motion)
+        times.append(int(vo.newer_ns[i]))
+        segments.append(segment)
+    if bridged:
+        notes.append(f"vo.csv: {bridged} gaps of up to 2 s bridged with the velocity beside them")
+    if lost:
+        notes.append(f"vo.csv: {lost} gaps of more than 2 s; the odometry has {lost + 1} pieces")
+    return PoseTrack(np.array(times, np.int64), np.stack(poses), np.array(segments, np.int32))
+
+
+def _vehicle_in_ned(ins: Ins, lever: Array) -> Array:
+    """(N, 4, 4) vehicle frame (x forward, y left, z up) relative to the INS's place, axes NED."""
+    attitude = se3_from_xyzrpy(np.concatenate([np.zeros_like(ins.rpy), ins.rpy], axis=1))
+    return attitude @ se3_inverse(lever)
+
+
+def _yaw(vehicle: Array) -> Array:
+    return np.arctan2(vehicle[:, 1, 0], vehicle[:, 0, 0])
+
+
+def _heading(ins: Ins, lever: Array) -> HeadingTrack:
+    return HeadingTrack(ins.t_ns, true_heading_from_ins_yaw(_yaw(_vehicle_in_ned(ins, lever))))
+
+
+def _truth(ins: Ins, lever: Array, notes: list[str]) -> TruthTrack | None:
+    good = ins.good
+    if not good.all():
+        notes.append(
+            f"truth: {np.mean(~good):.1%} of the INS rows are not INS_SOLUTION_GOOD; left out"
+        )
+    if not good.any():
+        return None
+    vehicle = _vehicle_in_ned(ins, lever)
+    north, east = vehicle[:, 0, 3], vehicle[:, 1, 3]
+    longitude, latitude, _ = pyproj.Geod(ellps="WGS84").fwd(
+        ins.longitude, ins.latitude, np.degrees(np.arctan2(east, north)), np.hypot(east, north)
+    )
+    heading = true_heading_from_ins_yaw(_yaw(vehicle))
+    return TruthTrack(
+        ins.t_ns[good], np.asarray(latitude)[good], np.asarray(longitude)[good], heading[good]
+    )
+
+
+def _straighten_rtk(rtk: Ins, ins: Ins | None, notes: list[str]) -> Ins:
+    """Turn the RTK's yaw by the multiple of 90 degrees that makes it point along the motion."""
+    course, moving = _course(rtk)
+    if not moving.any():
+        notes.append("rtk.csv: the vehicle never moves, so its yaw could not be checked")
+        return rtk
+    off = rtk.rpy[moving, 2] - course[moving]
+    mean = np.arctan2(np.sin(off).mean(), np.cos(off).mean())
+    turn = np.round(mean / (np.pi / 2)) * (np.pi / 2)
+    if turn:
+        notes.append(
+            f"rtk.csv: yaw turned by {np.degrees(-turn):.0f} degrees to agree with the motion"
+        )
+    rpy = rtk.rpy.copy()
+    rpy[:, 2] = wrap_angle(rpy[:, 2] - turn)
+    return Ins(rtk.t_ns, rtk.good, rtk.latitude, rtk.longitude, rtk.altitude, rtk.velocity, rpy)
+
+
+def _course(ins: Ins) -> tuple[Array, NDArray[np.bool_]]:
+    """(N,) direction of travel (radians clockwise from north) from positions, and where it is one.
+
+    From positions, because the axes of the RTK file's velocities are as doubtful as its yaw.
+    """
+    metres_per_degree = 111_320.0
+    seconds = (ins.t_ns - ins.t_ns[0]) / 1e9
+    before, after = seconds - 0.5, seconds + 0.5
+
+    def change(values: Array) -> Array:
+        return np.interp(after, seconds, values) - np.interp(before, seconds, values)
+
+    north = change(ins.latitude) * metres_per_degree
+    east = change(ins.longitude) * metres_per_degree * np.cos(np.radians(ins.latitude))
+    return np.arctan2(east, north), np.hypot(north, east) > 2.0
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _stack(rows: dict[str, Array], names: Sequence[str]) -> Array:
+    return np.stack([rows[name] for name in names], axis=1)
+
+
+def _refine(rows: dict[str, NDArray[np.generic]]) -> tuple[Array, Array]:
+    """Latitude and longitude, from the UTM columns where both agree.
+
+    The files give latitude and longitude to 0.11 m, northing and easting to a micrometre.
+    """
+    latitude, longitude = rows["latitude"].astype(np.float64), rows["longitude"].astype(np.float64)
+    zone = re.fullmatch(r"(\d{1,2})([C-X])", str(rows["utm_zone"][0]).strip())
+    if zone is None or len(set(rows["utm_zone"])) > 1 or not 1 <= int(zone[1]) <= 60:
+        return latitude, longitude
+    crs = pyproj.CRS.from_epsg((32600 if zone[2] >= "N" else 32700) + int(zone[1]))
+    fine_lon, fine_lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(
+        rows["easting"], rows["northing"]
+    )
+    agree = (np.abs(fine_lat - latitude) < 2e-6) & (np.abs(fine_lon - longitude) < 2e-6)
+    return np.where(agree, fine_lat, latitude), np.where(agree, fine_lon, longitude)
