@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, keep: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that replaces ``path`` once the block succeeds.
+
+    Args:
+        path: The folder to make.
+        keep: Names in an older ``path`` that move over into the new one.
 
     Raises:
         MaptileError: As ``atomic_file``; an older ``path`` is left as it was.
@@ -51,6 +55,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             old = path.with_name(f".{path.name}-{uuid4().hex[:8]}.old")
             path.replace(old)
             temporary.replace(path)
+            for name in keep:
+                (old / name).replace(path / name)
             shutil.rmtree(old)
         else:
             temporary.replace(path)

@@ -1,23 +1,40 @@
 """The map raster of a city: the only place that knows the pixels' georeference.
 
-Row 0 is north; pixel (row, column) covers [row, row + 1) x [column, column + 1), so its centre is at
-+0.5. Bands: 0 building, 1 road, 2 path; 0 or 255.
+Row 0 is north; pixel (row, column) covers [row, row + 1) x [column, column + 1), so its centre is
+at +0.5. Bands: 0 building, 1 road, 2 path; 0 or 255.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pyproj
+import rasterio
+import rasterio.features
+import shapely
 from numpy.typing import ArrayLike, NDArray
+from rasterio.windows import Window
 
+from data_prep.errors import MaptileError
+from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
 
 BANDS = ("building", "road", "path")
 BUILDING, ROAD, PATH = range(3)
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
+MAX_PIXELS = 2_000_000_000
+"""Largest raster, 500 km2 at 0.5 m/px: three bands of it take 6 GB of memory."""
+
+_BLOCK = 256
+_STRIP = 8 * _BLOCK
+"""Rows written at a time, which bounds the memory of writing."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,16 @@ class MapRaster:
     def area_km2(self) -> float:
         """Area in square kilometres."""
         return self.height * self.width * self.resolution**2 / 1e6
+
+    @property
+    def transform(self) -> rasterio.Affine:
+        """Continuous (column, row) -> (east, north), as rasterio and GDAL want it."""
+        return self.transform_from(0)
+
+    def transform_from(self, row: int) -> rasterio.Affine:
+        """The same for the part of the raster that begins at ``row``."""
+        north = self.north - row * self.resolution
+        return rasterio.Affine(self.resolution, 0, self.west, 0, -self.resolution, north)
 
     @cached_property
     def projection(self) -> Projection:
@@ -120,3 +147,188 @@ class MapRaster:
         padded = np.pad(data, ((0, -self.height % factor), (0, -self.width % factor)))
         blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor)
         return (blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255)).astype(np.float32)
+
+    def window(self, row: int, column: int, height: int, width: int) -> NDArray[np.uint8]:
+        """The (3, height, width) pixels from (row, column) on: a view, or a copy at the edge.
+
+        What lies beyond the edge is 0.
+        """
+        if 0 <= row <= self.height - height and 0 <= column <= self.width - width:
+            return self.data[:, row : row + height, column : column + width]
+        result = np.zeros((self.data.shape[0], height, width), np.uint8)
+        top, left = max(row, 0), max(column, 0)
+        inner = self.data[:, top : max(row + height, 0), left : max(column + width, 0)]
+        top, left = top - row, left - column
+        result[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
+        return result
+
+    def write(self, path: Path) -> None:
+        """Write a tiled GeoTIFF with named bands, whole or not at all.
+
+        Raises:
+            MaptileError: The file cannot be written.
+        """
+        _write(path, self, BANDS, "uint8", self._rows)
+
+    def _rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
+        return self.data[:, top:bottom]
+
+
+def rasterise(
+    buildings: gpd.GeoDataFrame,
+    roads: gpd.GeoDataFrame,
+    bounds: tuple[float, float, float, float],
+    resolution: float,
+    crs: pyproj.CRS,
+) -> MapRaster:
+    """Burn footprints: a pixel is set where its centre is covered.
+
+    Args:
+        buildings: Polygons in ``crs``.
+        roads: Lines in ``crs`` with columns ``width`` (metres) and ``kind`` (``road``, ``path``).
+        bounds: West, south, east, north in ``crs``, metres; grown outwards to whole pixels, whose
+            edges are multiples of ``resolution``.
+        resolution: Metres per pixel.
+        crs: The map frame.
+
+    Raises:
+        MaptileError: The raster would be too large.
+    """
+    west, south, east, north = bounds
+    left, top = math.floor(west / resolution), math.ceil(north / resolution)
+    width = math.ceil(east / resolution) - left
+    height = top - math.floor(south / resolution)
+    if width * height > MAX_PIXELS:
+        raise MaptileError(
+            f"a map of {width * height * resolution**2 / 1e6:,.0f} km2 at {resolution} m per pixel "
+            "does not fit into memory; take a smaller area or coarser pixels (resolution)"
+        )
+    data = np.zeros((len(BANDS), height, width), np.uint8)
+    raster = MapRaster(data, left * resolution, top * resolution, resolution, crs)
+    wide = shapely.buffer(
+        roads.geometry.to_numpy(), roads["width"].to_numpy() / 2, cap_style="flat", quad_segs=4
+    )
+    kind = roads["kind"].to_numpy()
+    _burn(data[BUILDING], buildings.geometry.to_numpy(), raster)
+    _burn(data[ROAD], wide[kind == "road"], raster)
+    _burn(data[PATH], wide[kind == "path"], raster)
+    return raster
+
+
+def write_heights(path: Path, buildings: gpd.GeoDataFrame, raster: MapRaster) -> None:
+    """Write the buildings' heights (metres, float32) as a GeoTIFF on the grid of ``raster``.
+
+    NaN where there is no building or its height is not known; the highest where some overlap.
+
+    Raises:
+        MaptileError: The file cannot be written.
+    """
+    known = buildings[buildings["height"].notna()].sort_values("height", kind="stable")
+    geometry, heights = known.geometry.to_numpy(), known["height"].to_numpy()
+    bounds = shapely.bounds(geometry)
+
+    def rows(top: int, bottom: int) -> NDArray[np.float32]:
+        strip = np.full((1, bottom - top, raster.width), np.nan, np.float32)
+        north = raster.north - top * raster.resolution
+        south = raster.north - bottom * raster.resolution
+        inside = (bounds[:, 1] < north) & (bounds[:, 3] > south)
+        if inside.any():
+            rasterio.features.rasterize(
+                zip(geometry[inside], heights[inside], strict=True),
+                out=strip[0],
+                transform=raster.transform_from(top),
+            )
+        return strip
+
+    _write(path, raster, ("height",), "float32", rows, nodata=math.nan)
+
+
+def read_raster(path: Path) -> MapRaster:
+    """Read a GeoTIFF with bands named building, road and (where there is one) path, in any order.
+
+    A pixel is set where its value is above 0.
+
+    Raises:
+        MaptileError: Not a readable raster, bands missing, no metric CRS, or not north-up with
+            square pixels.
+    """
+    if not path.is_file():
+        raise MaptileError(f"{path}: no such file")
+    try:
+        with rasterio.open(path) as file:
+            names = [(name or "").lower() for name in file.descriptions]
+            missing = [name for name in BANDS[:2] if name not in names]
+            if missing:
+                raise MaptileError(
+                    f"{path}: no band named {' or '.join(missing)} (bands: "
+                    f"{', '.join(name or '?' for name in names)}); name the bands building, road "
+                    "and path"
+                )
+            crs, transform = _crs(path, file.crs), file.transform
+            square = math.isclose(transform.a, -transform.e, rel_tol=1e-6) and transform.a > 0
+            if not square or transform.b or transform.d:
+                raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
+            data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
+            for band, name in enumerate(BANDS):
+                if name in names:
+                    data[band] = file.read(names.index(name) + 1) > 0
+    except (rasterio.errors.RasterioError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise MaptileError(f"{path}: not readable as a raster: {reason}") from None
+    data *= 255
+    return MapRaster(data, transform.c, transform.f, transform.a, crs)
+
+
+def _crs(path: Path, crs: Any) -> pyproj.CRS:
+    if crs is None or not crs.is_projected or crs.linear_units_factor[1] != 1.0:
+        raise MaptileError(
+            f"{path}: its coordinates are not in metres; bring it to the UTM zone of the place "
+            "first (gdalwarp -t_srs)"
+        )
+    return pyproj.CRS.from_user_input(crs)
+
+
+def _burn(band: NDArray[np.uint8], shapes: NDArray[Any], raster: MapRaster) -> None:
+    if len(shapes):
+        rasterio.features.rasterize(shapes, out=band, transform=raster.transform, default_value=255)
+
+
+def _write(
+    path: Path,
+    raster: MapRaster,
+    names: tuple[str, ...],
+    dtype: str,
+    rows: Callable[[int, int], NDArray[Any]],
+    nodata: float | None = None,
+) -> None:
+    """Write ``rows(top, bottom)`` -> (bands, bottom - top, width) strip by strip."""
+    profile = {
+        "driver": "GTiff",
+        "dtype": dtype,
+        "count": len(names),
+        "height": raster.height,
+        "width": raster.width,
+        "crs": raster.crs.to_wkt(),
+        "transform": raster.transform,
+        "nodata": nodata,
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        "compress": "ZSTD",
+        "zstd_level": 1,
+        "interleave": "pixel",
+        "num_threads": "ALL_CPUS",
+        "bigtiff": "IF_SAFER",
+    }
+    with atomic_file(path) as temporary:
+        try:
+            with rasterio.open(temporary, "w", **profile) as file:
+                file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
+                for index, name in enumerate(names, 1):
+                    file.set_band_description(index, name)
+                for top in range(0, raster.height, _STRIP):
+                    bottom = min(top + _STRIP, raster.height)
+                    window = Window(0, top, raster.width, bottom - top)
+                    file.write(rows(top, bottom), window=window)
+        except rasterio.errors.RasterioError as error:
+            raise OSError(" ".join(str(error).split())) from error
