@@ -222,8 +222,7 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
         raster.west,
         raster.north,
         raster.resolution,
-        raster.crs.coordinate_operation.to_wkt(),
-        raster.crs.ellipsoid.semi_major_metre,
+        _projection_name(raster.crs),
         *(float(value) for value in reference),
     )
     digest.update(json.dumps(place).encode())
@@ -232,6 +231,15 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
         for top in range(0, raster.height, 1024):
             digest.update(np.packbits(band[top : top + 1024], axis=1).tobytes())
     return digest.hexdigest()
+
+
+def _projection_name(crs: pyproj.CRS) -> list[Any]:
+    """What a CRS computes, without the texts around it, which change with PROJ's versions."""
+    operation, ellipsoid = crs.coordinate_operation, crs.ellipsoid
+    assert operation is not None
+    assert ellipsoid is not None
+    parameters = [[parameter.name, parameter.value] for parameter in operation.params]
+    return [operation.method_name, ellipsoid.semi_major_metre, parameters]
 
 
 def _description(city: City, settings: CitySettings, buildings: int, roads: int) -> dict[str, Any]:

@@ -227,9 +227,9 @@ def _header(path: Path) -> tuple[tuple[float, float, float, float] | None, str |
 
 def _overpass_date(path: Path) -> str | None:
     """Overpass writes the date in an element of its own, which osmium skips."""
-    opener: Callable[..., Any] = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     if path.suffix == ".pbf":
         return None
-    with opener(path, "rb") as file:
+    with openers.get(path.suffix, open)(path, "rb") as file:
         found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
     return found[1].decode() if found else None
