@@ -1,11 +1,61 @@
-"""A generic drive: a folder of point clouds, with odometry where there is one."""
+"""A generic drive: a folder of point clouds, with odometry, heading and truth where there are some.
+
+``clouds/*.{ply,pcd,bin,las}`` in the sensor's frame (x forward, y left, z up), which is the vehicle
+frame here. The time of a cloud is, in this order:
+
+1. its row in ``timestamps.csv`` (file, t_ns);
+2. its name, where the names are integers of nanoseconds (1317384506407123456.ply);
+3. the odometry's row of the same rank, where there are as many rows as clouds.
+
+Beside it may be ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z, qx, qy,
+qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east) and
+``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
+"""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from data_prep.drive import Drive
+import numpy as np
+
+from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
+from data_prep.sources.common import increasing, read_header, read_table, scan_block
+from data_prep.sources.pointfiles import read_points
+
+SUFFIXES = (".ply", ".pcd", ".bin", ".las")
+SENSORS = ("clouds",)
+POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
+
+_SHORTEST_NS = 1_000_000_000
+"""Names that are all smaller than a second of nanoseconds are frame numbers."""
+
+
+@dataclass(frozen=True)
+class CloudScans:
+    """Point clouds in the order of time.
+
+    Attributes:
+        folder: The folder clouds/.
+        files: S file names.
+        t_ns: (S,) time of each.
+        sensors: ("clouds",).
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    t_ns: Times
+    sensors: tuple[str, ...] = SENSORS
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
+        t_ns = self.t_ns[start:stop]
+        clouds = [read_points(self.folder / name) for name in self.files[start:stop]]
+        return scan_block(t_ns, clouds, np.eye(4)[None], np.zeros(len(t_ns), np.int8))
 
 
 def is_clouds(path: Path) -> bool:
@@ -14,5 +64,133 @@ def is_clouds(path: Path) -> bool:
 
 
 def open_clouds(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
-    """Open a generic drive."""
-    raise MaptileError(f"{path}: not yet readable")
+    """Open a generic drive.
+
+    Args:
+        path: The drive's folder.
+        sensors: Nothing but ("clouds",).
+
+    Raises:
+        MaptileError: There are no clouds, their times are not known, or a file is damaged.
+    """
+    unknown = set(sensors or SENSORS) - set(SENSORS)
+    if unknown:
+        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is clouds")
+    notes: list[str] = []
+    odometry = _odometry(path)
+    if odometry is None:
+        notes.append("no odometry: neither odometry.tum nor odometry.csv is there")
+    scans = _open_scans(path, odometry, notes)
+    return Drive(
+        name=path.resolve().name,
+        format="clouds",
+        scans=scans,
+        odometry=odometry,
+        heading=_heading(path / "heading.csv"),
+        truth=_truth(path / "truth.csv"),
+        notes=tuple(notes),
+    )
+
+
+def _open_scans(path: Path, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
+    folder = path / "clouds"
+    with os.scandir(folder) as entries:
+        files = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES)
+    files = [name for name in files if not name.startswith(".")]
+    if not files:
+        raise MaptileError(f"{folder}: no point cloud ({', '.join(SUFFIXES)})")
+    listing = path / "timestamps.csv"
+    if listing.is_file():
+        rows = read_table(listing, ["t_ns"], text=["file"])
+        times = dict(zip(rows["file"].tolist(), rows["t_ns"].tolist(), strict=True))
+        known = [name for name in files if name in times]
+        if len(known) < len(files):
+            notes.append(f"{len(files) - len(known)} clouds are not in timestamps.csv; left out")
+        if not known:
+            raise MaptileError(f"{listing}: names none of the files in {folder}")
+        if len(known) < len(times):
+            notes.append(f"{len(times) - len(known)} of {len(times)} clouds listed are not there")
+        files, t_ns = known, np.array([times[name] for name in known], np.int64)
+    else:
+        t_ns = _times_without_list(path, files, odometry)
+    order = np.argsort(t_ns, kind="stable")
+    return CloudScans(folder, tuple(files[i] for i in order), t_ns[order])
+
+
+def _times_without_list(path: Path, files: list[str], odometry: PoseTrack | None) -> Times:
+    stems = [Path(name).stem for name in files]
+    if all(stem.isascii() and stem.isdigit() and len(stem) < 20 for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if _SHORTEST_NS <= max(numbers) < 2**63:
+            return np.array(numbers, np.int64)
+    if odometry is not None and len(odometry.t_ns) == len(files):
+        return odometry.t_ns
+    raise MaptileError(
+        f"{path}: the times of the clouds are not known; name the clouds by their time in "
+        "nanoseconds, or add timestamps.csv (file,t_ns), or an odometry with one row per cloud"
+    )
+
+
+def _odometry(path: Path) -> PoseTrack | None:
+    tum, table = path / "odometry.tum", path / "odometry.csv"
+    if tum.is_file():
+        file, (t_ns, rows) = tum, _read_tum(tum)
+    elif table.is_file():
+        columns = read_table(table, ["t_ns", *POSE_COLUMNS])
+        file, t_ns = table, columns["t_ns"]
+        rows = np.stack([columns[name] for name in POSE_COLUMNS], axis=1)
+    else:
+        return None
+    if (np.linalg.norm(rows[:, 3:], axis=1) < 1e-6).any():
+        raise MaptileError(f"{file}: a quaternion is zero")
+    order = np.argsort(t_ns, kind="stable")
+    order = order[increasing(t_ns[order])]
+    poses = se3_from_quaternion(rows[order, :3], rows[order, 3:])
+    return PoseTrack(t_ns[order], poses, np.zeros(len(order), np.int32))
+
+
+def _read_tum(path: Path) -> tuple[Times, Array]:
+    """(N,) nanoseconds, exact to the last digit given, and (N, 7) x y z qx qy qz qw."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+        t_ns = np.array([int(Decimal(row[0]) * 1_000_000_000) for row in words], np.int64)
+        rows = np.array([row[1:] for row in words], np.float64)
+    except (OSError, ValueError, OverflowError, InvalidOperation):
+        rows = np.empty(0)
+    if rows.ndim != 2 or rows.shape[1] != 7 or not np.isfinite(rows).all():
+        raise MaptileError(f"{path}: expected lines of eight numbers: t x y z qx qy qz qw")
+    return t_ns, rows
+
+
+def _heading(path: Path) -> HeadingTrack | None:
+    if not path.is_file():
+        return None
+    name = _heading_column(path)
+    rows = read_table(path, ["t_ns", name])
+    order = np.argsort(rows["t_ns"], kind="stable")
+    order = order[increasing(rows["t_ns"][order])]
+    return HeadingTrack(rows["t_ns"][order], _radians(rows[name], name)[order])
+
+
+def _truth(path: Path) -> TruthTrack | None:
+    if not path.is_file():
+        return None
+    name = _heading_column(path)
+    rows = read_table(path, ["t_ns", "latitude", "longitude", name])
+    order = np.argsort(rows["t_ns"], kind="stable")
+    order = order[increasing(rows["t_ns"][order])]
+    return TruthTrack(
+        rows["t_ns"][order],
+        rows["latitude"][order],
+        rows["longitude"][order],
+        _radians(rows[name], name)[order],
+    )
+
+
+def _heading_column(path: Path) -> str:
+    return "heading_deg" if "heading_deg" in read_header(path) else "heading"
+
+
+def _radians(values: Array, name: str) -> Array:
+    return wrap_angle(np.radians(values) if name.endswith("_deg") else values)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
+from data_prep.drive import ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, transform_points
 
@@ -41,12 +41,16 @@ class ScanSlice:
         return self.source.read(self.first + start, self.first + stop)
 
 
-def file_numbers(folder: Path, suffix: str) -> NDArray[np.int64]:
-    """Sorted numbers of the files ``<digits><suffix>`` in ``folder``; other names are ignored.
+def file_numbers(folder: Path, name: str) -> NDArray[np.int64]:
+    """Sorted numbers of the files in ``folder``; files of other names are ignored.
 
     The folder is listed once: a run has more than a hundred thousand scans.
+
+    Args:
+        folder: An existing folder.
+        name: Pattern of the file names, whose one group is the number.
     """
-    pattern = re.compile(rf"(\d{{1,18}}){re.escape(suffix)}")
+    pattern = re.compile(name)
     with os.scandir(folder) as entries:
         found = [pattern.fullmatch(entry.name) for entry in entries]
     return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
@@ -121,14 +125,7 @@ def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> 
     Raises:
         MaptileError: The file cannot be read, lacks a column or rows, or holds no numbers there.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            # Without index_col=False a trailing comma would shift every column by one.
-            frame = pd.read_csv(path, dtype=str, index_col=False, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise MaptileError(f"{path}: not readable as CSV ({_one_line(error)})") from None
-    frame.columns = frame.columns.str.strip()
+    frame = _read_csv(path)
     missing = [name for name in (*columns, *text) if name not in frame.columns]
     if missing:
         raise MaptileError(f"{path}: no column {', '.join(missing)} in the header line")
@@ -154,10 +151,23 @@ def increasing(t_ns: Times) -> NDArray[np.bool_]:
     return t_ns > before
 
 
-def single_segment(t_ns: Times, poses: Array) -> PoseTrack:
-    """A pose track without gaps."""
-    return PoseTrack(t_ns, poses, np.zeros(len(t_ns), np.int32))
+def read_header(path: Path) -> tuple[str, ...]:
+    """Names of the columns of a CSV file.
+
+    Raises:
+        MaptileError: The file cannot be read.
+    """
+    return tuple(_read_csv(path, rows=0).columns)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _read_csv(path: Path, rows: int | None = None) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
+            # Without index_col=False a trailing comma would shift every column by one.
+            frame = pd.read_csv(path, dtype=str, index_col=False, skipinitialspace=True, nrows=rows)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise MaptileError(f"{path}: not readable as CSV ({reason})") from None
+    frame.columns = frame.columns.str.strip()
+    return frame

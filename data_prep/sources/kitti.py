@@ -142,7 +142,7 @@ def read_oxts(folder: Path, notes: list[str]) -> Oxts:
         MaptileError: The time stamps are missing, or a file does not hold its 30 numbers.
     """
     times = read_timestamps(folder / "timestamps.txt")
-    numbers = file_numbers(folder / "data", ".txt")
+    numbers = file_numbers(folder / "data", r"(\d{10})\.txt")
     numbers = numbers[numbers < len(times)]
     if len(numbers) < len(times):
         notes.append(f"oxts: {len(times) - len(numbers)} of {len(times)} rows are not there")
@@ -199,7 +199,7 @@ def read_transform(path: Path) -> Array:
 def _open_scans(path: Path, notes: list[str]) -> KittiScans:
     folder = path / "velodyne_points"
     times = read_timestamps(folder / "timestamps.txt")
-    numbers = file_numbers(folder / "data", ".bin")
+    numbers = file_numbers(folder / "data", r"(\d{10})\.bin")
     known = numbers[numbers < len(times)]
     if len(known) < len(numbers):
         notes.append(f"velodyne: {len(numbers) - len(known)} scans have no time stamp; left out")
