@@ -1,0 +1,146 @@
+"""Sub-pixel position and heading, with covariance: the likelihood's maximum and its curvature."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from data_prep.geometry import Array, wrap_angle
+from data_prep.settings import Settings
+from maptile_loc.likelihood import Evidence, LikelihoodFields
+from maptile_loc.result import Candidates
+
+
+class AlignSettings(Settings):
+    """How the maximum is looked for.
+
+    Attributes:
+        steps_m: Spacing of the poses tried around the current one, round after round; the heading's
+            spacing is what moves a wall 20 m away by the same.
+        map_std_m: Standard deviation of what the likelihood cannot know: the map's own shift here.
+    """
+
+    steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
+    map_std_m: float = 0.4
+
+
+LEVER_M = 20.0
+OFFSETS = np.array(np.meshgrid([-1, 0, 1], [-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(3, 27).T
+
+
+def align(
+    candidates: Candidates,
+    evidence: Evidence,
+    rotation: float,
+    fields: LikelihoodFields,
+    heading_std: float | None,
+    settings: AlignSettings,
+) -> tuple[Candidates, Array]:
+    """Move each candidate to the likelihood's maximum near it.
+
+    Args:
+        candidates: K poses to start from.
+        evidence: The query tile's.
+        rotation: The tile's ``rotation`` (radians).
+        fields: The map's, at any resolution.
+        heading_std: Standard deviation of the candidates' headings where they are known (radians),
+            None where they are not.
+        settings: How.
+
+    Returns:
+        Candidates in the same order, their probabilities weighed anew by the gain in
+        likelihood, and (K, 3, 3)
+        covariances: the inverse of the negative curvature, plus the map's own.
+
+    A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
+    a step that is wider than the fields' cells.
+    """
+    xy, wall, free = evidence.cells()
+    start = candidates.poses
+    if len(start) == 0 or len(xy) == 0:
+        return candidates, np.full((len(start), 3, 3), np.nan)
+
+    def score(poses: Array) -> Array:
+        value = log_likelihood(poses, xy, wall, free, rotation, fields)
+        if heading_std is not None:
+            turn = wrap_angle(poses[..., 2] - start[:, None, 2])
+            value -= 0.5 * (turn / heading_std) ** 2
+        return value
+
+    poses = start.copy()
+    first = score(poses[:, None])[:, 0]
+    for step in settings.steps_m:
+        scale = np.array([step, step, step / LEVER_M])
+        around = poses[:, None] + OFFSETS * scale
+        values = score(around)
+        gradient, hessian = _quadratic(values)
+        poses = poses + _newton(gradient, hessian, values) * scale
+    gained = score(poses[:, None])[:, 0] - first
+    information = -hessian / (scale[:, None] * scale[None, :])
+    floor = np.diag([1e-4, 1e-4, 1e-2])  # a direction that nothing holds: 100 m, 10 rad
+    covariance: Array = np.linalg.inv(_positive(information) + floor)
+    covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
+    poses[:, 2] = wrap_angle(poses[:, 2])
+    return Candidates(poses, _normalised(candidates.log_scores, gained)), covariance
+
+
+def _normalised(log_scores: Array, gained: Array) -> Array:
+    """Log-probabilities after each hypothesis gained likelihood; being nowhere gained none."""
+    nowhere = np.log(max(1 - np.exp(log_scores).sum(), 1e-12))
+    total = np.logaddexp(logsumexp(log_scores + gained), nowhere)
+    return log_scores + gained - total
+
+
+def log_likelihood(
+    poses: Array,
+    xy: NDArray[np.float32],
+    wall: NDArray[np.float32],
+    free: NDArray[np.float32],
+    rotation: float,
+    fields: LikelihoodFields,
+) -> Array:
+    """(K, P) log-likelihood ratio of evidence at (N, 2) ``xy`` for (K, P, 3) poses.
+
+    Bilinear in the fields; what falls outside the map adds nothing.
+    """
+    turn = (poses[..., 2] - rotation).astype(np.float32)
+    c, s = np.cos(turn)[..., None], np.sin(turn)[..., None]
+    # Relative to the first pose, float32 holds world coordinates to a fraction of a millimetre.
+    east, north = poses[..., 0, None] - fields.west, fields.north - poses[..., 1, None]
+    column = (east + c * xy[:, 0] - s * xy[:, 1]) / fields.resolution
+    row = (north - s * xy[:, 0] - c * xy[:, 1]) / fields.resolution
+    height, width = fields.wall.shape
+    grid = np.stack([2 * column / width - 1, 2 * row / height - 1], axis=-1).astype(np.float32)
+    both = torch.from_numpy(np.stack([fields.wall, fields.free]))[None]
+    flat = torch.from_numpy(grid.reshape(1, -1, len(xy), 2))
+    sampled = torch.nn.functional.grid_sample(both, flat, align_corners=False)[0]
+    total = sampled[0] @ torch.from_numpy(wall) + sampled[1] @ torch.from_numpy(free)
+    return total.numpy().astype(np.float64).reshape(poses.shape[:-1])
+
+
+def _quadratic(values: Array) -> tuple[Array, Array]:
+    """Gradient (K, 3) and Hessian (K, 3, 3) of the quadratic through (K, 27) values."""
+    i, j = np.triu_indices(3)
+    design = np.column_stack(
+        [np.ones(27), OFFSETS, OFFSETS[:, i] * OFFSETS[:, j] * np.where(i == j, 0.5, 1.0)]
+    )
+    coefficients = values @ np.linalg.pinv(design).T
+    hessian = np.zeros((len(values), 3, 3))
+    hessian[:, i, j] = hessian[:, j, i] = coefficients[:, 4:]
+    return coefficients[:, 1:4], hessian
+
+
+def _newton(gradient: Array, hessian: Array, values: Array) -> Array:
+    """(K, 3) step in units of the spacing, at most 1.5; the best pose tried if not concave."""
+    concave = np.linalg.eigvalsh(hessian)[:, -1] < 0
+    safe = np.where(concave[:, None, None], hessian, -np.eye(3))
+    step = np.clip(-np.linalg.solve(safe, gradient[..., None])[..., 0], -1.5, 1.5)
+    return np.where(concave[:, None], step, OFFSETS[values.argmax(axis=1)])
+
+
+def _positive(matrix: Array) -> Array:
+    """(K, 3, 3) symmetric matrices with negative eigenvalues set to zero."""
+    value, vector = np.linalg.eigh(matrix)
+    return (vector * np.maximum(value, 0)[:, None]) @ np.swapaxes(vector, 1, 2)

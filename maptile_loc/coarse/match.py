@@ -1,0 +1,155 @@
+"""Exhaustive search: the query tile's likelihood at every place of the map, by FFT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_prep.geometry import Array, wrap_angle
+from data_prep.raster import MapRaster
+from data_prep.settings import Settings
+from maptile_loc.likelihood import Evidence, LikelihoodSettings, make_evidence, make_fields
+from maptile_loc.result import Candidates, QueryTile
+
+
+class MatchSettings(Settings):
+    """How the search runs.
+
+    Attributes:
+        resolution: Metres per cell of the search grid.
+        heading_step_deg: Step between the headings that are tried.
+        candidates: How many are kept.
+        distinct_m: Two candidates are at least this far apart.
+    """
+
+    resolution: float = 1.0
+    heading_step_deg: float = 2.0
+    candidates: int = 8
+    distinct_m: float = 4.0
+
+
+@dataclass(frozen=True)
+class Disc:
+    """Where the vehicle is known to be: a circle in the map frame, metres."""
+
+    east: float
+    north: float
+    radius: float
+
+
+class Matcher:
+    """A map made ready for search: its fields' spectra are computed once."""
+
+    def __init__(
+        self,
+        raster: MapRaster,
+        tile_size_m: float,
+        settings: MatchSettings,
+        likelihood: LikelihoodSettings,
+        prior: Disc | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.device = torch.device(device)
+        fields = make_fields(raster, settings.resolution, likelihood)
+        self.west, self.north = fields.west, fields.north
+        self.shape = fields.wall.shape
+        cells = round(tile_size_m / settings.resolution)
+        self.padded = tuple(_fast_length(side + cells) for side in self.shape)
+        both = torch.from_numpy(np.stack([fields.wall, fields.free])).to(self.device)
+        self.spectrum = torch.fft.rfft2(both, s=self.padded)
+        self.allowed = self._allowed(prior)
+        self.area_km2 = float(self.allowed.sum()) * settings.resolution**2 / 1e6
+
+    def _allowed(self, prior: Disc | None) -> torch.Tensor:
+        """(H, W) bool: grid points at which the vehicle may be."""
+        if prior is None:
+            return torch.ones(self.shape, dtype=torch.bool, device=self.device)
+        step = self.settings.resolution
+        north = self.north - torch.arange(self.shape[0], device=self.device) * step - prior.north
+        east = self.west + torch.arange(self.shape[1], device=self.device) * step - prior.east
+        return north[:, None] ** 2 + east[None] ** 2 <= prior.radius**2
+
+    def candidates(
+        self, tile: QueryTile, turns: NDArray[np.float64], log_prior: Array
+    ) -> Candidates:
+        """The best places for ``tile``, over all positions and the given turns of the tile.
+
+        Args:
+            tile: North-up where the heading is known.
+            turns: (T,) radians by which the tile may have to be turned counter-clockwise to be
+                north-up; [0] where the heading is known.
+            log_prior: (T,) log-probability of each.
+
+        Returns:
+            Candidates with the heading ``tile.rotation + turn``. The scores are log-posteriors of a
+            cell of ``distinct_m``, with one more hypothesis: that the tile is nowhere on the map.
+        """
+        evidence = make_evidence(tile, self.settings.resolution)
+        best = torch.full(self.shape, -math.inf, device=self.device)
+        best_turn = torch.zeros(self.shape, dtype=torch.long, device=self.device)
+        total = torch.full(self.shape, -math.inf, device=self.device)
+        for number, turn in enumerate(turns):
+            score = self._correlate(turned(evidence, float(turn))) + float(log_prior[number])
+            best_turn[score > best] = number
+            best = torch.maximum(best, score)
+            total = torch.logaddexp(total, score)
+        total[~self.allowed] = -math.inf
+        total -= math.log(max(float(self.allowed.sum()), 1.0))
+        evidence_log = torch.logaddexp(torch.logsumexp(total.flatten(), 0), torch.zeros(()))
+        radius = max(1, round(self.settings.distinct_m / self.settings.resolution))
+        peaks = torch.nn.functional.max_pool2d(total[None], 2 * radius + 1, 1, radius)[0]
+        peaks = torch.where((total == peaks) & self.allowed, total, -math.inf).flatten()
+        _, where = torch.topk(peaks, min(self.settings.candidates, peaks.numel()))
+        where = where[torch.isfinite(peaks[where])]
+        row, column = where // self.shape[1], where % self.shape[1]
+        mass = [self._mass(total, int(r), int(c), radius) for r, c in zip(row, column, strict=True)]
+        log_scores = np.array(mass, np.float64) - float(evidence_log)
+        poses = np.column_stack(
+            [
+                self.west + column.cpu().numpy() * self.settings.resolution,
+                self.north - row.cpu().numpy() * self.settings.resolution,
+                wrap_angle(tile.rotation + turns[best_turn.flatten()[where].cpu().numpy()]),
+            ]
+        )
+        order = np.argsort(-log_scores, kind="stable")
+        return Candidates(poses[order], log_scores[order])
+
+    def _mass(self, total: torch.Tensor, row: int, column: int, radius: int) -> float:
+        window = total[
+            max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1
+        ]
+        return float(torch.logsumexp(window.flatten(), 0))
+
+    def _correlate(self, evidence: Evidence) -> torch.Tensor:
+        """(H, W) log-likelihood ratio with the tile's centre on each grid point (cell corner)."""
+        tile = torch.from_numpy(np.stack([evidence.wall, evidence.free])).to(self.device)
+        half = tile.shape[-1] // 2
+        product = (self.spectrum * torch.fft.rfft2(tile, s=self.padded).conj()).sum(0)
+        score = torch.fft.irfft2(product, s=self.padded)
+        score = torch.roll(score, (half, half), (0, 1))
+        return score[: self.shape[0], : self.shape[1]]
+
+
+def turned(evidence: Evidence, turn: float) -> Evidence:
+    """Evidence turned counter-clockwise by ``turn`` radians about the tile's centre."""
+    if turn == 0.0:
+        return evidence
+    c, s = math.cos(turn), math.sin(turn)
+    # Maps the output's (x right, y down) to where in the input it comes from.
+    matrix = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
+    both = torch.from_numpy(np.stack([evidence.wall, evidence.free]))[None]
+    grid = torch.nn.functional.affine_grid(matrix, list(both.shape), align_corners=False)
+    wall, free = torch.nn.functional.grid_sample(both, grid, align_corners=False)[0].numpy()
+    return Evidence(wall, free, evidence.resolution)
+
+
+def _fast_length(length: int) -> int:
+    """The next length without large prime factors."""
+    from scipy.fft import next_fast_len
+
+    return int(next_fast_len(length, real=True))

@@ -1,0 +1,131 @@
+"""How likely a query tile is at a place of the map: the score of coarse search and alignment.
+
+Each cell of the tile adds a log-likelihood ratio: how much more probable what it shows is, given
+the map under it, than anywhere. With d the signed distance to the nearest building edge (negative
+inside a building) of a cell,
+
+    p(wall | d) = floor + peak * exp(-d^2 / (2 sigma^2)),  a lower floor inside buildings,
+    p(free | d) = leak + (1 - leak) * Phi(d / sigma),
+
+each divided by its mean over the map. The map's own errors (footprints off by a metre, buildings
+missing or new) are in sigma, floor and leak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, special
+
+from data_prep.raster import BUILDING, MapRaster
+from data_prep.settings import Settings
+from maptile_loc.result import QueryTile
+
+F32 = NDArray[np.float32]
+
+
+class LikelihoodSettings(Settings):
+    """The noise model of map and sensor together.
+
+    Attributes:
+        sigma_m: Spread of a seen wall about the map's edge.
+        wall_peak: Probability of wall evidence in a cell on an edge.
+        wall_floor_outside, wall_floor_inside: The same far from any edge, outside and inside
+            buildings.
+        free_leak: Probability that a cell seen empty lies inside a building of the map.
+        wall_weight, free_weight: Independent observations per cell (1 m2) of full evidence;
+            neighbouring cells tell nearly the same.
+        clip_m: Distances beyond this are all alike.
+    """
+
+    sigma_m: float = 1.0
+    wall_peak: float = 0.5
+    wall_floor_outside: float = 0.03
+    wall_floor_inside: float = 0.01
+    free_leak: float = 0.3
+    wall_weight: float = 0.3
+    free_weight: float = 0.02
+    clip_m: float = 8.0
+
+
+@dataclass(frozen=True)
+class LikelihoodFields:
+    """Log-likelihood ratios of the map, on a grid of square cells.
+
+    Attributes:
+        wall, free: (H, W) float32, added by one square metre of full evidence; row 0 is north.
+        west, north: Outer corner of cell (0, 0), metres.
+        resolution: Metres per cell.
+    """
+
+    wall: F32
+    free: F32
+    west: float
+    north: float
+    resolution: float
+
+
+def make_fields(
+    raster: MapRaster, resolution: float, settings: LikelihoodSettings
+) -> LikelihoodFields:
+    """The fields of a map at ``resolution`` metres per cell (a multiple of the raster's)."""
+    distance = signed_distance(raster.coverage(BUILDING, resolution), resolution, settings.clip_m)
+    bell = np.exp(-0.5 * (distance / settings.sigma_m) ** 2)
+    floor = np.where(distance > 0, settings.wall_floor_outside, settings.wall_floor_inside)
+    wall = floor + (settings.wall_peak - floor) * bell
+    free = settings.free_leak + (1 - settings.free_leak) * special.ndtr(distance / settings.sigma_m)
+    return LikelihoodFields(
+        wall=(settings.wall_weight * np.log(wall / wall.mean())).astype(np.float32),
+        free=(settings.free_weight * np.log(free / free.mean())).astype(np.float32),
+        west=raster.west,
+        north=raster.north,
+        resolution=resolution,
+    )
+
+
+def signed_distance(coverage: F32, resolution: float, clip_m: float) -> F32:
+    """(H, W) share of each cell covered -> (H, W) metres to the edge, negative inside, clipped."""
+    inside = coverage >= 0.5
+    if not inside.any():
+        return np.full(coverage.shape, clip_m, np.float32)
+    outward = ndimage.distance_transform_edt(~inside).astype(np.float32)
+    inward = ndimage.distance_transform_edt(inside).astype(np.float32)
+    # Distances run between centres; the edge lies half a cell before the first one beyond it.
+    signed = np.where(inside, 0.5 - inward, outward - 0.5) * np.float32(resolution)
+    return np.clip(signed, -clip_m, clip_m)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A query tile at the fields' resolution; sums of evidence in square metres.
+
+    Attributes:
+        wall, free: (S, S) float32 square metres of full evidence in each cell.
+        resolution: Metres per cell.
+    """
+
+    wall: F32
+    free: F32
+    resolution: float
+
+    def cells(self) -> tuple[F32, F32, F32]:
+        """(N, 2) x, y of the cells that say anything, and their (N,) wall and free evidence."""
+        row, column = np.nonzero((self.wall > 0) | (self.free > 0))
+        half = self.wall.shape[0] / 2
+        xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * self.resolution
+        return xy.astype(np.float32), self.wall[row, column], self.free[row, column]
+
+
+def make_evidence(tile: QueryTile, resolution: float) -> Evidence:
+    """Sum a tile's cells up to ``resolution`` (a multiple of the tile's)."""
+    k = round(resolution / tile.resolution)
+    blocks = (tile.size // k, k, tile.size // k, k)
+    area = np.float32(tile.resolution**2)
+    free = tile.observed * (1 - tile.wall)
+    return Evidence(
+        wall=tile.wall.reshape(blocks).sum(axis=(1, 3)) * area,
+        free=free.reshape(blocks).sum(axis=(1, 3)) * area,
+        resolution=resolution,
+    )

@@ -1,0 +1,166 @@
+"""Scans put together over some metres of travel: the local cloud of a query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.drive import Drive, ScanBlock
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se3_inverse
+from data_prep.settings import Settings
+
+
+class SubmapSettings(Settings):
+    """How scans are put together.
+
+    Attributes:
+        spacing_m: Scans are thinned to one of each sensor per this many metres of travel, so that
+            a vehicle that stands still adds nothing.
+        max_points: Scans are thinned further until a submap has about so many points, so that a
+            sensor that sees all around is not read at every decimetre.
+        max_range_m: Points farther from their sensor are left out.
+    """
+
+    spacing_m: float = 0.1
+    max_points: int = 1_500_000
+    max_range_m: float = 60.0
+
+
+@dataclass(frozen=True)
+class Submap:
+    """A local cloud in the vehicle frame at the query.
+
+    Attributes:
+        points: (N, 3) float32, x forward, y left, z up, metres.
+        scan: (N,) int32, which of the S scans a point belongs to.
+        origin: (S, 3) float32, where each scan's sensor was, in the same frame.
+    """
+
+    points: NDArray[np.float32]
+    scan: NDArray[np.int32]
+    origin: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QueryPlan:
+    """Where along a drive queries are made, and which scans each may use.
+
+    Attributes:
+        scan: (Q,) int64, index of the scan at each query.
+        travelled: (S,) metres travelled at each scan since the start of the drive.
+        segment: (S,) int32, odometry segment of each scan, -1 where the odometry covers it not.
+    """
+
+    scan: NDArray[np.int64]
+    travelled: Array
+    segment: NDArray[np.int32]
+
+
+def plan_queries(drive: Drive, every_m: float, submap_m: float) -> QueryPlan:
+    """Choose the scans at which to localize: one per ``every_m`` metres of travel, 0 for each.
+
+    Raises:
+        MaptileError: The drive has no scans, or no odometry though some is needed.
+    """
+    t_ns = drive.scans.t_ns
+    if len(t_ns) == 0:
+        raise MaptileError(f"{drive.name}: no scans in it (or none between --start and --end)")
+    if drive.odometry is None:
+        if every_m > 0 or submap_m > 0:
+            raise MaptileError(
+                f"{drive.name}: no odometry, so metres of travel are not known; "
+                "give it an odometry.tum, or use --submap 0 --every 0"
+            )
+        unknown = np.zeros(len(t_ns))
+        return QueryPlan(np.arange(len(t_ns)), unknown, np.full(len(t_ns), -1, np.int32))
+    odometry = drive.odometry
+    seconds = (odometry.t_ns - t_ns[0]) / 1e9
+    travelled = np.interp((t_ns - t_ns[0]) / 1e9, seconds, odometry.travelled())
+    segment = odometry.segment_at(t_ns)
+    usable = np.flatnonzero(segment >= 0) if submap_m > 0 or every_m > 0 else np.arange(len(t_ns))
+    if every_m > 0:
+        # The first usable scan of every stretch of every_m metres, counted afresh in each segment.
+        stretch = np.floor(travelled[usable] / every_m)
+        first = np.ones(len(usable), bool)
+        first[1:] = (np.diff(stretch) > 0) | (np.diff(segment[usable]) > 0)
+        usable = usable[first]
+    return QueryPlan(usable.astype(np.int64), travelled, segment)
+
+
+def build_submap(
+    drive: Drive,
+    plan: QueryPlan,
+    query: int,
+    submap_m: float,
+    online: bool,
+    settings: SubmapSettings,
+) -> Submap:
+    """Put together the scans around query number ``query``.
+
+    The window is ``submap_m`` metres of travel centred on the query, ending there with ``online``;
+    shorter at the ends of the drive and of an odometry segment; 0 is the one scan.
+    """
+    centre = int(plan.scan[query])
+    start, stop = centre, centre + 1
+    if submap_m > 0:
+        back, ahead = (submap_m, 0.0) if online else (submap_m / 2, submap_m / 2)
+        metres = plan.travelled - plan.travelled[centre]
+        near = (plan.segment == plan.segment[centre]) & (metres >= -back) & (metres <= ahead)
+        if online:
+            near[centre + 1 :] = False
+        window = np.flatnonzero(near)
+        start, stop = int(window[0]), int(window[-1]) + 1
+    here = len(drive.scans.read(centre, centre + 1).points)
+    sensors = len(drive.scans.sensors)
+    spacing = max(settings.spacing_m, submap_m * here * sensors / settings.max_points)
+    bins = np.floor(plan.travelled[start:stop] / spacing).astype(np.int64)
+    runs = _runs(_keep(bins, sensors) + start, centre)
+    parts = [
+        _local(drive, drive.scans.read(first, last), centre, settings.max_range_m)
+        for first, last in runs
+    ]
+    offsets = np.cumsum([0] + [len(part.origin) for part in parts[:-1]])
+    return Submap(
+        points=np.concatenate([part.points for part in parts]),
+        scan=np.concatenate([p.scan + np.int32(o) for p, o in zip(parts, offsets, strict=True)]),
+        origin=np.concatenate([part.origin for part in parts]),
+    )
+
+
+def _keep(bins: NDArray[np.int64], per_bin: int) -> NDArray[np.int64]:
+    """Indices of the first ``per_bin`` scans of each run of equal ``bins``."""
+    new = np.concatenate([[True], np.diff(bins) > 0])
+    rank = np.arange(len(bins)) - np.flatnonzero(new)[np.cumsum(new) - 1]
+    return np.flatnonzero(rank < per_bin)
+
+
+def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
+    """Consecutive indices as (start, stop) ranges of at most 200 scans; ``centre`` is kept too."""
+    kept = np.union1d(kept, [centre])
+    breaks = np.flatnonzero(np.diff(kept) > 1) + 1
+    return [
+        (int(part[0]), int(part[-1]) + 1)
+        for run in np.split(kept, breaks)
+        for part in np.split(run, range(200, len(run), 200))
+    ]
+
+
+def _local(drive: Drive, block: ScanBlock, centre: int, max_range_m: float) -> Submap:
+    """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
+    away = block.points - block.origin[block.scan]
+    near = np.einsum("ni,ni->n", away, away) <= max_range_m**2
+    points, scan = block.points[near], block.scan[near]
+    if drive.odometry is None:
+        return Submap(points, scan, block.origin)
+    reference = drive.odometry.at(drive.scans.t_ns[centre : centre + 1])[0]
+    relative = se3_inverse(reference) @ drive.odometry.at(block.t_ns)
+    rotation = relative[:, :3, :3].astype(np.float32)
+    shift = relative[:, :3, 3].astype(np.float32)
+    return Submap(
+        np.einsum("nij,nj->ni", rotation[scan], points) + shift[scan],
+        scan,
+        np.einsum("sij,sj->si", rotation, block.origin) + shift,
+    )
