@@ -1,0 +1,71 @@
+"""A small residual network that keeps the layout of what it sees."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from data_prep.settings import Settings
+
+
+class NetworkSettings(Settings):
+    """Size of the backbone."""
+
+    width: int = Field(32, ge=1)
+    """Channels of the first stage; each further stage has twice as many at half the resolution."""
+    blocks: tuple[int, ...] = Field((1, 1, 1), min_length=1)
+    """Residual blocks per stage."""
+    features: int = Field(1024, ge=1)
+    """Length of the vector that the heads read."""
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = _convolution(inputs, outputs, 3, stride)
+        self.second = _convolution(outputs, outputs, 3, 1)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else _convolution(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        inner = self.second(functional.relu(self.first(x)))
+        return functional.relu(inner + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """(B, 3, S, S) tiles to (B, features) vectors.
+
+    The last feature map is flattened, not averaged: where in the tile a wall stands says where the
+    tile is.
+    """
+
+    def __init__(self, size: int, settings: NetworkSettings) -> None:
+        super().__init__()
+        width = settings.width
+        stages: list[nn.Module] = [_convolution(3, width, 7, 4), nn.ReLU()]
+        side = math.ceil(size / 4)
+        for number, blocks in enumerate(settings.blocks):
+            outputs = settings.width * 2**number
+            for block in range(blocks):
+                stride = 2 if number > 0 and block == 0 else 1
+                stages.append(Block(width, outputs, stride))
+                width, side = outputs, math.ceil(side / stride)
+        self.stages = nn.Sequential(*stages)
+        self.features = nn.Linear(width * side**2, settings.features)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, features), not negative."""
+        return functional.relu(self.features(self.stages(tiles).flatten(1)))
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
