@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_folder, read_json, write_json
 from data_prep.geometry import Array
-from data_prep.osm import OsmSource, read_osm
+from data_prep.osm import OnlineSettings, OsmSource, read_osm
 from data_prep.osm_tables import BUILDING_COLUMNS, ROAD_COLUMNS
 from data_prep.raster import (
     ATTRIBUTION,
@@ -59,6 +59,7 @@ class CitySettings(Settings):
         crs: The map frame, such as ``EPSG:32630``; the UTM zone of the middle by default.
         resolution: Metres per pixel.
         tiles: How it is cut into tiles.
+        online: Which servers to ask for a place, box or point.
     """
 
     name: str | None = None
@@ -71,6 +72,7 @@ class CitySettings(Settings):
     crs: str | None = None
     resolution: float = pydantic.Field(default=0.5, gt=0)
     tiles: TileSettings = TileSettings()
+    online: OnlineSettings = OnlineSettings()
 
     @property
     def source(self) -> OsmSource:
@@ -140,7 +142,7 @@ def prepare_city(source: OsmSource, folder: Path, settings: CitySettings) -> Cit
         if buildings.empty:
             raise MaptileError(f"{source.path}: no buildings in it; a city needs them")
     else:
-        data = read_osm(source, None if settings.crs is None else pyproj.CRS(settings.crs))
+        data = read_osm(source, _metric_crs(settings.crs), settings.online)
         raster = rasterise(data.buildings, data.roads, data.bounds, settings.resolution, data.crs)
         buildings, roads = data.buildings, data.roads
         name, date, notes = data.source, data.source_date, data.notes
@@ -242,6 +244,18 @@ def _projection_name(crs: pyproj.CRS) -> list[Any]:
     return [operation.method_name, ellipsoid.semi_major_metre, parameters]
 
 
+def _metric_crs(name: str | None) -> pyproj.CRS | None:
+    if name is None:
+        return None
+    try:
+        crs = pyproj.CRS.from_user_input(name)
+    except pyproj.exceptions.CRSError:
+        raise MaptileError(f"crs {name!r}: not known; give one such as EPSG:32630") from None
+    if not crs.is_projected or any(axis.unit_conversion_factor != 1 for axis in crs.axis_info):
+        raise MaptileError(f"crs {name!r}: its coordinates are not in metres; leave it out")
+    return crs
+
+
 def _description(city: City, settings: CitySettings, buildings: int, roads: int) -> dict[str, Any]:
     raster = city.raster
     latitude, longitude = raster.projection.inverse(city.reference)
@@ -291,7 +305,8 @@ def _outlines(raster: MapRaster) -> gpd.GeoDataFrame:
 
 
 def _no_roads(crs: pyproj.CRS) -> gpd.GeoDataFrame:
-    columns: dict[str, Any] = {"osm_id": [], "highway": [], "width": np.empty(0), "kind": []}
+    text, number = np.empty(0, object), np.empty(0)
+    columns = {"osm_id": text, "highway": text, "width": number, "kind": text}
     return gpd.GeoDataFrame(columns, geometry=[], crs=crs)[list(ROAD_COLUMNS)]
 
 

@@ -1,9 +1,8 @@
-"""Where a city comes from: OSM by place, box, point or file -> buildings and roads in metres."""
+"""A source of OSM data -> the buildings and roads of a city, in metres."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -12,31 +11,17 @@ import shapely
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import utm_crs
-from data_prep.osm_files import OSM_SUFFIXES, OsmFile, read_osm_file
-from data_prep.osm_tables import Features, buildings_table, roads_table
+from data_prep.osm_files import OSM_SUFFIXES, read_osm_file
+from data_prep.osm_source import Bounds, OnlineSettings, OsmSource
+from data_prep.osm_tables import Extract, buildings_table, roads_table
+from data_prep.osm_vectors import VECTOR_SUFFIXES, read_vector_file
 
-Bounds = tuple[float, float, float, float]
+__all__ = ["OnlineSettings", "OsmData", "OsmSource", "read_osm"]
 
-
-@dataclass(frozen=True)
-class OsmSource:
-    """Exactly one of ``path``, ``place``, ``bbox`` and ``point`` (with ``radius_m``).
-
-    Attributes:
-        path: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), GeoPackage, GeoJSON or GeoParquet.
-        place: A name that Nominatim knows, such as ``Oxford, UK``.
-        bbox: West, south, east, north in degrees.
-        point: Latitude, longitude in degrees.
-        radius_m: Half the side of the square around ``point``, metres.
-        date: The map as of this day (YYYY-MM-DD); online sources only.
-    """
-
-    path: Path | None = None
-    place: str | None = None
-    bbox: Bounds | None = None
-    point: tuple[float, float] | None = None
-    radius_m: float | None = None
-    date: str | None = None
+MARGIN_M = 50.0
+"""Ground around the buildings that counts as mapped where the source does not say what is."""
+MAX_ONLINE_KM2 = 500.0
+"""Largest area to ask Overpass for, as its operators wish."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,8 @@ class OsmData:
         roads: Columns osm_id, highway, width (m), kind (``road`` or ``path``) and geometry
             (LineString), in ``crs``, sorted by osm_id.
         crs: The map frame, metres.
-        bounds: West, south, east, north of the mapped ground in ``crs``, metres.
+        bounds: West, south, east, north of the mapped ground in ``crs``, metres: what the source
+            says, else the extent of the buildings and a margin (roads may reach far out of it).
         source: Where the data came from, in words.
         source_date: The state of the map (ISO 8601), where known.
         notes: What the user should know, one line each.
@@ -66,41 +52,95 @@ class OsmData:
     dropped: dict[str, int]
 
 
-def read_osm(source: OsmSource, crs: pyproj.CRS | None = None) -> OsmData:
+def read_osm(
+    source: OsmSource,
+    crs: pyproj.CRS | None = None,
+    online: OnlineSettings | None = None,
+) -> OsmData:
     """Read the buildings and roads of a city.
 
     Args:
         source: Where to look.
-        crs: The map frame; the UTM zone of the middle by default.
+        crs: The map frame; the UTM zone of the middle by default (one for all of the city).
+        online: Which servers to ask; the public ones by default.
 
     Raises:
-        MaptileError: The source cannot be read, or holds no building.
+        MaptileError: The source cannot be read or reached, or holds no building.
     """
-    path = source.path
-    assert path is not None
-    if not path.name.endswith(OSM_SUFFIXES):
-        raise MaptileError(f"{path}: unknown kind of map file")
-    return _tables(read_osm_file(path), crs, path.name)
-
-
-def _tables(raw: OsmFile, crs: pyproj.CRS | None, name: str) -> OsmData:
-    if not len(raw.buildings.geometry):
-        raise MaptileError(f"{name}: no buildings in it; a city needs them, choose another area")
-    crs = crs or utm_crs(*_middle(raw.bounds, raw.buildings))
-    buildings, collapsed = buildings_table(raw.buildings, crs)
-    roads = roads_table(raw.roads, crs)
-    dropped = raw.dropped | {"buildings without an area": collapsed}
-    dropped = {what: count for what, count in dropped.items() if count}
-    if raw.bounds is not None:
+    name, extract = _extract(source, online or OnlineSettings())
+    if not len(extract.buildings.geometry):
+        lost = "".join(f"; {count} {what}" for what, count in extract.dropped.items() if count)
+        raise MaptileError(
+            f"{name}: no buildings in it{lost}; a city needs them: take another area"
+        )
+    area = _area(extract)
+    crs = crs or utm_crs((area[1] + area[3]) / 2, (area[0] + area[2]) / 2)
+    buildings, collapsed = buildings_table(extract.buildings, crs)
+    roads = roads_table(extract.roads, crs)
+    if not np.isfinite(buildings.total_bounds).all():
+        raise MaptileError(f"{name}: outside the area of use of {crs.name}; leave the CRS out")
+    if area == extract.bounds:
         transformer = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
-        bounds = transformer.transform_bounds(*raw.bounds)
+        bounds = transformer.transform_bounds(*area)
     else:
-        bounds = tuple(buildings.total_bounds + np.array([-50.0, -50.0, 50.0, 50.0]))
-    notes = tuple(f"{count} {what}" for what, count in dropped.items())
-    return OsmData(buildings, roads, crs, bounds, name, raw.date, notes, dropped)
+        west, south, east, north = (float(value) for value in buildings.total_bounds)
+        bounds = (west - MARGIN_M, south - MARGIN_M, east + MARGIN_M, north + MARGIN_M)
+    dropped = extract.dropped | {"buildings without an area": collapsed}
+    dropped = {what: count for what, count in dropped.items() if count}
+    notes = [f"{count} {what}" for what, count in dropped.items()]
+    if roads.empty:
+        notes.append("no roads in it: nothing to train or drive along")
+    return OsmData(buildings, roads, crs, bounds, name, extract.date, tuple(notes), dropped)
 
 
-def _middle(bounds: Bounds | None, buildings: Features) -> tuple[float, float]:
-    """Latitude and longitude of the middle, degrees."""
-    west, south, east, north = bounds or shapely.total_bounds(buildings.geometry)
-    return (south + north) / 2, (west + east) / 2
+def _extract(source: OsmSource, online: OnlineSettings) -> tuple[str, Extract]:
+    """What to call the source, and what it holds."""
+    path = source.path
+    if path is not None:
+        if path.name.endswith(OSM_SUFFIXES):
+            return path.name, read_osm_file(path)
+        if path.name.endswith(VECTOR_SUFFIXES):
+            return path.name, read_vector_file(path)
+        raise MaptileError(
+            f"{path}: not a kind of map file that is known "
+            f"({', '.join((*OSM_SUFFIXES, *VECTOR_SUFFIXES))}, .tif)"
+        )
+    # osmnx takes a second to import, and who has a file does not need it.
+    from data_prep.osm_online import find_place, read_overpass
+
+    if source.bbox is not None:
+        name, bounds = f"bbox {','.join(map(str, source.bbox))}", source.bbox
+    elif source.point is not None and source.radius_m is not None:
+        latitude, longitude = source.point
+        name = f"point {latitude},{longitude} radius {source.radius_m:g} m"
+        bounds = _square(latitude, longitude, source.radius_m)
+    else:
+        assert source.place is not None
+        name, bounds = source.place, find_place(source.place, online)
+    area_km2 = (
+        abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.box(*bounds))[0]) / 1e6
+    )
+    if area_km2 > MAX_ONLINE_KM2:
+        raise MaptileError(
+            f"{name}: {area_km2:,.0f} km2 is more than Overpass should be asked for "
+            f"({MAX_ONLINE_KM2:.0f}); download an extract and give the file"
+        )
+    return f"OpenStreetMap, {name}", read_overpass(bounds, source.date, online)
+
+
+def _square(latitude: float, longitude: float, radius_m: float) -> Bounds:
+    geod = pyproj.Geod(ellps="WGS84")
+    longitudes, latitudes, _ = geod.fwd(
+        [longitude] * 4, [latitude] * 4, [270, 180, 90, 0], [radius_m] * 4
+    )
+    return longitudes[0], latitudes[1], longitudes[2], latitudes[3]
+
+
+def _area(extract: Extract) -> Bounds:
+    """West, south, east, north in degrees; across the 180th meridian east counts on beyond 180."""
+    west, south, east, north = (float(x) for x in shapely.total_bounds(extract.buildings.geometry))
+    if east - west > 180:
+        box = shapely.bounds(extract.buildings.geometry)
+        middle = (box[:, 0] + box[:, 2]) / 2 % 360
+        return float(middle.min()), south, float(middle.max()), north
+    return extract.bounds or (west, south, east, north)

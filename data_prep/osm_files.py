@@ -20,36 +20,18 @@ import shapely
 from data_prep.errors import MaptileError
 from data_prep.osm_tables import (
     TAGS_READ,
-    Features,
+    Extract,
     Tags,
     features,
     is_building,
     is_road,
 )
 
-OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".osm.pbf", ".pbf")
+OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
 
 _UNINTERESTING = {"area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"}
 _UNINTERESTING |= {"name", "type", "wikidata"}
 """Tags that do not say what a relation is: one with no others takes its outer ways' tags."""
-
-
-class OsmFile(NamedTuple):
-    """What an OSM file holds.
-
-    Attributes:
-        buildings: Polygons, degrees.
-        roads: Lines, degrees.
-        bounds: West, south, east, north of the extract in degrees, where the file says so.
-        date: The state of the map (ISO 8601), where the file says so.
-        dropped: What could not be used, and how often.
-    """
-
-    buildings: Features
-    roads: Features
-    bounds: tuple[float, float, float, float] | None
-    date: str | None
-    dropped: dict[str, int]
 
 
 class _Relation(NamedTuple):
@@ -60,7 +42,7 @@ class _Relation(NamedTuple):
     inner: tuple[int, ...]
 
 
-def read_osm_file(path: Path) -> OsmFile:
+def read_osm_file(path: Path) -> Extract:
     """Read the buildings and roads of an OSM file.
 
     Raises:
@@ -78,7 +60,7 @@ def read_osm_file(path: Path) -> OsmFile:
         ) from None
 
 
-def _read(path: Path) -> OsmFile:
+def _read(path: Path) -> Extract:
     relations, multipolygons, missing = _multipolygons(path)
     replaced = {way for name in multipolygons for way in relations[name].outer}
     buildings = [
@@ -112,7 +94,7 @@ def _read(path: Path) -> OsmFile:
         "roads cut by the edge of the extract (the part inside is kept)": pieces,
     }
     bounds, date = _header(path)
-    return OsmFile(features(buildings), features(roads), bounds, date, dropped)
+    return Extract(features(buildings), features(roads), bounds, date, dropped)
 
 
 def _ways(

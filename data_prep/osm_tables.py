@@ -75,6 +75,24 @@ class Features(NamedTuple):
     geometry: NDArray[Any]
 
 
+class Extract(NamedTuple):
+    """What a source holds, before it is brought to the map frame.
+
+    Attributes:
+        buildings: Polygons, degrees.
+        roads: Lines, degrees.
+        bounds: West, south, east, north of the mapped ground in degrees, where the source says so.
+        date: The state of the map (ISO 8601), where the source says so.
+        dropped: What could not be used, and how often.
+    """
+
+    buildings: Features
+    roads: Features
+    bounds: tuple[float, float, float, float] | None
+    date: str | None
+    dropped: dict[str, int]
+
+
 def is_building(tags: Tags) -> bool:
     """Whether these tags are those of a building that stands on the ground and has walls."""
     return tags.get("building", "no") not in {"no", "roof"} and not _is_hidden(tags)

@@ -33,8 +33,9 @@ MAX_PIXELS = 2_000_000_000
 """Largest raster, 500 km2 at 0.5 m/px: three bands of it take 6 GB of memory."""
 
 _BLOCK = 256
-_STRIP = 8 * _BLOCK
-"""Rows written at a time, which bounds the memory of writing."""
+_STRIP = 4 * _BLOCK
+_CACHE_BYTES = 2**28
+"""Rows at a time, and GDAL's cache, which bound the memory of reading and writing."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,10 @@ def read_raster(path: Path) -> MapRaster:
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
     try:
-        with rasterio.open(path) as file:
+        with (
+            rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
+            rasterio.open(path, num_threads="ALL_CPUS") as file,
+        ):
             names = [(name or "").lower() for name in file.descriptions]
             missing = [name for name in BANDS[:2] if name not in names]
             if missing:
@@ -269,13 +273,15 @@ def read_raster(path: Path) -> MapRaster:
             if not square or transform.b or transform.d:
                 raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
             data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
-            for band, name in enumerate(BANDS):
-                if name in names:
-                    data[band] = file.read(names.index(name) + 1) > 0
+            there = [band for band, name in enumerate(BANDS) if name in names]
+            indexes = [names.index(BANDS[band]) + 1 for band in there]
+            for top in range(0, file.height, _STRIP):
+                rows = Window(0, top, file.width, min(_STRIP, file.height - top))
+                data[there, top : top + _STRIP] = file.read(indexes, window=rows) > 0
     except (rasterio.errors.RasterioError, OSError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(f"{path}: not readable as a raster: {reason}") from None
-    data *= 255
+    data *= np.uint8(255)
     return MapRaster(data, transform.c, transform.f, transform.a, crs)
 
 
@@ -322,7 +328,10 @@ def _write(
     }
     with atomic_file(path) as temporary:
         try:
-            with rasterio.open(temporary, "w", **profile) as file:
+            with (
+                rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
+                rasterio.open(temporary, "w", **profile) as file,
+            ):
                 file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
                 for index, name in enumerate(names, 1):
                     file.set_band_description(index, name)
