@@ -43,10 +43,10 @@ def _odometry(track: PoseTrack | None, scan_ns: Times) -> str:
     if track is None:
         return "none"
     travelled = track.travelled()
-    duration = np.diff(track.t_ns) / 1e9
-    still = duration[np.diff(travelled) < STANDING_M_PER_S * duration].sum() / max(
-        duration.sum(), 1e-9
-    )
+    joined = np.diff(track.segment) == 0
+    duration = np.diff(track.t_ns)[joined] / 1e9
+    slow = np.diff(travelled)[joined] < STANDING_M_PER_S * duration
+    still = duration[slow].sum() / max(duration.sum(), 1e-9)
     pieces = int(track.segment[-1] - track.segment[0]) + 1
     covered = float((track.segment_at(scan_ns) >= 0).mean())
     return (

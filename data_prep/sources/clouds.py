@@ -7,9 +7,9 @@ frame here. The time of a cloud is, in this order:
 2. its name, where the names are integers of nanoseconds (1317384506407123456.ply);
 3. the odometry's row of the same rank, where there are as many rows as clouds.
 
-Beside it may be ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z, qx, qy,
-qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east) and
-``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
+Beside it may be ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
+qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east)
+and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ def open_clouds(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
 
 def _open_scans(path: Path, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
     folder = path / "clouds"
+    if not folder.is_dir():
+        raise MaptileError(f"{folder}: no such folder; it is to hold the point clouds")
     with os.scandir(folder) as entries:
         files = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES)
     files = [name for name in files if not name.startswith(".")]
