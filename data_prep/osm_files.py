@@ -52,7 +52,7 @@ def read_osm_file(path: Path) -> Extract:
         raise MaptileError(f"{path}: no such file")
     try:
         return _read(path)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(
             f"{path}: not readable as an OSM file: {reason}; download it again, or convert it "
@@ -212,6 +212,10 @@ def _overpass_date(path: Path) -> str | None:
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     if path.suffix == ".pbf":
         return None
-    with openers.get(path.suffix, open)(path, "rb") as file:
-        found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
+    try:
+        with openers.get(path.suffix, open)(path, "rb") as file:
+            found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
+    except (OSError, EOFError):
+        # Named .gz or .bz2 and not packed; osmium does not mind.
+        return None
     return found[1].decode() if found else None

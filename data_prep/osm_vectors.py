@@ -47,7 +47,8 @@ def read_vector_file(path: Path) -> Extract:
     try:
         layers = _layers(path)
     except (OSError, ValueError, RuntimeError, shapely.errors.GEOSException) as error:
-        reason = " ".join(str(error).split())
+        # GDAL adds a hint for programmers behind a semicolon.
+        reason = " ".join(str(error).split()).partition(".;")[0]
         raise MaptileError(f"{path}: not readable as a map file: {reason}") from None
     layers = {name: _degrees(path, table) for name, table in layers.items()}
     # In a file of many layers, only those that speak of buildings hold buildings.

@@ -326,18 +326,16 @@ def _write(
         "num_threads": "ALL_CPUS",
         "bigtiff": "IF_SAFER",
     }
-    with atomic_file(path) as temporary:
-        try:
-            with (
-                rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
-                rasterio.open(temporary, "w", **profile) as file,
-            ):
-                file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
-                for index, name in enumerate(names, 1):
-                    file.set_band_description(index, name)
-                for top in range(0, raster.height, _STRIP):
-                    bottom = min(top + _STRIP, raster.height)
-                    window = Window(0, top, raster.width, bottom - top)
-                    file.write(rows(top, bottom), window=window)
-        except rasterio.errors.RasterioError as error:
-            raise OSError(" ".join(str(error).split())) from error
+    # GDAL forgets to tell when the disk is full at the end; so the file is made in memory, where it
+    # is packed and small.
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
+            for index, name in enumerate(names, 1):
+                file.set_band_description(index, name)
+            for top in range(0, raster.height, _STRIP):
+                bottom = min(top + _STRIP, raster.height)
+                window = Window(0, top, raster.width, bottom - top)
+                file.write(rows(top, bottom), window=window)
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(memory.getbuffer())
