@@ -168,7 +168,8 @@ def open_robotcar(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
         MaptileError: There are no scans, a sensor is unknown or absent, or a file is damaged.
     """
     notes: list[str] = []
-    scans = _open_scans(path, sensors or _default_sensors(path), notes)
+    # A sensor named twice would give every scan twice.
+    scans = _open_scans(path, tuple(dict.fromkeys(sensors or _default_sensors(path))), notes)
     ins_file, rtk_file, vo_file = path / "gps/ins.csv", path / "gps/rtk.csv", path / "vo/vo.csv"
     lever = find_extrinsics(path, "ins")
     ins = read_ins(ins_file) if ins_file.is_file() else None
@@ -384,8 +385,9 @@ def odometry_from_vo(vo: Vo, notes: list[str]) -> PoseTrack:
             lost += 1
         elif gap > 0:
             step = 0.5 * (rate[i - 1] + rate[i]) * (gap / 1e9)
-            position = position + attitude @ step[:3]
-            attitude = attitude @ Rotation.from_rotvec(step[3:]).as_matrix()
+            half = Rotation.from_rotvec(0.5 * step[3:]).as_matrix()
+            position = position + attitude @ half @ step[:3]
+            attitude = attitude @ half @ half
             bridged += 1
         if gap > 0:
             track.append((int(vo.older_ns[i]), attitude, position, lost))
@@ -403,10 +405,11 @@ def odometry_from_vo(vo: Vo, notes: list[str]) -> PoseTrack:
 
 
 def _twist_rate(vo: Vo) -> Array:
-    """(N, 6) velocity (m/s) and turn rate (rad/s) of each row, in the vehicle frame."""
+    """(N, 6) velocity (m/s) and turn rate (rad/s) of each row, in the vehicle frame halfway."""
     turn = Rotation.from_matrix(vo.motion[:, :3, :3]).as_rotvec()
+    travel = Rotation.from_rotvec(-0.5 * turn).apply(vo.motion[:, :3, 3])
     seconds = (vo.newer_ns - vo.older_ns) / 1e9
-    return np.concatenate([vo.motion[:, :3, 3], turn], axis=1) / seconds[:, None]
+    return np.concatenate([travel, turn], axis=1) / seconds[:, None]
 
 
 def _level_attitude(motion: Array) -> Array:
