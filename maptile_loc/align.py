@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import Settings
-from maptile_loc.likelihood import Evidence, LikelihoodFields
+from maptile_loc.likelihood import Evidence, EvidenceCells, LikelihoodFields
 from maptile_loc.result import Candidates
 
 
@@ -57,13 +57,13 @@ def align(
     A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
     a step that is wider than the fields' cells.
     """
-    xy, wall, free = evidence.cells()
+    cells = evidence.cells()
     start = candidates.poses
-    if len(start) == 0 or len(xy) == 0:
+    if len(start) == 0 or len(cells.wall) == 0:
         return candidates, np.full((len(start), 3, 3), np.nan)
 
     def score(poses: Array) -> Array:
-        value = log_likelihood(poses, xy, wall, free, rotation, fields)
+        value = log_likelihood(poses, cells, rotation, fields)
         if heading_std is not None:
             turn = wrap_angle(poses[..., 2] - start[:, None, 2])
             value -= 0.5 * (turn / heading_std) ** 2
@@ -78,9 +78,9 @@ def align(
         gradient, hessian = _quadratic(values)
         poses = poses + _newton(gradient, hessian, values) * scale
     gained = score(poses[:, None])[:, 0] - first
-    information = -hessian / (scale[:, None] * scale[None, :])
+    information: Array = -hessian / np.outer(scale, scale)
     floor = np.diag([1e-4, 1e-4, 1e-2])  # a direction that nothing holds: 100 m, 10 rad
-    covariance: Array = np.linalg.inv(_positive(information) + floor)
+    covariance = np.asarray(np.linalg.inv(_positive(information) + floor), np.float64)
     covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
     poses[:, 2] = wrap_angle(poses[:, 2])
     return Candidates(poses, _normalised(candidates.log_scores, gained)), covariance
@@ -94,30 +94,37 @@ def _normalised(log_scores: Array, gained: Array) -> Array:
 
 
 def log_likelihood(
-    poses: Array,
-    xy: NDArray[np.float32],
-    wall: NDArray[np.float32],
-    free: NDArray[np.float32],
-    rotation: float,
-    fields: LikelihoodFields,
+    poses: Array, cells: EvidenceCells, rotation: float, fields: LikelihoodFields
 ) -> Array:
-    """(K, P) log-likelihood ratio of evidence at (N, 2) ``xy`` for (K, P, 3) poses.
+    """(K, P) log-likelihood ratio of a tile's evidence for (K, P, 3) poses.
 
     Bilinear in the fields; what falls outside the map adds nothing.
     """
+    wall = _sample(fields.wall, poses, cells.wall_xy, rotation, fields) @ cells.wall
+    free = _sample(fields.free, poses, cells.free_xy, rotation, fields) @ cells.free
+    return (wall + free).astype(np.float64).reshape(poses.shape[:-1])
+
+
+def _sample(
+    field: NDArray[np.float32],
+    poses: Array,
+    xy: NDArray[np.float32],
+    rotation: float,
+    fields: LikelihoodFields,
+) -> NDArray[np.float32]:
+    """(K * P, N) values of one field under the points (N, 2) ``xy`` of the tile."""
     turn = (poses[..., 2] - rotation).astype(np.float32)
     c, s = np.cos(turn)[..., None], np.sin(turn)[..., None]
-    # Relative to the first pose, float32 holds world coordinates to a fraction of a millimetre.
-    east, north = poses[..., 0, None] - fields.west, fields.north - poses[..., 1, None]
-    column = (east + c * xy[:, 0] - s * xy[:, 1]) / fields.resolution
-    row = (north - s * xy[:, 0] - c * xy[:, 1]) / fields.resolution
-    height, width = fields.wall.shape
-    grid = np.stack([2 * column / width - 1, 2 * row / height - 1], axis=-1).astype(np.float32)
-    both = torch.from_numpy(np.stack([fields.wall, fields.free]))[None]
-    flat = torch.from_numpy(grid.reshape(1, -1, len(xy), 2))
-    sampled = torch.nn.functional.grid_sample(both, flat, align_corners=False)[0]
-    total = sampled[0] @ torch.from_numpy(wall) + sampled[1] @ torch.from_numpy(free)
-    return total.numpy().astype(np.float64).reshape(poses.shape[:-1])
+    # Relative to the raster's corner, float32 holds a city's coordinates to a millimetre.
+    east = (poses[..., 0, None] - fields.west).astype(np.float32)
+    south = (fields.north - poses[..., 1, None]).astype(np.float32)
+    height, width = field.shape
+    across = (east + c * xy[:, 0] - s * xy[:, 1]) * (2 / (width * fields.resolution)) - 1
+    down = (south - s * xy[:, 0] - c * xy[:, 1]) * (2 / (height * fields.resolution)) - 1
+    grid = torch.from_numpy(np.stack([across, down], axis=-1).astype(np.float32))
+    image = torch.from_numpy(field)[None, None]
+    grid = grid.reshape(1, -1, len(xy), 2)
+    return torch.nn.functional.grid_sample(image, grid, align_corners=False)[0, 0].numpy()
 
 
 def _quadratic(values: Array) -> tuple[Array, Array]:

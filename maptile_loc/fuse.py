@@ -8,8 +8,9 @@ exactly by block elimination), in which each query picks the candidate that fits
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,17 +56,40 @@ class Steps:
         motion: (Q, 3) pose of query i in the frame of query i - 1; row 0 means nothing.
         covariance: (Q, 3, 3) of the motion.
         known: (Q,) bool; False where a new segment begins and the motion is not known.
+        fresh: (Q,) share of a query's tile that the query before has not seen, 0..1.
     """
 
     motion: Array
     covariance: Array
     known: NDArray[np.bool_]
+    fresh: Array
+
+    def reversed(self) -> Steps:
+        """The steps of the drive backwards."""
+        return Steps(
+            _shifted(se2_between(self.motion, np.zeros(3))),
+            _shifted(self.covariance),
+            _shifted(self.known),
+            _shifted(self.fresh),
+        )
+
+
+def _shifted(steps: NDArray[Any]) -> NDArray[Any]:
+    """Backwards, the step that led to query i leads to query i - 1."""
+    return np.roll(steps[::-1], 1, axis=0)
 
 
 def make_steps(
-    poses: Array, segment: NDArray[np.int32], metres: Array, settings: FuseSettings
+    poses: Array,
+    segment: NDArray[np.int32],
+    metres: Array,
+    submap_m: float,
+    settings: FuseSettings,
 ) -> Steps:
-    """Steps from (Q, 3) odometry poses, their (Q,) segments and (Q,) metres travelled."""
+    """Steps from (Q, 3) odometry poses, their (Q,) segments and (Q,) metres travelled.
+
+    ``submap_m`` is the length of a query's window: closer queries see partly the same.
+    """
     motion = np.zeros_like(poses)
     motion[1:] = se2_between(poses[:-1], poses[1:])
     known = np.zeros(len(poses), bool)
@@ -76,7 +100,9 @@ def make_steps(
     covariance = np.zeros((len(poses), 3, 3))
     covariance[:, 0, 0] = covariance[:, 1, 1] = position
     covariance[:, 2, 2] = heading
-    return Steps(motion, covariance, known)
+    fresh = np.clip(step / max(submap_m, 1e-6), 0.05, 1.0)
+    fresh[~known] = 1.0
+    return Steps(motion, covariance, known, fresh)
 
 
 @dataclass(frozen=True)
@@ -128,7 +154,8 @@ def filter_causal(
     answers = []
     for number, fix in enumerate(fixes):
         bank = _predict(bank, steps, number) if steps.known[number] else NOTHING_KNOWN
-        bank = _prune(_update(bank, fix, stray, settings), settings.hypotheses)
+        bank = _update(bank, fix, steps.fresh[number], stray, settings)
+        bank = _prune(bank, settings.hypotheses)
         answers.append(_best(bank, settings))
     pose, covariance, score, localized = (np.array(column) for column in zip(*answers, strict=True))
     return Estimates(pose, covariance, score, localized)
@@ -145,15 +172,19 @@ def _predict(bank: Bank, steps: Steps, number: int) -> Bank:
     return replace(bank, poses=moved, covariance=grown)
 
 
-def _update(bank: Bank, fix: Fixes, stray: float, settings: FuseSettings) -> Bank:
-    """Every hypothesis with every candidate or none, and every candidate as a new hypothesis."""
+def _update(bank: Bank, fix: Fixes, fresh: float, stray: float, settings: FuseSettings) -> Bank:
+    """Every hypothesis with every candidate or none, and every candidate as a new hypothesis.
+
+    Weights are relative to candidates that come from nowhere, at the density exp(``stray``); a tile
+    of which a share ``fresh`` was not in the one before counts by that share.
+    """
     seen, probability = fix.candidates.poses, fix.candidates.log_scores
     if len(seen) == 0:
         return bank
     right = np.log1p(-settings.miss) + probability
     # What the candidates leave over: the tile tells nothing, or all of them are wrong.
-    nothing = np.log(max(1 - np.exp(logsumexp(right)), settings.miss)) + stray
-    born = np.logaddexp(bank.lost, np.log(settings.jump)) + right + stray
+    nothing = fresh * np.log(max(1 - np.exp(logsumexp(right)), settings.miss))
+    born = np.logaddexp(bank.lost, np.log(settings.jump)) + fresh * right
     innovation = seen[None] - bank.poses[:, None]
     innovation[..., 2] = wrap_angle(innovation[..., 2])
     total = bank.covariance[:, None] + fix.covariance[None]
@@ -164,7 +195,7 @@ def _update(bank: Bank, fix: Fixes, stray: float, settings: FuseSettings) -> Ban
     updated = bank.poses[:, None] + np.einsum("hkij,hkj->hki", gain, innovation)
     updated[..., 2] = wrap_angle(updated[..., 2])
     shrunk = bank.covariance[:, None] - gain @ bank.covariance[:, None]
-    joined = bank.weights[:, None] + right[None] + density
+    joined = bank.weights[:, None] + fresh * (right[None] + density - stray)
     return Bank(
         np.concatenate([updated.reshape(-1, 3), bank.poses, seen]),
         np.concatenate([shrunk.reshape(-1, 3, 3), bank.covariance, fix.covariance]),
@@ -211,60 +242,59 @@ def is_sure(score: float, covariance: Array, settings: FuseSettings) -> bool:
     return bool(score >= settings.trust and std <= settings.max_std_m)
 
 
-def smooth(fixes: list[Fixes], steps: Steps, fused: Estimates, settings: FuseSettings) -> Estimates:
-    """The trajectory as it is known after the drive: every query's estimate uses all of them."""
-    result = Estimates(
-        np.full_like(fused.poses, np.nan),
-        np.full_like(fused.covariance, np.nan),
-        np.zeros(len(fixes)),
-        np.zeros(len(fixes), bool),
-    )
+def smooth(
+    fixes: list[Fixes], steps: Steps, fused: Estimates, area_m2: float, settings: FuseSettings
+) -> Estimates:
+    """The trajectory as it is known after the drive: every query's estimate uses all of them.
+
+    Args:
+        fixes: Q queries' candidates.
+        steps: The odometry between them.
+        fused: The causal filter's answer, which the smoother starts from.
+        area_m2: As for the filter, which is run backwards too.
+        settings: Noise.
+    """
+    ahead = filter_causal(fixes[::-1], steps.reversed(), area_m2, settings)
+    backward = Estimates(*(column[::-1] for column in astuple(ahead)))
+    poses = np.full_like(fused.poses, np.nan)
+    covariance = np.full_like(fused.covariance, np.nan)
     starts = np.append(np.flatnonzero(~steps.known), len(fixes))
     for start, stop in pairwise(starts.tolist()):
-        _smooth_chain(fixes, steps, fused, result, range(start, stop), settings)
-    return result
+        chain = range(start, stop)
+        guess = _guess(fused, backward, steps, chain)
+        if guess is None:
+            continue
+        for _ in range(settings.rounds):
+            chosen = [_choose(fixes[i], guess[n], settings) for n, i in enumerate(chain)]
+            guess, covariance[start:stop] = _solve(guess, chosen, fixes, steps, chain)
+        poses[start:stop] = guess
+    # Either filter may know of a place what the other does not.
+    doubt = (1 - _agreement(fused, poses)) * (1 - _agreement(backward, poses))
+    score = np.where(np.isfinite(poses[:, 0]), 1 - doubt, 0.0)
+    localized = [is_sure(*pair, settings) for pair in zip(score, covariance, strict=True)]
+    return Estimates(poses, covariance, score, np.array(localized, bool))
 
 
-def _smooth_chain(
-    fixes: list[Fixes],
-    steps: Steps,
-    fused: Estimates,
-    result: Estimates,
-    chain: range,
-    settings: FuseSettings,
-) -> None:
-    """Solve one run of queries with known motion, and write it into ``result``."""
-    sure = [i for i in chain if fused.localized[i]]
+def _agreement(estimates: Estimates, poses: Array) -> Array:
+    """(Q,) probability that the filter gives to the (Q, 3) ``poses``."""
+    gap = np.hypot(*(estimates.poses[:, :2] - poses[:, :2]).T)
+    return np.where(gap < 5.0, estimates.score, 0.0)
+
+
+def _guess(fused: Estimates, backward: Estimates, steps: Steps, chain: range) -> Array | None:
+    """(N, 3) first guess: where either filter is sure, its pose; odometry from there elsewhere."""
+    sure = {i: backward.poses[i] for i in chain if backward.localized[i]}
+    sure |= {i: fused.poses[i] for i in chain if fused.localized[i]}
     if not sure:
-        return
-    poses = _spread(fused.poses, steps, chain, sure)
-    for _ in range(settings.rounds):
-        chosen = [_choose(fixes[i], poses[n], settings) for n, i in enumerate(chain)]
-        poses, covariance = _solve(poses, chosen, fixes, steps, chain)
-    supported = np.array([pick is not None for pick in chosen])
-    rows = slice(chain.start, chain.stop)
-    result.poses[rows], result.covariance[rows] = poses, covariance
-    # How far the fixes round a query agree with the whole.
-    near = np.convolve(supported, np.ones(9), "same") / np.convolve(
-        np.ones(len(supported)), np.ones(9), "same"
-    )
-    result.score[rows] = np.minimum(1.0, 2 * near)
-    for n, i in enumerate(chain):
-        result.localized[i] = is_sure(result.score[i], covariance[n], settings)
-
-
-def _spread(fused: Array, steps: Steps, chain: range, sure: list[int]) -> Array:
-    """First guess: the filter's track from its first sure pose on, odometry before that."""
+        return None
     guess = np.zeros((len(chain), 3))
-    first = sure[0]
+    first = min(sure)
     for i in range(first, chain.stop):
-        known = i in sure
-        guess[i - chain.start] = (
-            fused[i] if known else se2_compose(guess[i - chain.start - 1], steps.motion[i])
-        )
+        n = i - chain.start
+        guess[n] = sure[i] if i in sure else se2_compose(guess[n - 1], steps.motion[i])
     for i in range(first - 1, chain.start - 1, -1):
-        back = se2_between(steps.motion[i + 1], np.zeros(3))
-        guess[i - chain.start] = se2_compose(guess[i + 1 - chain.start], back)
+        n = i - chain.start
+        guess[n] = se2_compose(guess[n + 1], se2_between(steps.motion[i + 1], np.zeros(3)))
     return guess
 
 

@@ -14,6 +14,7 @@ missing or new) are in sigma, floor and leak.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,12 +111,37 @@ class Evidence:
     free: F32
     resolution: float
 
-    def cells(self) -> tuple[F32, F32, F32]:
-        """(N, 2) x, y of the cells that say anything, and their (N,) wall and free evidence."""
-        row, column = np.nonzero((self.wall > 0) | (self.free > 0))
-        half = self.wall.shape[0] / 2
-        xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * self.resolution
-        return xy.astype(np.float32), self.wall[row, column], self.free[row, column]
+    def cells(self) -> EvidenceCells:
+        """The cells that say anything; free ones four by four, for they hold no fine detail."""
+        k = 4
+        blocks = (self.free.shape[0] // k, k, self.free.shape[0] // k, k)
+        coarse = self.free.reshape(blocks).sum(axis=(1, 3))
+        return EvidenceCells(
+            *_nonzero(self.wall, self.resolution), *_nonzero(coarse, self.resolution * k)
+        )
+
+
+class EvidenceCells(NamedTuple):
+    """Evidence as points, in the tile's frame.
+
+    Attributes:
+        wall_xy: (N, 2) float32 metres.
+        wall: (N,) float32 square metres of full evidence.
+        free_xy: (M, 2) float32 metres.
+        free: (M,) float32 square metres.
+    """
+
+    wall_xy: F32
+    wall: F32
+    free_xy: F32
+    free: F32
+
+
+def _nonzero(values: F32, resolution: float) -> tuple[F32, F32]:
+    row, column = np.nonzero(values)
+    half = values.shape[0] / 2
+    xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * resolution
+    return xy.astype(np.float32), values[row, column]
 
 
 def make_evidence(tile: QueryTile, resolution: float) -> Evidence:

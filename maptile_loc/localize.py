@@ -111,7 +111,7 @@ def localize(
         seconds[number] = time.perf_counter() - begun
         if number in shown:
             tiles[number] = tile
-    stages = _stages(drive, plan, found, fixes, coarse.area_km2, settings)
+    stages = _stages(drive, plan, found, fixes, coarse.area_km2, submap_m, settings)
     return Localization(
         frame=plan.scan,
         t_ns=drive.scans.t_ns[plan.scan],
@@ -163,6 +163,7 @@ def _stages(
     found: list[Candidates],
     fixes: list[Fixes],
     area_km2: float,
+    submap_m: float,
     settings: LocalizeSettings,
 ) -> dict[str, Estimates]:
     spread = [settings.match.distinct_m / 2] * 2 + [np.radians(settings.match.heading_step_deg)]
@@ -173,13 +174,14 @@ def _stages(
     poses = np.zeros((len(plan.scan), 3))
     if drive.odometry is not None:
         poses = se2_from_se3(drive.odometry.at(drive.scans.t_ns[plan.scan]))
-    steps = make_steps(poses, segment, plan.travelled[plan.scan], settings.fuse)
-    fused = filter_causal(fixes, steps, max(area_km2, 1e-6) * 1e6, settings.fuse)
+    steps = make_steps(poses, segment, plan.travelled[plan.scan], submap_m, settings.fuse)
+    area_m2 = max(area_km2 * 1e6, 1.0)
+    fused = filter_causal(fixes, steps, area_m2, settings.fuse)
     return {
         "coarse": _stack(coarse),
         "aligned": _stack(aligned),
         "fused": fused,
-        "smoothed": smooth(fixes, steps, fused, settings.fuse),
+        "smoothed": smooth(fixes, steps, fused, area_m2, settings.fuse),
     }
 
 

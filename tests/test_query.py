@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maptile_loc.query import QuerySettings, free_space, height_above_ground, make_tile
+from maptile_loc.submap import Submap
+
+SETTINGS = QuerySettings(size_m=64.0)
+RNG = np.random.default_rng(0)
+
+
+def ground(count=20_000, slope=0.0):
+    xy = RNG.uniform(-30, 30, (count, 2))
+    return np.column_stack([xy, slope * xy[:, 0] + RNG.normal(0, 0.02, count)])
+
+
+def wall(start, end, height=6.0, count=4000):
+    along = RNG.uniform(0, 1, (count, 1))
+    xy = np.asarray(start) + along * (np.asarray(end) - np.asarray(start))
+    xy = xy + RNG.normal(0, 0.03, xy.shape)
+    return np.column_stack([xy, RNG.uniform(0, height, count)])
+
+
+def tree(x, y, count=3000):
+    crown = RNG.normal(0, 1.3, (count, 3)) + [x, y, 5.0]
+    trunk = np.column_stack([RNG.normal([x, y], 0.1, (300, 2)), RNG.uniform(0, 4, 300)])
+    return np.concatenate([crown, trunk])
+
+
+def car(x, y, count=2000):
+    return RNG.uniform([x, y, 0], [x + 4.3, y + 1.8, 1.5], (count, 3))
+
+
+def submap(*parts):
+    points = np.concatenate(parts).astype(np.float32)
+    return Submap(points, np.zeros(len(points), np.int32), np.zeros((1, 3), np.float32))
+
+
+HOUSE = wall((-15, 10), (15, 10))
+
+
+def test_a_wall_is_where_it_stands_and_nowhere_else():
+    tile = make_tile(submap(ground(), HOUSE), 0.0, SETTINGS)
+    row, column = np.nonzero(tile.wall > 0.3)
+    # y = 10 m is 20 pixels above the middle of 128.
+    assert set(row.tolist()) <= {42, 43, 44, 45}
+    assert column.min() == pytest.approx(64 - 30, abs=2)
+    assert column.max() == pytest.approx(64 + 30, abs=2)
+    assert len(set(column.tolist())) > 50
+
+
+def test_a_car_a_tree_and_flat_ground_add_no_wall():
+    with_house = make_tile(submap(ground(), HOUSE), 0.0, SETTINGS).wall
+    more = make_tile(submap(ground(), HOUSE, car(3, -6), tree(-10, -12)), 0.0, SETTINGS).wall
+    assert more.sum() <= 1.1 * with_house.sum()
+    bare = make_tile(submap(ground(), car(3, -6)), 0.0, SETTINGS).wall
+    assert bare.sum() < 0.02 * with_house.sum()
+
+
+def test_a_slope_is_no_wall_and_stays_ground():
+    tile = make_tile(submap(ground(slope=0.15)), 0.0, SETTINGS)
+    assert tile.wall.sum() == 0
+    flat = make_tile(submap(ground()), 0.0, SETTINGS)
+    assert tile.ground.sum() > 0.8 * flat.ground.sum()
+
+
+def test_height_is_measured_from_the_ground_below():
+    cloud = np.concatenate([ground(slope=0.1), wall((-5, 5), (5, 5), 8.0)]).astype(np.float32)
+    expected = cloud[:, 2] - 0.1 * cloud[:, 0]
+    error = np.abs(height_above_ground(cloud, 2.0) - expected)
+    assert np.quantile(error, 0.95) < 0.35
+
+
+@settings(max_examples=10, deadline=None)
+@given(quarter=st.integers(1, 3))
+def test_turning_the_cloud_turns_the_tile(quarter):
+    parts = submap(ground(), HOUSE, wall((5, 10), (5, 20)), tree(-8, -8))
+    straight = make_tile(parts, 0.0, SETTINGS)
+    turned = make_tile(parts, quarter * np.pi / 2, SETTINGS)
+    # np.rot90 turns counter-clockwise as the picture is looked at, north up.
+    for name in ("wall", "observed"):
+        a, b = np.rot90(getattr(straight, name), quarter), getattr(turned, name)
+        assert np.minimum(a, b).sum() > 0.85 * np.maximum(a, b).sum()
+
+
+def test_shifting_the_cloud_by_whole_cells_shifts_the_walls():
+    cloud = np.concatenate([ground(), HOUSE]).astype(np.float32)
+    here = make_tile(submap(cloud), 0.0, SETTINGS).wall
+    there = make_tile(submap(cloud + np.float32([4.0, -6.0, 0])), 0.0, SETTINGS).wall
+    moved = np.roll(here, (12, 8), (0, 1))
+    assert np.minimum(moved, there).sum() > 0.9 * np.maximum(moved, there).sum()
+
+
+def test_order_and_copies_of_points_do_not_matter():
+    parts = submap(ground(), HOUSE, tree(-8, -8))
+    order = RNG.permutation(len(parts.points))
+    twice = np.concatenate([order, order])
+    shuffled = Submap(parts.points[twice], parts.scan[twice], parts.origin)
+    a, b = make_tile(parts, 0.3, SETTINGS), make_tile(shuffled, 0.3, SETTINGS)
+    np.testing.assert_allclose(a.wall, b.wall, atol=0.02)
+    np.testing.assert_array_equal(a.observed, b.observed)
+
+
+def test_rays_stop_at_walls_and_leave_the_rest_unknown():
+    angle = np.radians(np.arange(0, 360, 0.25))
+    distance = np.where(np.abs(np.cos(angle)) > 0.5, 8.0, 20.0)
+    hits = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
+    free = free_space(
+        hits.astype(np.float32),
+        np.zeros(len(hits), np.int32),
+        np.zeros((1, 2), np.float32),
+        128,
+        SETTINGS,
+    )
+    row, column = np.nonzero(free)
+    reached = np.hypot((column + 0.5 - 64) / 2, (64 - row - 0.5) / 2)
+    # 1 m is left before each hit; a cell reaches 0.36 m from its centre.
+    sideways = np.abs(column - 63.5) > np.abs(row - 63.5) * 2
+    assert reached[sideways].max() < 8.0
+    assert reached.max() == pytest.approx(19.0, abs=0.8)
+    inner = np.hypot(*np.meshgrid(np.arange(128) - 63.5, np.arange(128) - 63.5)) < 12
+    assert free[inner].all()
+
+
+def test_nothing_seen_is_an_empty_tile():
+    nothing = Submap(
+        np.zeros((0, 3), np.float32), np.zeros(0, np.int32), np.zeros((1, 3), np.float32)
+    )
+    tile = make_tile(nothing, 0.0, SETTINGS)
+    assert tile.wall.shape == (128, 128)
+    assert tile.wall.sum() == tile.ground.sum() == tile.observed.sum() == 0
+
+
+def test_a_single_point_is_no_wall():
+    tile = make_tile(submap(np.array([[3.0, 4.0, 5.0]])), 0.0, SETTINGS)
+    assert tile.wall.sum() == 0
