@@ -424,6 +424,24 @@ def test_after_a_long_gap_a_new_segment_begins(run: Path) -> None:
     assert any("odometry has 2 pieces" in note for note in drive.notes)
 
 
+def test_a_jump_sideways_is_left_out(run: Path) -> None:
+    us = [START + 62_500 * i for i in range(40)]
+    poses = [ned_pose(0.5 * i, 0.45 if i >= 20 else 0.0, 0) for i in range(40)]  # 7 m/s
+    write_vo(run, us, poses)
+    drive = open_drive(run)
+    assert drive.odometry is not None
+    assert np.allclose(drive.odometry.poses[:, 0, 3], 0.5 * np.arange(40), atol=1e-6)
+    assert np.abs(drive.odometry.poses[:, 1, 3]).max() < 1e-6
+    assert any("1 rows jump sideways" in note for note in drive.notes)
+
+
+def test_a_vehicle_that_only_goes_sideways_is_refused(run: Path) -> None:
+    us = [START + 62_500 * i for i in range(10)]
+    write_vo(run, us, [ned_pose(0, 0.5 * i, 0) for i in range(10)])
+    with pytest.raises(MaptileError, match=r"vo\.csv: every row jumps sideways"):
+        open_drive(run)
+
+
 def test_a_vehicle_that_stands_still_goes_nowhere(run: Path) -> None:
     us = [START + 62_500 * i for i in range(30)]
     write_vo(run, us, [np.eye(4)] * 30)

@@ -55,6 +55,9 @@ INS_COLUMNS = (*PLACE_COLUMNS, *VELOCITY_COLUMNS, *POSE_COLUMNS[3:])
 LEVEL_OVER_M = 25.0
 """Of 25, 50, 100 and 200 m the one with roll and pitch nearest to the INS's on the loop runs."""
 
+MAX_SIDEWAYS_M_PER_S = 3.0
+"""The camera, 2 m ahead of the rear axle, reaches 1.3 m/s in the sharpest turns."""
+
 GOOD = "INS_SOLUTION_GOOD"
 NOT_ALIGNED = ("INS_INACTIVE", "INS_ALIGNING")
 
@@ -366,12 +369,27 @@ def _read_scan(path: Path, sensor: str) -> NDArray[np.floating]:
 def odometry_from_vo(vo: Vo, notes: list[str]) -> PoseTrack:
     """Chain visual odometry into a track whose z is up.
 
-    A gap of up to two seconds is bridged with the mean velocity of the rows beside it; after a
-    longer one a new segment begins. Chained as it is, the attitude drifts by 10 to 20 degrees
+    A gap of up to two seconds is bridged with the mean velocity and turn of the rows beside it;
+    after a longer one a new segment begins. A row that makes a car jump sideways (something else
+    filled the picture) counts as a gap. Chained as it is, the attitude drifts by 10 to 20 degrees
     within kilometres; so roll and pitch are drawn back, over ``LEVEL_OVER_M`` metres, to those that
     let the vehicle travel in the plane (the camera looks down by 2 to 3 degrees).
+
+    Args:
+        vo: Rows in the order of time.
+        notes: What was done about gaps is added here.
+
+    Raises:
+        MaptileError: Every row jumps.
     """
     rate = _twist_rate(vo)
+    jumps = np.abs(rate[:, 1]) > MAX_SIDEWAYS_M_PER_S
+    if jumps.all():
+        raise MaptileError("vo.csv: every row jumps sideways; x is to be forward, in metres")
+    if jumps.any():
+        notes.append(f"vo.csv: {jumps.sum()} rows jump sideways; left out")
+        vo = Vo(vo.older_ns[~jumps], vo.newer_ns[~jumps], vo.motion[~jumps])
+        rate = rate[~jumps]
     level = _level_attitude(vo.motion)
     up = level[2]
     attitude, position, t = level, np.zeros(3), int(vo.older_ns[0])
@@ -385,7 +403,7 @@ def odometry_from_vo(vo: Vo, notes: list[str]) -> PoseTrack:
             lost += 1
         elif gap > 0:
             step = 0.5 * (rate[i - 1] + rate[i]) * (gap / 1e9)
-            half = Rotation.from_rotvec(0.5 * step[3:]).as_matrix()
+            half = Rotation.from_rotvec(0.5 * (step[3:] @ up) * up).as_matrix()
             position = position + attitude @ half @ step[:3]
             attitude = attitude @ half @ half
             bridged += 1
