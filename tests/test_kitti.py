@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import pytest
+
+from data_prep.drive import Drive, TruthTrack
+from data_prep.errors import MaptileError
+from data_prep.geometry import Projection, utm_crs, wrap_angle
+from data_prep.sources import kitti, open_drive
+
+KARLSRUHE = (49.0112, 8.4229)
+SECOND = 1_000_000_000
+NOON = 1_317_038_400 * SECOND  # 2011-09-26 12:00:00
+GEOD = pyproj.Geod(ellps="WGS84")
+TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # quarter to the left
+SHIFT = np.array([-0.8, 0.3, -0.8])
+
+
+def stamp(t_ns: int) -> str:
+    seconds, nanoseconds = divmod(t_ns - NOON, SECOND)
+    return f"2011-09-26 12:{seconds // 60:02d}:{seconds % 60:02d}.{nanoseconds:09d}"
+
+
+def write_stamps(file: Path, t_ns: Sequence[int], end: str = "\n") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(map(stamp, t_ns)) + end, "ascii")
+
+
+def write_scan(drive: Path, number: int, rows: object) -> Path:
+    folder = drive / "velodyne_points" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{number:010d}.bin"
+    file.write_bytes(np.asarray(rows, "<f4").tobytes())
+    return file
+
+
+def write_calibration(day: Path, rotation: np.ndarray = TURN, shift: np.ndarray = SHIFT) -> None:
+    text = ["calib_time: 25-May-2012 16:47:16"]
+    text += [
+        f"{k}: " + " ".join(f"{v:e}" for v in m.ravel()) for k, m in (("R", rotation), ("T", shift))
+    ]
+    day.mkdir(parents=True, exist_ok=True)
+    (day / "calib_imu_to_velo.txt").write_text("\n".join(text) + "\n", "ascii")
+
+
+def write_oxts(drive: Path, rows: Sequence[Sequence[float]], t_ns: Sequence[int]) -> None:
+    folder = drive / "oxts" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_stamps(drive / "oxts" / "timestamps.txt", t_ns)
+    for i, row in enumerate(rows):
+        (folder / f"{i:010d}.txt").write_text(" ".join(map(str, row)) + "\n", "ascii")
+
+
+def oxts_row(
+    yaw: float,
+    forward: float = 0.0,
+    left: float = 0.0,
+    up: float = 0.0,
+    turn: float = 0.0,
+    roll: float = 0.0,
+    pitch: float = 0.0,
+    place: tuple[float, float] = KARLSRUHE,
+) -> list[float]:
+    """Thirty numbers; the leftward velocity has the data set's sign: positive to the right."""
+    east = forward * math.cos(yaw) - left * math.sin(yaw)
+    north = forward * math.sin(yaw) + left * math.cos(yaw)
+    velocity = [north, east, forward, -left, up]
+    rates = [0.0, 0.0, turn, 0.0, 0.0, turn]
+    return [
+        *place,
+        112.8,
+        roll,
+        pitch,
+        float(wrap_angle(yaw)),
+        *velocity,
+        *([0.0] * 6),
+        *rates,
+        0.5,
+        0.07,
+        4,
+        10,
+        4,
+        4,
+        0,
+    ]
+
+
+def circle(
+    count: int, radius: float, yaw: float, left: float = 0.0, roll: float = 0.0, pitch: float = 0.0
+) -> list[list[float]]:
+    """10 Hz at 5 m/s, turning left, ``left`` m/s of it sideways; positions that are nonsense."""
+    turn = 5.0 / radius
+    return [oxts_row(yaw + turn * 0.1 * i, 5.0, left, 0.0, turn, roll, pitch) for i in range(count)]
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """A drive of three scans without oxts."""
+    path = tmp_path / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    write_calibration(path.parent)
+    for i in range(3):
+        write_scan(path, i, [[10.0 + i, 2, 1, 0.5]])
+    write_stamps(
+        path / "velodyne_points/timestamps.txt", [NOON + SECOND // 10 * i for i in range(3)]
+    )
+    return path
+
+
+# --- scans ---------------------------------------------------------------------------------------
+
+
+def test_velodyne_files_are_rows_of_x_y_z_reflectance(drive: Path) -> None:
+    imu = np.random.default_rng(0).uniform(-50, 50, size=(9, 3))
+    velodyne = imu @ TURN.T + SHIFT  # the calibration takes the IMU's points to the Velodyne
+    write_scan(drive, 0, np.column_stack([velodyne, np.full(9, 99.0)]))
+    scans = open_drive(drive).scans
+    assert scans.sensors == ("velodyne",)
+    block = scans.read(0, 1)
+    assert block.points.dtype == np.float32
+    assert np.allclose(block.points, imu, atol=1e-4)
+    assert np.allclose(block.origin, [-SHIFT @ TURN], atol=1e-6)
+
+
+def test_a_block_of_scans_is_its_scans(drive: Path) -> None:
+    write_scan(drive, 1, [])
+    nan = float("nan")
+    write_scan(drive, 2, [[1, 2, 3, 0], [nan, 2, 3, 0], [0, 0, 0, 1], [1, float("inf"), 3, 0]])
+    scans = open_drive(drive).scans
+    block = scans.read(0, 3)
+    assert block.scan.tolist() == [0, 2]
+    assert len(block.origin) == 3
+    assert block.t_ns.tolist() == [NOON, NOON + SECOND // 10, NOON + SECOND // 5]
+    parts = [scans.read(i, i + 1).points for i in range(3)]
+    assert np.array_equal(np.concatenate(parts), block.points)
+    assert scans.read(1, 1).points.shape == (0, 3)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12])
+def test_a_scan_cut_short_names_its_file(drive: Path, cut: int) -> None:
+    file = write_scan(drive, 1, np.ones((5, 4)))
+    file.write_bytes(file.read_bytes()[:-cut])
+    scans = open_drive(drive).scans
+    assert len(scans.read(0, 1).points) == 1
+    with pytest.raises(MaptileError, match=f"{file}: .*cut short"):
+        scans.read(0, 3)
+
+
+def test_file_numbers_are_kept_where_scans_are_missing(drive: Path) -> None:
+    stamps = [NOON + SECOND // 10 * i for i in range(7)]
+    write_stamps(drive / "velodyne_points/timestamps.txt", stamps, end="")
+    (drive / "velodyne_points/data/0000000001.bin").unlink()
+    write_scan(drive, 4, [[14.0, 2, 1, 0.5]])
+    opened = open_drive(drive)
+    assert opened.scans.t_ns.tolist() == [stamps[0], stamps[2], stamps[4]]
+    in_velodyne = opened.scans.read(0, 3).points @ TURN.T + SHIFT
+    assert np.allclose(in_velodyne[:, 0], [10, 12, 14], atol=1e-5)
+    assert any("4 of 7 scans are not there" in note for note in opened.notes)
+
+
+def test_scans_without_a_time_are_left_out(drive: Path) -> None:
+    write_scan(drive, 3, [[13.0, 2, 1, 0.5]])
+    opened = open_drive(drive)
+    assert len(opened.scans.t_ns) == 3
+    assert any("1 scans have no time stamp" in note for note in opened.notes)
+
+
+def test_no_scan_at_all_is_an_error(drive: Path) -> None:
+    for file in (drive / "velodyne_points/data").iterdir():
+        file.rename(file.with_suffix(".old"))
+    with pytest.raises(MaptileError, match="no scan"):
+        open_drive(drive)
+
+
+def test_unknown_sensor(drive: Path) -> None:
+    assert open_drive(drive, sensors=("velodyne",)).scans.sensors == ("velodyne",)
+    with pytest.raises(MaptileError, match="no sensor lms_front; known is velodyne"):
+        open_drive(drive, sensors=("lms_front",))
+
+
+# --- small files ---------------------------------------------------------------------------------
+
+
+def test_nanoseconds_are_exact(tmp_path: Path) -> None:
+    file = tmp_path / "timestamps.txt"
+    file.write_text("2011-09-26 13:04:32.349659964\n2011-09-26 13:04:32.459792166", "ascii")
+    # 1317042272 = date -u -d "2011-09-26 13:04:32" +%s
+    assert kitti.read_timestamps(file).tolist() == [1317042272349659964, 1317042272459792166]
+
+
+@pytest.mark.parametrize("text", ["13 o'clock\n", "2011-13-26 13:04:32.3\n", "\xff\n"])
+def test_times_that_are_none_are_one_clear_line(drive: Path, text: str) -> None:
+    file = drive / "velodyne_points/timestamps.txt"
+    file.write_text(text, "latin-1")
+    with pytest.raises(MaptileError, match=f"{file}: not a list of times"):
+        open_drive(drive)
+    file.unlink()
+    with pytest.raises(MaptileError, match=f"{file}: no such file"):
+        open_drive(drive)
+
+
+def test_calibration_is_in_the_folder_of_the_day(drive: Path) -> None:
+    file = drive.parent / "calib_imu_to_velo.txt"
+    for damaged in ("", "R: 1 2 3\nT: 1 2 3\n", "R: 1 0 0 0 1 0 0 0 1\n"):
+        file.write_text(damaged, "ascii")
+        with pytest.raises(MaptileError, match=f"{file}: expected lines R: .* and T:"):
+            open_drive(drive)
+    file.unlink()
+    with pytest.raises(MaptileError, match=f"{file}: no such file; unpack the calibration"):
+        open_drive(drive)
+
+
+@pytest.mark.parametrize("text", ["", "1 2 3", "x " * 30, "nan " * 30])
+def test_a_damaged_row_names_its_file(drive: Path, text: str) -> None:
+    write_oxts(drive, circle(5, 20.0, 0.0), [NOON + SECOND // 10 * i for i in range(5)])
+    file = drive / "oxts/data/0000000003.txt"
+    file.write_text(text, "ascii")
+    with pytest.raises(MaptileError, match=f"{file}: expected 30 numbers"):
+        open_drive(drive)
+
+
+def test_without_oxts_there_are_only_scans(drive: Path) -> None:
+    opened = open_drive(drive)
+    assert opened.odometry is None
+    assert opened.heading is None
+    assert opened.truth is None
+    assert any("no odometry, heading and truth" in note for note in opened.notes)
+
+
+# --- tracks --------------------------------------------------------------------------------------
+
+
+def tenths(count: int) -> list[int]:
+    return [NOON + SECOND // 10 * i for i in range(count)]
+
+
+@pytest.mark.parametrize("yaw", [-3.0, 0.0, 1.2])
+@pytest.mark.parametrize("left", [0.0, 0.4])
+def test_a_circle_is_integrated_from_velocity_and_gyro(
+    drive: Path, yaw: float, left: float
+) -> None:
+    radius = 25.0
+    write_oxts(drive, circle(200, radius, yaw, left), tenths(200))
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert track.t_ns.tolist() == tenths(200)
+    angle = 0.02 * np.arange(200)
+    forward, side = 5.0 / 0.2, left / 0.2
+    expected = np.stack(
+        [
+            forward * np.sin(angle) - side * (1 - np.cos(angle)),
+            forward * (1 - np.cos(angle)) + side * np.sin(angle),
+            np.zeros(200),
+        ],
+        axis=1,
+    )
+    assert np.allclose(track.poses[:, :3, 3], expected, atol=0.01)
+    assert np.allclose(np.arctan2(track.poses[:, 1, 0], track.poses[:, 0, 0]), wrap_angle(angle))
+    assert track.segment.tolist() == [0] * 200
+
+
+def test_the_gyro_and_not_the_yaw_turns_the_odometry(drive: Path) -> None:
+    """An INS that corrects its yaw by 10 degrees must not turn the odometry."""
+    rows = [oxts_row(0.0 if i < 50 else 0.17, 5.0) for i in range(100)]
+    write_oxts(drive, rows, tenths(100))
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert np.abs(track.poses[:, 1, 3]).max() < 1e-6
+    assert track.poses[-1, 0, 3] == pytest.approx(5.0 * 9.9)
+
+
+@pytest.mark.parametrize(("roll", "pitch"), [(0.05, 0.0), (0.0, 0.04), (-0.03, 0.02)])
+def test_z_is_up_though_the_vehicle_leans(drive: Path, roll: float, pitch: float) -> None:
+    write_oxts(drive, circle(50, 30.0, 0.7, roll=roll, pitch=pitch), tenths(50))
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert np.abs(track.poses[:, 2, 3]).max() < 1e-9
+    # Third row of Rz(yaw) Ry(pitch) Rx(roll): where up is, seen from the vehicle.
+    up = [-math.sin(pitch), math.cos(pitch) * math.sin(roll), math.cos(pitch) * math.cos(roll)]
+    assert np.allclose(track.poses[:, 2, :3], up)
+
+
+def test_climbing_shows_in_z(drive: Path) -> None:
+    write_oxts(drive, [oxts_row(0.3, 5.0, up=0.25) for _ in range(41)], tenths(41))
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert track.poses[-1, 2, 3] == pytest.approx(1.0)
+
+
+def test_a_vehicle_that_stands_still_goes_nowhere(drive: Path) -> None:
+    write_oxts(drive, [oxts_row(2.0) for _ in range(40)], tenths(40))
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert np.array_equal(track.poses, np.tile(np.eye(4), (40, 1, 1)))
+
+
+def test_a_long_gap_begins_a_new_segment_and_a_short_one_does_not(drive: Path) -> None:
+    write_oxts(drive, [oxts_row(0.0, 5.0) for _ in range(100)], tenths(100))
+    gone = [*range(20, 35), *range(50, 80)]  # 1.6 s and 3.1 s
+    for i in gone:
+        (drive / f"oxts/data/{i:010d}.txt").unlink()
+    opened = open_drive(drive)
+    track = opened.odometry
+    assert track is not None
+    left = [i for i in range(100) if i not in gone]
+    assert track.t_ns.tolist() == [tenths(100)[i] for i in left]
+    assert track.segment.tolist() == [int(i >= 80) for i in left]
+    assert track.travelled()[-1] == pytest.approx(5.0 * (4.9 + 1.9))
+    assert any("45 of 100 rows are not there" in note for note in opened.notes)
+    assert any("odometry has 2 pieces" in note for note in opened.notes)
+
+
+def test_rows_that_repeat_a_time_are_left_out(drive: Path) -> None:
+    stamps = tenths(6)
+    stamps[3] = stamps[2]
+    stamps[4] = stamps[1]
+    write_oxts(drive, [oxts_row(0.0, 5.0) for _ in range(6)], stamps)
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert track.t_ns.tolist() == [stamps[0], stamps[1], stamps[2], stamps[5]]
+
+
+@pytest.mark.parametrize("yaw", [-2.0, 0.0, 1.0, 3.1])
+def test_heading_and_truth_follow_the_yaw_from_east(drive: Path, yaw: float) -> None:
+    ahead = GEOD.fwd(KARLSRUHE[1], KARLSRUHE[0], 90 - math.degrees(yaw), 5.0)
+    places = [KARLSRUHE, (ahead[1], ahead[0])]
+    write_oxts(drive, [oxts_row(yaw, 5.0, place=place) for place in places], tenths(2))
+    opened = open_drive(drive)
+    assert opened.heading is not None
+    assert opened.truth is not None
+    assert np.allclose(opened.heading.heading, yaw)
+    assert np.allclose(opened.truth.heading, yaw)
+    assert opened.truth.latitude.tolist() == [place[0] for place in places]
+    assert opened.truth.longitude.tolist() == [place[1] for place in places]
+
+
+# --- truth stays out -----------------------------------------------------------------------------
+
+
+def move_away(drive: Path) -> None:
+    """Shift every position of a drive by hundreds of kilometres."""
+    for file in (drive / "oxts/data").iterdir():
+        words = file.read_text("ascii").split()
+        words[0], words[1], words[2] = str(float(words[0]) - 4), str(float(words[1]) + 2.5), "999"
+        file.chmod(0o644)
+        file.write_text(" ".join(words), "ascii")
+
+
+def same_but_truth(a: Drive, b: Drive) -> None:
+    assert a.odometry is not None
+    assert b.odometry is not None
+    assert a.heading is not None
+    assert b.heading is not None
+    count = min(5, len(a.scans.t_ns))
+    blocks = [opened.scans.read(0, count) for opened in (a, b)]
+    for left, right in (
+        (a.scans.t_ns, b.scans.t_ns),
+        (blocks[0].points, blocks[1].points),
+        (blocks[0].scan, blocks[1].scan),
+        (a.odometry.t_ns, b.odometry.t_ns),
+        (a.odometry.poses, b.odometry.poses),
+        (a.odometry.segment, b.odometry.segment),
+        (a.heading.t_ns, b.heading.t_ns),
+        (a.heading.heading, b.heading.heading),
+    ):
+        assert np.array_equal(left, right)
+    assert a.truth is not None
+    assert b.truth is not None
+    assert np.allclose(a.truth.latitude - b.truth.latitude, 4)
+
+
+def test_moving_the_truth_away_changes_nothing_else(drive: Path) -> None:
+    write_oxts(drive, circle(60, 20.0, 1.0, left=0.1), tenths(60))
+    here = open_drive(drive)
+    other = drive.parent / "2011_09_26_drive_0002_sync"
+    shutil.copytree(drive, other)
+    move_away(other)
+    same_but_truth(here, open_drive(other))
+
+
+@pytest.mark.realdata
+def test_moving_the_real_truth_away_changes_nothing_else(data_dir: Path, tmp_path: Path) -> None:
+    day = data_dir / "kitti_raw/2011_09_26"
+    name = "2011_09_26_drive_0005_sync"
+    copy = tmp_path / name
+    shutil.copytree(day / name / "oxts", copy / "oxts")
+    (copy / "velodyne_points").symlink_to(day / name / "velodyne_points")
+    shutil.copy(day / "calib_imu_to_velo.txt", tmp_path)
+    for folder in (copy / "oxts", copy / "oxts/data"):
+        folder.chmod(0o755)
+    move_away(copy)
+    same_but_truth(open_drive(day / name), open_drive(copy))
+
+
+# --- the real drive ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(data_dir: Path) -> Drive:
+    return open_drive(data_dir / "kitti_raw/2011_09_26/2011_09_26_drive_0005_sync")
+
+
+def grid(truth: TruthTrack) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) positions in UTM and (N,) the convergence there."""
+    projection = Projection(utm_crs(*KARLSRUHE))
+    return (
+        projection.forward(truth.latitude, truth.longitude),
+        projection.convergence(truth.latitude, truth.longitude),
+    )
+
+
+@pytest.mark.realdata
+def test_every_second_real_scan_keeps_its_own_time(real: Drive) -> None:
+    assert len(real.scans.t_ns) == 77
+    assert real.scans.t_ns[0] == 1317042272335337762
+    assert np.allclose(np.diff(real.scans.t_ns) / 1e9, 0.2066, atol=0.002)
+
+
+@pytest.mark.realdata
+def test_the_real_ground_lies_under_the_imu(real: Drive) -> None:
+    block = real.scans.read(0, 10)
+    assert len(block.points) > 1_000_000
+    near = np.linalg.norm(block.points[:, :2], axis=1) < 12
+    heights, edges = np.histogram(block.points[near, 2], bins=np.arange(-3, 3, 0.1))
+    # The Velodyne, 1.73 m above the ground, is 0.8 m above the IMU.
+    assert edges[heights.argmax()] == pytest.approx(-0.93, abs=0.15)
+
+
+@pytest.mark.realdata
+def test_real_heading_points_along_the_motion_on_the_grid(real: Drive) -> None:
+    assert real.truth is not None
+    places, convergence = grid(real.truth)
+    assert np.degrees(convergence) == pytest.approx(-0.435, abs=0.01)
+    step = places[20:] - places[:-20]
+    course = np.arctan2(step[:, 1], step[:, 0])
+    off = np.degrees(wrap_angle(course - (real.truth.heading + convergence)[10:-10]))
+    assert abs(np.median(off)) < 1.5
+
+
+@pytest.mark.realdata
+def test_real_odometry_has_the_shape_of_the_positions_it_never_saw(real: Drive) -> None:
+    assert real.truth is not None
+    assert real.odometry is not None
+    places, convergence = grid(real.truth)
+    path = real.odometry.poses[:, :2, 3]
+    assert real.odometry.travelled()[-1] == pytest.approx(69.4, rel=0.04)
+    # The best rigid fit, by the angle that maximises the correlation of the two paths.
+    a, b = path - path.mean(0), places - places.mean(0)
+    cross = a.T @ b
+    angle = math.atan2(cross[0, 1] - cross[1, 0], cross[0, 0] + cross[1, 1])
+    c, s = math.cos(angle), math.sin(angle)
+    rms = float(np.sqrt((((a @ [[c, s], [-s, c]]) - b) ** 2).sum(axis=1).mean()))
+    assert rms < 1.0
+    assert math.degrees(angle) == pytest.approx(
+        math.degrees(real.truth.heading[0] + convergence[0]), abs=1.5
+    )
+
+
+@pytest.mark.realdata
+def test_the_files_leftward_velocity_points_right(data_dir: Path, real: Drive) -> None:
+    """Why the reader does not use it: it contradicts the other velocities, and the positions."""
+    assert real.truth is not None
+    folder = data_dir / "kitti_raw/2011_09_26/2011_09_26_drive_0005_sync/oxts/data"
+    rows = np.array([file.read_text("ascii").split() for file in sorted(folder.iterdir())], float)
+    yaw, north, east, in_file = rows[:, 5], rows[:, 6], rows[:, 7], rows[:, 9]
+    left = north * np.cos(yaw) - east * np.sin(yaw)
+    assert np.corrcoef(left, in_file)[0, 1] < -0.9
+    places, convergence = grid(real.truth)
+    velocity = np.gradient(places, (real.truth.t_ns - real.truth.t_ns[0]) / 1e9, axis=0)
+    heading = real.truth.heading + convergence
+    seen = velocity[:, 1] * np.cos(heading) - velocity[:, 0] * np.sin(heading)
+    assert np.abs(seen + in_file)[5:-5].mean() < np.abs(seen - in_file)[5:-5].mean()
