@@ -136,20 +136,22 @@ def _check(deadline: float) -> Callable[..., None]:
     """A hook that turns an answer nobody can use into an error, instead of a wait without end."""
 
     def check(answer: requests.Response, *_: Any, **__: Any) -> None:
-        host = urlparse(answer.url).netloc
         status = f"{answer.status_code} {answer.reason}"
         if answer.status_code in {429, 504}:
-            if time.monotonic() + _RETRY_S > deadline:
-                raise MaptileError(
-                    f"{host}: too busy, or too many requests from here ({status}); try again in "
-                    "some minutes, or use an extract from a file"
-                )
-        elif not answer.ok:
-            raise MaptileError(f"{host}: refuses the request ({status}); use a file instead")
-        elif b'"remark"' in answer.content[-4096:]:
-            raise MaptileError(
-                f"{host}: {answer.json().get('remark', 'no complete answer')}; take a smaller area"
+            if time.monotonic() + _RETRY_S <= deadline:
+                return
+            problem = (
+                f"too busy, or too many requests from here ({status}); try again in some minutes, "
+                "or use an extract from a file"
             )
+        elif not answer.ok:
+            problem = f"refuses the request ({status}); use a file instead"
+        elif b'"remark"' in answer.content[-4096:]:
+            problem = f"{answer.json().get('remark', 'no complete answer')}; take a smaller area"
+        else:
+            return
+        answer.close()
+        raise MaptileError(f"{urlparse(answer.url).netloc}: {problem}")
 
     return check
 

@@ -114,7 +114,7 @@ def _tags(table: gpd.GeoDataFrame, building: bool) -> list[dict[str, str]]:
     tags: list[dict[str, str]] = [{} for _ in range(len(table))]
     if "other_tags" in table:
         for row, text in zip(tags, table["other_tags"], strict=True):
-            pairs = re.findall(r'"([^"]+)"=>"([^"]*)"', text or "")
+            pairs = re.findall(r'"([^"]+)"=>"([^"]*)"', text if isinstance(text, str) else "")
             row.update((key, value) for key, value in pairs if key in TAGS_READ)
     columns = {column: _OTHER_NAMES.get(column, column) for column in table.columns}
     if "highway" not in table:
@@ -148,7 +148,9 @@ def _names(table: gpd.GeoDataFrame, count: int) -> list[str]:
     """OSM names: osmnx has columns ``element`` and ``id``, GDAL ``osm_way_id`` or ``osm_id``."""
     names = [f"row/{count + index}" for index in range(len(table))]
     kinds = table["element"] if "element" in table else [None] * len(table)
-    for column, prefix in (("id", ""), ("@id", ""), ("osm_id", ""), ("osm_way_id", "way/")):
+    gdal = "way/" if "other_tags" in table else ""
+    gdal = "relation/" if "osm_way_id" in table else gdal
+    for column, prefix in (("id", ""), ("@id", ""), ("osm_id", gdal), ("osm_way_id", "way/")):
         if column in table:
             for index, (value, kind) in enumerate(zip(table[column], kinds, strict=True)):
                 if not pd.isna(value):
