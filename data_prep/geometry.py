@@ -147,9 +147,19 @@ def interpolate_se3(t_ns: NDArray[np.int64], poses: Array, query_ns: NDArray[np.
 
 
 def interpolate_angle(t_ns: NDArray[np.int64], angle: Array, query_ns: NDArray[np.int64]) -> Array:
-    """Angles (radians) at ``query_ns``, the short way round; the ends are held."""
-    seconds, query = (t_ns - t_ns[0]) / 1e9, (query_ns - t_ns[0]) / 1e9
-    return wrap_angle(np.interp(query, seconds, np.unwrap(angle)))
+    """Angles (radians) at ``query_ns``, the short way round; the ends are held.
+
+    An unknown angle (NaN) makes only the times between it and its neighbours unknown.
+    """
+    if len(t_ns) == 1:
+        return wrap_angle(np.repeat(angle, len(query_ns)))
+    query = np.clip(query_ns, t_ns[0], t_ns[-1])
+    right = np.clip(np.searchsorted(t_ns, query, side="right"), 1, len(t_ns) - 1)
+    left = right - 1
+    fraction = (query - t_ns[left]) / (t_ns[right] - t_ns[left])
+    between = angle[left] + fraction * wrap_angle(angle[right] - angle[left])
+    between = np.where(fraction == 0, angle[left], np.where(fraction == 1, angle[right], between))
+    return wrap_angle(between)
 
 
 # --- SE(2): arrays (..., 3) of x, y, heading ----------------------------------------------------

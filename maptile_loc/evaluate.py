@@ -153,10 +153,10 @@ def chance(radius_m: float, area_km2: float) -> float:
 
 def summary(metrics: dict[str, Any]) -> str:
     """The metrics as a table for a terminal, with the chance level beside them."""
-    header = ["", "frames", "localized", *(f"<={r} m" for r in RECALL_M)]
-    header += ["median", "mean", "p95", *(f"<={a} deg" for a in RECALL_DEG), "median"]
+    header = ["", "frames", "localized", *(f"<={r}m %" for r in RECALL_M)]
+    header += ["median m", "mean m", "p95 m", *(f"<={a}deg %" for a in RECALL_DEG), "median deg"]
     rows = [_row(name, figures) for name, figures in metrics["stages"].items()]
-    chances = [f"{100 * chance(r, metrics['search_area_km2']):.2g} %" for r in RECALL_M]
+    chances = [f"{100 * chance(r, metrics['search_area_km2']):.2g}" for r in RECALL_M]
     rows.append(["chance", "", "", *chances, *[""] * 6])
     rows.append(["map bias removed", *[""] * (len(header) - 1)])
     rows += [_row(name, figures) for name, figures in metrics["bias_removed"].items()]
@@ -240,22 +240,18 @@ def _known(value: float) -> float | None:
 
 
 def _row(name: str, figures: Figures) -> list[str]:
-    def percent(key: str) -> str:
+    def cell(key: str, scale: float, digits: int) -> str:
         value = figures[key]
-        return "-" if value is None else f"{100 * value:.1f} %"
-
-    def number(key: str, unit: str) -> str:
-        value = figures[key]
-        return "-" if value is None else f"{value:.2f} {unit}"
+        return "-" if value is None else f"{scale * value:.{digits}f}"
 
     return [
         name,
         str(figures["frames"]),
         str(figures["localized"]),
-        *(percent(f"recall_{r}m") for r in RECALL_M),
-        *(number(key, "m") for key in ("median_m", "mean_m", "p95_m")),
-        *(percent(f"heading_recall_{a}deg") for a in RECALL_DEG),
-        number("median_heading_deg", "deg"),
+        *(cell(f"recall_{r}m", 100, 1) for r in RECALL_M),
+        *(cell(key, 1, 2) for key in ("median_m", "mean_m", "p95_m")),
+        *(cell(f"heading_recall_{a}deg", 100, 1) for a in RECALL_DEG),
+        cell("median_heading_deg", 1, 2),
     ]
 
 

@@ -32,7 +32,10 @@ class Finding(NamedTuple):
 
 
 def find(
-    result: Localization, metrics: dict[str, Any] | None, errors: pd.DataFrame | None
+    result: Localization,
+    metrics: dict[str, Any] | None,
+    errors: pd.DataFrame | None,
+    reason: str | None = None,
 ) -> list[Finding]:
     """The findings about a drive.
 
@@ -40,6 +43,7 @@ def find(
         result: The localized drive.
         metrics: As in ``metrics.json``, None without truth.
         errors: As in ``errors.csv``, None without truth.
+        reason: Why there is no truth.
     """
     if not len(result.t_ns):
         return [Finding("bad", "The drive gave no query: it may be shorter than one submap.")]
@@ -47,8 +51,8 @@ def find(
     localized = final.localized & np.isfinite(final.poses[:, 0])
     findings = [_share(localized), *_gaps(localized, result.t_ns)]
     if metrics is None or errors is None:
-        findings.append(Finding("note", "There is no truth to compare with, so no errors either."))
-        return findings
+        text = f"No errors are shown, for want of a truth: {reason or 'none was given'}."
+        return [*findings, Finding("note", text)]
     rows = errors[errors["stage"] == result.final]
     truth = rows[["truth_east", "truth_north"]].to_numpy(np.float64)
     counted = rows["counted"].to_numpy(np.bool_)
@@ -69,7 +73,7 @@ def clock(seconds: float) -> str:
 
 def _share(localized: NDArray[np.bool_]) -> Finding:
     count, total = int(localized.sum()), len(localized)
-    text = f"{count} of {_count(total, 'query', 'queries')} localized ({count / total:.0%})."
+    text = f"{count} of {_count(total, 'query', 'queries')} localized ({_percent(count / total)})."
     if count == 0:
         text += " Nothing was recognised: the drive may not be on this map."
     return Finding("good" if count >= 0.9 * total else "bad", text)
@@ -86,8 +90,8 @@ def _gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding
         for gap in gaps[:3]
     ]
     more = "" if len(gaps) <= 3 else f"; {len(gaps) - 3} shorter"
-    name = "stretch was" if len(gaps) == 1 else "stretches were"
-    text = f"{len(gaps)} {name} not localized, after the start: {', '.join(shown)}{more}."
+    name = _count(len(gaps), "stretch", "stretches")
+    text = f"{name} without a position, in minutes from the start: {', '.join(shown)}{more}."
     return [Finding("note", text)]
 
 
@@ -144,8 +148,9 @@ def _calibration(final: Estimates, truth: Array, judged: NDArray[np.bool_]) -> l
         honest = "too small: the method is surer than it should be"
     elif share > 0.99:
         honest = "cautious"
-    text = f"{share:.0%} of the localized queries lie within their 95 % ellipse (map shift taken "
-    return [Finding("bad" if share < 0.7 else "note", f"{text}out): the uncertainty is {honest}.")]
+    text = f"{_percent(share)} of the localized queries lie within their 95 % ellipse (the map's "
+    text += f"shift taken out): the uncertainty is {honest}."
+    return [Finding("bad" if share < 0.7 else "note", text)]
 
 
 def _chance(metrics: dict[str, Any]) -> list[Finding]:
@@ -153,8 +158,10 @@ def _chance(metrics: dict[str, Any]) -> list[Finding]:
     stage = "aligned" if "aligned" in metrics["stages"] else next(iter(metrics["stages"]))
     recall = metrics["stages"][stage]["recall_5m"]
     level = chance(5.0, metrics["search_area_km2"])
-    text = f"Query by query (stage {stage}) {recall:.0%} are within 5 m; a random place on the map "
-    return [Finding("note", f"{text}would be with a probability of {100 * level:.2g} %.")]
+    text = (
+        f"Query by query (stage {stage}) {_percent(recall)} are within 5 m; a random place on the "
+    )
+    return [Finding("note", f"{text}map would be with a probability of {100 * level:.2g} %.")]
 
 
 def _shift(metrics: dict[str, Any]) -> Array:
@@ -163,3 +170,7 @@ def _shift(metrics: dict[str, Any]) -> Array:
 
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -289,7 +289,7 @@ def _write_queries(result: Localization, path: Path) -> None:
 
 def _read_queries(path: Path) -> tuple[Array, dict[int, QueryTile]]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             tiles = {}
             for name in arrays.files:
                 if name.startswith("tile_"):

@@ -19,7 +19,7 @@ import pandas as pd
 from data_prep.geometry import Array
 from data_prep.raster import MapRaster
 from maptile_loc.evaluate import RECALL_DEG, RECALL_M, chance
-from maptile_loc.findings import Finding, clock, find
+from maptile_loc.findings import clock, find
 from maptile_loc.pictures import (
     ERROR_COLOURS,
     INK,
@@ -60,9 +60,7 @@ def render(
         reason: Why there is no truth.
     """
     truth = None if errors is None else truth_at_queries(errors, result)
-    findings = find(result, metrics, errors)
-    if reason:
-        findings.append(Finding("note", reason))
+    findings = find(result, metrics, errors, reason)
     drive = Path(str(run.get("drive", "a drive"))).name
     parts = {
         "title": html.escape(f"{drive} on {city_name}"),
@@ -122,9 +120,9 @@ def _data(
         has_pose = np.isfinite(stage.poses[:, 0])
         axes = ellipses(stage.covariance)
         stages[name] = {
-            "x": _list(stage.poses[:, 0] - east, 2),
-            "y": _list(stage.poses[:, 1] - north, 2),
-            "h": _list(np.degrees(stage.poses[:, 2]), 2),
+            "x": _list(stage.poses[:, 0] - east, 3),
+            "y": _list(stage.poses[:, 1] - north, 3),
+            "h": _list(np.degrees(stage.poses[:, 2]), 3),
             "ellipse": [None if np.isnan(row[0]) else row for row in axes.round(3).tolist()],
             "score": _list(stage.score, 3),
             "ok": [int(ok) for ok in stage.localized & has_pose],
@@ -132,9 +130,9 @@ def _data(
     known = None
     if truth is not None:
         known = {
-            "x": _list(truth[:, 0] - east, 2),
-            "y": _list(truth[:, 1] - north, 2),
-            "h": _list(np.degrees(truth[:, 2]), 2),
+            "x": _list(truth[:, 0] - east, 3),
+            "y": _list(truth[:, 1] - north, 3),
+            "h": _list(np.degrees(truth[:, 2]), 3),
         }
     bias = None if metrics is None else metrics["map_bias_m"]
     content = {
@@ -211,7 +209,7 @@ def _cards(result: Localization, metrics: dict[str, Any] | None) -> str:
         std = np.sqrt(final.covariance[localized][:, [0, 1], [0, 1]].sum(axis=1))
         claimed = float(np.median(std)) if len(std) else None
         cards.append(("Claimed standard deviation", number(claimed, "m"), "median, in the plane"))
-    share = f"{localized.mean():.0%} of all queries" if total else "no query"
+    share = f"{100 * localized.mean():.0f} % of all queries" if total else "no query"
     cards.append(("Localized", f"{localized.sum()} of {total}", share))
     seconds = float(np.median(result.query_seconds)) if total else None
     cards.append(("Time per query", number(seconds, "s"), "median"))
@@ -254,9 +252,15 @@ def _curve_caption(has_truth: bool) -> str:
 
 
 def _recall(result: Localization, metrics: dict[str, Any]) -> str:
-    head = ["Stage", "queries", "localized", *(f"≤ {r} m" for r in RECALL_M), "median", "mean"]
-    head += ["95 % within", *(f"≤ {a}°" for a in RECALL_DEG), "median"]
-    columns = "".join(f'<th scope="col">{name}</th>' for name in head)
+    position = [*(f"≤ {r} m" for r in RECALL_M), "median", "mean", "95 % ≤"]
+    heading = [*(f"≤ {a}°" for a in RECALL_DEG), "median"]
+    groups = "".join(
+        f'<th scope="colgroup" colspan="{len(names)}"><span>{title}</span></th>'
+        for title, names in (("position error", position), ("heading error", heading))
+    )
+    names = ["Stage", "queries", "localized", *position, *heading]
+    columns = "".join(f'<th scope="col">{name}</th>' for name in names)
+    head = f'<thead><tr><td colspan="3"></td>{groups}</tr><tr>{columns}</tr></thead>'
     tables = []
     for key, caption in (
         ("stages", "Against the truth as it is. Every query counts, localized or not."),
@@ -266,8 +270,8 @@ def _recall(result: Localization, metrics: dict[str, Any]) -> str:
         chances = (f"{100 * chance(r, metrics['search_area_km2']):.2g} %" for r in RECALL_M)
         rows.append(_row("chance", ["", "", *chances, *[""] * 6], "chance"))
         tables.append(
-            f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{columns}</tr>'
-            f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+            f'<div class="scroll"><table><caption>{caption}</caption>{head}'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
     return (
         '<section aria-labelledby="recall-title"><h2 id="recall-title">Recall</h2>'
@@ -358,7 +362,8 @@ def _tile_card(
     return (
         f'<figure class="tile"><div class="pair">{seen}{beside}</div><figcaption><span>'
         f"<strong>Query {query}</strong> {caption}, score {final.score[query]:.2f}</span>"
-        f'<button type="button" data-query="{query}">show on map</button></figcaption></figure>'
+        f'<button type="button" data-query="{query}" aria-label="Show query {query} on the map">'
+        "on the map</button></figcaption></figure>"
     )
 
 

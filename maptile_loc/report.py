@@ -111,7 +111,7 @@ def overview_png(folder: Path, path: Path) -> None:
     credit = ATTRIBUTION.replace("(c)", "\N{COPYRIGHT SIGN}")
     axes.annotate(credit, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right", fontsize=7)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, bbox_inches="tight", pad_inches=0.15)
 
 
 def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, pd.DataFrame | None, str | None]:
@@ -120,7 +120,7 @@ def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, pd.DataFrame | Non
         try:
             evaluate_run(folder)
         except MaptileError as error:
-            return None, None, f"No comparison with truth: {error}."
+            return None, None, str(error)
     return read_json(folder / "metrics.json"), pd.read_csv(folder / "errors.csv"), None
 
 

@@ -221,7 +221,7 @@
     if (options.line) {
       let path = "", pen = false;
       options.line.forEach((v, i) => { if (v === null) { pen = false; return; } path += `${pen ? "L" : "M"}${at(i).toFixed(1)} ${y(v).toFixed(1)}`; pen = true; });
-      out.push(`<path d="${path}" fill="none" stroke="${colours.soft}" stroke-width="1.2"/>`);
+      out.push(`<path d="${path}" fill="none" stroke="${colours.soft}" stroke-width="1" opacity=".55"/>`);
     }
     const r = count > 400 ? 2 : 3;
     if (options.dots) options.dots.forEach((v, i) => {
@@ -329,7 +329,8 @@
     if (kind === "pointerup" && event.pointerType !== "mouse") hover(nearest(...place(event)), event);
   });
   canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hover(null); });
-  canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoomAt(...place(event), 2 ** (-event.deltaY / (event.deltaMode ? 8 : 240))); }, { passive: false });
+  // The wheel scrolls the page unless the map was clicked; a pinch on a touch pad comes with ctrlKey.
+  canvas.addEventListener("wheel", (event) => { if (!event.ctrlKey && document.activeElement !== canvas) return; event.preventDefault(); zoomAt(...place(event), 2 ** (-event.deltaY / (event.deltaMode ? 8 : 240))); }, { passive: false });
   canvas.addEventListener("dblclick", (event) => zoomAt(...place(event), 2));
   canvas.addEventListener("keydown", (event) => {
     const step = 60 / view.scale, moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };

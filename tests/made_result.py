@@ -1,0 +1,96 @@
+"""Localized drives with known errors, on disk where asked, for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyproj
+
+from data_prep.drive import TruthTrack
+from data_prep.raster import MapRaster
+from maptile_loc.result import STAGES, Estimates, Localization, QueryTile
+
+START_NS = 1_416_000_000_123_456_789
+
+
+def path(raster: MapRaster, count: int, heading: float = 0.3) -> np.ndarray:
+    """(count, 3) grid poses in a row through the middle of the map, 2 m apart."""
+    along = (np.arange(count) - count / 2) * 2.0
+    east, north = raster.centre[0] + along, np.full(count, raster.centre[1])
+    return np.column_stack([east, north, np.full(count, heading)])
+
+
+def times(count: int) -> np.ndarray:
+    return START_NS + np.arange(count, dtype=np.int64) * 1_000_000_001
+
+
+def truth_track(raster: MapRaster, t_ns: np.ndarray, poses: np.ndarray) -> TruthTrack:
+    """Grid poses as a truth track; the true heading by a geodesic, not by the convergence."""
+    latitude, longitude = raster.projection.inverse(poses[:, :2])
+    ahead = poses[:, :2] + 0.5 * np.column_stack([np.cos(poses[:, 2]), np.sin(poses[:, 2])])
+    latitude2, longitude2 = raster.projection.inverse(ahead)
+    azimuth, _, _ = pyproj.Geod(ellps="WGS84").inv(longitude, latitude, longitude2, latitude2)
+    return TruthTrack(t_ns, latitude, longitude, np.radians(90 - np.asarray(azimuth)))
+
+
+def estimates(poses: np.ndarray, localized: np.ndarray | bool = True) -> Estimates:
+    count = len(poses)
+    covariance = np.tile(np.diag([0.25, 0.25, 1e-4]), (count, 1, 1))
+    covariance[np.isnan(poses[:, 0])] = np.nan
+    flags = np.broadcast_to(localized, count) & np.isfinite(poses[:, 0])
+    return Estimates(poses, covariance, np.full(count, 0.9), flags)
+
+
+def localization(
+    raster: MapRaster, poses: np.ndarray, localized: np.ndarray | bool = True, tiles: int = 0
+) -> Localization:
+    """All four stages say ``poses``."""
+    count = len(poses)
+    rng = np.random.default_rng(0)
+    shown = {
+        query: QueryTile(*rng.random((3, 64, 64), np.float32), 0.5, 0.3) for query in range(tiles)
+    }
+    return Localization(
+        frame=np.arange(count, dtype=np.int64) * 10,
+        t_ns=times(count),
+        stages={name: estimates(poses, localized) for name in STAGES},
+        final="smoothed",
+        search_area_km2=raster.area_km2,
+        query_seconds=np.full(count, 0.25),
+        tiles=shown,
+    )
+
+
+def random_localization(raster: MapRaster, count: int, seed: int) -> Localization:
+    """Every stage its own arbitrary floats, some answers missing."""
+    rng = np.random.default_rng(seed)
+    stages = {}
+    for name in STAGES:
+        poses = rng.normal(size=(count, 3)) * [500, 500, 1] + [*raster.centre, 0.0]
+        root = rng.normal(size=(count, 3, 3))
+        covariance = root @ np.swapaxes(root, 1, 2)
+        covariance = (covariance + np.swapaxes(covariance, 1, 2)) / 2
+        missing = rng.random(count) < 0.2
+        poses[missing], covariance[missing] = np.nan, np.nan
+        stages[name] = Estimates(poses, covariance, rng.random(count), rng.random(count) < 0.7)
+    tile = QueryTile(*rng.random((3, 32, 32), np.float32), 0.5, float(rng.uniform(-3, 3)))
+    return Localization(
+        np.sort(rng.integers(0, 10**6, count)),
+        START_NS + np.cumsum(rng.integers(1, 10**9, count)),
+        stages,
+        "smoothed",
+        0.123456789012345,
+        rng.random(count),
+        {3: tile},
+    )
+
+
+def write_drive(folder, t_ns: np.ndarray, truth: TruthTrack | None) -> None:
+    """A generic drive of one-point clouds."""
+    (folder / "clouds").mkdir(parents=True)
+    for time in t_ns:
+        np.zeros((1, 4), np.float32).tofile(folder / "clouds" / f"{time}.bin")
+    if truth is not None:
+        columns = {"t_ns": truth.t_ns, "latitude": truth.latitude, "longitude": truth.longitude}
+        table = pd.DataFrame({**columns, "heading": truth.heading})
+        table.to_csv(folder / "truth.csv", index=False)

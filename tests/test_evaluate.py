@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made import blocks_raster
+from made_result import estimates, localization, path, times, truth_track, write_drive
+
+from data_prep.drive import TruthTrack
+from data_prep.errors import MaptileError
+from maptile_loc.evaluate import (
+    _quantile,
+    chance,
+    evaluate,
+    evaluate_run,
+    pose_errors,
+    summary,
+    truth_in_map,
+)
+from maptile_loc.output import write_result
+
+FIGURES = {
+    *("frames", "localized", "recall_1m", "recall_2m", "recall_5m", "recall_10m", "median_m"),
+    *("mean_m", "p95_m", "heading_recall_1deg", "heading_recall_5deg", "median_heading_deg"),
+}
+ONCE = {
+    *("stages", "bias_removed", "map_bias_m", "query_seconds_median", "search_area_km2"),
+    *("outside_queries", "outside_localized", "notes"),
+}
+
+
+@pytest.fixture(scope="module")
+def raster():
+    return blocks_raster()
+
+
+def moved(poses, east=0.0, north=0.0, degrees=0.0):
+    return poses + np.column_stack(np.broadcast_arrays(east, north, np.radians(degrees)))
+
+
+def test_known_errors_give_known_figures(raster):
+    poses = path(raster, 40)
+    error = np.repeat([0.5, 1.5, 4.0, 9.0, 50.0, np.nan], [10, 10, 10, 4, 4, 2])
+    turn = np.repeat([0.5, -3.0, 40.0], [20, 14, 6])
+    estimate = moved(poses, 0.6 * error, -0.8 * error, turn)
+    estimate[38:] = np.nan
+    metrics = evaluate(
+        localization(raster, estimate), truth_track(raster, times(40), poses), raster
+    )
+    assert set(metrics) == ONCE
+    assert set(metrics["stages"]) == set(metrics["bias_removed"])
+    for stage in ("coarse", "aligned", "fused", "smoothed"):
+        figures = metrics["stages"][stage]
+        assert set(figures) == FIGURES
+        assert (figures["frames"], figures["localized"]) == (40, 38)
+        recalls = [figures[f"recall_{r}m"] for r in (1, 2, 5, 10)]
+        assert recalls == [10 / 40, 20 / 40, 30 / 40, 34 / 40]
+        assert figures["median_m"] == pytest.approx((1.5 + 4.0) / 2, abs=1e-6)
+        assert figures["mean_m"] == pytest.approx(np.nanmean(error), abs=1e-6)
+        assert figures["p95_m"] is None  # it falls on the two without a pose
+        assert figures["heading_recall_1deg"] == 20 / 40
+        assert figures["heading_recall_5deg"] == 34 / 40
+        assert figures["median_heading_deg"] == pytest.approx((0.5 + 3.0) / 2, abs=1e-3)
+    assert metrics["query_seconds_median"] == 0.25
+    assert metrics["search_area_km2"] == raster.area_km2
+    assert (metrics["outside_queries"], metrics["outside_localized"]) == (0, 0)
+    assert metrics["notes"] == []
+
+
+def test_figures_do_not_depend_on_being_called_localized(raster):
+    poses = path(raster, 30)
+    estimate = moved(poses, np.linspace(0, 20, 30))
+    truth = truth_track(raster, times(30), poses)
+    sure = evaluate(localization(raster, estimate), truth, raster)["stages"]["fused"]
+    never = evaluate(localization(raster, estimate, False), truth, raster)["stages"]["fused"]
+    assert (sure.pop("localized"), never.pop("localized")) == (30, 0)
+    assert sure == never
+
+
+@pytest.mark.parametrize("shift", [(3.0, -2.0), (-4.0, 4.0)])
+def test_a_shifted_truth_shifts_the_bias_and_nothing_with_it_removed(raster, shift):
+    rng = np.random.default_rng(1)
+    poses = path(raster, 61)
+    estimate = moved(poses, *rng.uniform(-2, 2, (2, 61)), rng.normal(size=61))
+    estimate[::10, 0] += 90.0
+    result = localization(raster, estimate)
+    one = evaluate(result, truth_track(raster, times(61), poses), raster)
+    two = evaluate(result, truth_track(raster, times(61), moved(poses, *shift)), raster)
+    difference = np.subtract(two["map_bias_m"], one["map_bias_m"])
+    np.testing.assert_allclose(difference, np.negative(shift), atol=1e-6)
+    for stage, figures in one["bias_removed"].items():
+        assert figures == pytest.approx(two["bias_removed"][stage], abs=2e-5)
+    assert one["stages"]["aligned"]["median_m"] < two["stages"]["aligned"]["median_m"]
+
+
+def test_a_pure_shift_is_the_bias(raster):
+    poses = path(raster, 25)
+    result = localization(raster, moved(poses, -1.5, 3.5))
+    metrics = evaluate(result, truth_track(raster, times(25), poses), raster)
+    np.testing.assert_allclose(metrics["map_bias_m"], [-1.5, 3.5], atol=1e-6)
+    assert metrics["stages"]["aligned"]["recall_2m"] == 0
+    assert metrics["bias_removed"]["aligned"]["recall_1m"] == 1
+    assert metrics["bias_removed"]["aligned"]["median_m"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_bias_is_that_of_the_aligned_stage(raster):
+    poses = path(raster, 25)
+    result = localization(raster, moved(poses, 5.0))
+    result = replace(result, stages=result.stages | {"aligned": estimates(moved(poses, 1.0))})
+    metrics = evaluate(result, truth_track(raster, times(25), poses), raster)
+    np.testing.assert_allclose(metrics["map_bias_m"], [1.0, 0.0], atol=1e-6)
+
+
+def test_no_bias_where_nothing_is_close(raster):
+    poses = path(raster, 25)
+    result = localization(raster, moved(poses, 11.0))
+    metrics = evaluate(result, truth_track(raster, times(25), poses), raster)
+    assert metrics["map_bias_m"] == [None, None]
+    assert metrics["bias_removed"] == metrics["stages"]
+    assert "map bias unknown" in metrics["notes"][0]
+
+
+@given(st.floats(-400, 400), st.floats(-179, 179))
+def test_headings_wrap_around(heading, turn):
+    truth = np.radians([[0, 0, heading]])
+    _, angle = pose_errors(np.radians([[0, 0, heading + turn]]), truth)
+    assert np.degrees(angle[0]) == pytest.approx(abs(turn), abs=1e-9)
+
+
+def test_true_headings_become_grid_headings(raster):
+    poses = path(raster, 8)
+    poses[:, 2] = np.radians([-179.9, -91, -10, 0, 45, 90, 170, 179.9])
+    found = truth_in_map(truth_track(raster, times(8), poses), raster, times(8))
+    np.testing.assert_allclose(found[:, :2], poses[:, :2], atol=1e-6)
+    _, angle = pose_errors(found, poses)
+    assert np.degrees(angle).max() < 1e-4  # the convergence is 1.4 degrees here
+    assert abs(np.degrees(raster.convergence)) > 1
+
+
+def test_queries_at_the_edge_and_outside_count_apart(raster):
+    """Truths 0, 29, 31 and 200 m inside the western edge, and 50 m outside it."""
+    inside = np.array([0.01, 29.0, 31.0, 200.0, -50.0])
+    poses = np.column_stack([raster.west + inside, np.full(5, raster.centre[1]), np.zeros(5)])
+    localized = np.array([True, False, True, True, True])
+    metrics = evaluate(
+        localization(raster, poses, localized), truth_track(raster, times(5), poses), raster
+    )
+    assert metrics["stages"]["aligned"]["frames"] == 2
+    assert (metrics["outside_queries"], metrics["outside_localized"]) == (3, 2)
+
+
+def test_nothing_inside_the_map_is_no_error(raster):
+    poses = path(raster, 6) + [5000, 0, 0]
+    result = localization(raster, np.full((6, 3), np.nan))
+    metrics = evaluate(result, truth_track(raster, times(6), poses), raster)
+    figures = metrics["stages"]["smoothed"]
+    assert (figures["frames"], figures["recall_5m"], figures["median_m"]) == (0, None, None)
+    assert (metrics["outside_queries"], metrics["outside_localized"]) == (6, 0)
+    assert "smoothed" in summary(metrics)
+
+
+def test_no_query_at_all_is_no_error(raster):
+    metrics = evaluate(
+        localization(raster, np.empty((0, 3))),
+        truth_track(raster, times(6), path(raster, 6)),
+        raster,
+    )
+    assert metrics["stages"]["smoothed"]["frames"] == 0
+    assert metrics["query_seconds_median"] is None
+    assert "smoothed" in summary(metrics)
+
+
+def test_queries_without_truth_are_left_out_and_counted(raster):
+    poses = path(raster, 20)
+    whole = truth_track(raster, times(20), poses)
+    keep = np.r_[0:6, 12:18]  # a gap of seven seconds, and none at the end
+    part = TruthTrack(*(getattr(whole, name)[keep] for name in whole.__dataclass_fields__))
+    metrics = evaluate(localization(raster, poses), part, raster)
+    assert metrics["stages"]["aligned"]["frames"] == 12
+    assert metrics["stages"]["aligned"]["recall_1m"] == 1
+    assert metrics["outside_queries"] == 0
+    assert metrics["notes"] == ["8 of 20 queries are left out: no truth at their times"]
+
+
+@pytest.mark.parametrize("unknown", [range(10), range(3)])
+def test_unknown_true_headings_leave_positions_be(raster, unknown):
+    poses = path(raster, 10)
+    truth = truth_track(raster, times(10), poses)
+    truth.heading[list(unknown)] = np.nan
+    metrics = evaluate(localization(raster, moved(poses, 0.5, 0, 2)), truth, raster)
+    figures = metrics["stages"]["aligned"]
+    assert (figures["frames"], figures["recall_1m"]) == (10, 1)
+    known = 10 - len(unknown)
+    assert figures["heading_recall_5deg"] == (1 if known else None)
+    assert (figures["median_heading_deg"] is None) == (known == 0)
+    assert metrics["notes"][0].startswith(f"{len(unknown)} queries are left out of the heading")
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
+def test_quantiles_are_numpys_and_infinity_is_the_largest(values, share):
+    expected = np.quantile(values, share)
+    assert _quantile(np.array(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    misses = _quantile(np.array([*values, *[np.inf] * (len(values) + 1)]), 0.5)
+    assert np.isinf(misses)
+
+
+def test_chance_is_that_of_random_points():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-100, 100, (200_000, 2))
+    share = (np.linalg.norm(points, axis=1) < 20).mean()
+    assert chance(20, 0.04) == pytest.approx(share, rel=0.05)
+    assert chance(1000, 0.04) == 1
+
+
+def test_summary_tells_stages_and_chance(raster):
+    poses = path(raster, 20)
+    result = localization(raster, moved(poses, 3.0))
+    lines = summary(evaluate(result, truth_track(raster, times(20), poses), raster)).splitlines()
+    named = {line.split()[0]: line.split() for line in lines if line}
+    assert {"coarse", "aligned", "fused", "smoothed"} <= set(named)
+    assert lines[4].split()[:7] == ["smoothed", "20", "20", "0.0", "0.0", "100.0", "100.0"]
+    assert float(named["chance"][3]) == pytest.approx(100 * chance(5, raster.area_km2), rel=0.05)
+    assert any("+3.00 m east" in line for line in lines)
+
+
+@pytest.fixture
+def run_folder(raster, tmp_path):
+    """A result on disk beside its city (a bare raster) and its drive, 12 m/s along the path."""
+    raster.write(tmp_path / "map.tif")
+    poses = path(raster, 20)
+    truth = truth_track(raster, times(20), poses)
+    write_drive(tmp_path / "drive", times(20), truth)
+    estimate = moved(poses, 0.0, 1.25, 0.5)
+    estimate[4] = np.nan
+    run = {"city": str(tmp_path / "map.tif"), "drive": str(tmp_path / "drive"), "format": "clouds"}
+    write_result(localization(raster, estimate), raster, tmp_path / "o", run | {"sensors": None})
+    return tmp_path / "o"
+
+
+def test_evaluate_run_writes_what_it_returns(run_folder):
+    metrics = evaluate_run(run_folder)
+    assert json.loads((run_folder / "metrics.json").read_text()) == metrics
+    assert metrics["stages"]["smoothed"]["recall_2m"] == 19 / 20
+    assert metrics["bias_removed"]["smoothed"]["recall_1m"] == 19 / 20
+    errors = pd.read_csv(run_folder / "errors.csv")
+    assert len(errors) == 4 * 20
+    one = errors[errors["stage"] == "aligned"].reset_index()
+    assert np.isnan(one.loc[4, "error_m"])
+    assert one["counted"].all()
+    np.testing.assert_allclose(one["error_m"].drop(4), 1.25, atol=1e-3)
+    np.testing.assert_allclose(one["heading_error_deg"].drop(4), 0.5, atol=1e-3)
+    np.testing.assert_allclose(one["truth_heading_deg"], np.degrees(0.3), atol=1e-3)
+
+
+def test_evaluate_run_needs_a_truth_at_the_queries(run_folder):
+    file = run_folder.parent / "drive" / "truth.csv"
+    table = pd.read_csv(file)
+    table.assign(t_ns=table["t_ns"] + 10**12).to_csv(file, index=False)
+    with pytest.raises(MaptileError, match="covers none of the 20 queries"):
+        evaluate_run(run_folder)
+    file.unlink()
+    with pytest.raises(MaptileError, match="has no truth"):
+        evaluate_run(run_folder)
+    assert not (run_folder / "metrics.json").exists()
+
+
+def test_evo_agrees_about_the_errors(run_folder, raster):
+    """evo reads our TUM file, and its absolute pose error is ours."""
+    evo_metrics = pytest.importorskip("evo.core.metrics")
+    from evo.core import sync
+    from evo.tools import file_interface
+
+    metrics = evaluate_run(run_folder)
+    origin = json.loads((run_folder / "run.json").read_text())["tum_origin"]
+    poses = path(raster, 20)
+    half = poses[:, 2] / 2
+    zero = np.zeros(20)
+    rows = [times(20) / 1e9, poses[:, 0] - origin["east"], poses[:, 1] - origin["north"], zero]
+    rows += [zero, zero, np.sin(half), np.cos(half)]
+    np.savetxt(run_folder / "truth.tum", np.column_stack(rows), fmt="%.9f")
+    reference = file_interface.read_tum_trajectory_file(str(run_folder / "truth.tum"))
+    ours = file_interface.read_tum_trajectory_file(str(run_folder / "trajectory.tum"))
+    assert (reference.num_poses, ours.num_poses) == (20, 19)
+    pair = sync.associate_trajectories(reference, ours, max_diff=0.001)
+    for relation, key in (
+        ("translation_part", "median_m"),
+        ("rotation_angle_deg", "median_heading_deg"),
+    ):
+        ape = evo_metrics.APE(evo_metrics.PoseRelation[relation])
+        ape.process_data(pair)
+        median = ape.get_statistic(evo_metrics.StatisticsType.median)
+        assert median == pytest.approx(metrics["stages"]["smoothed"][key], abs=2e-4)

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyogrio
+import pytest
+import shapely
+from made import blocks_raster
+from made_result import estimates, localization, path, random_localization, times
+
+from data_prep.errors import MaptileError
+from maptile_loc.output import read_result, stretches, trajectory_table, write_result
+from maptile_loc.result import Localization
+
+COLUMNS = [
+    *("frame", "t_ns", "latitude", "longitude", "east", "north", "heading_deg"),
+    *("std_east", "std_north", "std_heading_deg", "score", "localized"),
+]
+RUN = {"city": "/cities/made", "drive": "/drives/made", "format": "clouds", "method": "match"}
+
+
+@pytest.fixture(scope="module")
+def raster():
+    return blocks_raster()
+
+
+@pytest.fixture
+def broken(raster) -> Localization:
+    """Twelve queries: 3 and 4 without a pose, 8 with one that is not to be relied on."""
+    poses = path(raster, 12)
+    poses[3:5] = np.nan
+    return localization(raster, poses, np.arange(12) != 8)
+
+
+def written(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_but_the_tiles_comes_back_bit_for_bit(raster, tmp_path, seed):
+    result = random_localization(raster, 50, seed)
+    write_result(result, raster, tmp_path / "new" / "o", RUN)
+    back, run = read_result(tmp_path / "new" / "o")
+    assert run.items() >= RUN.items()
+    assert list(back.stages) == list(result.stages)
+    for name, stage in result.stages.items():
+        for field in ("poses", "covariance", "score", "localized"):
+            expected, found = getattr(stage, field), getattr(back.stages[name], field)
+            assert expected.dtype == found.dtype
+            np.testing.assert_array_equal(expected, found)
+    for field in ("frame", "t_ns", "query_seconds", "final", "search_area_km2"):
+        np.testing.assert_array_equal(getattr(result, field), getattr(back, field))
+    tile, found_tile = result.tiles[3], back.tiles[3]
+    assert (tile.resolution, tile.rotation) == (found_tile.resolution, found_tile.rotation)
+    for channel in ("wall", "ground", "observed"):
+        error = np.abs(getattr(tile, channel) - getattr(found_tile, channel)).max()
+        assert 0 < error <= 0.5 / 255 + 1e-6
+
+
+def test_a_result_without_queries_comes_back(raster, tmp_path):
+    write_result(localization(raster, np.empty((0, 3))), raster, tmp_path, RUN)
+    back, _ = read_result(tmp_path)
+    assert list(back.stages) == ["coarse", "aligned", "fused", "smoothed"]
+    assert all(stage.poses.shape == (0, 3) for stage in back.stages.values())
+    assert pyogrio.read_dataframe(tmp_path / "trajectory.geojson").empty
+
+
+def test_an_online_result_has_no_smoothed_stage(raster, tmp_path):
+    result = localization(raster, path(raster, 5))
+    stages = {name: result.stages[name] for name in ("coarse", "aligned", "fused")}
+    write_result(replace(result, stages=stages, final="fused"), raster, tmp_path, RUN)
+    back, _ = read_result(tmp_path)
+    assert back.final == "fused"
+    assert list(back.stages) == ["coarse", "aligned", "fused"]
+
+
+def test_trajectory_csv_has_a_row_per_query_and_blanks_without_a_pose(broken, raster, tmp_path):
+    write_result(broken, raster, tmp_path, RUN)
+    with (tmp_path / "trajectory.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == COLUMNS
+    assert [int(row[0]) for row in rows] == broken.frame.tolist()
+    assert [int(row[1]) for row in rows] == broken.t_ns.tolist()
+    blank = [all(cell == "" for cell in row[2:10]) for row in rows]
+    assert blank == [i in (3, 4) for i in range(12)]
+    assert [row[11] for row in rows] == [str(i not in (3, 4, 8)) for i in range(12)]
+
+
+def test_trajectory_table_in_degrees_and_deviations(raster):
+    poses = np.array([[*raster.centre, np.pi / 2 + 2 * np.pi]])
+    stage = estimates(poses)
+    stage = replace(stage, covariance=np.diag([4.0, 9.0, np.radians(3) ** 2])[None])
+    result = replace(localization(raster, poses), stages={"smoothed": stage})
+    row = trajectory_table(result, raster).iloc[0]
+    assert row["heading_deg"] == pytest.approx(90)
+    assert (row["std_east"], row["std_north"]) == (2, 3)
+    assert row["std_heading_deg"] == pytest.approx(3, abs=1e-4)
+    east, north = raster.projection.forward(row["latitude"], row["longitude"])
+    np.testing.assert_allclose([east, north], poses[0, :2], atol=1e-3)
+
+
+def test_geojson_as_another_reader_sees_it(broken, raster, tmp_path):
+    write_result(broken, raster, tmp_path, RUN)
+    table = pyogrio.read_dataframe(tmp_path / "trajectory.geojson")
+    assert table.crs.to_epsg() == 4326
+    points, lines = table[table["kind"] == "query"], table[table["kind"] == "path"]
+    assert points["frame"].tolist() == [10 * i for i in (0, 1, 2, 5, 6, 7, 9, 10, 11)]
+    moved = points.to_crs(raster.crs).geometry
+    expected = broken.stages["smoothed"].poses[[0, 1, 2, 5, 6, 7, 9, 10, 11]]
+    np.testing.assert_allclose(shapely.get_coordinates(moved), expected[:, :2], atol=2e-3)
+    assert [len(line.coords) for line in lines.geometry.iloc[0].geoms] == [3, 3, 3]
+    text = (tmp_path / "trajectory.geojson").read_text()
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert "OpenStreetMap" in content["attribution"]
+    assert "crs" not in content  # RFC 7946, section 4
+
+
+def test_gpx_as_another_reader_sees_it(broken, raster, tmp_path):
+    write_result(broken, raster, tmp_path, RUN)
+    points = pyogrio.read_dataframe(tmp_path / "trajectory.gpx", layer="track_points")
+    assert points["track_seg_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    keep = [0, 1, 2, 5, 6, 7, 9, 10, 11]
+    moved = shapely.get_coordinates(points.to_crs(raster.crs).geometry)
+    np.testing.assert_allclose(moved, broken.stages["smoothed"].poses[keep, :2], atol=2e-3)
+    read = pd.to_datetime(points["time"]).dt.tz_convert("UTC").dt.tz_localize(None)
+    late = read.to_numpy("datetime64[ns]") - broken.t_ns[keep].astype("datetime64[ns]")
+    assert np.abs(late).max() <= np.timedelta64(1_100_000, "ns")  # GDAL keeps milliseconds
+    text = (tmp_path / "trajectory.gpx").read_text()
+    assert "OpenStreetMap" in text
+    space = {"g": "http://www.topografix.com/GPX/1/1"}
+    exact = [node.text for node in ET.fromstring(text).iterfind(".//g:trkpt/g:time", space)]
+    assert exact[0] == "2014-11-14T21:20:00.123456Z"
+
+
+def test_tum_holds_localized_rows_from_the_origin_in_run_json(broken, raster, tmp_path):
+    write_result(broken, raster, tmp_path, RUN)
+    rows = np.loadtxt(tmp_path / "trajectory.tum")
+    keep = [0, 1, 2, 5, 6, 7, 9, 10, 11]
+    origin = json.loads((tmp_path / "run.json").read_text())["tum_origin"]
+    poses = broken.stages["smoothed"].poses[keep]
+    np.testing.assert_allclose(rows[:, 1] + origin["east"], poses[:, 0], atol=1e-3)
+    np.testing.assert_allclose(rows[:, 2] + origin["north"], poses[:, 1], atol=1e-3)
+    np.testing.assert_allclose(2 * np.arctan2(rows[:, 6], rows[:, 7]), poses[:, 2], atol=1e-6)
+    first = (tmp_path / "trajectory.tum").read_text().splitlines()[1]
+    assert first.startswith("1416000000.123456789 ")
+
+
+def test_a_new_result_removes_what_was_made_of_the_old_one_only(broken, raster, tmp_path):
+    for name in ("metrics.json", "errors.csv", "report.html", "diary.txt"):
+        (tmp_path / name).write_text("old")
+    write_result(broken, raster, tmp_path, RUN)
+    left = written(tmp_path)
+    assert left["diary.txt"] == b"old"
+    assert not {"metrics.json", "errors.csv", "report.html"} & set(left)
+
+
+def test_a_full_disk_leaves_the_old_result_whole(broken, raster, tmp_path):
+    write_result(broken, raster, tmp_path, RUN)
+    before = written(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        with pytest.raises(MaptileError, match=r"cannot write: File too large") as caught:
+            write_result(random_localization(raster, 50, 0), raster, tmp_path, RUN)
+        with pytest.raises(MaptileError):
+            write_result(random_localization(raster, 50, 0), raster, tmp_path / "new", RUN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert written(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(broken, raster, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MaptileError, match=r"file/o: cannot write") as caught:
+        write_result(broken, raster, tmp_path / "file" / "o", RUN)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_result_and_damaged_results_are_one_line(broken, raster, tmp_path):
+    with pytest.raises(MaptileError, match="no result here"):
+        read_result(tmp_path)
+    write_result(broken, raster, tmp_path, RUN)
+    whole = written(tmp_path)
+    rows = whole["stages.csv"].splitlines(keepends=True)
+    for name, content in (
+        ("run.json", b"{}"),
+        ("run.json", b"no json"),
+        ("stages.csv", b"stage\n"),
+        ("stages.csv", b"".join(rows[:-3])),
+        ("stages.csv", whole["stages.csv"].replace(b"6", b"x")),
+        ("queries.npz", whole["queries.npz"][:100]),
+        ("queries.npz", b""),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MaptileError, match=name) as caught:
+            read_result(tmp_path)
+        assert "\n" not in str(caught.value)
+        (tmp_path / name).write_bytes(whole[name])
+    for name in ("stages.csv", "queries.npz"):
+        (tmp_path / name).unlink()
+        with pytest.raises(MaptileError, match=name):
+            read_result(tmp_path)
+        (tmp_path / name).write_bytes(whole[name])
+    read_result(tmp_path)
+
+
+def test_stretches():
+    mask = np.array([1, 1, 0, 1, 0, 0, 1], bool)
+    assert stretches(mask) == [slice(0, 2), slice(3, 4), slice(6, 7)]
+    assert stretches(np.zeros(3, bool)) == []
+    assert times(2)[1] - times(2)[0] == 1_000_000_001

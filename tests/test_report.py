@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import matplotlib.image
+import numpy as np
+import pytest
+from made import blocks_raster
+from made_result import localization, path, times, truth_track, write_drive
+
+from data_prep.errors import MaptileError
+from maptile_loc.evaluate import _error_table, compare, evaluate, evaluate_run
+from maptile_loc.findings import clock, find
+from maptile_loc.output import write_result
+from maptile_loc.page import render
+from maptile_loc.pictures import (
+    broken_line,
+    ellipses,
+    map_crop,
+    map_view,
+    png_uri,
+    seen_picture,
+    tile_on_map,
+)
+from maptile_loc.report import overview_png, write_report
+from maptile_loc.result import Localization, QueryTile
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects what a browser would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.text: dict[str, str] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        assert len({name for name, _ in attrs}) == len(attrs), f"an attribute twice in {attrs}"
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        if tag != "a":
+            self.loads += [values[name] for name in ("src", "href", "data") if name in values]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
+
+
+@pytest.fixture(scope="module")
+def raster():
+    return blocks_raster()
+
+
+@pytest.fixture
+def drive(raster) -> Localization:
+    """Thirty queries 1 m off; one without a pose, one not sure, one confidently 60 m off."""
+    poses = path(raster, 30)
+    poses[:, 1] += 1.0
+    poses[3] = np.nan
+    poses[20, 1] += 60.0
+    return localization(raster, poses, np.arange(30) != 7, tiles=5)
+
+
+@pytest.fixture
+def folder(raster, drive, tmp_path):
+    raster.write(tmp_path / "town.tif")
+    truth = truth_track(raster, times(30), path(raster, 30))
+    write_drive(tmp_path / "<b>drive", times(30), truth)
+    run = {"city": str(tmp_path / "town.tif"), "drive": str(tmp_path / "<b>drive"), "every_m": 2.0}
+    run |= {"method": "match", "heading": {"kind": "known", "std_deg": 0.0}, "submap_m": 50.0}
+    write_result(drive, raster, tmp_path / "o", run | {"format": "clouds", "seed": 0})
+    return tmp_path / "o"
+
+
+def embedded(text: str) -> dict:
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def assert_offline_and_sound(text: str) -> Page:
+    page = Page(text)
+    assert all(load.startswith("data:") for load in page.loads)
+    assert len(set(page.ids)) == len(page.ids)
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", text)
+    assert "{{" not in text
+    wanted = set(re.findall(r'byId\("([\w-]+)"\)', text))
+    if "chart-recall" not in page.ids:
+        wanted -= {"chart-recall", "recall-legend"}
+    assert wanted <= set(page.ids)
+    return page
+
+
+def test_the_page_is_one_sound_file_that_loads_nothing(folder):
+    text = write_report(folder).read_text(encoding="utf-8")
+    page = assert_offline_and_sound(text)
+    assert page.text["h1"] == "<b>drive on town"
+    assert "OpenStreetMap contributors" in text
+    assert text.count('<figure class="tile">') == 5
+    assert len(page.loads) == 9  # two pictures per tile, one where there is no pose
+
+
+def test_the_page_evaluates_first_and_shows_those_figures(folder):
+    text = write_report(folder).read_text(encoding="utf-8")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"{100 * metrics['stages']['smoothed']['recall_5m']:.1f} %" in text
+    data = embedded(text)
+    assert data["bias"] == metrics["map_bias_m"]
+    assert data["final"] == "smoothed"
+    x, y = (np.array(data["stages"]["aligned"][k], float) for k in ("x", "y"))
+    off = np.hypot(x - np.array(data["truth"]["x"]), y - np.array(data["truth"]["y"]))
+    expected = np.ones(30)
+    expected[20] = 61
+    np.testing.assert_allclose(np.delete(off, 3), np.delete(expected, 3), atol=2e-3)
+    assert np.isnan(off[3])
+    assert data["stages"]["aligned"]["ok"] == [int(i not in (3, 7)) for i in range(30)]
+
+
+def test_the_map_in_the_page_lies_where_it_should(folder, raster):
+    data = embedded(write_report(folder).read_text(encoding="utf-8"))
+    box = data["map"]
+    assert [box["east"] - box["west"], box["north"] - box["south"]] == [400, 400]
+    assert [box["west"], box["south"], box["east"], box["north"]] == data["extent"]
+    truth = np.array([data["truth"]["x"], data["truth"]["y"]]).T + raster.centre
+    np.testing.assert_allclose(truth, path(raster, 30)[:, :2], atol=2e-3)
+
+
+def test_the_page_works_without_truth(folder):
+    (folder.parent / "<b>drive" / "truth.csv").unlink()
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert_offline_and_sound(text)
+    assert "has no truth to evaluate against" in text
+    assert embedded(text)["truth"] is None
+    assert 'id="chart-recall"' not in text
+
+
+def test_the_page_works_without_a_query_or_a_pose(raster):
+    for poses in (np.empty((0, 3)), np.full((4, 3), np.nan)):
+        result = localization(raster, poses)
+        assert_offline_and_sound(render(result, {}, "town", raster, None, None))
+
+
+def test_the_page_needs_a_city_and_a_place_to_lie(folder):
+    (folder.parent / "town.tif").rename(folder.parent / "moved.tif")
+    with pytest.raises(MaptileError, match=r"town\.tif"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_the_overview_is_a_picture(folder):
+    overview_png(folder, folder / "overview.png")
+    picture = matplotlib.image.imread(folder / "overview.png")
+    assert min(picture.shape[:2]) > 500
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 100
+    (folder.parent / "<b>drive" / "truth.csv").unlink()
+    for name in ("metrics.json", "errors.csv"):
+        (folder / name).unlink()
+    overview_png(folder, folder / "without.png")
+    assert matplotlib.image.imread(folder / "without.png").shape[0] < picture.shape[0]
+
+
+def findings(raster, result, truth_poses) -> str:
+    truth = truth_track(raster, result.t_ns, truth_poses)
+    errors = _error_table(result, compare(result, truth, raster))
+    return "\n".join(
+        f"{kind}: {text}" for kind, text in find(result, evaluate(result, truth, raster), errors)
+    )
+
+
+def test_findings_say_what_went_wrong(raster, drive):
+    text = findings(raster, drive, path(raster, 30))
+    assert "good: 28 of 30 queries localized (93 %)." in text
+    assert (
+        "2 stretches without a position, in minutes from the start: 0:03 to 0:03 (1 query)" in text
+    )
+    assert "bad: 1 query was called localized and is more than 10 m off" in text
+    assert "the worst by 61 m, at frame 200." in text
+    assert "The map lies 0.0 m west and 1.0 m north" in text or "0.0 m east and 1.0 m north" in text
+    assert "lie within their 95 % ellipse" in text
+
+
+def test_findings_of_a_drive_outside_the_map(raster):
+    poses = path(raster, 5) + [9000, 0, 0]
+    nothing = localization(raster, np.full((5, 3), np.nan))
+    text = findings(raster, nothing, poses)
+    assert "the drive may not be on this map" in text
+    assert (
+        "good: 5 queries lie outside the map or at its very edge; none of them was called" in text
+    )
+    wrong = localization(raster, path(raster, 5))
+    assert "bad: 5 queries lie outside" in findings(raster, wrong, poses)
+    assert "no query" in find(localization(raster, np.empty((0, 3))), None, None)[0].text
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [(0.3, "too small"), (1.0, "about right"), (4.0, "cautious")]
+)
+def test_findings_judge_the_claimed_uncertainty(raster, scale, words):
+    rng = np.random.default_rng(3)
+    poses = path(raster, 150)
+    poses[:, 0] = np.linspace(raster.west + 40, raster.east - 40, 150)
+    estimate = poses.copy()
+    estimate[:, :2] += rng.normal(scale=0.5 / 1.05, size=(150, 2))
+    result = localization(raster, estimate)
+    stage = result.stages["smoothed"]
+    stage = replace(stage, covariance=stage.covariance * scale**2)
+    text = findings(raster, replace(result, stages=result.stages | {"smoothed": stage}), poses)
+    assert words in text
+
+
+def test_clock():
+    assert [clock(s) for s in (0, 9.9, 60, 3605)] == ["0:00", "0:09", "1:00", "60:05"]
+
+
+def test_map_crop_is_the_raster_where_pixels_coincide(raster):
+    centre = raster.world_from_pixel([100, 260])
+    crop = map_crop(raster, centre[:, None, None], 80, raster.resolution)
+    np.testing.assert_array_equal(crop, raster.data[:, 60:140, 220:300])
+    beyond = map_crop(raster, raster.world_from_pixel([0, 0])[:, None, None], 80, raster.resolution)
+    assert not beyond[:, :40].any()
+    assert not beyond[:, :, :40].any()
+    np.testing.assert_array_equal(beyond[:, 40:, 40:], raster.data[:, :40, :40])
+
+
+@pytest.mark.parametrize("rotation", [0.0, np.pi / 2, np.pi])
+def test_what_is_ahead_lies_ahead_on_the_map_however_the_tile_was_turned(rotation):
+    """A wall 20 m ahead of a vehicle that heads north lies 20 m north of it."""
+    wall = np.zeros((128, 128), np.float32)
+    x, y = 20.25 * np.cos(rotation), 20.25 * np.sin(rotation)
+    wall[int(64 - y / 0.5), int(64 + x / 0.5)] = 1
+    tile = QueryTile(wall, wall, wall, 0.5, rotation)
+    rows, columns = np.nonzero(tile_on_map(tile, np.pi / 2))
+    assert np.abs(rows - (63.5 - 20.25 / 0.5)).max() <= 1
+    assert np.abs(columns - 63.5).max() <= 1
+
+
+def test_a_north_up_tile_is_not_changed():
+    tile = QueryTile(*np.random.default_rng(0).random((3, 64, 64), np.float32), 0.5, 1.234)
+    np.testing.assert_array_equal(tile_on_map(tile, 1.234), tile.wall)
+
+
+def test_ellipses_by_closed_form():
+    c, s = np.cos(0.7), np.sin(0.7)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    covariance = np.stack([turn @ np.diag([9.0, 4.0, 1.0]) @ turn.T, np.full((3, 3), np.nan)])
+    long, short, angle = ellipses(covariance)[0]
+    assert (long, short) == pytest.approx((3 * np.sqrt(5.991), 2 * np.sqrt(5.991)))
+    assert angle % np.pi == pytest.approx(0.7)
+    assert np.isnan(ellipses(covariance)[1]).all()
+
+
+def test_large_maps_are_cut_to_the_drive_and_made_coarser(raster):
+    near = map_view(raster, raster.centre[None], 30.0)
+    assert near.west == pytest.approx(raster.centre[0] - 30, abs=1)
+    assert near.north == pytest.approx(raster.centre[1] + 30, abs=1)
+    row, column = raster.pixel_from_world([near.west, near.north]).astype(int)
+    rows, columns = near.data.shape[1:]
+    np.testing.assert_array_equal(
+        near.data, raster.data[:, row : row + rows, column : column + columns]
+    )
+    large = replace(raster, data=np.tile(raster.data, (1, 7, 7)))
+    view = map_view(large, np.empty((0, 2)), 30.0)
+    assert view.resolution == 3 * raster.resolution
+    assert max(view.data.shape[1:]) <= 2400
+    share = large.data[0].mean() / 255
+    assert view.data[0].mean() / 255 == pytest.approx(share, rel=0.01)
+
+
+def test_pictures_of_tiles_tell_walls_from_the_unseen():
+    wall, ground, observed = np.zeros((3, 8, 8), np.float32)
+    observed[:4], ground[:2], wall[0] = 1, 1, 1
+    picture = seen_picture(QueryTile(wall, ground, observed, 0.5, 0.0))
+    colours = [tuple(picture[row, 0]) for row in (0, 1, 2, 7)]
+    assert len(set(colours)) == 4
+    assert sum(map(int, colours[0])) < 200  # dark
+    assert png_uri(picture).startswith("data:image/png;base64,iVBOR")
+
+
+def test_a_line_breaks_where_ground_was_left_out():
+    places = np.column_stack([[0, 10, 20, 500, 510, 520.0], np.zeros(6)])
+    line = broken_line(places)
+    assert np.isnan(line[3]).all()
+    np.testing.assert_array_equal(np.delete(line, 3, axis=0), places)
+
+
+def test_a_report_after_another_evaluation_reads_its_figures(folder):
+    evaluate_run(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["stages"]["smoothed"]["median_m"] = 123.456
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert "123.46 m" in write_report(folder).read_text(encoding="utf-8")
