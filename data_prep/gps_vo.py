@@ -26,10 +26,10 @@ from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo
 
 _NODE_M = 5.0
 _WINDOW = 15  # nodes to each side that the first guess of a heading is made from
-_VO_SCALE = 1.015  # visual odometry exaggerates distances by 1.5 %
-_SIGMA_STEP = np.array([0.1, 0.05, 0.004])  # per node: along, across (m), turn (rad)
+_SCALE_WINDOW_S, _SCALE_WAY_M = 30.0, 80.0
+_SIGMA_STEP = np.array([0.15, 0.05, 0.006])  # per node: along, across (m), turn (rad)
 _SIGMA_LOST = np.array([5.0, 5.0, 1.0])  # where odometry is missing between two nodes
-_GPS_SHARED = 4.0  # so many nodes on end share their GPS error
+_GPS_SHARED = 1.0
 _TIGHTEN = (40.0, 20.0, 10.0, 5.0, 3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 2.0, 2.0)  # metres, Cauchy's scale
 
 
@@ -48,12 +48,13 @@ def fuse(gps: Gps, vo: Vo, projection: Projection) -> tuple[Times, Array]:
     """
     track = odometry_from_vo(vo, [])
     dead = se2_from_se3(track.poses)
-    dead[:, :2] /= _VO_SCALE
-    travelled = track.travelled() / _VO_SCALE
-    node = _nodes(travelled, track.segment)
     fixes = projection.forward(gps.latitude, gps.longitude)
     during = (gps.t_ns >= track.t_ns[0]) & (gps.t_ns <= track.t_ns[-1])
     fixes, gps_ns, sigma = fixes[during], gps.t_ns[during], gps.sigma[during, :2].mean(axis=1)
+    scale = _scale(track.t_ns, dead, gps_ns, fixes)
+    dead[:, :2] *= scale
+    travelled = track.travelled() * scale
+    node = _nodes(travelled, track.segment)
     frame = np.clip(np.searchsorted(track.t_ns, gps_ns), 0, len(dead) - 1)
     owner = np.clip(np.searchsorted(node, frame, side="right") - 1, 0, len(node) - 1)
     ahead = se2_between(dead[node[owner]], dead[frame])[:, :2]
@@ -67,6 +68,19 @@ def fuse(gps: Gps, vo: Vo, projection: Projection) -> tuple[Times, Array]:
     for scale in _TIGHTEN:
         poses = _improve(poses, step, weight, owner, ahead, fixes, base, scale)
     return track.t_ns, _between_nodes(poses, dead, node, travelled)
+
+
+def _scale(t_ns: Times, dead: Array, gps_ns: Times, fixes: Array) -> float:
+    """What to multiply the odometry by: the GPS's way over its own, in windows of half a minute."""
+    seconds, fix_seconds = (t_ns - t_ns[0]) / 1e9, (gps_ns - t_ns[0]) / 1e9
+    at_fixes = np.stack([np.interp(fix_seconds, seconds, dead[:, i]) for i in (0, 1)], axis=1)
+    later = np.searchsorted(fix_seconds, fix_seconds + _SCALE_WINDOW_S)
+    window = later < len(fixes)
+    ends = later[window]
+    own = np.linalg.norm(at_fixes[ends] - at_fixes[window], axis=1)
+    true = np.linalg.norm(fixes[ends] - fixes[window], axis=1)
+    far = own > _SCALE_WAY_M
+    return float(np.median(true[far] / own[far])) if far.any() else 1.0
 
 
 def _nodes(travelled: Array, segment: NDArray[np.int32]) -> NDArray[np.int64]:

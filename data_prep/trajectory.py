@@ -176,7 +176,7 @@ def _finish(
         if np.linalg.norm(np.diff(stretch[:, :2], axis=0), axis=1).sum() < _SHORTEST_M:
             continue
         moved = solid.keep_out(stretch)
-        nudged = max(nudged, float(np.abs(moved - stretch)[:, :2].max()))
+        nudged = max(nudged, float(np.hypot(*(moved - stretch)[:, :2].T).max()))
         kept.append((t_ns[start:stop], moved))
     if not kept:
         raise MaptileError(
@@ -225,7 +225,9 @@ class _Solid:
         offset = gaussian_filter1d(offset, 3.0, axis=0, mode="nearest")
         bend = np.gradient(offset, s[1], axis=0)
         tangent = np.gradient(xy, s[1], axis=0)
-        turn = wrap_angle(_angle(tangent + bend) - _angle(tangent))
+        tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-6)
+        sideways = tangent[:, 0] * bend[:, 1] - tangent[:, 1] * bend[:, 0]
+        turn = np.arctan2(sideways, 1 + np.sum(tangent * bend, axis=1))
         change = np.column_stack([offset, turn])
         moved = poses + np.stack([np.interp(travelled, s, c) for c in change.T], axis=1)
         moved[:, 2] = wrap_angle(moved[:, 2])
@@ -240,10 +242,6 @@ class _Solid:
         )
         away = np.stack([right, -down], axis=1)
         return distance, away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
-
-
-def _angle(vectors: Array) -> Array:
-    return np.arctan2(vectors[:, 1], vectors[:, 0])
 
 
 # --- Routes -------------------------------------------------------------------------------------
