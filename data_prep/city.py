@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -187,33 +187,35 @@ def open_city(path: Path) -> City:
     content = read_json(path / "city.json")
     if content.get("format") != "maptile-city":
         raise MaptileError(f"{path / 'city.json'}: not the description of a city")
-    if content["version"] > FORMAT_VERSION:
+    if content.get("version") != FORMAT_VERSION:
         raise MaptileError(
-            f"{path}: a city folder of version {content['version']}, made by a newer maptile-loc; "
-            "update, or prepare it again"
+            f"{path}: a city folder of version {content.get('version')}, made by a newer "
+            "maptile-loc; update, or prepare it again"
         )
     again = f"prepare it again: maptile prepare SOURCE {path}"
     for file in CITY_FILES:
         if file != "height.tif" and not (path / file).is_file():
             raise MaptileError(f"{path / file}: missing; {again}")
     raster = read_raster(path / "map.tif")
-    # The GeoTIFF's keys do not hold every name in a CRS; the JSON does.
-    raster = MapRaster(
-        raster.data, raster.west, raster.north, raster.resolution, pyproj.CRS(content["crs"])
-    )
-    reference = np.array(content["reference"]["centre"], np.float64)
-    if content_hash(raster, reference) != content["content_hash"]:
+    try:
+        # The GeoTIFF's keys do not hold every name in a CRS; the JSON does.
+        raster = replace(raster, crs=pyproj.CRS.from_wkt(content["crs"]))
+        reference = np.array(content["reference"]["centre"], np.float64)
+        city = City(
+            path,
+            content["name"],
+            raster,
+            reference,
+            content["source"],
+            content["source_date"],
+            content["content_hash"],
+            tuple(content["notes"]),
+        )
+    except (KeyError, TypeError, ValueError, pyproj.exceptions.CRSError) as error:
+        raise MaptileError(f"{path / 'city.json'}: damaged ({error!r}); {again}") from None
+    if content_hash(raster, reference) != city.content_hash:
         raise MaptileError(f"{path / 'map.tif'}: not the map that city.json describes; {again}")
-    return City(
-        path,
-        content["name"],
-        raster,
-        reference,
-        content["source"],
-        content["source_date"],
-        content["content_hash"],
-        tuple(content["notes"]),
-    )
+    return city
 
 
 def content_hash(raster: MapRaster, reference: Array) -> str:
@@ -305,7 +307,7 @@ def _outlines(raster: MapRaster) -> gpd.GeoDataFrame:
 
 
 def _no_roads(crs: pyproj.CRS) -> gpd.GeoDataFrame:
-    text, number = np.empty(0, object), np.empty(0)
+    text, number = np.empty(0, str), np.empty(0)
     columns = {"osm_id": text, "highway": text, "width": number, "kind": text}
     return gpd.GeoDataFrame(columns, geometry=[], crs=crs)[list(ROAD_COLUMNS)]
 
