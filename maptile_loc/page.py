@@ -197,12 +197,16 @@ def _cards(result: Localization, metrics: dict[str, Any] | None) -> str:
             (
                 "Median error",
                 number(figures["median_m"], "m"),
-                f"{number(fair['median_m'], 'm')} with the map's shift taken out",
+                ""
+                if fair["median_m"] is None
+                else f"{number(fair['median_m'], 'm')} with the map's shift taken out",
             ),
             (
                 "Median heading error",
                 number(figures["median_heading_deg"], "°"),
-                f"{percent(figures['heading_recall_1deg'])} within 1°",
+                ""
+                if figures["heading_recall_1deg"] is None
+                else f"{percent(figures['heading_recall_1deg'])} within 1°",
             ),
         ]
     else:
