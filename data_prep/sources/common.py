@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_prep.drive import ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
-from data_prep.geometry import Array, transform_points
+from data_prep.geometry import Array
 
 MAX_BRIDGED_GAP_NS = 2_000_000_000
 """A longer gap in the odometry starts a new segment: nobody knows what happened in it."""
@@ -56,19 +57,21 @@ def file_numbers(folder: Path, name: str) -> NDArray[np.int64]:
     return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
 
 
-def read_records(path: Path, record_bytes: int) -> bytes:
+def read_records(folder: Path, name: str, record_bytes: int) -> bytes:
     """Read a whole binary file that consists of records of ``record_bytes`` bytes.
 
     Raises:
         MaptileError: The file cannot be read, or its size is not a multiple of the record.
     """
+    file = f"{folder}/{name}"  # a Path per file would take as long as reading it
     try:
-        data = path.read_bytes()
+        with io.FileIO(file) as stream:
+            data = stream.readall()
     except OSError as error:
-        raise MaptileError(f"{path}: cannot read this scan ({error.strerror})") from None
+        raise MaptileError(f"{file}: cannot read this scan ({error.strerror})") from None
     if len(data) % record_bytes:
         raise MaptileError(
-            f"{path}: {len(data)} bytes are not a multiple of {record_bytes}: the scan is cut "
+            f"{file}: {len(data)} bytes are not a multiple of {record_bytes}: the scan is cut "
             "short, or of another sensor. Copy or download it again."
         )
     return data
@@ -86,25 +89,27 @@ def scan_block(
 
     Args:
         t_ns: (S,) time of each scan.
-        clouds: S arrays (n, 3), metres, in the sensor's own frame.
+        clouds: S arrays (n, 3) or (n, 2), metres, in the sensor's own frame; without z it is 0.
         mounts: (K, 4, 4), sensor -> vehicle frame (x forward, y left, z up).
         which: (S,) the sensor, 0 to K - 1, of each scan.
     """
     counts = [len(cloud) for cloud in clouds]
-    raw = np.concatenate(clouds) if clouds else np.empty((0, 3))
-    scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    real = np.isfinite(raw).all(axis=1) & (raw != 0).any(axis=1)
+    points = np.empty((sum(counts), 3), np.float32)
+    columns = np.ascontiguousarray(np.swapaxes(mounts[:, :3, :3], 1, 2))
+    start = 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        # Scan by scan, so that sensors may take turns and what is worked on stays in the cache.
+        for cloud, k in zip(clouds, which.tolist(), strict=True):
+            part = points[start : start + len(cloud)]
+            part[:] = cloud @ columns[k, : cloud.shape[1]] + mounts[k, :3, 3]
+            start += len(cloud)
+        scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        origin = mounts[which, :3, 3].astype(np.float32)
+        from_sensor = points - origin[scan]
+        squared = np.einsum("ij,ij->i", from_sensor, from_sensor)
+    real = (squared > 0) & (squared < np.inf)
     if not real.all():
-        raw, scan = raw[real], scan[real]
-    if len(mounts) == 1:
-        points = transform_points(mounts[0], raw)
-    else:
-        points = np.empty((len(raw), 3), np.float32)
-        sensor = which[scan]
-        for k, mount in enumerate(mounts):
-            rows = sensor == k
-            points[rows] = transform_points(mount, raw[rows])
-    origin = mounts[which, :3, 3].astype(np.float32)
+        points, scan = np.compress(real, points, axis=0), np.compress(real, scan)
     return ScanBlock(t_ns=t_ns, points=points, scan=scan, origin=origin)
 
 

@@ -69,11 +69,11 @@ class KittiScans:
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
         t_ns = self.t_ns[start:stop]
-        clouds = [  # float32 rows of x, y, z, reflectance
-            np.frombuffer(read_records(self.folder / f"{number:010d}.bin", 16), "<f4").reshape(
-                -1, 4
-            )[:, :3]
-            for number in self.number[start:stop].tolist()
+        files = (f"{number:010d}.bin" for number in self.number[start:stop].tolist())
+        # float32 rows of x, y, z, reflectance
+        clouds = [
+            np.frombuffer(read_records(self.folder, file, 16), "<f4").reshape(-1, 4)[:, :3]
+            for file in files
         ]
         return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
 

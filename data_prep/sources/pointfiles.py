@@ -6,6 +6,7 @@ header claims; the tests compare with it on sound files.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import laspy
@@ -16,6 +17,16 @@ from data_prep.errors import MaptileError
 
 Points = NDArray[np.floating]
 
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    struct.error,
+    laspy.LaspyException,
+)
 _PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
     **dict.fromkeys(("uchar", "uint8"), "u1"),
@@ -38,14 +49,7 @@ def read_points(path: Path) -> Points:
     read = {".ply": _ply, ".pcd": _pcd, ".bin": _bin, ".las": _las}[path.suffix.lower()]
     try:
         return read(path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        OverflowError,
-        laspy.LaspyException,
-    ) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaptileError(
             f"{path}: not readable as a {path.suffix[1:]} point cloud ({reason}); copy it again"
@@ -96,6 +100,8 @@ def _pcd(path: Path) -> Points:
         start = end + 1
     names = header["FIELDS"]
     repeats = [int(n) for n in header.get("COUNT", ["1"] * len(names))]
+    if not all(0 < n < 10_000 for n in repeats):
+        raise ValueError("COUNT out of range")
     count = int(header["POINTS"][0]) if "POINTS" in header else _product(header)
     kinds = [
         f"<{kind.lower()}{size}" for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)
@@ -138,7 +144,7 @@ def _product(header: dict[str, list[str]]) -> int:
 def _from_text(body: bytes, columns: list[str], count: int) -> Points:
     wanted = [columns.index(name) for name in "xyz"]
     words = body.split(maxsplit=count * len(columns))[: count * len(columns)]
-    if len(words) < count * len(columns):
+    if count < 0 or len(words) < count * len(columns):
         raise ValueError(f"fewer than the {count} points that its header names: cut short")
     table = np.array(words, dtype="S").reshape(count, len(columns))[:, wanted]
     return table.astype(np.float64) if count else np.empty((0, 3))

@@ -148,8 +148,9 @@ class RobotCarScans:
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
         t_ns, which = self.t_ns[start:stop], self.which[start:stop]
+        folders = [self.run / sensor for sensor in self.sensors]
         clouds = [
-            _read_scan(self.run / self.sensors[k] / f"{t // 1000}.bin", self.sensors[k])
+            _read_scan(folders[k], f"{t // 1000}.bin", self.sensors[k])
             for t, k in zip(t_ns.tolist(), which.tolist(), strict=True)
         ]
         return scan_block(t_ns, clouds, self.mounts, which)
@@ -352,15 +353,12 @@ def _scan_times(path: Path, sensor: str, notes: list[str]) -> Times:
     return files
 
 
-def _read_scan(path: Path, sensor: str) -> NDArray[np.floating]:
-    """(N, 3) points in the sensor's frame."""
+def _read_scan(folder: Path, name: str, sensor: str) -> NDArray[np.floating]:
+    """(N, 3) points in the sensor's frame, or (N, 2) in its plane."""
     if sensor in VELODYNES:  # float32, all x, then all y, all z, all intensities
-        return np.frombuffer(read_records(path, 16), "<f4").reshape(4, -1)[:3].T
-    points = np.frombuffer(read_records(path, 24), "<f8").reshape(-1, 3)
-    if sensor in LMS:  # (x, y, reflectance) in the scan plane
-        points = points.copy()
-        points[:, 2] = 0.0
-    return points
+        return np.frombuffer(read_records(folder, name, 16), "<f4").reshape(4, -1)[:3].T
+    rows = np.frombuffer(read_records(folder, name, 24), "<f8").reshape(-1, 3)
+    return rows[:, :2] if sensor in LMS else rows  # the LMS's third number is the reflectance
 
 
 # --- tracks --------------------------------------------------------------------------------------

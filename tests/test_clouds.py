@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import laspy
+import numpy as np
+import open3d as o3d
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_prep.errors import MaptileError
+from data_prep.sources import open_drive
+from data_prep.sources.pointfiles import read_points
+
+T0 = 1_317_384_506_407_123_456
+RNG = np.random.default_rng(4)
+POINTS = RNG.uniform(-50, 50, size=(300, 3))
+
+
+# --- files of points, written by other programs or by hand ---------------------------------------
+
+
+def by_open3d(file: Path, points: np.ndarray, **how: bool) -> None:
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
+    assert o3d.io.write_point_cloud(str(file), cloud, **how)
+
+
+def by_laspy(file: Path, points: np.ndarray) -> None:
+    header = laspy.LasHeader(point_format=3, version="1.2")
+    header.scales = np.full(3, 0.001)
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = points.T
+    las.write(file)
+
+
+def as_kitti(file: Path, points: np.ndarray) -> None:
+    file.write_bytes(np.column_stack([points, np.full(len(points), 9)]).astype("<f4").tobytes())
+
+
+def as_big_endian_ply(file: Path, points: np.ndarray) -> None:
+    """With fields between and around the coordinates, and faces after the points."""
+    head = (
+        f"ply\r\nformat binary_big_endian 1.0\r\ncomment x y z\r\nelement vertex {len(points)}\r\n"
+        "property uchar label\r\nproperty float z\r\nproperty short ring\r\nproperty double x\r\n"
+        "property float y\r\nelement face 1\r\nproperty list uchar int vertex_indices\r\n"
+        "end_header\r\n"
+    )
+    rows = [struct.pack(">Bfhdf", 7, z, -3, x, y) for x, y, z in points]
+    file.write_bytes(head.encode() + b"".join(rows) + struct.pack(">Biii", 3, 0, 1, 2))
+
+
+def as_padded_pcd(file: Path, points: np.ndarray) -> None:
+    """As PCL writes XYZI: padding fields of the same name, one of several bytes."""
+    head = (
+        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z _ intensity _\nSIZE 4 4 4 1 4 1\n"
+        f"TYPE F F F U F U\nCOUNT 1 1 1 4 1 12\nWIDTH {len(points)}\nHEIGHT 1\n"
+        f"VIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(points)}\nDATA binary\n"
+    )
+    rows = [struct.pack("<fff4xf12x", *point, 5.0) for point in points]
+    file.write_bytes(head.encode() + b"".join(rows))
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
+    "ply": (".ply", by_open3d),
+    "ply-ascii": (".ply", lambda f, p: by_open3d(f, p, write_ascii=True)),
+    "ply-big-endian": (".ply", as_big_endian_ply),
+    "pcd": (".pcd", by_open3d),
+    "pcd-ascii": (".pcd", lambda f, p: by_open3d(f, p, write_ascii=True)),
+    "pcd-compressed": (".pcd", lambda f, p: by_open3d(f, p, compressed=True)),
+    "pcd-padded": (".pcd", as_padded_pcd),
+    "las": (".las", by_laspy),
+    "bin": (".bin", as_kitti),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    suffix, write = WRITERS[request.param]
+    file = tmp_path / f"cloud{suffix}"
+    write(file, POINTS)
+    return file
+
+
+def test_points_come_back_from_every_format(written: Path) -> None:
+    got = read_points(written)
+    assert got.shape == POINTS.shape
+    assert np.allclose(got, POINTS, atol=6e-4)  # LAS has millimetres, ASCII six digits
+
+
+@pytest.mark.parametrize(
+    "kind", ["ply", "ply-ascii", "pcd", "pcd-ascii", "pcd-compressed", "pcd-padded"]
+)
+def test_what_open3d_reads_is_what_is_read(tmp_path: Path, kind: str) -> None:
+    suffix, write = WRITERS[kind]
+    written = tmp_path / f"cloud{suffix}"
+    write(written, POINTS)
+    theirs = np.asarray(o3d.io.read_point_cloud(str(written)).points)
+    assert np.allclose(read_points(written), theirs, rtol=0, atol=1e-9)
+
+
+def test_compressible_clouds_are_unpacked(tmp_path: Path) -> None:
+    """Long runs and references that overlap what they write."""
+    points = np.zeros((5000, 3))
+    points[::7, 0] = 1.5
+    points[2500:, 1] = np.repeat(RNG.uniform(size=25), 100)
+    by_open3d(tmp_path / "a.pcd", points, compressed=True)
+    assert (tmp_path / "a.pcd").stat().st_size < 6000
+    assert np.allclose(read_points(tmp_path / "a.pcd"), points, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.3, 0.6, 0.9, 0.995])
+def test_a_file_cut_short_is_never_half_a_cloud(written: Path, keep: float) -> None:
+    data = written.read_bytes()
+    cut = int(keep * len(data))
+    if written.suffix == ".bin":
+        cut -= cut % 16 - 3
+    if written.name == "cloud.ply" and b"element face" in data:
+        cut = min(cut, len(data) - 14)  # the faces are not read
+    written.write_bytes(data[: max(cut, 0)])
+    with pytest.raises(MaptileError, match=str(written)) as error:
+        read_points(written)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [b"99999999999999", b"-1", b"many"])
+def test_a_header_that_lies_about_its_points_is_not_believed(written: Path, count: bytes) -> None:
+    data = written.read_bytes()
+    for field in (b"element vertex 300", b"POINTS 300"):
+        data = data.replace(field, field[:-3] + count)
+    if written.suffix == ".las":
+        data = data[:107] + struct.pack("<I", 4_000_000_000) + data[111:]
+    if written.suffix == ".bin":
+        data += b"\0"
+    written.write_bytes(data)
+    with pytest.raises(MaptileError, match=str(written)):
+        read_points(written)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    kind=st.sampled_from(sorted(WRITERS)),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=6)), max_size=6),
+)
+def test_damage_gives_points_or_one_clear_line(
+    tmp_path: Path, kind: str, edits: list[tuple[float, bytes]]
+) -> None:
+    suffix, write = WRITERS[kind]
+    file = tmp_path / f"damaged{suffix}"
+    write(file, POINTS[:5])
+    data = bytearray(file.read_bytes())
+    for where, patch in edits:
+        at = int(where * len(data))
+        data[at : at + len(patch)] = patch
+    file.write_bytes(data)
+    try:
+        points = read_points(file)
+    except MaptileError as error:
+        assert str(file) in str(error)
+    else:
+        assert points.ndim == 2
+        assert points.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "a.ply",
+            b"ply\nformat ascii 1.0\nelement face 1\nproperty list uchar int v\nend_header\n",
+        ),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 1\nproperty half x\nend_header\n1\n"),
+        ("a.ply", b"ply\nelement vertex 1\nproperty float x\nend_header\n1\n"),
+        ("a.pcd", b"FIELDS a b c\nSIZE 4 4 4\nTYPE F F F\nPOINTS 1\nDATA ascii\n1 2 3\n"),
+        ("a.pcd", b"FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 1\nDATA rot13\n1 2 3\n"),
+        ("a.pcd", b"FIELDS x y z\nSIZE 4 4\nTYPE F F F\nPOINTS 1\nDATA binary\n123412341234"),
+        (
+            "a.pcd",
+            b"FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 9999999999\nPOINTS 1\nDATA ascii\n",
+        ),
+        ("a.pcd", b"FIELDS x y z\nSIZE 4 4 4\nTYPE \0 F F\nPOINTS 1\nDATA binary\n123412341234"),
+        ("a.las", b"LASF but nothing else"),
+    ],
+)
+def test_other_damage(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MaptileError, match=name):
+        read_points(tmp_path / name)
+
+
+def test_pcd_without_a_point_count_has_width_times_height(tmp_path: Path) -> None:
+    text = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 2\nHEIGHT 1\nDATA ascii\n1 2 3\nnan 5 6\n"
+    (tmp_path / "a.pcd").write_text(text, "ascii")
+    assert np.array_equal(read_points(tmp_path / "a.pcd"), [[1, 2, 3], [np.nan, 5, 6]], True)
+
+
+def test_the_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MaptileError, match=r"gone\.ply: not readable as a ply"):
+        read_points(tmp_path / "gone.ply")
+
+
+@pytest.mark.realdata
+def test_labelled_clouds_of_kitti_360_are_read(data_dir: Path) -> None:
+    file = sorted((data_dir / "kitti360_0000/clouds").iterdir())[0]
+    theirs = np.asarray(o3d.io.read_point_cloud(str(file)).points)
+    assert len(theirs) > 100
+    assert np.array_equal(read_points(file), theirs)
+
+
+# --- drives --------------------------------------------------------------------------------------
+
+
+def write_cloud(drive: Path, name: str, points: object = POINTS[:4]) -> None:
+    (drive / "clouds").mkdir(parents=True, exist_ok=True)
+    as_kitti(drive / "clouds" / name, np.asarray(points, float))
+
+
+def write_tum(drive: Path, lines: list[str]) -> None:
+    (drive / "odometry.tum").write_text("# t x y z qx qy qz qw\n" + "\n".join(lines), "ascii")
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    path = tmp_path / "drive"
+    for i in (2, 0, 1):
+        write_cloud(path, f"{T0 + i}.bin", [[10.0 + i, 0, 0]])
+    return path
+
+
+def test_clouds_are_named_by_their_nanoseconds(drive: Path) -> None:
+    opened = open_drive(drive)
+    assert opened.format == "clouds"
+    assert opened.scans.t_ns.tolist() == [T0, T0 + 1, T0 + 2]
+    block = opened.scans.read(0, 3)
+    assert block.points[:, 0].tolist() == [10, 11, 12]
+    assert block.scan.tolist() == [0, 1, 2]
+    assert block.origin.tolist() == [[0, 0, 0]] * 3
+    assert opened.odometry is None
+    assert opened.heading is None
+    assert opened.truth is None
+    assert any("no odometry" in note for note in opened.notes)
+
+
+def test_points_that_are_none_are_dropped_and_empty_clouds_stay(drive: Path) -> None:
+    nan = float("nan")
+    write_cloud(drive, f"{T0}.bin", [[nan, 1, 1], [1, 2, 3], [0, 0, 0], [1, 2, float("inf")]])
+    write_cloud(drive, f"{T0 + 1}.bin", np.empty((0, 3)))
+    block = open_drive(drive).scans.read(0, 3)
+    assert block.scan.tolist() == [0, 2]
+    assert block.points.tolist() == [[1, 2, 3], [12, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_empty_clouds_of_every_format(tmp_path: Path, kind: str) -> None:
+    suffix, write = WRITERS[kind]
+    file = tmp_path / "drive" / "clouds" / f"{T0}{suffix}"
+    file.parent.mkdir(parents=True)
+    if kind in {"ply", "ply-ascii", "pcd", "pcd-ascii", "pcd-compressed"}:
+        write(file, POINTS[:1])  # Open3D writes no empty cloud
+        data = file.read_bytes()
+        head = (
+            data.index(b"end_header\n") + 11
+            if suffix == ".ply"
+            else data.index(b"\n", data.index(b"DATA")) + 1
+        )
+        data = data[:head]
+        for field in (b"element vertex 1", b"POINTS 1", b"WIDTH 1"):
+            data = data.replace(field, field[:-1] + b"0")
+        file.write_bytes(data + (bytes(8) if kind == "pcd-compressed" else b""))
+    else:
+        write(file, np.empty((0, 3)))
+    block = open_drive(tmp_path / "drive").scans.read(0, 1)
+    assert block.points.shape == (0, 3)
+    assert len(block.t_ns) == 1
+
+
+def test_a_list_of_times_wins_over_names(drive: Path) -> None:
+    names = [f"{T0 + i}.bin" for i in range(3)]
+    listing = "file,t_ns\n" + f"{names[0]},300\n{names[2]},100\ngone.bin,200\n"
+    (drive / "timestamps.csv").write_text(listing, "ascii")
+    opened = open_drive(drive)
+    assert opened.scans.t_ns.tolist() == [100, 300]
+    assert opened.scans.read(0, 2).points[:, 0].tolist() == [12, 10]
+    assert any("1 clouds are not in timestamps.csv" in note for note in opened.notes)
+    assert any("1 of 3 clouds listed are not there" in note for note in opened.notes)
+    (drive / "timestamps.csv").write_text("file,t_ns\nother.bin,1\n", "ascii")
+    with pytest.raises(MaptileError, match=r"timestamps\.csv: names none"):
+        open_drive(drive)
+
+
+def test_frame_numbers_take_the_times_of_the_odometry(tmp_path: Path) -> None:
+    for i in range(3):
+        write_cloud(tmp_path, f"{i:010d}.bin", [[10.0 + i, 0, 0]])
+    with pytest.raises(MaptileError, match="the times of the clouds are not known"):
+        open_drive(tmp_path)
+    write_tum(tmp_path, [f"{1317384506 + i}.5 {i} 0 0 0 0 0 1" for i in range(3)])
+    opened = open_drive(tmp_path)
+    assert opened.scans.t_ns.tolist() == [(1317384506 + i) * 10**9 + 5 * 10**8 for i in range(3)]
+    assert opened.scans.read(0, 3).points[:, 0].tolist() == [10, 11, 12]
+    write_cloud(tmp_path, "0000000003.bin")
+    with pytest.raises(MaptileError, match="the times of the clouds are not known"):
+        open_drive(tmp_path)
+
+
+def test_tum_times_are_exact_and_sorted(drive: Path) -> None:
+    half = np.sqrt(0.5)
+    write_tum(
+        drive,
+        [
+            f"1317384506.507123457 4 5 6 0 0 {half} {half}",
+            "1317384506.407123456 1 2 3 0 0 0 2",
+            "1317384506.507123457 9 9 9 0 0 0 1",
+            "",
+        ],
+    )
+    track = open_drive(drive).odometry
+    assert track is not None
+    assert track.t_ns.tolist() == [T0, T0 + 100_000_001]
+    assert np.allclose(track.poses[:, :3, 3], [[1, 2, 3], [4, 5, 6]])
+    assert np.allclose(track.poses[0, :3, :3], np.eye(3))  # quaternions need not be of length 1
+    assert np.allclose(track.poses[1, :3, :3], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-9)
+    assert track.segment.tolist() == [0, 0]
+
+
+def test_odometry_as_a_table_is_the_same(drive: Path) -> None:
+    write_tum(drive, ["1317384506.4 1 2 3 0.5 0.5 0.5 0.5", "1317384507.4 4 5 6 0 0 1 0"])
+    tum = open_drive(drive).odometry
+    (drive / "odometry.tum").unlink()
+    (drive / "odometry.csv").write_text(
+        "t_ns,x,y,z,qx,qy,qz,qw\n1317384507400000000,4,5,6,0,0,1,0\n"
+        "1317384506400000000,1,2,3,0.5,0.5,0.5,0.5\n",
+        "ascii",
+    )
+    table = open_drive(drive).odometry
+    assert tum is not None
+    assert table is not None
+    assert np.array_equal(tum.t_ns, table.t_ns)
+    assert np.array_equal(tum.poses, table.poses)
+
+
+@pytest.mark.parametrize(
+    "lines", [[], ["1 2 3"], ["now 0 0 0 0 0 0 1"], ["1 0 0 nan 0 0 0 1"], ["1 0 0 0 0 0 0 1 9"]]
+)
+def test_a_damaged_tum_file_is_one_clear_line(drive: Path, lines: list[str]) -> None:
+    write_tum(drive, lines)
+    with pytest.raises(MaptileError, match=r"odometry\.tum: expected lines of eight numbers"):
+        open_drive(drive)
+
+
+def test_a_quaternion_of_zeros_is_refused(drive: Path) -> None:
+    write_tum(drive, ["1 0 0 0 0 0 0 0"])
+    with pytest.raises(MaptileError, match=r"odometry\.tum: a quaternion is zero"):
+        open_drive(drive)
+
+
+@pytest.mark.parametrize("column", ["heading", "heading_deg"])
+def test_heading_and_truth(drive: Path, column: str) -> None:
+    headings = [2.0, -1.5] if column == "heading" else np.degrees([2.0, -1.5]).tolist()
+    (drive / "heading.csv").write_text(
+        f"t_ns,{column}\n{T0 + 5},{headings[1]}\n{T0},{headings[0]}\n", "ascii"
+    )
+    (drive / "truth.csv").write_text(
+        f"t_ns,latitude,longitude,{column}\n{T0},51.5,-1.2,{headings[0]}\n"
+        f"{T0 + 5},51.6,-1.1,{headings[1]}\n",
+        "ascii",
+    )
+    opened = open_drive(drive)
+    assert opened.heading is not None
+    assert opened.truth is not None
+    assert opened.heading.t_ns.tolist() == opened.truth.t_ns.tolist() == [T0, T0 + 5]
+    assert np.allclose(opened.heading.heading, [2.0, -1.5])
+    assert np.allclose(opened.truth.heading, [2.0, -1.5])
+    assert opened.truth.latitude.tolist() == [51.5, 51.6]
+    assert opened.truth.longitude.tolist() == [-1.2, -1.1]
+
+
+def test_moving_the_truth_away_changes_nothing_else(drive: Path) -> None:
+    write_tum(drive, [f"{1317384506 + i}.5 {i} 0 0 0 0 0 1" for i in range(3)])
+    (drive / "heading.csv").write_text(f"t_ns,heading\n{T0},1\n", "ascii")
+    opened = []
+    for latitude in (51.5, -33.0):
+        (drive / "truth.csv").write_text(
+            f"t_ns,latitude,longitude,heading\n{T0},{latitude},-1.2,1\n", "ascii"
+        )
+        opened.append(open_drive(drive))
+    here, away = opened
+    assert here.truth is not None
+    assert away.truth is not None
+    assert here.truth.latitude[0] - away.truth.latitude[0] == 84.5
+    assert here.odometry is not None
+    assert away.odometry is not None
+    assert here.heading is not None
+    assert away.heading is not None
+    assert np.array_equal(here.odometry.poses, away.odometry.poses)
+    assert np.array_equal(here.heading.heading, away.heading.heading)
+    assert np.array_equal(here.scans.read(0, 3).points, away.scans.read(0, 3).points)
+
+
+def test_no_clouds_or_another_sensor_is_an_error(drive: Path) -> None:
+    with pytest.raises(MaptileError, match="no sensor velodyne; known is clouds"):
+        open_drive(drive, sensors=("velodyne",))
+    for file in (drive / "clouds").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    with pytest.raises(MaptileError, match=r"no point cloud \(\.ply, \.pcd, \.bin, \.las\)"):
+        open_drive(drive)
