@@ -20,8 +20,12 @@ __all__ = ["OnlineSettings", "OsmData", "OsmSource", "read_osm"]
 
 MARGIN_M = 50.0
 """Ground around the buildings that counts as mapped where the source does not say what is."""
+MAX_EMPTY_M = 5000.0
+"""Ground beyond the last building that is left out, whatever the source says is mapped."""
 MAX_ONLINE_KM2 = 500.0
 """Largest area to ask Overpass for, as its operators wish."""
+
+_EARTH_RADIUS_M = 6_371_000.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class OsmData:
             (LineString), in ``crs``, sorted by osm_id.
         crs: The map frame, metres.
         bounds: West, south, east, north of the mapped ground in ``crs``, metres: what the source
-            says, else the extent of the buildings and a margin (roads may reach far out of it).
+            says, up to 5 km from the outermost building; else the extent of the buildings and a
+            margin (roads may reach far out of it).
         source: Where the data came from, in words.
         source_date: The state of the map (ISO 8601), where known.
         notes: What the user should know, one line each.
@@ -73,15 +78,17 @@ def read_osm(
         raise MaptileError(
             f"{name}: no buildings in it{lost}; a city needs them: take another area"
         )
-    area = _area(extract)
-    crs = crs or utm_crs((area[1] + area[3]) / 2, (area[0] + area[2]) / 2)
+    built_up = _built_up(extract)
+    mapped = _mapped(extract.bounds, built_up)
+    west, south, east, north = mapped or built_up
+    crs = crs or utm_crs((south + north) / 2, (west + east) / 2)
     buildings, collapsed = buildings_table(extract.buildings, crs)
     roads = roads_table(extract.roads, crs)
     if not np.isfinite(buildings.total_bounds).all():
         raise MaptileError(f"{name}: outside the area of use of {crs.name}; leave the CRS out")
-    if area == extract.bounds:
+    if mapped is not None:
         transformer = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
-        bounds = transformer.transform_bounds(*area)
+        bounds = transformer.transform_bounds(*mapped)
     else:
         west, south, east, north = (float(value) for value in buildings.total_bounds)
         bounds = (west - MARGIN_M, south - MARGIN_M, east + MARGIN_M, north + MARGIN_M)
@@ -136,11 +143,25 @@ def _square(latitude: float, longitude: float, radius_m: float) -> Bounds:
     return longitudes[0], latitudes[1], longitudes[2], latitudes[3]
 
 
-def _area(extract: Extract) -> Bounds:
-    """West, south, east, north in degrees; across the 180th meridian east counts on beyond 180."""
+def _built_up(extract: Extract) -> Bounds:
+    """The extent of the buildings in degrees; across the 180th meridian east counts on from 180."""
     west, south, east, north = (float(x) for x in shapely.total_bounds(extract.buildings.geometry))
     if east - west > 180:
         box = shapely.bounds(extract.buildings.geometry)
         middle = (box[:, 0] + box[:, 2]) / 2 % 360
-        return float(middle.min()), south, float(middle.max()), north
-    return extract.bounds or (west, south, east, north)
+        west, east = float(middle.min()), float(middle.max())
+    return west, south, east, north
+
+
+def _mapped(declared: Bounds | None, built_up: Bounds) -> Bounds | None:
+    """What a source says is mapped (degrees), less what is far from any building.
+
+    None where it says nothing of use; headers that speak of the whole planet are seen.
+    """
+    if declared is None or built_up[2] > 180:
+        return None
+    reach = np.degrees(MAX_EMPTY_M / _EARTH_RADIUS_M)
+    reach_east = reach / np.cos(np.radians(built_up[1]))
+    west, south = max(declared[0], built_up[0] - reach_east), max(declared[1], built_up[1] - reach)
+    east, north = min(declared[2], built_up[2] + reach_east), min(declared[3], built_up[3] + reach)
+    return (west, south, east, north) if west < east and south < north else None

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import osmium
 import shapely
+from tqdm import tqdm
 
 from data_prep.errors import MaptileError
 from data_prep.osm_tables import (
@@ -70,7 +71,8 @@ def _read(path: Path) -> Extract:
     member = {way for relation in relations.values() for way in relation.outer}
     roads: list[tuple[str, Tags, shapely.Geometry]] = []
     cut = unclosed = pieces = 0
-    for way, tags, line in _ways(path, osmium.filter.KeyFilter("building", "highway")):
+    ways = _ways(path, osmium.filter.KeyFilter("building", "highway"))
+    for way, tags, line in tqdm(ways, path.name, unit=" ways", delay=2, disable=None, leave=False):
         if is_building(tags) and way.id not in replaced:
             if not way.is_closed():
                 # An open outer way of a relation is no building of its own.
@@ -161,7 +163,7 @@ def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.
         missing += not (outer_whole and inner_whole)
         if outer:
             # Even-odd: an island in a courtyard, or an inner ring called outer, comes right.
-            polygons[name] = shapely.symmetric_difference_all(outer + inner)
+            polygons[name] = shapely.symmetric_difference_all([*outer, *inner])
     return relations, polygons, missing
 
 
@@ -174,15 +176,15 @@ def _rings(lines: list[shapely.LineString | None]) -> tuple[list[shapely.Polygon
     rings += [shapely.Polygon(face.exterior) for face in faces.geoms]
     whole = len(there) == len(lines) and None not in rings
     whole = whole and cuts.is_empty and dangles.is_empty and invalid.is_empty
-    return [ring for ring in rings if ring is not None], whole
+    valid = shapely.make_valid(
+        [ring for ring in rings if ring is not None], method="structure", keep_collapsed=False
+    )
+    return list(valid), whole
 
 
 def _ring(line: shapely.LineString) -> shapely.Polygon | None:
-    """A closed line, filled and valid; None if it has no area."""
-    if shapely.get_num_points(line) < 4:
-        return None
-    polygon = shapely.make_valid(shapely.Polygon(line), method="structure", keep_collapsed=False)
-    return None if polygon.is_empty else polygon
+    """A closed line, filled; None if it has fewer than three corners."""
+    return shapely.Polygon(line) if shapely.get_num_points(line) > 3 else None
 
 
 def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:

@@ -21,6 +21,7 @@ import rasterio.features
 import shapely
 from numpy.typing import ArrayLike, NDArray
 from rasterio.windows import Window
+from tqdm import tqdm
 
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
@@ -333,7 +334,8 @@ def _write(
             file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
             for index, name in enumerate(names, 1):
                 file.set_band_description(index, name)
-            for top in range(0, raster.height, _STRIP):
+            tops = range(0, raster.height, _STRIP)
+            for top in tqdm(tops, path.name, delay=2, disable=None, leave=False):
                 bottom = min(top + _STRIP, raster.height)
                 window = Window(0, top, raster.width, bottom - top)
                 file.write(rows(top, bottom), window=window)
