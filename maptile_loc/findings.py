@@ -130,7 +130,7 @@ def _bias(metrics: dict[str, Any], stage: str) -> list[Finding]:
         return []
     east = f"{abs(shift[0]):.1f} m {'east' if shift[0] > 0 else 'west'}"
     north = f"{abs(shift[1]):.1f} m {'north' if shift[1] > 0 else 'south'}"
-    text = f"The map lies {east} and {north} of the truth throughout; with this constant shift "
+    text = f"The map lies {east} and {north} of the truth on the whole; with this constant shift "
     return [Finding("note", f"{text}taken out the median is {after:.2f} m, not {before:.2f} m.")]
 
 
