@@ -68,6 +68,29 @@ class Trajectory:
         return float(step[np.diff(self.segment) == 0].sum())
 
 
+def open_trajectory(named: str, city: City, length_m: float, seed: int) -> Trajectory:
+    """The trajectory that a user names: ``route``, an ins.csv or rtk.csv, or a gps.csv.
+
+    Args:
+        named: ``route`` or the path of a file in RobotCar's format; beside a gps.csv there has to
+            be ``../vo/vo.csv``.
+        city: The map to drive in.
+        length_m: Length of a route.
+        seed: Of a route.
+
+    Raises:
+        MaptileError: It is none of these, or cannot be driven in this city.
+    """
+    if named == "route":
+        return trajectory_from_route(city, length_m, seed)
+    path = Path(named)
+    if not path.is_file():
+        raise MaptileError(f"{named}: no such file; name an ins.csv, a gps.csv, or say route")
+    if path.name == "gps.csv":
+        return trajectory_from_gps(path, path.parent.parent / "vo" / "vo.csv", city)
+    return trajectory_from_ins(path, city)
+
+
 def trajectory_from_ins(path: Path, city: City, margin_m: float | None = MARGIN_M) -> Trajectory:
     """Follow an ins.csv of Oxford RobotCar.
 

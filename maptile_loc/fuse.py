@@ -43,7 +43,7 @@ class FuseSettings(Settings):
     miss: float = 0.1
     jump: float = 0.001
     hypotheses: int = 60
-    trust: float = 0.95
+    trust: float = 0.98
     max_std_m: float = 4.0
     rounds: int = 10
 

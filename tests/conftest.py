@@ -15,3 +15,29 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set MAPTILE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def town_city(tmp_path_factory) -> Path:
+    """The folder of the made-up town, prepared."""
+    from data_prep.city import CitySettings, prepare_city
+    from data_prep.osm import OsmSource
+    from data_prep.town import write_town
+
+    folder = tmp_path_factory.mktemp("town")
+    write_town(folder / "town.osm")
+    prepare_city(OsmSource(path=folder / "town.osm"), folder / "city", CitySettings(name="town"))
+    return folder / "city"
+
+
+@pytest.fixture(scope="session")
+def town_drive(town_city, tmp_path_factory) -> Path:
+    """A short simulated LMS drive through the made-up town."""
+    from data_prep.city import open_city
+    from data_prep.simulate import SimulateSettings, simulate
+    from data_prep.trajectory import trajectory_from_route
+
+    city = open_city(town_city)
+    drive = tmp_path_factory.mktemp("drives") / "short"
+    simulate(city, trajectory_from_route(city, 300.0, 3), drive, "robotcar", SimulateSettings())
+    return drive

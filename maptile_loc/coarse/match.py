@@ -24,12 +24,18 @@ class MatchSettings(Settings):
         heading_step_deg: Step between the headings that are tried.
         candidates: How many are kept.
         distinct_m: Two candidates are at least this far apart.
+        margin_m: Places nearer to the map's edge are left out: half of what is seen from there is
+            not on the map, so almost any tile fits.
+        nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map.
+            Large, for real walls are in rows, and rows fit somewhere by chance.
     """
 
     resolution: float = 1.0
     heading_step_deg: float = 2.0
     candidates: int = 8
     distinct_m: float = 4.0
+    margin_m: float = 25.0
+    nowhere_log_odds: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,18 @@ class Matcher:
 
     def _allowed(self, prior: Disc | None) -> torch.Tensor:
         """(H, W) bool: grid points at which the vehicle may be."""
-        if prior is None:
-            return torch.ones(self.shape, dtype=torch.bool, device=self.device)
         step = self.settings.resolution
-        north = self.north - torch.arange(self.shape[0], device=self.device) * step - prior.north
-        east = self.west + torch.arange(self.shape[1], device=self.device) * step - prior.east
-        return north[:, None] ** 2 + east[None] ** 2 <= prior.radius**2
+        allowed = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+        margin = min(round(self.settings.margin_m / step), (min(self.shape) - 1) // 2)
+        inner = slice(margin, -margin or None)
+        allowed[inner, inner] = True
+        if prior is not None:
+            rows = torch.arange(self.shape[0], device=self.device)
+            columns = torch.arange(self.shape[1], device=self.device)
+            north = self.north - rows * step - prior.north
+            east = self.west + columns * step - prior.east
+            allowed &= north[:, None] ** 2 + east[None] ** 2 <= prior.radius**2
+        return allowed
 
     def candidates(
         self, tile: QueryTile, turns: NDArray[np.float64], log_prior: Array
@@ -100,7 +112,8 @@ class Matcher:
             total = torch.logaddexp(total, score)
         total[~self.allowed] = -math.inf
         total -= math.log(max(float(self.allowed.sum()), 1.0))
-        evidence_log = torch.logaddexp(torch.logsumexp(total.flatten(), 0), torch.zeros(()))
+        nowhere = torch.tensor(self.settings.nowhere_log_odds, device=self.device)
+        evidence_log = torch.logaddexp(torch.logsumexp(total.flatten(), 0), nowhere)
         radius = max(1, round(self.settings.distinct_m / self.settings.resolution))
         peaks = torch.nn.functional.max_pool2d(total[None], 2 * radius + 1, 1, radius)[0]
         peaks = torch.where((total == peaks) & self.allowed, total, -math.inf).flatten()

@@ -1,0 +1,153 @@
+"""One run of ``maptile localize``: open what is named, localize, write, evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.city import City, open_city
+from data_prep.errors import MaptileError
+from data_prep.raster import MapRaster
+from data_prep.sources import open_drive
+from maptile_loc.coarse.match import Disc, Matcher
+from maptile_loc.config import save_settings
+from maptile_loc.evaluate import evaluate_run, summary
+from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, localize
+from maptile_loc.output import write_result
+from maptile_loc.result import Localization
+
+METHODS = ("match", "mapnet")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says; fields as in ``maptile localize --help``."""
+
+    city: Path
+    drive: Path
+    format: str = "auto"
+    sensors: tuple[str, ...] | None = None
+    start: float | None = None
+    end: float | None = None
+    method: str = "match"
+    model: Path | None = None
+    heading: HeadingKnowledge = field(default_factory=HeadingKnowledge)
+    submap_m: float = 50.0
+    every_m: float = 20.0
+    online: bool = False
+    prior: tuple[float, float, float] | None = None
+    device: str = "auto"
+    seed: int = 0
+
+
+def parse_heading(text: str) -> HeadingKnowledge:
+    """``known``, ``unknown`` or ``prior:DEG`` as knowledge of the heading.
+
+    Raises:
+        MaptileError: It is none of these.
+    """
+    kind, _, degrees = text.partition(":")
+    try:
+        if kind in ("known", "unknown") and not degrees:
+            return HeadingKnowledge(kind=kind)
+        if kind == "prior" and 0 < float(degrees) < 180:
+            return HeadingKnowledge(kind="prior", std_deg=float(degrees))
+    except ValueError:
+        pass
+    raise MaptileError(f"--heading {text}: expected known, unknown or prior:DEG, as in prior:10")
+
+
+def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
+    """Localize as ``options`` say, write everything to ``out``; returns lines for the user.
+
+    Raises:
+        MaptileError: Something named does not exist, does not fit, or cannot be written.
+    """
+    city = open_city(options.city)
+    drive = open_drive(options.drive, options.format, options.sensors, options.start, options.end)
+    coarse = make_coarse(options, city, settings)
+    result = localize(
+        drive,
+        city.raster,
+        coarse,
+        options.heading,
+        options.submap_m,
+        options.every_m,
+        options.online,
+        options.seed,
+        settings,
+    )
+    write_result(result, city.raster, out, _record(options, drive.format))
+    save_settings(settings, out / "settings.yaml")
+    lines = [*(f"note: {note}" for note in drive.notes), _outcome(result, out)]
+    if drive.truth is not None:
+        lines.append(summary(evaluate_run(out)))
+    return "\n".join(lines)
+
+
+def make_coarse(options: RunOptions, city: City, settings: LocalizeSettings) -> Coarse:
+    """The coarse method that ``options`` name, made ready for ``city``."""
+    if options.method == "match":
+        return Matcher(
+            city.raster,
+            settings.query.size_m,
+            settings.match,
+            settings.likelihood,
+            _disc(options, city.raster),
+            pick_device(options.device),
+        )
+    if options.method == "mapnet":
+        from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+
+        if options.prior is not None:
+            raise MaptileError("--prior narrows a search; --method mapnet does not search")
+        return MapNetLocator.load(options.model or default_model(city, "mapnet"), city)
+    raise MaptileError(f"--method {options.method}: there are {', '.join(METHODS)}")
+
+
+def pick_device(device: str) -> str:
+    """``auto`` is cuda where there is one.
+
+    Raises:
+        MaptileError: cuda is asked for and not there, or no such device is known.
+    """
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise MaptileError(f"--device {device}: there are auto, cpu and cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MaptileError("--device cuda: torch sees no CUDA device; use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _disc(options: RunOptions, raster: MapRaster) -> Disc | None:
+    if options.prior is None:
+        return None
+    latitude, longitude, radius = options.prior
+    east, north = raster.projection.forward(latitude, longitude)
+    if not raster.inside(np.array([east, north]), -radius):
+        raise MaptileError(f"--prior {latitude},{longitude},{radius:g}: not on this city's map")
+    return Disc(float(east), float(north), radius)
+
+
+def _record(options: RunOptions, drive_format: str) -> dict[str, Any]:
+    return asdict(options) | {
+        "city": str(options.city.resolve()),
+        "drive": str(options.drive.resolve()),
+        "model": str(options.model) if options.model else None,
+        "format": drive_format,
+        "heading": options.heading.model_dump(),
+    }
+
+
+def _outcome(result: Localization, out: Path) -> str:
+    localized = int(result.stages[result.final].localized.sum())
+    line = f"{out}: {localized} of {len(result.frame)} queries localized"
+    if localized == 0:
+        line += "\nwarning: nothing was localized; is the drive on this map?"
+    return line

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+
+from maptile_loc import cli
+
+COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
+
+
+@pytest.fixture
+def maptile(monkeypatch, capsys):
+    """Run the command in this process: (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["maptile", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_imports_nothing_heavy(command):
+    script = (
+        "import sys; from maptile_loc import cli\n"
+        f"sys.argv = ['maptile', *{[command] if command else []!r}, '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'open3d', 'geopandas', 'pandas', 'numpy', 'scipy', 'rasterio',\n"
+        "         'pytorch_lightning', 'osmnx', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def localized(town_city, town_drive, tmp_path_factory):
+    """The folder of a localized drive, written by the command itself."""
+    out = tmp_path_factory.mktemp("out") / "o"
+    command = [sys.executable, "-m", "maptile_loc", "localize", town_city, town_drive]
+    command += ["--out", out, "--submap", 40, "--every", 40]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_drive_is_localized_on_its_town(localized):
+    metrics = json.loads((localized / "metrics.json").read_text())
+    assert metrics["stages"]["aligned"]["frames"] >= 5
+    assert metrics["stages"]["smoothed"]["recall_5m"] >= 0.8
+    assert metrics["stages"]["smoothed"]["median_m"] < 2.5
+    assert metrics["outside_queries"] + metrics["stages"]["aligned"]["frames"] >= 7
+
+
+def test_what_ran_can_run_again(localized, maptile, tmp_path, town_city, town_drive):
+    status, _, error = maptile(
+        *("localize", town_city, town_drive, "--out", tmp_path / "again"),
+        *("--submap", 40, "--every", 40, "--config", localized / "settings.yaml"),
+    )
+    assert status == 0, error
+    first = pd.read_csv(localized / "trajectory.csv")
+    second = pd.read_csv(tmp_path / "again" / "trajectory.csv")
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_truth_moved_away_changes_no_estimate(localized, maptile, tmp_path, town_city, town_drive):
+    moved = tmp_path / "moved"
+    shutil.copytree(town_drive, moved)
+    for name in ("ins", "rtk", "gps"):
+        table = pd.read_csv(moved / "gps" / f"{name}.csv")
+        table["latitude"] += 0.5
+        table["longitude"] -= 0.25
+        table["northing"] += 55_000.0
+        table["easting"] -= 17_000.0
+        table.to_csv(moved / "gps" / f"{name}.csv", index=False)
+    status, _, error = maptile(
+        *("localize", town_city, moved, "--out", tmp_path / "o", "--submap", 40, "--every", 40)
+    )
+    assert status == 0, error
+    for name in ("trajectory.csv", "stages.csv"):
+        assert (tmp_path / "o" / name).read_bytes() == (localized / name).read_bytes()
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert metrics["stages"]["smoothed"]["frames"] == 0
+    assert metrics["outside_queries"] == len(pd.read_csv(localized / "trajectory.csv"))
+
+
+def test_evaluate_and_report_of_a_run(localized, maptile):
+    before = (localized / "metrics.json").read_text()
+    (localized / "metrics.json").unlink()
+    status, out, _ = maptile("evaluate", localized)
+    assert status == 0
+    assert "smoothed" in out
+    assert (localized / "metrics.json").read_text() == before
+    status, out, _ = maptile("report", localized)
+    assert status == 0
+    assert (localized / "report.html").is_file()
+
+
+def test_inspect_says_what_is_there(maptile, town_city, town_drive):
+    status, out, _ = maptile("inspect", town_city)
+    assert status == 0
+    assert "buildings" in out
+    status, out, _ = maptile("inspect", town_drive)
+    assert status == 0
+    assert "robotcar" in out
+
+
+def test_prepare_from_the_command_line(maptile, tmp_path):
+    from data_prep.town import write_town
+
+    write_town(tmp_path / "town.osm")
+    city = tmp_path / "city"
+    status, out, error = maptile("prepare", tmp_path / "town.osm", city, "--set", "resolution=1.0")
+    assert status == 0, error
+    assert "buildings" in out
+    with rasterio.open(city / "map.tif") as raster:
+        assert raster.res == (1.0, 1.0)
+        assert raster.descriptions == ("building", "road", "path")
+
+
+def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
+    truth = pd.read_csv(town_drive / "gps" / "rtk.csv")
+    here = f"{truth.latitude.mean()},{truth.longitude.mean()},120"
+    status, _, error = maptile(
+        *("localize", town_city, town_drive, "--out", tmp_path / "o", "--every", 100),
+        *("--submap", 40, "--prior", here, "--heading", "prior:5"),
+    )
+    assert status == 0, error
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert metrics["search_area_km2"] == pytest.approx(np.pi * 0.12**2, rel=0.05)
+    assert metrics["stages"]["aligned"]["recall_5m"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--heading", "north"], "--heading"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--method", "magic"], "--method"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--method", "mapnet"], "train"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--device", "tpu"], "--device"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2"], "3 numbers"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2,9"], "not on this"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--format", "kitty"], "kitti"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--start", "99999"], "start"),
+        (["localize", "{tmp}", "{drive}", "--out", "{tmp}/o"], "city"),
+        (["localize", "{city}", "{city}", "--out", "{tmp}/o"], "format|drive"),
+        (["evaluate", "{tmp}"], "run.json"),
+        (["report", "{tmp}"], "run.json"),
+        (["prepare", "{tmp}/none.osm", "{tmp}/c"], "no such file"),
+        (["prepare", "a.osm", "{tmp}/c", "--bbox", "1,2,3,4"], "give one of"),
+        (["prepare", "{tmp}/c", "--bbox", "1,2,3"], "4 numbers"),
+        (["prepare", "{tmp}/c"], "place"),
+        (["train", "{city}", "--set", "training.batchsize=3"], "did you mean"),
+        (["simulate", "{city}", "{tmp}/d", "--trajectory", "{tmp}/no.csv"], "no such file"),
+        (["simulate", "{city}", "{tmp}/d", "--sensor", "sonar"], "sonar"),
+        (["inspect", "{tmp}"], ""),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments, message, maptile, tmp_path, town_city, town_drive
+):
+    places = {"city": town_city, "drive": town_drive, "tmp": tmp_path}
+    status, _, error = maptile(*(argument.format(**places) for argument in arguments))
+    assert status == 2
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in error
+    assert re.search(message, lines[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.realdata
+def test_a_drive_elsewhere_is_not_localized(maptile, tmp_path, town_drive, data_dir):
+    status, out, _ = maptile(
+        *("localize", data_dir / "kitti360_0000" / "map.tif", town_drive),
+        *("--out", tmp_path / "o", "--every", 60),
+    )
+    assert status == 0
+    assert "warning: nothing was localized" in out
+
+
+@pytest.mark.realdata
+def test_kitti_on_its_own_map_and_on_another(maptile, tmp_path, data_dir):
+    day = data_dir / "kitti_raw" / "2011_09_26"
+    drive = day / "2011_09_26_drive_0005_sync"
+    for name, source in (
+        ("own", day / "2011_09_26_drive_0005.osm"),
+        ("other", data_dir / "oxford" / "oxford.osm"),
+    ):
+        assert maptile("prepare", source, tmp_path / name)[0] == 0
+    status, _, error = maptile("localize", tmp_path / "own", drive, "--out", tmp_path / "a")
+    assert status == 0, error
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert metrics["stages"]["aligned"]["recall_5m"] >= 0.95
+    assert metrics["bias_removed"]["aligned"]["median_m"] <= 1.2
+    status, out, _ = maptile("localize", tmp_path / "other", drive, "--out", tmp_path / "b")
+    assert status == 0
+    assert "warning: nothing was localized" in out
+    metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
+    assert metrics["outside_queries"] > 0
+    assert metrics["outside_localized"] == 0

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from data_prep.errors import MaptileError
+from data_prep.settings import Settings
+from maptile_loc.config import config_folder, load_settings, save_settings
+from maptile_loc.localize import LocalizeSettings
+
+
+class Inner(Settings):
+    batch_size: int = 64
+
+
+class Outer(Settings):
+    rate: float = 1e-4
+    train: Inner = Inner()
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_values_and_overrides(recipe):
+    path = recipe("rate: 0.5\ntrain:\n  batch_size: 7\n")
+    assert load_settings(Outer, path) == Outer(rate=0.5, train=Inner(batch_size=7))
+    assert load_settings(Outer, path, ["train.batch_size=9"]).train.batch_size == 9
+    assert load_settings(Outer, recipe(""), ["train.batch_size=9"]).rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  batch_sise: 3\n", "did you mean 'train.batch_size'"),
+        ("rat: 3\n", "did you mean 'rate'"),
+        ("rate: fast\n", "rate: .*number.*'fast'"),
+        ("train: 3\n", "train"),
+        ("- 1\n", "expected keys and values"),
+        ("rate: [1,\n", "not readable as YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_that_says_where(recipe, text, message):
+    with pytest.raises(MaptileError, match=message) as error:
+        load_settings(Outer, recipe(text))
+    assert "recipe.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["rate", "=3", "rate.x=3", "rate=[1"])
+def test_a_wrong_override_is_refused(recipe, override):
+    with pytest.raises(MaptileError, match="--set"):
+        load_settings(Outer, recipe("rate: 1.0\n"), [override])
+
+
+def test_a_mistyped_recipe_name_gets_a_hint():
+    with pytest.raises(MaptileError, match="did you mean 'localize'"):
+        load_settings(LocalizeSettings, "localise")
+    with pytest.raises(MaptileError, match="no such recipe file"):
+        load_settings(LocalizeSettings, "nowhere.yaml")
+
+
+def test_saved_settings_load_again(tmp_path):
+    settings = Outer(rate=0.25, train=Inner(batch_size=3))
+    save_settings(settings, tmp_path / "out.yaml")
+    assert load_settings(Outer, tmp_path / "out.yaml") == settings
+
+
+def test_every_shipped_recipe_fits_its_settings():
+    from data_prep.city import CitySettings
+    from data_prep.simulate import SimulateSettings
+    from maptile_loc.train import ModelSettings
+
+    kinds = {"localize": LocalizeSettings, "simulate": SimulateSettings}
+    kinds |= {"mapnet": ModelSettings, "posenet": ModelSettings}
+    recipes = sorted(config_folder().glob("*.yaml"))
+    assert {path.stem for path in recipes} >= {*kinds, "city", "oxford"}
+    for path in recipes:
+        load_settings(kinds.get(path.stem, CitySettings), path)
+
+
+def test_the_localize_recipe_states_the_defaults():
+    assert load_settings(LocalizeSettings, "localize") == LocalizeSettings()
