@@ -155,9 +155,10 @@ class MapRaster:
 
         What lies beyond the edge is 0.
         """
-        if 0 <= row <= self.height - height and 0 <= column <= self.width - width:
+        bands, rows, columns = self.data.shape
+        if 0 <= row <= rows - height and 0 <= column <= columns - width:
             return self.data[:, row : row + height, column : column + width]
-        result = np.zeros((self.data.shape[0], height, width), np.uint8)
+        result = np.zeros((bands, height, width), np.uint8)
         top, left = max(row, 0), max(column, 0)
         inner = self.data[:, top : max(row + height, 0), left : max(column + width, 0)]
         top, left = top - row, left - column
