@@ -134,8 +134,14 @@ def interpolate_se3(t_ns: NDArray[np.int64], poses: Array, query_ns: NDArray[np.
     Times outside ``t_ns`` (N,), which increases strictly, take the nearest end's pose.
     """
     query = np.clip(query_ns, t_ns[0], t_ns[-1])
-    if len(t_ns) == 1:
+    if len(t_ns) == 1 or len(query) == 0:
         return np.repeat(poses[:1], len(query), axis=0)
+    # Of a long track only the poses around the queries matter.
+    start = max(int(np.searchsorted(t_ns, query.min(), side="right")) - 1, 0)
+    stop = int(np.searchsorted(t_ns, query.max())) + 2
+    t_ns, poses = t_ns[start:stop], poses[start:stop]
+    if len(t_ns) == 1:
+        return np.repeat(poses, len(query), axis=0)
     right = np.clip(np.searchsorted(t_ns, query, side="right"), 1, len(t_ns) - 1)
     left = right - 1
     # Integer differences first: float64 cannot hold nanoseconds since 1970.

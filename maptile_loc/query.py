@@ -75,12 +75,16 @@ def height_above_ground(points: F32, cell_m: float) -> F32:
     cell = ((points[:, :2] - low) / cell_m).astype(np.int64)
     rows, columns = cell.max(axis=0) + 1
     index = cell[:, 0] * columns + cell[:, 1]
-    order = np.lexsort((points[:, 2], index))
+    bottom = points[:, 2].min()
+    # Cell and height (millimetres, up to a kilometre) in one integer: sorted at memory speed.
+    millimetres = np.clip((points[:, 2] - bottom) * 1000, 0, 2**20 - 1).astype(np.int64)
+    key = np.sort((index << 20) | millimetres)
     count = np.bincount(index, minlength=rows * columns)
     first = np.cumsum(count) - count
     filled = count > 0
     ground = np.full(rows * columns, np.inf, np.float32)
-    ground[filled] = points[order[first[filled] + count[filled] // 10], 2]
+    tenth = key[first[filled] + count[filled] // 10] & (2**20 - 1)
+    ground[filled] = bottom + tenth / 1000
     lowest = ndimage.minimum_filter(ground.reshape(rows, columns), size=5, mode="nearest")
     lowest[np.isinf(lowest)] = -np.inf
     opened = ndimage.maximum_filter(lowest, size=5, mode="nearest")

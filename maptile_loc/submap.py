@@ -118,15 +118,16 @@ def build_submap(
     spacing = max(settings.spacing_m, submap_m * here * sensors / settings.max_points)
     bins = np.floor(plan.travelled[start:stop] / spacing).astype(np.int64)
     runs = _runs(_keep(bins, sensors) + start, centre)
-    parts = [
-        _local(drive, drive.scans.read(first, last), centre, settings.max_range_m)
-        for first, last in runs
-    ]
-    offsets = np.cumsum([0] + [len(part.origin) for part in parts[:-1]])
-    return Submap(
-        points=np.concatenate([part.points for part in parts]),
-        scan=np.concatenate([p.scan + np.int32(o) for p, o in zip(parts, offsets, strict=True)]),
-        origin=np.concatenate([part.origin for part in parts]),
+    return _local(drive, _together([drive.scans.read(*run) for run in runs]), centre, settings)
+
+
+def _together(blocks: list[ScanBlock]) -> ScanBlock:
+    offsets = np.cumsum([0] + [len(block.t_ns) for block in blocks[:-1]]).astype(np.int32)
+    return ScanBlock(
+        t_ns=np.concatenate([block.t_ns for block in blocks]),
+        points=np.concatenate([block.points for block in blocks]),
+        scan=np.concatenate([b.scan + offset for b, offset in zip(blocks, offsets, strict=True)]),
+        origin=np.concatenate([block.origin for block in blocks]),
     )
 
 
@@ -138,25 +139,21 @@ def _keep(bins: NDArray[np.int64], per_bin: int) -> NDArray[np.int64]:
 
 
 def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
-    """Consecutive indices as (start, stop) ranges of at most 200 scans; ``centre`` is kept too."""
+    """Consecutive indices as (start, stop) ranges; ``centre`` is kept too."""
     kept = np.union1d(kept, [centre])
     breaks = np.flatnonzero(np.diff(kept) > 1) + 1
-    return [
-        (int(part[0]), int(part[-1]) + 1)
-        for run in np.split(kept, breaks)
-        for part in np.split(run, range(200, len(run), 200))
-    ]
+    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(kept, breaks)]
 
 
-def _local(drive: Drive, block: ScanBlock, centre: int, max_range_m: float) -> Submap:
+def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings) -> Submap:
     """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
     away = block.points - block.origin[block.scan]
-    near = np.einsum("ni,ni->n", away, away) <= max_range_m**2
+    near = np.einsum("ni,ni->n", away, away) <= settings.max_range_m**2
     points, scan = block.points[near], block.scan[near]
     if drive.odometry is None:
         return Submap(points, scan, block.origin)
-    reference = drive.odometry.at(drive.scans.t_ns[centre : centre + 1])[0]
-    relative = se3_inverse(reference) @ drive.odometry.at(block.t_ns)
+    poses = drive.odometry.at(np.append(block.t_ns, drive.scans.t_ns[centre]))
+    relative = se3_inverse(poses[-1]) @ poses[:-1]
     rotation = relative[:, :3, :3].astype(np.float32)
     shift = relative[:, :3, 3].astype(np.float32)
     return Submap(

@@ -115,8 +115,8 @@ class Matcher:
         nowhere = torch.tensor(self.settings.nowhere_log_odds, device=self.device)
         evidence_log = torch.logaddexp(torch.logsumexp(total.flatten(), 0), nowhere)
         radius = max(1, round(self.settings.distinct_m / self.settings.resolution))
-        peaks = torch.nn.functional.max_pool2d(total[None], 2 * radius + 1, 1, radius)[0]
-        peaks = torch.where((total == peaks) & self.allowed, total, -math.inf).flatten()
+        peaks = torch.where((total == _highest(total, radius)) & self.allowed, total, -math.inf)
+        peaks = peaks.flatten()
         _, where = torch.topk(peaks, min(self.settings.candidates, peaks.numel()))
         where = where[torch.isfinite(peaks[where])]
         row, column = where // self.shape[1], where % self.shape[1]
@@ -146,6 +146,13 @@ class Matcher:
         score = torch.fft.irfft2(product, s=self.padded)
         score = torch.roll(score, (half, half), (0, 1))
         return score[: self.shape[0], : self.shape[1]]
+
+
+def _highest(values: torch.Tensor, radius: int) -> torch.Tensor:
+    """The maximum over the square around each cell: along rows, then along columns."""
+    pool = torch.nn.functional.max_pool2d
+    rows = pool(values[None], (1, 2 * radius + 1), 1, (0, radius))
+    return pool(rows, (2 * radius + 1, 1), 1, (radius, 0))[0]
 
 
 def turned(evidence: Evidence, turn: float) -> Evidence:
