@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -196,20 +196,22 @@ class RenderedBatches(Dataset[Batch]):
 
 
 class EpochSampler(Sampler[int]):
-    """The numbers of an epoch's batches; Lightning tells it the epoch."""
+    """The numbers of an epoch's batches, from the first that was not trained on yet.
 
-    def __init__(self, batches: int) -> None:
-        self.batches, self.epoch = batches, 0
+    Args:
+        batches: Batches per epoch.
+        trained: Tells how many batches were trained on so far.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Begin at the first batch of ``epoch``."""
-        self.epoch = epoch
+    def __init__(self, batches: int, trained: Callable[[], int]) -> None:
+        self.batches, self.trained = batches, trained
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.batches, (self.epoch + 1) * self.batches))
+        first = self.trained()
+        return iter(range(first, first + self.batches))
 
 
 class TileDataModule(pl.LightningDataModule):
@@ -224,31 +226,37 @@ class TileDataModule(pl.LightningDataModule):
         super().__init__()
         self.training = RenderedBatches(ground, settings, heading, seed, _TRAINING)
         self.held_out = RenderedBatches(ground, settings, heading, seed, _VALIDATION)
-        self.sampler = EpochSampler(epoch_steps)
+        self.sampler = EpochSampler(epoch_steps, self._trained)
         self.settings = settings
+        cores = os.cpu_count() or 1
+        self.workers = cores // 2 if settings.workers is None else settings.workers
         self._validation: list[Batch] | None = None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the current epoch."""
-        workers = self.settings.workers
-        if workers is None:
-            workers = (os.cpu_count() or 1) // 2
         return DataLoader(
             self.training,
             batch_size=None,
             sampler=self.sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=4 if workers else None,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            prefetch_factor=4 if self.workers else None,
             pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        """The held-out batches."""
+        return DataLoader(_Kept(self.validation()), batch_size=None)
+
+    def validation(self) -> list[Batch]:
         """The held-out batches, rendered once."""
         if self._validation is None:
             batches = math.ceil(self.settings.validation_tuples / self.settings.batch_tuples)
             self._validation = [self.held_out[number] for number in range(batches)]
-        return DataLoader(_Kept(self._validation), batch_size=None)
+        return self._validation
+
+    def _trained(self) -> int:
+        return self.trainer.global_step if self.trainer is not None else 0
 
 
 class _Kept(Dataset[Batch]):

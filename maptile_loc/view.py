@@ -256,16 +256,14 @@ def tile_from_query(query: QueryTile, settings: ViewSettings) -> Tensor:
         settings: The view that the model knows.
 
     Returns:
-        (3, S, S) float32: the mean over each pixel's area, the strongest evidence for walls.
+        (3, S, S) float32: the most that was seen anywhere within each pixel, as ``render`` does.
     """
     channels = np.stack([query.wall, query.ground, query.observed])
     tile = torch.from_numpy(np.ascontiguousarray(channels, np.float32))
     spare = round((query.size - settings.size_m / query.resolution) / 2)
     tile = functional.pad(tile, [-spare] * 4)
     size = (settings.size_px, settings.size_px)
-    averaged = functional.adaptive_avg_pool2d(tile, size)
-    averaged[WALL] = functional.adaptive_max_pool2d(tile[WALL : WALL + 1], size)[0]
-    return averaged
+    return functional.adaptive_max_pool2d(tile, size)
 
 
 class _Walk(NamedTuple):

@@ -44,10 +44,13 @@ class PoseLoss(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(start[name])))
         self.relative, self.rotation = relative, rotation
 
-    def forward(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion."""
+    def forward(self, predicted: Tensor, target: Tensor, relative: bool = True) -> Tensor:
+        """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion.
+
+        ``relative=False`` leaves the relative term out.
+        """
         loss = self._terms(predicted - target, "sx", "sq")
-        if self.relative and predicted.shape[1] > 1:
+        if self.relative and relative and predicted.shape[1] > 1:
             motion = predicted.diff(dim=1) - target.diff(dim=1)
             loss = loss + self._terms(motion, "srx", "srq")
         return loss
@@ -67,8 +70,14 @@ class MapNet(pl.LightningModule):
         network: ``NetworkSettings`` as a plain dictionary.
         heading: Whether tiles are north-up ("known") or turned by an angle that is to be learned.
         relative: MapNet's relative term; without it the model is PoseNet.
+        relative_from: Share of the training after which the relative term counts. From the very
+            start it holds an untrained network at its constant answer: neighbours that agree cost
+            least.
         mean, deviation: Metres, per axis, for normalising offsets.
         learning_rate, weight_decay: Of AdamW; the rate is its peak.
+
+    Attributes:
+        progress: 0..1, the share of the training that is done; whoever trains keeps it.
     """
 
     mean: Tensor
@@ -80,6 +89,7 @@ class MapNet(pl.LightningModule):
         network: dict[str, Any],
         heading: Heading,
         relative: bool,
+        relative_from: float,
         mean: list[float],
         deviation: list[float],
         learning_rate: float,
@@ -95,6 +105,7 @@ class MapNet(pl.LightningModule):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.relative_from, self.progress = relative_from, 0.0
         self._errors: list[Tensor] = []
 
     def forward(self, tiles: Tensor) -> Tensor:
@@ -117,7 +128,8 @@ class MapNet(pl.LightningModule):
         """The loss of one batch of tuples."""
         batch = Batch(*batch)
         predicted = self(batch.tiles.flatten(0, 1)).view(*batch.offset.shape[:2], -1)
-        loss: Tensor = self.loss(predicted, self._target(batch))
+        relative = self.progress >= self.relative_from
+        loss: Tensor = self.loss(predicted, self._target(batch), relative)
         if number % 20 == 0:
             self.log("loss", loss)
         return loss

@@ -1,0 +1,87 @@
+"""Candidates from a MapNet: the one place that the network takes the tile to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.city import City
+from data_prep.errors import MaptileError
+from data_prep.files import read_json
+from data_prep.geometry import Array, wrap_angle
+from maptile_loc.models.mapnet import MapNet
+from maptile_loc.models.published import CARD, read_model
+from maptile_loc.result import Candidates, QueryTile
+from maptile_loc.view import ViewSettings, tile_from_query
+
+_NORTH_UP_RAD = np.radians(
+    20.0
+)  # how far from north-up a tile may be for a model of known headings
+
+
+class MapNetLocator:
+    """A trained model of one city.
+
+    Attributes:
+        area_km2: The area that its answers come from: the whole map.
+        heading: "known" or "unknown": what the model was trained for.
+    """
+
+    def __init__(self, model: MapNet, view: ViewSettings, city: City, folder: Path) -> None:
+        self._model = model.to(memory_format=torch.channels_last)
+        self._view, self._reference, self._folder = view, city.reference, folder
+        self.area_km2 = city.raster.area_km2
+        self.heading: str = model.hparams["heading"]
+
+    @classmethod
+    def load(cls, model_folder: Path, city: City) -> MapNetLocator:
+        """Read a published model.
+
+        Raises:
+            MaptileError: No model there, a damaged one, or one of another city.
+        """
+        model, card = read_model(model_folder, city)
+        return cls(model, ViewSettings.model_validate(card["view"]), city, model_folder)
+
+    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
+        """The one place of ``tile``, with log-score 0: a regressor does not doubt.
+
+        Args:
+            tile: North-up where the heading is known.
+            turns: (T,) radians by which the tile may have to be turned counter-clockwise to be
+                north-up.
+            log_prior: (T,) log-probability of each.
+
+        Raises:
+            MaptileError: The model was trained for known headings, and this one is not known.
+        """
+        if self.heading == "known" and np.abs(wrap_angle(turns)).max() > _NORTH_UP_RAD:
+            raise MaptileError(
+                f"{self._folder}: trained for known headings; use --heading known, or train with "
+                "--set heading=unknown"
+            )
+        with torch.inference_mode():
+            offset, angle = self._model.pose(tile_from_query(tile, self._view)[None])
+        east, north = self._reference + offset[0].double().numpy()
+        turn = float(angle[0]) if self.heading == "unknown" else float(turns[np.argmax(log_prior)])
+        pose = np.array([[east, north, wrap_angle(tile.rotation + turn)]])
+        return Candidates(pose, np.zeros(1))
+
+
+def default_model(city: City, method: str) -> Path:
+    """The folder of the city's newest model of ``method``.
+
+    Raises:
+        MaptileError: There is none.
+    """
+    home = city.folder / "models" if city.folder is not None else None
+    cards = [] if home is None else sorted(home.glob(f"*/{CARD}"))
+    fitting = [card for card in cards if read_json(card).get("method") == method]
+    if not fitting:
+        raise MaptileError(
+            f"{home or city.name}: no trained model for --method {method}; train one with: maptile "
+            f"train {city.folder or 'CITY'}, or name one with --model"
+        )
+    return max(fitting, key=lambda card: card.stat().st_mtime_ns).parent

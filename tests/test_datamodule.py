@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+import torch
+from small_city import small_city
+
+from data_prep.city import City, open_city
+from data_prep.errors import MaptileError
+from data_prep.raster import BUILDING
+from maptile_loc.datamodule import (
+    DataSettings,
+    EpochSampler,
+    Ground,
+    RenderedBatches,
+    TileDataModule,
+    training_ground,
+)
+from maptile_loc.places import road_graph
+from maptile_loc.view import EDGE, FREE, SOLID, WALL, ViewSettings
+from maptile_loc.world import DisguiseSettings, build_world
+
+VIEW = ViewSettings(size_px=32, resolution=3.0, rays=128)
+SMALL = DataSettings(
+    batch_tuples=4, worlds=2, batches_per_world=3, validation_tuples=8, workers=0, view=VIEW
+)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> City:
+    return small_city(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def ground(city: City) -> Ground:
+    return training_ground(city)
+
+
+# --- Places ------------------------------------------------------------------------------------
+
+
+def test_a_dead_end_turns_back_and_a_junction_leads_on() -> None:
+    # A T: from (0, 0) east to (20, 0), with a branch north at (10, 0).
+    line = np.array([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]])
+    branch = np.array([[10.0, 0.0], [10.0, 8.0]])
+    graph = road_graph([line, branch], [4.0, 4.0])
+    assert graph.length().sum() == pytest.approx(2 * 28)
+    starts, ends = graph.start.numpy(), graph.end.numpy()
+    for piece in range(len(starts)):
+        following = set(graph.following[piece].tolist())
+        assert len(following) == graph.choices[piece]
+        for after in following:
+            np.testing.assert_allclose(starts[after], ends[piece], atol=1e-6)
+        back = int(graph.opposite(torch.tensor(piece)))
+        np.testing.assert_allclose(starts[back], ends[piece])
+        at_end = any(np.allclose(ends[piece], place) for place in ([0, 0], [20, 0], [10, 8]))
+        assert (back in following) == at_end
+        assert graph.choices[piece] == (2 if np.allclose(ends[piece], [10, 0]) else 1)
+
+
+def test_drawn_places_lie_on_roads_and_follow_one_another() -> None:
+    line = np.array([[0.0, 0.0], [300.0, 0.0]])
+    graph = road_graph([line], [6.0])
+    generator = torch.Generator().manual_seed(0)
+    weights = graph.length() * ((graph.start[:, 0] > 90) & (graph.start[:, 0] < 210))
+    places = graph.draw(500, weights, 3, (4.0, 16.0), 50.0, generator)
+    centre = places.centre
+    assert centre[:, 0, 0].min() > 86
+    assert centre[:, 0, 0].max() < 214
+    assert centre[..., 1].abs().max() <= 3.0
+    assert centre[..., 1].min() < -2.5  # the whole width is covered, on either side
+    assert centre[..., 1].max() > 2.5
+    step = centre.diff(dim=1)[..., 0].abs()
+    assert step.min() > 3.9
+    assert step.max() < 16.1
+    assert step.min() < 5
+    assert step.max() > 15
+    torch.testing.assert_close(step[:, 0], step[:, 1], atol=0.2, rtol=0)
+    middle = places.paths.shape[2] // 2
+    torch.testing.assert_close(places.paths[:, :, middle], centre)
+    length = (places.paths[:, :, -1] - places.paths[:, :, 0]).norm(dim=-1)
+    torch.testing.assert_close(length, torch.full_like(length, 50.0), atol=0.5, rtol=0)
+
+
+def test_places_cover_every_road(ground: Ground) -> None:
+    generator = torch.Generator().manual_seed(1)
+    places = ground.roads.draw(4000, ground.weights, 1, (4.0, 4.0), 50.0, generator)
+    apart = torch.cdist(ground.roads.start, places.centre[:, 0]).min(dim=1).values
+    assert apart[ground.weights > 0].max() < 6
+
+
+def test_places_are_drawn_from_tiles_that_are_not_empty(city: City, ground: Ground) -> None:
+    tiles = city.tiles()
+    east = tiles["offset_east"]
+    folder = city.folder
+    assert folder is not None
+
+    class HalfCity(City):
+        def tiles(self) -> gpd.GeoDataFrame:
+            return tiles.assign(empty=tiles["empty"] | (east > 0))
+
+    fields = {name: getattr(city, name) for name in city.__dataclass_fields__}
+    half = training_ground(HalfCity(**fields))
+    limit = float(east[east <= 0].max()) + 48
+    assert half.roads.start[half.weights > 0, 0].max() <= limit
+    assert half.weights.sum() < ground.weights.sum()
+
+
+# --- Worlds ------------------------------------------------------------------------------------
+
+
+def test_a_world_without_disguise_is_the_map(city: City, ground: Ground) -> None:
+    exact = DisguiseSettings(resolution=city.raster.resolution).nothing()
+    middle = ground.roads.middle()
+    rng = np.random.default_rng(0)
+    cells = build_world(ground.buildings, middle, ground.bounds, exact, rng)
+    inner = (slice(1, -1), slice(1, -1))
+    assert set(np.unique(cells[inner])) == {FREE, SOLID}
+    assert (cells[[0, -1]] == EDGE).all()
+    assert np.array_equal(cells[inner] == SOLID, city.raster.data[BUILDING][inner] > 0)
+
+
+def test_buildings_move_as_told() -> None:
+    x, y = np.mgrid[5:400:20, 5:400:20].reshape(2, -1).astype(float)
+    boxes = shapely.box(x, y, x + 8, y + 8)
+    settings = DisguiseSettings(resolution=0.1).nothing().model_copy(update={"shift_m": 0.7})
+    rng = np.random.default_rng(0)
+    cells = build_world(boxes, np.zeros((0, 2)), (0, 0, 400, 400), settings, rng) == SOLID
+    blocks = cells[::-1].reshape(20, 200, 20, 200).transpose(0, 2, 1, 3).reshape(400, 200, 200)
+    row, column = np.mgrid[0:200, 0:200] * 0.1 + 0.05
+    mass = blocks.sum(axis=(1, 2))
+    shift = np.stack([(blocks * axis).sum((1, 2)) / mass - 9 for axis in (column, row)])
+    assert shift.std() == pytest.approx(0.7, rel=0.1)
+    assert abs(shift.mean()) < 0.1
+
+
+def test_missing_and_new_buildings_and_clutter() -> None:
+    x, y = np.mgrid[5:400:20, 5:400:20].reshape(2, -1).astype(float)
+    boxes = shapely.box(x, y, x + 8, y + 8)
+    rng = np.random.default_rng(0)
+    nothing = DisguiseSettings().nothing()
+    bounds = (0.0, 0.0, 400.0, 400.0)
+    roads = np.array([[200.0, 200.0]])
+
+    def area(**change: float) -> float:
+        cells = build_world(boxes, roads, bounds, nothing.model_copy(update=change), rng)
+        return float((cells[1:-1, 1:-1] == SOLID).sum())
+
+    whole = area()
+    assert area(missing=0.3) / whole == pytest.approx(0.7, abs=0.08)
+    assert area(new_per_km2=400.0) > whole
+    cells = build_world(
+        boxes[:0], roads, bounds, nothing.model_copy(update={"new_per_km2": 3000.0}), rng
+    )
+    assert cells[233:300, 233:300].max() >= SOLID
+    assert cells[265:268, 265:268].max() == FREE  # the road stays free
+
+
+# --- Batches -----------------------------------------------------------------------------------
+
+
+def test_batch_n_is_the_same_whoever_renders_it(ground: Ground) -> None:
+    one = RenderedBatches(ground, SMALL, "unknown", 3, 0)
+    other = RenderedBatches(ground, SMALL, "unknown", 3, 0)
+    in_order = [one[number] for number in range(8)]
+    for number in (7, 2, 5):
+        for first, second in zip(in_order[number], other[number], strict=True):
+            assert torch.equal(first, second)
+    assert not torch.equal(in_order[0].tiles, in_order[1].tiles)
+    another_seed = RenderedBatches(ground, SMALL, "unknown", 4, 0)[0]
+    another_stream = RenderedBatches(ground, SMALL, "unknown", 3, 1)[0]
+    assert not torch.equal(in_order[0].offset, another_seed.offset)
+    assert not torch.equal(in_order[0].offset, another_stream.offset)
+
+
+def test_worlds_give_way_one_by_one(ground: Ground) -> None:
+    batches = RenderedBatches(ground, SMALL, "known", 0, 0)
+    before = batches.worlds(0).cells.clone()
+    assert torch.equal(batches.worlds(2).cells, before)
+    after = batches.worlds(3).cells
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [False, True]
+
+
+def test_a_batch_has_the_shapes_and_frames_it_says(ground: Ground) -> None:
+    known = RenderedBatches(ground, SMALL, "known", 0, 0)[0]
+    assert known.tiles.shape == (4, 3, 3, 32, 32)
+    assert known.offset.shape == (4, 3, 2)
+    assert known.angle.abs().max() == 0
+    west, south, east, north = ground.bounds
+    assert known.offset[..., 0].min() > west
+    assert known.offset[..., 0].max() < east
+    assert known.offset[..., 1].min() > south
+    assert known.offset[..., 1].max() < north
+    unknown = RenderedBatches(ground, SMALL, "unknown", 0, 0)[0]
+    assert unknown.angle.abs().max() <= math.pi
+    assert unknown.angle.std() > 0.5
+
+
+@pytest.mark.parametrize("heading", ["known", "unknown"])
+def test_walls_of_a_tile_stand_where_the_map_has_them(
+    city: City, ground: Ground, heading: str
+) -> None:
+    view = ViewSettings(size_px=128, resolution=0.75).without_noise()
+    exact = SMALL.model_copy(
+        update={"view": view, "disguise": DisguiseSettings().nothing(), "batch_tuples": 8}
+    )
+    batch = RenderedBatches(ground, exact, heading, 0, 0)[0]  # type: ignore[arg-type]
+    tile, row, column = (batch.tiles.flatten(0, 1)[:, WALL] > 0.5).nonzero().numpy().T
+    assert len(tile) > 500
+    x, y = (column + 0.5 - 64) * 0.75, (64 - row - 0.5) * 0.75
+    angle = batch.angle.flatten().double().numpy()[tile]
+    offset = batch.offset.flatten(0, 1).double().numpy()[tile]
+    east = offset[:, 0] + np.cos(angle) * x - np.sin(angle) * y
+    north = offset[:, 1] + np.sin(angle) * x + np.cos(angle) * y
+    points = shapely.points(east + city.reference[0], north + city.reference[1])
+    outlines = shapely.union_all(city.buildings().geometry.boundary.to_numpy())
+    assert shapely.distance(points, outlines).max() < 1.7  # a pixel's diagonal, a cell's half
+
+
+def test_offsets_are_normalised_by_the_places_statistics(ground: Ground) -> None:
+    mean, deviation = ground.mean_and_deviation()
+    generator = torch.Generator().manual_seed(0)
+    places = ground.roads.draw(4000, ground.weights, 1, (4.0, 4.0), 50.0, generator)
+    offsets = places.centre[:, 0].double().numpy()
+    np.testing.assert_allclose(offsets.mean(0), mean, atol=3)
+    np.testing.assert_allclose(offsets.std(0), deviation, rtol=0.05)
+
+
+def test_an_epoch_goes_on_where_training_is() -> None:
+    trained = 0
+    sampler = EpochSampler(3, lambda: trained)
+    assert list(sampler) == [0, 1, 2]
+    trained = 7
+    assert list(sampler) == [7, 8, 9]
+    assert len(sampler) == 3
+
+
+def test_workers_render_the_same_batches(ground: Ground) -> None:
+    alone = TileDataModule(ground, SMALL, "known", 0, 4)
+    helped = TileDataModule(ground, SMALL.model_copy(update={"workers": 2}), "known", 0, 4)
+    for first, second in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
+        assert torch.equal(first.tiles, second.tiles)
+        assert torch.equal(first.offset, second.offset)
+
+
+def test_validation_stays_the_same_and_is_never_trained_on(ground: Ground) -> None:
+    data = TileDataModule(ground, SMALL, "known", 0, 4)
+    first, again = (list(data.val_dataloader()) for _ in range(2))
+    assert len(first) == 2
+    assert all(torch.equal(a.tiles, b.tiles) for a, b in zip(first, again, strict=True))
+    trained_on = torch.cat([batch.offset.flatten(0, 1) for batch in data.train_dataloader()])
+    held_out = torch.cat([batch.offset.flatten(0, 1) for batch in first])
+    assert torch.cdist(trained_on, held_out).min() > 0
+
+
+# --- Cities with little in them ------------------------------------------------------------------
+
+
+def test_a_bare_raster_offers_its_road_surface(city: City) -> None:
+    assert city.folder is not None
+    bare = open_city(city.folder / "map.tif")
+    ground = training_ground(bare)
+    generator = torch.Generator().manual_seed(0)
+    places = ground.roads.draw(300, ground.weights, 1, (4.0, 4.0), 30.0, generator)
+    roads = shapely.union_all(city.roads().geometry.to_numpy())
+    points = places.centre[:, 0].double().numpy() + bare.reference
+    apart = shapely.distance(shapely.points(points), roads)
+    assert np.median(apart) < 4  # on a street of 5.5 m or so
+    towards = places.paths[:, 0, -1] - places.paths[:, 0, 0]
+    along = towards.abs().max(dim=1).values / towards.norm(dim=1)
+    assert along.median() > 0.99  # streets run east and north
+
+
+def test_a_city_without_roads_is_refused(city: City) -> None:
+    raster = replace(
+        city.raster, data=city.raster.data * np.array([1, 0, 0], np.uint8)[:, None, None]
+    )
+    with pytest.raises(MaptileError, match="no roads"):
+        training_ground(replace(city, folder=None, raster=raster))
+
+
+def test_large_cities_get_fewer_worlds(ground: Ground) -> None:
+    wide = replace(ground, bounds=(-8000.0, -8000.0, 8000.0, 8000.0))
+    fine = DisguiseSettings(resolution=1.0)
+    settings = SMALL.model_copy(update={"worlds": 8, "disguise": fine})
+    assert RenderedBatches(wide, settings, "known", 0, 0).slots == 2
+
+
+@pytest.mark.realdata
+def test_oxford_gives_tiles_with_walls(data_dir: Path, tmp_path: Path) -> None:
+    from data_prep.city import CitySettings, prepare_city
+    from data_prep.osm import OsmSource
+
+    source = OsmSource(path=data_dir / "oxford" / "oxford.osm")
+    oxford = prepare_city(source, tmp_path / "oxford", CitySettings())
+    batch = RenderedBatches(training_ground(oxford), DataSettings(batch_tuples=32), "known", 0, 0)[
+        0
+    ]
+    walls = batch.tiles[:, :, WALL].flatten(0, 1).flatten(1).sum(dim=1)
+    assert (walls > 5).float().mean() > 0.7

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from maptile_loc.datamodule import Batch, Heading
+from maptile_loc.models.mapnet import (
+    MapNet,
+    PoseLoss,
+    angle_of_log_quaternion,
+    log_quaternion,
+)
+from maptile_loc.models.resnet import NetworkSettings, ResNet
+
+
+def make_model(heading: Heading = "unknown", relative: bool = True, **change: Any) -> MapNet:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {
+        "size": 32,
+        "network": {"width": 8, "blocks": [1, 1], "features": 64},
+        "heading": heading,
+        "relative": relative,
+        "relative_from": 0.0,
+        "mean": [10.0, -20.0],
+        "deviation": [100.0, 200.0],
+        "learning_rate": 3e-3,
+        "weight_decay": 0.0,
+    }
+    return MapNet(**(arguments | change))
+
+
+def make_batch(tuples: int = 4, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    tiles = (torch.rand(tuples, 3, 3, 32, 32, generator=generator) < 0.3).float()
+    offset = torch.randn(tuples, 3, 2, generator=generator) * 100
+    angle = (torch.rand(tuples, 3, generator=generator) * 2 - 1) * math.pi
+    return Batch(tiles, offset, angle)
+
+
+PREDICTED = torch.tensor([[[0.5, 1.0, 0.1], [0.0, 2.0, 0.3], [1.0, 1.0, -0.2]]])
+TARGET = torch.tensor([[[0.0, 1.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.0, 0.2]]])
+# By hand: |t| = (.5 + .5 + .5 + 1 + 1 + 1) / 6, |q| = (.1 + .1 + .4) / 3;
+# motion of the prediction (-.5, 1, .2), (1, -1, -.5), of the target (.5, -.5, .2), (-.5, -1, 0):
+# |dt| = (1 + 1.5 + 1.5 + 0) / 4, |dq| = (0 + .5) / 2.
+T, Q, DT, DQ = 4.5 / 6, 0.6 / 3, 4.0 / 4, 0.5 / 2
+
+
+def test_the_loss_at_the_start_is_the_published_one() -> None:
+    expected = T + math.exp(3) * Q - 3 + DT + math.exp(3) * DQ - 3
+    assert PoseLoss(True, True)(PREDICTED, TARGET).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_with_other_weights() -> None:
+    loss = PoseLoss(True, True)
+    weights = {"sx": 0.4, "sq": -1.0, "srx": -0.7, "srq": 0.2}
+    loss.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    terms = {"sx": T, "sq": Q, "srx": DT, "srq": DQ}
+    expected = sum(math.exp(-s) * terms[name] + s for name, s in weights.items())
+    assert loss(PREDICTED, TARGET).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_posenet_is_the_same_without_the_relative_term() -> None:
+    posenet = PoseLoss(False, True)
+    expected = T + math.exp(3) * Q - 3
+    assert posenet(PREDICTED, TARGET).item() == pytest.approx(expected, rel=1e-6)
+    assert PoseLoss(True, True)(PREDICTED, TARGET, relative=False).item() == pytest.approx(expected)
+    assert set(dict(posenet.named_parameters())) == {"sx", "sq"}
+
+
+def test_a_known_heading_leaves_the_rotation_out() -> None:
+    loss = PoseLoss(True, False)
+    assert set(dict(loss.named_parameters())) == {"sx", "srx"}
+    assert loss(PREDICTED[..., :2], TARGET[..., :2]).item() == pytest.approx(T + DT)
+
+
+def test_the_weights_are_learned() -> None:
+    loss = PoseLoss(True, True)
+    loss(PREDICTED, TARGET).backward()
+    by_hand = {"sx": 1 - T, "sq": 1 - math.exp(3) * Q, "srx": 1 - DT, "srq": 1 - math.exp(3) * DQ}
+    for name, gradient in by_hand.items():
+        parameter = loss.get_parameter(name)
+        assert parameter.grad is not None
+        assert parameter.grad.item() == pytest.approx(gradient, rel=1e-5, abs=1e-6)
+
+
+def test_the_model_hands_its_loss_weights_to_the_optimiser() -> None:
+    model = make_model()
+    optimiser = model.configure_optimizers()
+    given = {id(p): g for g in optimiser.param_groups for p in g["params"]}
+    assert len(given) == len(list(model.parameters()))
+    for parameter in model.loss.parameters():
+        assert given[id(parameter)]["weight_decay"] == 0
+
+
+def test_log_quaternions_agree_with_scipy() -> None:
+    angle = np.linspace(-9, 9, 41)
+    quaternion = Rotation.from_euler("z", angle[:, None]).as_quat()  # x y z w
+    quaternion *= np.sign(quaternion[:, 3:])  # the hemisphere w >= 0
+    expected = np.arctan2(quaternion[:, 2], quaternion[:, 3])
+    log_q = log_quaternion(torch.from_numpy(angle))
+    np.testing.assert_allclose(log_q.numpy(), expected, atol=1e-12)
+    back = angle_of_log_quaternion(log_q).numpy()
+    np.testing.assert_allclose(np.exp(1j * back), np.exp(1j * angle), atol=1e-12)
+
+
+@pytest.mark.parametrize("heading", ["known", "unknown"])
+def test_poses_are_what_was_normalised(heading: Heading) -> None:
+    model = make_model(heading).eval()
+    batch = make_batch()
+    with torch.no_grad():
+        raw = model(batch.tiles.flatten(0, 1))
+        offset, angle = model.pose(batch.tiles.flatten(0, 1))
+    assert raw.shape == (12, 3 if heading == "unknown" else 2)
+    torch.testing.assert_close(offset[:, 0], raw[:, 0] * 100 + 10)
+    torch.testing.assert_close(offset[:, 1], raw[:, 1] * 200 - 20)
+    if heading == "known":
+        assert angle.abs().max() == 0
+    else:
+        torch.testing.assert_close(torch.cos(angle), torch.cos(2 * raw[:, 2]))
+
+
+def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
+    model = make_model(relative_from=0.5)
+    batch = make_batch()
+    early = model.training_step(batch, 1)
+    early.backward()
+    assert model.loss.srx.grad is None
+    model.progress = 0.5
+    late = model.training_step(batch, 1)
+    late.backward()
+    assert model.loss.srx.grad is not None
+    assert model.loss.srx.grad.item() != 0
+    assert late.item() != early.item()
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_few_tiles_are_learned_by_heart(relative: bool) -> None:
+    model = make_model("unknown", relative)
+    batch = make_batch()
+    optimiser = model.configure_optimizers()
+    first = last = math.inf
+    for step in range(200):
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * (1 - step / 200)
+        loss = model.training_step(batch, 1)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        first, last = (loss.item() if step == 0 else first), loss.item()
+    model.eval()
+    with torch.no_grad():
+        offset, angle = model.pose(batch.tiles.flatten(0, 1))
+    assert last < first - 3
+    error = (offset - batch.offset.flatten(0, 1)).norm(dim=1)
+    turn = torch.remainder(angle - batch.angle.flatten() + math.pi, 2 * math.pi) - math.pi
+    assert error.median() < 8  # of places that spread over 100 m
+    assert turn.abs().median() < 0.1
+
+
+def test_the_description_of_a_model_is_plain_json() -> None:
+    model = make_model()
+    again = MapNet(**json.loads(json.dumps(dict(model.hparams))))
+    again.load_state_dict(model.state_dict())
+    tiles = make_batch().tiles.flatten(0, 1)
+    assert torch.equal(model.eval()(tiles), again.eval()(tiles))
+
+
+@pytest.mark.parametrize("size", [16, 30, 64])
+def test_the_backbone_takes_any_size(size: int) -> None:
+    network = ResNet(size, NetworkSettings(width=4, blocks=(1, 2, 1), features=10))
+    assert network(torch.rand(2, 3, size, size)).shape == (2, 10)
+
+
+def test_the_backbone_tells_left_from_right() -> None:
+    torch.manual_seed(0)
+    network = ResNet(32, NetworkSettings(width=4, blocks=(1, 1), features=32)).eval()
+    tile = torch.zeros(1, 3, 32, 32)
+    tile[..., 8:24, 2:6] = 1
+    moved = torch.roll(tile, 20, dims=-1)
+    assert not torch.allclose(network(tile), network(moved), atol=1e-3)

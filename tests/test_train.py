@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, load_file
+from small_city import small_city
+
+from data_prep.city import City, open_city
+from data_prep.errors import MaptileError
+from data_prep.geometry import wrap_angle
+from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+from maptile_loc.config import load_settings
+from maptile_loc.datamodule import DataSettings
+from maptile_loc.models.published import read_model
+from maptile_loc.models.resnet import NetworkSettings
+from maptile_loc.result import QueryTile
+from maptile_loc.train import ModelSettings, Pace, TrainingSettings, read_checkpoint, train
+from maptile_loc.view import ViewSettings
+
+TINY = ModelSettings(
+    heading="unknown",
+    network=NetworkSettings(width=4, blocks=(1,), features=16),
+    data=DataSettings(
+        batch_tuples=4,
+        worlds=2,
+        validation_tuples=8,
+        workers=0,
+        view=ViewSettings(size_px=16, resolution=6.0, rays=64),
+    ),
+    training=TrainingSettings(steps=6, epoch_steps=3),
+)
+NORTH_UP = np.zeros(1)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> City:
+    return small_city(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(city: City) -> Path:
+    return train(city, TINY, device="cpu")
+
+
+def copied(model: Path, to: Path) -> Path:
+    return Path(shutil.copytree(model, to))
+
+
+def query(rotation: float = 0.0, seed: int = 0) -> QueryTile:
+    rng = np.random.default_rng(seed)
+    wall, ground, observed = (rng.random((3, 256, 256)) < 0.1).astype(np.float32)
+    return QueryTile(wall, ground, observed, 0.5, rotation)
+
+
+# --- Training ----------------------------------------------------------------------------------
+
+
+def test_a_model_folder_holds_what_localizing_needs(city: City, trained: Path) -> None:
+    assert city.folder is not None
+    assert trained == city.folder / "models" / "mapnet"
+    card = json.loads((trained / "model.json").read_text())
+    assert card["city"]["content_hash"] == city.content_hash
+    assert card["city"]["reference"] == city.reference.tolist()
+    assert "UTM zone 30N" in card["city"]["crs"]
+    assert card["training"]["steps"] == 6
+    assert card["validation"]["tiles"] == 24
+    assert 0 < card["validation"]["chance_median_m"] < 200
+    assert "OpenStreetMap" in card["attribution"]
+    assert card["model"]["heading"] == "unknown"
+    assert load_settings(ModelSettings, trained / "config.yaml") == TINY
+    assert set(load_file(trained / "model.safetensors")) > {"mean", "deviation", "loss.srq"}
+
+
+def test_logs_are_csv_and_tensorboard(trained: Path) -> None:
+    (path,) = (trained / "training" / "csv").glob("*/metrics.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    medians = [float(row["val_median_m"]) for row in rows if row["val_median_m"]]
+    assert len(medians) >= 2
+    assert list((trained / "training" / "tensorboard").glob("*/events.out.tfevents.*"))
+
+
+def test_the_card_tells_the_published_weights_error(city: City, trained: Path) -> None:
+    (path,) = (trained / "training" / "csv").glob("*/metrics.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    best = min(float(row["val_median_m"]) for row in rows if row["val_median_m"])
+    card = json.loads((trained / "model.json").read_text())
+    assert card["validation"]["median_m"] == pytest.approx(best, rel=1e-5)
+
+
+def test_a_checkpoint_holds_only_plain_values_and_tensors(trained: Path) -> None:
+    checkpoint = read_checkpoint(trained / "training" / "best.ckpt")
+    json.dumps(checkpoint["hyper_parameters"])
+    assert not (trained / "training" / "last.ckpt").exists()  # nothing to resume
+
+
+def test_the_same_seed_gives_the_same_weights(city: City, trained: Path) -> None:
+    again = train(city, TINY.model_copy(update={"name": "again"}), device="cpu")
+    other = train(city, TINY.model_copy(update={"name": "other", "seed": 1}), device="cpu")
+    first = load_file(trained / "model.safetensors")
+    second = load_file(again / "model.safetensors")
+    third = load_file(other / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+LONG = TINY.model_copy(
+    update={"name": "long", "training": TrainingSettings(steps=240, epoch_steps=12, patience=99)}
+)
+
+
+def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
+    tmp_path: Path, city: City
+) -> None:
+    assert city.folder is not None
+    interrupted = open_city(Path(shutil.copytree(city.folder, tmp_path / "interrupted")))
+    assert interrupted.folder is not None
+    model = interrupted.folder / "models" / "long"
+    code = (
+        "import sys, torch; from pathlib import Path; from data_prep.city import open_city\n"
+        "from data_prep.errors import MaptileError\n"
+        "from maptile_loc.train import ModelSettings, train\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "settings = ModelSettings.model_validate_json(sys.argv[2])\n"
+        "try: train(open_city(Path(sys.argv[1])), settings, device='cpu')\n"
+        "except MaptileError as error: sys.exit(f'error: {error}')\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(interrupted.folder), LONG.model_dump_json()],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last = model / "training" / "last.ckpt"
+    while not last.exists() and child.poll() is None:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGINT)
+    _, message = child.communicate(timeout=120)
+    assert child.returncode == 1
+    assert "interrupted" in message
+    assert not (model / "model.json").exists()
+    done = read_checkpoint(last)["global_step"]
+    assert 0 < done < 240
+
+    train(interrupted, LONG, device="cpu")
+    train(city, LONG, device="cpu")
+    assert city.folder is not None
+    resumed = load_file(model / "model.safetensors")
+    straight = load_file(city.folder / "models" / "long" / "model.safetensors")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    logs = list((model / "training" / "csv").glob("*/metrics.csv"))
+    assert len(logs) == 2  # one of each part: it did not start afresh
+
+
+def test_another_recipe_does_not_go_on_with_this_ones_checkpoint(
+    tmp_path: Path, city: City, trained: Path
+) -> None:
+    assert city.folder is not None
+    folder = Path(shutil.copytree(city.folder, tmp_path / "city"))
+    state = folder / "models" / "mapnet" / "training"
+    shutil.copy(state / "best.ckpt", state / "last.ckpt")
+    changed = TINY.model_copy(update={"training": TrainingSettings(steps=4, epoch_steps=2)})
+    train(open_city(folder), changed, device="cpu")
+    card = json.loads((folder / "models" / "mapnet" / "model.json").read_text())
+    assert card["training"]["steps"] == 4
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path, city: City, trained: Path) -> None:
+    assert city.folder is not None
+    folder = Path(shutil.copytree(city.folder, tmp_path / "city"))
+    state = folder / "models" / "mapnet" / "training"
+    content = (state / "best.ckpt").read_bytes()
+    (state / "last.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(MaptileError, match=r"last\.ckpt: damaged"):
+        train(open_city(folder), TINY, device="cpu")
+
+
+def test_a_pickled_object_is_never_loaded(tmp_path: Path) -> None:
+    torch.save({"state_dict": Path("/")}, tmp_path / "last.ckpt")
+    with pytest.raises(MaptileError, match="no checkpoint"):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_minutes_end_the_training(city: City) -> None:
+    endless = TrainingSettings(steps=10_000_000, epoch_steps=5)
+    settings = TINY.model_copy(update={"name": "timed", "training": endless})
+    folder = train(city, settings, minutes=0.02, device="cpu")
+    card = json.loads((folder / "model.json").read_text())
+    assert 0 < card["training"]["steps"] < 10_000
+    assert card["training"]["seconds"] >= 1.2
+
+
+def test_training_stops_early_when_nothing_improves(city: City) -> None:
+    stuck = TrainingSettings(steps=2000, epoch_steps=1, patience=3, learning_rate=1e-12)
+    settings = TINY.model_copy(update={"name": "stuck", "training": stuck})
+    card = json.loads((train(city, settings, device="cpu") / "model.json").read_text())
+    assert card["training"]["steps"] < 100
+
+
+def test_the_pace_is_a_warm_up_and_a_cosine() -> None:
+    pace = Pace(steps=1000, minutes=10.0, warmup=0.1, peak=2.0)
+    assert pace.progress(500) == 0.5
+    pace.elapsed = 540.0
+    assert pace.progress(500) == 0.9
+    pace.load_state_dict({"elapsed": 6000.0})
+    assert pace.progress(0) == 1.0
+    assert pace.rate(0.0) == pytest.approx(0.02)
+    assert pace.rate(0.05) == pytest.approx(1.01)
+    assert pace.rate(0.5) == pytest.approx(1.0)
+    assert pace.rate(1.0) == pytest.approx(0.0)
+    rates = [pace.rate(share) for share in np.linspace(0.1, 1, 50)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "relative"), [("mapnet", True), ("posenet", False)])
+def test_shipped_recipes_are_valid(name: str, relative: bool) -> None:
+    settings = load_settings(ModelSettings, name)
+    assert settings.name == name
+    assert settings.relative == relative
+    assert settings.heading == "known"
+
+
+def test_what_cannot_be_trained_is_told_in_a_line(city: City) -> None:
+    assert city.folder is not None
+    bare = open_city(city.folder / "map.tif")
+    with pytest.raises(MaptileError, match="bare raster"):
+        train(bare, TINY)
+    with pytest.raises(MaptileError, match="--device tpu"):
+        train(city, TINY, device="tpu")
+
+
+# --- Using a model -----------------------------------------------------------------------------
+
+
+def test_the_locator_gives_one_candidate_in_the_map_frame(city: City, trained: Path) -> None:
+    locator = MapNetLocator.load(trained, city)
+    assert locator.area_km2 == city.raster.area_km2
+    turns = np.radians(np.arange(0, 360, 5.0))
+    here = locator.candidates(query(0.0), turns, np.zeros(72))
+    turned = locator.candidates(query(0.7), turns, np.zeros(72))
+    assert here.poses.shape == (1, 3)
+    assert here.log_scores.tolist() == [0.0]
+    model, _ = read_model(trained, city)
+    channels = np.stack([query().wall, query().ground, query().observed])
+    blocks = channels[:, 32:-32, 32:-32].reshape(3, 16, 12, 16, 12)  # the middle 96 m, in 6 m
+    with torch.no_grad():
+        offset, angle = model.pose(torch.from_numpy(blocks.max(axis=(2, 4)))[None])
+    np.testing.assert_allclose(here.poses[0, :2], city.reference + offset[0].numpy(), atol=1e-3)
+    assert here.poses[0, 2] == pytest.approx(float(angle[0]), abs=1e-5)
+    np.testing.assert_array_equal(turned.poses[0, :2], here.poses[0, :2])
+    assert turned.poses[0, 2] == pytest.approx(float(wrap_angle(here.poses[0, 2] + 0.7)))
+
+
+def test_a_model_of_known_headings_keeps_the_heading_and_wants_it_known(city: City) -> None:
+    settings = TINY.model_copy(update={"name": "north-up", "heading": "known"})
+    locator = MapNetLocator.load(train(city, settings, device="cpu"), city)
+    found = locator.candidates(query(1.2), NORTH_UP, NORTH_UP)
+    assert found.poses[0, 2] == pytest.approx(1.2)
+    about = locator.candidates(query(1.2), np.radians([-10.0, 0.0, 10.0]), np.array([-2.0, 0, -2]))
+    assert about.poses[0, 2] == pytest.approx(1.2)
+    with pytest.raises(MaptileError, match="--heading known"):
+        locator.candidates(query(), np.radians(np.arange(0, 360, 5.0)), np.zeros(72))
+
+
+def test_a_model_of_another_city_is_refused(tmp_path: Path, trained: Path) -> None:
+    other = replace(small_city(tmp_path, seed=1), name="elsewhere")
+    with pytest.raises(MaptileError, match=r"trained for the city 'city'.*not for 'elsewhere'"):
+        MapNetLocator.load(trained, other)
+
+
+def test_a_model_of_another_state_of_the_city_is_refused(tmp_path: Path, trained: Path) -> None:
+    with pytest.raises(MaptileError, match="another state of it"):
+        MapNetLocator.load(trained, small_city(tmp_path, seed=1))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "pickle"])
+def test_damaged_weights_are_one_clear_error(
+    tmp_path: Path, city: City, trained: Path, damage: str
+) -> None:
+    model = copied(trained, tmp_path / "model")
+    path = model / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    elif damage == "missing":
+        path.unlink()
+    else:
+        torch.save(load(bytes(content)), path)
+        card = json.loads((model / "model.json").read_text())
+        card["weights"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (model / "model.json").write_text(json.dumps(card))
+    with pytest.raises(MaptileError, match=r"model\.safetensors: .*damaged"):
+        MapNetLocator.load(model, city)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not readable as JSON"),
+        ("{}", "not the card of a model"),
+        ('{"format": "maptile-model", "version": 99}', "newer maptile-loc"),
+    ],
+)
+def test_a_wrong_card_is_one_clear_error(
+    tmp_path: Path, city: City, content: str, message: str
+) -> None:
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(MaptileError, match=message):
+        MapNetLocator.load(tmp_path, city)
+
+
+def test_the_newest_model_is_the_default(tmp_path: Path, city: City, trained: Path) -> None:
+    assert city.folder is not None
+    folder = Path(shutil.copytree(city.folder, tmp_path / "city"))
+    shutil.rmtree(folder / "models")
+    copied(trained, folder / "models" / "older")
+    newer = copied(trained, folder / "models" / "a-newer")
+    (newer / "model.json").touch()
+    (folder / "models" / "unfinished").mkdir()
+    assert default_model(open_city(folder), "mapnet") == newer
+    with pytest.raises(MaptileError, match="no trained model for --method cells"):
+        default_model(open_city(folder), "cells")
+    shutil.rmtree(folder / "models")
+    with pytest.raises(MaptileError, match="maptile train"):
+        default_model(open_city(folder), "mapnet")
+    with pytest.raises(MaptileError, match="no model there"):
+        MapNetLocator.load(folder / "models" / "mapnet", city)

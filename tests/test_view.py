@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maptile_loc.result import QueryTile
+from maptile_loc.view import (
+    EDGE,
+    FREE,
+    GROUND,
+    OBSERVED,
+    SOLID,
+    WALL,
+    Rays,
+    ViewSettings,
+    Worlds,
+    cast,
+    render,
+    tile_from_query,
+)
+from maptile_loc.world import DisguiseSettings, build_world
+
+EXACT = ViewSettings(
+    size_px=64, resolution=1.0, rays=4000, range_m=40.0, travel_m=2.0, line_scanner=0.0
+).without_noise()
+
+
+def world_of(cells: np.ndarray, resolution: float = 0.5) -> Worlds:
+    """A world whose plane's origin is its middle."""
+    cells = cells.copy()
+    cells[[0, -1]] = EDGE
+    cells[:, [0, -1]] = EDGE
+    height, width = cells.shape
+    tensor = torch.from_numpy(cells)[None]
+    return Worlds(tensor, -width * resolution / 2, height * resolution / 2, resolution)
+
+
+def cell_centres(size: int, resolution: float) -> tuple[np.ndarray, np.ndarray]:
+    """East and north of the cells of a square grid about the origin."""
+    along = (np.arange(size) + 0.5) * resolution - size * resolution / 2
+    return np.meshgrid(along, -along)
+
+
+def courtyards() -> Worlds:
+    """Two closed square rings of wall: inner faces 10 m and 25 m from the middle."""
+    east, north = cell_centres(200, 0.5)
+    away = np.maximum(abs(east), abs(north))
+    ring = ((away > 10) & (away < 14)) | ((away > 25) & (away < 28))
+    return world_of(np.where(ring, SOLID, FREE).astype(np.uint8))
+
+
+def look(
+    worlds: Worlds,
+    settings: ViewSettings = EXACT,
+    at: tuple[float, float] = (0.0, 0.0),
+    ahead: tuple[float, float] = (1.0, 0.0),
+    angle: float = 0.0,
+    seed: int = 0,
+) -> torch.Tensor:
+    """One tile seen from a straight path through ``at``."""
+    centre = torch.tensor([at])
+    along = torch.linspace(-0.5, 0.5, 5) * settings.travel_m
+    paths = centre[:, None] + along[None, :, None] * torch.tensor(ahead)
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.zeros(1, dtype=torch.int64)
+    return render(worlds, which, paths, centre, torch.tensor([angle]), settings, generator)[0]
+
+
+def test_a_courtyard_shows_its_four_inner_walls_and_nothing_beyond() -> None:
+    tile = look(courtyards())
+    east, north = cell_centres(64, 1.0)
+    away = np.maximum(abs(east), abs(north))
+    wall, ground, observed = (tile[c].numpy() for c in (WALL, GROUND, OBSERVED))
+    assert not observed[away > 12].any()
+    assert wall[(away < 9)].max() == 0
+    assert ground[away < 9].min() == 1
+    for side in (east > abs(north), east < -abs(north), north > abs(east), north < -abs(east)):
+        face = side & (away > 9) & (away < 12)
+        across = np.minimum(abs(east), abs(north))[face] < 9
+        seen = wall[face][across] > 0.9
+        assert seen.sum() >= 18  # of 18 or 19 metres of wall, one pixel thick or more
+
+
+def test_a_wall_behind_a_wall_is_not_seen_but_beside_it_is() -> None:
+    east, north = cell_centres(200, 0.5)
+    near = (east > 8) & (east < 9) & (abs(north) < 4)
+    far = (east > 20) & (east < 21) & (abs(north) < 25)
+    tile = look(world_of(np.where(near | far, SOLID, FREE).astype(np.uint8)))
+    x, y = cell_centres(64, 1.0)
+    wall, observed = tile[WALL].numpy(), tile[OBSERVED].numpy()
+    shadow = (x > 10.5) & (abs(y) < 4 * x / 10.5 - 2)  # between the rays past the near wall's ends
+    assert not observed[shadow].any()
+    beside = (x > 20) & (x < 21) & (abs(y) > 12) & (abs(y) < 18)
+    assert (wall[beside] > 0.9).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rays_end_where_shapely_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-60, 60, (25, 2))
+    boxes = np.array(
+        [
+            shapely.box(x, y, x + w, y + h)
+            for (x, y), w, h in zip(
+                corners, rng.uniform(4, 20, 25), rng.uniform(4, 20, 25), strict=True
+            )
+        ],
+        dtype=object,
+    )
+    exact = DisguiseSettings(resolution=0.25).nothing()
+    cells = build_world(boxes, np.zeros((0, 2)), (-80, -80, 80, 80), exact, rng)
+    worlds = Worlds(torch.from_numpy(cells)[None], -80.0, 80.0, 0.25)
+    solid = shapely.union_all(boxes)
+    origin = rng.uniform(-60, 60, (400, 2))
+    free = ~shapely.contains_xy(solid.buffer(0.5), origin[:, 0], origin[:, 1])
+    origin, angle = origin[free], rng.uniform(-np.pi, np.pi, free.sum())
+    end = origin + 40 * np.column_stack([np.cos(angle), np.sin(angle)])
+    lines = shapely.linestrings(np.stack([origin, end], 1))
+
+    def distance_to(solid: shapely.Geometry) -> np.ndarray:
+        meets = shapely.intersection(lines, solid)
+        apart = shapely.distance(shapely.points(origin), meets)
+        return np.where(shapely.is_empty(meets), 40.0, apart)
+
+    # A cell is 0.25 m, so a burnt outline is off by less than 0.3 m.
+    nearest, farthest = distance_to(solid.buffer(0.3)), distance_to(solid.buffer(-0.3))
+    xy = torch.from_numpy(origin.astype(np.float32))
+    low = torch.zeros(1, len(xy), dtype=torch.bool)
+    rays = Rays(xy[None, :, 0], xy[None, :, 1], torch.from_numpy(angle).float()[None], low)
+    hits = cast(worlds, torch.zeros(1, dtype=torch.int64), rays, torch.tensor([[40.0]]))
+    distance, hit = hits.distance[0].numpy(), hits.hit[0].numpy()
+    on_map = (abs(end) < 79).all(1)
+    assert on_map.sum() > 200
+    assert (distance >= nearest - 0.25)[on_map].all()
+    assert (distance <= farthest + 0.25)[on_map].all()
+    assert hit[on_map & (farthest < 39)].all()
+    assert not hit[on_map & (nearest == 40)].any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-math.pi, math.pi), st.floats(0, 1))
+def test_whatever_is_seen_was_observed(seed: int, angle: float, line: float) -> None:
+    rng = np.random.default_rng(seed)
+    cells = np.kron(rng.random((20, 20)) < 0.2, np.ones((10, 10))).astype(np.uint8) * SOLID
+    noisy = ViewSettings(size_px=32, resolution=2.0, rays=200, line_scanner=line)
+    wall, ground, observed = look(world_of(cells), noisy, angle=angle, seed=seed)
+    assert ((observed == 0) | (observed == 1)).all()
+    assert (wall[observed == 0] == 0).all()
+    assert (ground[observed == 0] == 0).all()
+    assert wall.min() >= 0
+    assert wall.max() <= 1
+    assert ((wall + ground) <= 1 + 1e-6).all()
+
+
+@pytest.mark.parametrize("line", [0.0, 1.0])
+def test_shifting_the_map_shifts_nothing_in_the_tile(line: float) -> None:
+    here = courtyards()
+    noisy = ViewSettings(size_px=32, resolution=2.0, rays=300, line_scanner=line)
+    there = Worlds(here.cells, here.west + 512, here.north - 256, here.resolution)
+    expected = look(here, noisy, at=(1.0, 2.0))
+    assert torch.equal(look(there, noisy, at=(513.0, -254.0)), expected)
+
+
+@pytest.mark.parametrize("line", [0.0, 1.0])
+def test_turning_the_map_turns_the_tile(line: float) -> None:
+    east, north = cell_centres(200, 0.5)
+    shape = (abs(east - 9) < 3) | ((abs(north - 15) < 2) & (east < 4)) | (north < -20 + east / 4)
+    cells = np.where(shape, SOLID, FREE).astype(np.uint8)
+    settings = EXACT.model_copy(update={"line_scanner": line, "travel_m": 8.0})
+    tile = look(world_of(cells), settings)
+    turned = look(world_of(np.rot90(cells)), settings, ahead=(0.0, 1.0))
+    expected = torch.rot90(tile, dims=(1, 2))
+    for channel in (GROUND, OBSERVED):
+        assert tile[channel].sum() > 200
+        assert (turned[channel] - expected[channel]).abs().mean() < 0.02
+    near = torch.nn.functional.max_pool2d(expected[None, WALL], 3, 1, 1)[0]
+    assert (turned[WALL] > near + 0.1).float().sum() < 0.05 * (expected[WALL] > 0.5).sum() + 2
+
+
+def test_a_turned_tile_is_the_same_tile_turned() -> None:
+    north_up = look(courtyards(), at=(2.0, -3.0))
+    # The tile's x axis points north: its rows run from the west to the east.
+    turned = look(courtyards(), at=(2.0, -3.0), angle=math.pi / 2)
+    assert (turned - torch.rot90(north_up, -1, dims=(1, 2))).abs().mean() < 0.01
+
+
+def test_a_vehicle_within_a_building_sees_nothing() -> None:
+    assert look(courtyards(), at=(12.0, 0.0)).abs().sum() == 0
+
+
+def test_a_line_scanner_sees_across_the_track_only() -> None:
+    empty = world_of(np.full((200, 200), FREE, np.uint8))
+    line = EXACT.model_copy(
+        update={
+            "line_scanner": 1.0,
+            "travel_m": 10.0,
+            "range_m": 30.0,
+            "ground_range": (30.0, 30.0),
+        }
+    )
+    ground = look(empty, line)[GROUND].numpy()
+    x, y = cell_centres(64, 1.0)
+    assert ground[abs(x) > 5 + 30 * math.sin(0.2) + 1].max() == 0
+    assert ground[(abs(x) < 1) & (abs(y) < 20)].mean() > 0.9
+
+
+def test_the_generator_decides() -> None:
+    noisy = ViewSettings(rays=200)
+    first, again = look(courtyards(), noisy, seed=5), look(courtyards(), noisy, seed=5)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, look(courtyards(), noisy, seed=6))
+
+
+def test_noise_takes_walls_away_and_adds_clutter() -> None:
+    exact = look(courtyards())
+    missing = look(courtyards(), EXACT.model_copy(update={"missing_walls": 0.9}))
+    spurious = look(courtyards(), EXACT.model_copy(update={"spurious": 0.5}))
+    east, north = cell_centres(64, 1.0)
+    middle = torch.from_numpy(np.maximum(abs(east), abs(north)) < 9)
+    assert missing[WALL].sum() < exact[WALL].sum()
+    assert exact[WALL][middle].sum() == 0
+    assert spurious[WALL][middle].sum() > 0
+
+
+def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
+    wall = np.zeros((256, 256), np.float32)
+    wall[128 - 60, 128 + 30] = 0.8  # 30 m north, 15 m east at 0.5 m per pixel
+    observed = np.ones((256, 256), np.float32)
+    query = QueryTile(wall, np.zeros_like(wall), observed, 0.5, 0.0)
+    tile = tile_from_query(query, ViewSettings())
+    assert tile.shape == (3, 64, 64)
+    assert tile[WALL, 32 - 20, 32 + 10] == pytest.approx(0.8)
+    assert tile[WALL].sum() == pytest.approx(0.8)
+    assert tile[OBSERVED].min() == 1
+
+
+def test_a_small_query_tile_is_unobserved_around() -> None:
+    ones = np.ones((80, 80), np.float32)
+    tile = tile_from_query(QueryTile(ones, ones, ones, 0.6, 0.0), ViewSettings())
+    assert tile[:, 16:48, 16:48].min() == 1
+    assert tile.sum() == 3 * 32 * 32
