@@ -62,6 +62,8 @@ def atomic_folder(path: Path, keep: Iterable[str] = ()) -> Iterator[Path]:
             temporary.replace(path)
     except OSError as error:
         raise write_error(path, error) from error
+    except MaptileError as error:
+        raise MaptileError(str(error).replace(str(temporary), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -44,6 +44,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["city"]
 
 
+def test_a_full_disk_inside_a_folder_names_the_folder(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(MaptileError, match=r"city/map\.tif: cannot write: No space left") as error,
+        atomic_folder(tmp_path / "city") as temporary,
+        atomic_file(temporary / "map.tif"),
+    ):
+        raise full
+    assert ".tmp" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"a": float("nan"), "b": [1.5, float("nan")], "c": {"d": 2}})
     assert json.loads((tmp_path / "a.json").read_text()) == {
