@@ -36,6 +36,7 @@ def align(
     rotation: float,
     fields: LikelihoodFields,
     heading_std: float | None,
+    weighed: bool,
     settings: AlignSettings,
 ) -> tuple[Candidates, Array]:
     """Move each candidate to the likelihood's maximum near it.
@@ -47,6 +48,7 @@ def align(
         fields: The map's, at any resolution.
         heading_std: Standard deviation of the candidates' headings where they are known (radians),
             None where they are not.
+        weighed: Whether the candidates' scores hold the likelihood at their poses already.
         settings: How.
 
     Returns:
@@ -70,7 +72,7 @@ def align(
         return value
 
     poses = start.copy()
-    first = score(poses[:, None])[:, 0]
+    first = score(poses[:, None])[:, 0] if weighed else 0.0
     for step in settings.steps_m:
         scale = np.array([step, step, step / LEVER_M])
         around = poses[:, None] + OFFSETS * scale

@@ -23,11 +23,12 @@ def inspect(path: Path) -> list[str]:
 def _city(city: City) -> list[str]:
     raster, tiles = city.raster, city.tiles()
     latitude, longitude = raster.projection.inverse(raster.centre)
+    pixels = f"{raster.width} x {raster.height} of {raster.resolution} m"
     covered = (raster.data > 0).mean(axis=(1, 2))
     return [
         f"city: {city.name}, from {city.source}, as of {city.source_date or 'an unknown day'}",
         f"centre: {latitude:.5f}, {longitude:.5f}; CRS: {raster.crs.name}",
-        f"raster: {raster.width} x {raster.height} of {raster.resolution} m, {raster.area_km2:.2f} km2",
+        f"raster: {pixels}, {raster.area_km2:.2f} km2",
         f"covered: buildings {covered[0]:.1%}, roads {covered[1]:.1%}, paths {covered[2]:.1%}",
         f"footprints: {len(city.buildings())} buildings, {len(city.roads())} roads and paths",
         f"tiles: {len(tiles)}, {int(tiles['empty'].sum())} of them with nothing in them",

@@ -51,9 +51,11 @@ class Coarse(Protocol):
 
     Attributes:
         area_km2: The area that it searches.
+        weighed: Whether its log-scores know already how well the tile fits the map at a place.
     """
 
     area_km2: float
+    weighed: bool
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """Up to k places for ``tile``, turned by one of (T,) ``turns`` with (T,) ``log_prior``."""
@@ -105,7 +107,15 @@ def localize(
         tile = make_tile(submap, rotations[number], settings.query)
         candidates = coarse.candidates(tile, turns, log_prior)
         evidence = make_evidence(tile, raster.resolution)
-        aligned = align(candidates, evidence, tile.rotation, fields, heading_std, settings.align)
+        aligned = align(
+            candidates,
+            evidence,
+            tile.rotation,
+            fields,
+            heading_std,
+            coarse.weighed,
+            settings.align,
+        )
         found.append(candidates)
         fixes.append(Fixes(*aligned))
         seconds[number] = time.perf_counter() - begun

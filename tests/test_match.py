@@ -153,7 +153,7 @@ def test_alignment_finds_the_place_within_decimetres():
         off = rng.uniform([-1.2, -1.2, -0.04], [1.2, 1.2, 0.04])
         start = Candidates(np.array([[*truth, 0.4] + off]), np.log([0.5]))
         found, covariance = align(
-            start, make_evidence(tile, 0.5), tile.rotation, fields, None, AlignSettings()
+            start, make_evidence(tile, 0.5), tile.rotation, fields, None, True, AlignSettings()
         )
         errors.append(np.hypot(*(found.poses[0, :2] - truth)))
         turns.append(abs(found.poses[0, 2] - 0.4))
@@ -168,10 +168,22 @@ def test_a_known_heading_holds_the_alignment():
     tile = tile_at(RASTER.centre, heading=0.0)
     start = Candidates(np.array([[*RASTER.centre, np.radians(6)]]), np.zeros(1) - 0.1)
     evidence = make_evidence(tile, 0.5)
-    loose, _ = align(start, evidence, 0.0, fields, None, AlignSettings())
-    tight, _ = align(start, evidence, 0.0, fields, np.radians(0.05), AlignSettings())
+    loose, _ = align(start, evidence, 0.0, fields, None, True, AlignSettings())
+    tight, _ = align(start, evidence, 0.0, fields, np.radians(0.05), True, AlignSettings())
     assert abs(np.degrees(loose.poses[0, 2])) < 2
     assert np.degrees(tight.poses[0, 2]) == pytest.approx(6, abs=0.5)
+
+
+def test_a_place_that_was_not_weighed_is_judged_by_the_map():
+    fields = make_fields(RASTER, 0.5, LIKELIHOOD)
+    evidence = make_evidence(tile_at(RASTER.centre), 0.5)
+    scores = []
+    for off in (0.8, 60.0):
+        start = Candidates(np.array([[*(RASTER.centre + [off, 0.0]), 0.0]]), np.array([-12.0]))
+        found, _ = align(start, evidence, 0.0, fields, np.radians(1), False, AlignSettings())
+        scores.append(np.exp(found.log_scores[0]))
+    assert scores[0] > 0.98
+    assert scores[1] < 0.1
 
 
 def test_a_straight_corridor_is_uncertain_along_itself():
@@ -186,7 +198,7 @@ def test_a_straight_corridor_is_uncertain_along_itself():
     fields = make_fields(corridor, 0.5, LIKELIHOOD)
     start = Candidates(np.array([[*middle, 0.0]]), np.zeros(1) - 0.1)
     _, covariance = align(
-        start, make_evidence(tile, 0.5), 0.0, fields, np.radians(1), AlignSettings()
+        start, make_evidence(tile, 0.5), 0.0, fields, np.radians(1), True, AlignSettings()
     )
     std = np.sqrt(np.diag(covariance[0]))
     assert std[0] > 5 * std[1]

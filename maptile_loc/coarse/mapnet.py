@@ -16,9 +16,11 @@ from maptile_loc.models.published import CARD, read_model
 from maptile_loc.result import Candidates, QueryTile
 from maptile_loc.view import ViewSettings, tile_from_query
 
-_NORTH_UP_RAD = np.radians(
-    20.0
-)  # how far from north-up a tile may be for a model of known headings
+# How far from north-up a tile may be for a model of known headings.
+_NORTH_UP_RAD = np.radians(20.0)
+# Log-probability of a regressor's place before the map is looked at there: it is off by tens of
+# metres, so the place is one among thousands, and the rows of walls fit some of those by chance.
+_LOG_PRIOR = -12.0
 
 
 class MapNetLocator:
@@ -27,7 +29,10 @@ class MapNetLocator:
     Attributes:
         area_km2: The area that its answers come from: the whole map.
         heading: "known" or "unknown": what the model was trained for.
+        weighed: False: the log-scores do not know yet how well the tile fits the map there.
     """
+
+    weighed = False
 
     def __init__(self, model: MapNet, view: ViewSettings, city: City, folder: Path) -> None:
         self._model = model.to(memory_format=torch.channels_last)
@@ -46,7 +51,7 @@ class MapNetLocator:
         return cls(model, ViewSettings.model_validate(card["view"]), city, model_folder)
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
-        """The one place of ``tile``, with log-score 0: a regressor does not doubt.
+        """The one place of ``tile``; its score says nothing, for a regressor does not doubt.
 
         Args:
             tile: North-up where the heading is known.
@@ -67,7 +72,7 @@ class MapNetLocator:
         east, north = self._reference + offset[0].double().numpy()
         turn = float(angle[0]) if self.heading == "unknown" else float(turns[np.argmax(log_prior)])
         pose = np.array([[east, north, wrap_angle(tile.rotation + turn)]])
-        return Candidates(pose, np.zeros(1))
+        return Candidates(pose, np.full(1, _LOG_PRIOR))
 
 
 def default_model(city: City, method: str) -> Path:

@@ -48,7 +48,14 @@ class Disc:
 
 
 class Matcher:
-    """A map made ready for search: its fields' spectra are computed once."""
+    """A map made ready for search: its fields' spectra are computed once.
+
+    Attributes:
+        area_km2: The area that is searched.
+        weighed: True: the log-scores know how well the tile fits the map.
+    """
+
+    weighed = True
 
     def __init__(
         self,
