@@ -103,11 +103,12 @@ def write_navigation(
 
 
 def _ticks(trajectory: Trajectory, period_us: int) -> Times:
-    """(N,) microseconds, evenly in each stretch."""
+    """(N,) microseconds: evenly in each stretch; the last step is made to reach its end."""
     ticks = []
     for s in np.unique(trajectory.segment):
         inside = trajectory.t_ns[trajectory.segment == s]
-        ticks.append(np.arange(-(-inside[0] // 1000), inside[-1] // 1000 + 1, period_us))
+        first, last = -(-inside[0] // 1000), inside[-1] // 1000
+        ticks.append(np.append(np.arange(first, last - period_us // 2, period_us), last))
     return np.concatenate(ticks)
 
 
@@ -253,7 +254,7 @@ def _write_vo(
     frames = interpolate_se3(trajectory.t_ns, poses, t_us * 1000)
     motion = se3_inverse(frames[:-1]) @ frames[1:]
     metres = np.linalg.norm(motion[:, :3, 3], axis=1)
-    joined = np.diff(t_us) == 62_500
+    joined = np.diff(t_us) < 100_000
     joined &= ~_breaks(metres, joined, noise.vo_breaks_per_km, rng)
     on_road = np.where(joined, metres, 0.0)
     travelled = np.cumsum(on_road)

@@ -206,9 +206,9 @@ def _rays(lidar: Lidar, begin: Array, end: Array) -> tuple[Array, Array]:
     """(S * B, 3) origins and unit directions of S sweeps, between their first and last poses."""
     share = ((lidar.when + 1) / 2)[None, :, None]
     origins = begin[:, None, :3, 3] * (1 - share) + end[:, None, :3, 3] * share
-    turned = [np.einsum("sij,bj->sbi", pose[:, :3, :3], lidar.directions) for pose in (begin, end)]
+    turned = [lidar.directions @ pose[:, :3, :3].swapaxes(1, 2) for pose in (begin, end)]
     directions = turned[0] * (1 - share) + turned[1] * share
-    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    directions /= np.sqrt(np.sum(directions**2, axis=-1, keepdims=True))
     return origins.reshape(-1, 3), directions.reshape(-1, 3)
 
 
