@@ -42,12 +42,12 @@ class DataSettings(Settings):
     tuple_size: int = Field(3, ge=1)
     spacing_m: tuple[float, float] = (4.0, 16.0)
     """Least and greatest distance along the road between the tiles of a tuple."""
-    batch_tuples: int = Field(64, ge=1)
+    batch_tuples: int = Field(20, ge=1)
     worlds: int = Field(8, ge=1)
     """Variants of the city in use at a time (fewer where they would fill the memory)."""
-    batches_per_world: int = Field(40, ge=1)
+    batches_per_world: int = Field(100, ge=1)
     """Batches after which one of them gives way to a new one."""
-    validation_tuples: int = Field(512, ge=1)
+    validation_tuples: int = Field(300, ge=1)
     workers: int | None = Field(None, ge=0)
     """Processes that render; by default one per two cores, none on a single core."""
     view: ViewSettings = ViewSettings()

@@ -39,13 +39,13 @@ class TrainingSettings(Settings):
 
     steps: int = Field(20_000, ge=1)
     """Batches, unless the minutes are up earlier."""
-    epoch_steps: int = Field(200, ge=1)
+    epoch_steps: int = Field(250, ge=1)
     """Batches between validations, each of which leaves a checkpoint to resume from."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     """At its peak; it rises for ``warmup`` of the training, and falls as a cosine to nothing."""
     warmup: float = Field(0.02, ge=0, lt=1)
     weight_decay: float = Field(1e-2, ge=0)
-    relative_from: float = Field(0.3, ge=0, le=1)
+    relative_from: float = Field(0.5, ge=0, le=1)
     """Share of the training after which MapNet's relative term counts."""
     patience: int = Field(40, ge=1)
     """Validations without a better median after which training stops early."""
