@@ -44,6 +44,12 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["city"]
 
 
+def test_a_parent_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MaptileError, match="cannot write"):
+        write_json(tmp_path / "file" / "a.json", {})
+
+
 def test_a_full_disk_inside_a_folder_names_the_folder(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made import blocks_raster, seen_walls
 
-from data_prep.raster import BUILDING
+from data_prep.raster import BUILDING, ROAD
 from maptile_loc.align import AlignSettings, align, log_likelihood
 from maptile_loc.coarse.match import Disc, Matcher, MatchSettings, turned
 from maptile_loc.likelihood import (
@@ -127,6 +127,23 @@ def test_a_prior_narrows_the_search():
     found = search.candidates(tile_at(truth), *KNOWN)
     assert (np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T) <= 40.0).all()
     assert np.hypot(*(found.poses[0, :2] - truth)) < 1.0
+
+
+def test_a_place_on_a_road_is_likelier():
+    truth = RASTER.centre
+    tile = tile_at(truth)
+    plain = matcher().candidates(tile, *KNOWN)
+    data = RASTER.data.copy()
+    row, column = RASTER.pixel_from_world(truth).astype(int)
+    data[ROAD, row - 8 : row + 8] = 255
+    with_road = type(RASTER)(data, RASTER.west, RASTER.north, RASTER.resolution, RASTER.crs)
+    on_road = matcher(with_road)
+    assert float(on_road.log_prior.exp().sum()) == pytest.approx(1, abs=1e-4)
+    found = on_road.candidates(tile, *KNOWN)
+    assert np.exp(found.log_scores[0]) >= np.exp(plain.log_scores[0])
+    data[ROAD] = np.roll(data[ROAD], 300, axis=0)
+    far = type(RASTER)(data, RASTER.west, RASTER.north, RASTER.resolution, RASTER.crs)
+    assert matcher(far).candidates(tile, *KNOWN).log_scores[0] < found.log_scores[0]
 
 
 def shifted(raster, east, north):

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.fft import next_fast_len
 
 from data_prep.geometry import Array, wrap_angle
-from data_prep.raster import MapRaster
+from data_prep.raster import ROAD, MapRaster
 from data_prep.settings import Settings
 from maptile_loc.likelihood import Evidence, LikelihoodSettings, make_evidence, make_fields
 from maptile_loc.result import Candidates, QueryTile
@@ -26,6 +28,8 @@ class MatchSettings(Settings):
         distinct_m: Two candidates are at least this far apart.
         margin_m: Places nearer to the map's edge are left out: half of what is seen from there is
             not on the map, so almost any tile fits.
+        road_reach_m: A vehicle is expected this near to a road of the map, ...
+        off_road: ... and elsewhere with this weight against 1 there.
         nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map.
             Large, for real walls are in rows, and rows fit somewhere by chance.
     """
@@ -35,6 +39,8 @@ class MatchSettings(Settings):
     candidates: int = 8
     distinct_m: float = 4.0
     margin_m: float = 25.0
+    road_reach_m: float = 8.0
+    off_road: float = 0.02
     nowhere_log_odds: float = 4.0
 
 
@@ -72,11 +78,23 @@ class Matcher:
         self.west, self.north = fields.west, fields.north
         self.shape = fields.wall.shape
         cells = round(tile_size_m / settings.resolution)
-        self.padded = tuple(_fast_length(side + cells) for side in self.shape)
+        self.padded = tuple(next_fast_len(side + cells, real=True) for side in self.shape)
         both = torch.from_numpy(np.stack([fields.wall, fields.free])).to(self.device)
         self.spectrum = torch.fft.rfft2(both, s=self.padded)
         self.allowed = self._allowed(prior)
         self.area_km2 = float(self.allowed.sum()) * settings.resolution**2 / 1e6
+        self.log_prior = self._log_prior(raster)
+
+    def _log_prior(self, raster: MapRaster) -> torch.Tensor:
+        """(H, W) log-probability of each grid point before anything is seen; sums to one."""
+        step = self.settings.resolution
+        weight = np.ones(self.shape, np.float32)
+        road = raster.coverage(ROAD, step) > 0
+        if road.any():
+            reached = ndimage.distance_transform_edt(~road) * step <= self.settings.road_reach_m
+            weight = np.where(reached, 1.0, self.settings.off_road).astype(np.float32)
+        prior = torch.from_numpy(weight).to(self.device) * self.allowed
+        return torch.log(prior / prior.sum().clamp(min=1e-9))
 
     def _allowed(self, prior: Disc | None) -> torch.Tensor:
         """(H, W) bool: grid points at which the vehicle may be."""
@@ -117,8 +135,7 @@ class Matcher:
             best_turn[score > best] = number
             best = torch.maximum(best, score)
             total = torch.logaddexp(total, score)
-        total[~self.allowed] = -math.inf
-        total -= math.log(max(float(self.allowed.sum()), 1.0))
+        total += self.log_prior
         nowhere = torch.tensor(self.settings.nowhere_log_odds, device=self.device)
         evidence_log = torch.logaddexp(torch.logsumexp(total.flatten(), 0), nowhere)
         radius = max(1, round(self.settings.distinct_m / self.settings.resolution))
@@ -173,10 +190,3 @@ def turned(evidence: Evidence, turn: float) -> Evidence:
     grid = torch.nn.functional.affine_grid(matrix, list(both.shape), align_corners=False)
     wall, free = torch.nn.functional.grid_sample(both, grid, align_corners=False)[0].numpy()
     return Evidence(wall, free, evidence.resolution)
-
-
-def _fast_length(length: int) -> int:
-    """The next length without large prime factors."""
-    from scipy.fft import next_fast_len
-
-    return int(next_fast_len(length, real=True))
