@@ -18,13 +18,14 @@ STAGES = ("coarse", "aligned", "fused", "smoothed")
 class QueryTile:
     """What the vehicle saw around it, from above: the look of a map tile.
 
-    Row 0 is the tile's +y side; the reference frame's origin is the tile's centre. Where the heading
-    is known the tile is north-up: its axes are the map's east and north.
+    Row 0 is the tile's +y side; the reference frame's origin is the tile's centre. Where the
+    heading is known the tile is north-up: its axes are the map's east and north.
 
     Attributes:
         wall: (S, S) float32, 0..1, evidence of a building wall.
         ground: (S, S) float32, 0..1, ground seen (road or other open ground).
-        observed: (S, S) float32, 0..1, seen at all: hit, or crossed by a ray. Unobserved is not empty.
+        observed: (S, S) float32, 0..1, seen at all: hit, or crossed by a ray. Unobserved is not
+            empty.
         resolution: Metres per pixel.
         rotation: Radians by which the vehicle frame was turned counter-clockwise to make the tile:
             the vehicle's heading where that is known, a random angle otherwise.

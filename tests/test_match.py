@@ -134,7 +134,7 @@ def test_a_place_on_a_road_is_likelier():
     tile = tile_at(truth)
     plain = matcher().candidates(tile, *KNOWN)
     data = RASTER.data.copy()
-    row, column = RASTER.pixel_from_world(truth).astype(int)
+    row = int(RASTER.pixel_from_world(truth)[0])
     data[ROAD, row - 8 : row + 8] = 255
     with_road = type(RASTER)(data, RASTER.west, RASTER.north, RASTER.resolution, RASTER.crs)
     on_road = matcher(with_road)
