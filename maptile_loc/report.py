@@ -61,8 +61,11 @@ def overview_png(folder: Path, path: Path) -> None:
     final = result.stages[result.final]
     shown = final.localized & np.isfinite(final.poses[:, 0])
     view = map_view(city.raster, places_shown(result, truth), 60.0)
-    figure = Figure(figsize=(10, 7.6 if metrics else 6.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    height = float(np.clip(9 * view.height / view.width, 4.5, 7.5))
+    width = float(np.clip(height * view.width / view.height, 3.5, 9.5))
+    figure = Figure(figsize=(width + 4.6, height), dpi=130, layout="constrained")
+    axes, beside = figure.subplots(1, 2, width_ratios=[width, 4.6])
+    beside.axis("off")
     origin = city.raster.centre
     axes.imshow(
         coloured_map(view),
@@ -99,7 +102,7 @@ def overview_png(folder: Path, path: Path) -> None:
                 label=f"{name} ({(level == i).sum()})",
                 zorder=3,
             )
-        _draw_table(axes, result, metrics)
+        _draw_table(beside, result, metrics)
     axes.set_aspect("equal")
     axes.set_xlim(view.west - origin[0], view.east - origin[0])
     axes.set_ylim(view.south - origin[1], view.north - origin[1])
@@ -107,7 +110,8 @@ def overview_png(folder: Path, path: Path) -> None:
     axes.set_ylabel("north, m")
     drive = Path(str(run.get("drive", "a drive"))).name
     axes.set_title(f"{drive} on {city.name}, stage {result.final}", loc="left")
-    axes.legend(loc="upper right", framealpha=0.95, fontsize=8)
+    handles = axes.get_legend_handles_labels()
+    beside.legend(*handles, loc="upper left", bbox_to_anchor=(0, 0.57), frameon=False, fontsize=9)
     credit = ATTRIBUTION.replace("(c)", "\N{COPYRIGHT SIGN}")
     axes.annotate(credit, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right", fontsize=7)
     with atomic_file(path) as temporary:
@@ -135,14 +139,14 @@ def _draw_table(axes: Any, result: Localization, metrics: dict[str, Any]) -> Non
         for name, row in metrics["stages"].items()
     ]
     chances = [f"{100 * chance(r, result.search_area_km2):.2g} %" for r in RECALL_M]
-    height = 0.045 * (len(rows) + 2)
     table = axes.table(
         [*rows, ["chance", *chances, ""]],
         colLabels=head,
-        bbox=(0.0, -0.12 - height, 1.0, height),
+        colWidths=[0.2, 0.16, 0.16, 0.16, 0.16, 0.16],
+        bbox=(0.0, 0.6, 1.0, 0.4),
         cellLoc="right",
     )
     table.auto_set_font_size(False)
-    table.set_fontsize(9)
+    table.set_fontsize(8)
     for cell in table.get_celld().values():
         cell.set_edgecolor("#d9dee6")
