@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from data_prep.errors import MaptileError
 
-app = typer.Typer(
-    help="Localize a vehicle on OpenStreetMap.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+FOLDER = click.Path(path_type=Path)
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe; repeatable."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-CityArgument = Annotated[
-    Path, typer.Argument(help="City folder, or a georeferenced raster (.tif).")
-]
-Seed = Annotated[int, typer.Option(help="All randomness comes from this.")]
+overrides = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override one key of the recipe; repeatable.",
+)
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+seed = click.option("--seed", default=0, show_default=True, help="All randomness comes from this.")
+
+
+def recipe(default: str) -> Callable[[Any], Any]:
+    """The option that names a recipe."""
+    return click.option(
+        "--config", default=default, show_default=True, help="A name in configs/, or a file."
+    )
+
+
+@click.group(context_settings={"show_default": True, "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def app(debug: bool) -> None:
+    """Localize a vehicle on OpenStreetMap."""
 
 
 @app.command()
+@click.argument("paths", metavar="[SOURCE] CITY", nargs=-1, required=True, type=FOLDER)
+@click.option("--place", help='A place name, as "Oxford, UK".')
+@click.option("--bbox", metavar="W,S,E,N", help="Box in degrees.")
+@click.option("--point", metavar="LAT,LON", help="Centre in degrees.")
+@click.option("--radius", default=1000.0, help="Metres around --point.")
+@click.option("--date", metavar="YYYY-MM-DD", help="The map as of a day.")
+@recipe("city")
+@overrides
 def prepare(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[SOURCE] CITY",
-            help="SOURCE: .osm, .osm.gz, .osm.bz2, .osm.pbf, .gpkg, .geojson, .parquet or .tif; "
-            "leave it out with --place, --bbox, --point or a city recipe. CITY: folder to write.",
-        ),
-    ],
-    place: Annotated[str | None, typer.Option(help='A place name, as "Oxford, UK".')] = None,
-    bbox: Annotated[str | None, typer.Option(metavar="W,S,E,N", help="Box in degrees.")] = None,
-    point: Annotated[str | None, typer.Option(metavar="LAT,LON", help="Centre in degrees.")] = None,
-    radius: Annotated[float, typer.Option(help="Metres around --point.")] = 1000.0,
-    date: Annotated[str | None, typer.Option(help="The map as of a day, YYYY-MM-DD.")] = None,
-    config: Annotated[
-        str, typer.Option(help="City recipe: a name in configs/, or a file.")
-    ] = "city",
-    overrides: Overrides = None,
+    paths: tuple[Path, ...],
+    place: str | None,
+    bbox: str | None,
+    point: str | None,
+    radius: float,
+    date: str | None,
+    config: str,
+    overrides: tuple[str, ...],
 ) -> None:
-    """Make a city folder (map raster, tiles, footprints) from OpenStreetMap."""
+    """Make a city folder (map raster, tiles, footprints) from OpenStreetMap.
+
+    SOURCE is an .osm, .osm.gz, .osm.bz2, .osm.pbf, .gpkg, .geojson, .parquet or .tif file; leave it
+    out with --place, --bbox, --point or the recipe of a city. CITY is the folder to write.
+    """
     from data_prep.city import CitySettings, prepare_city
     from data_prep.osm import OsmSource
     from maptile_loc.config import load_settings
@@ -85,44 +96,54 @@ def prepare(
 
 
 @app.command()
+@click.argument("city", type=FOLDER)
+@click.argument("drive", type=FOLDER)
+@click.option("--sensor", default="robotcar", help="robotcar (2 x LMS-151), hdl64 or hdl32.")
+@click.option(
+    "--trajectory",
+    default="route",
+    help="An ins.csv, a gps.csv (with ../vo/vo.csv), or route: along the city's roads.",
+)
+@click.option("--length", default=2000.0, help="Metres of a route.")
+@seed
+@recipe("simulate")
+@overrides
 def simulate(
-    city: CityArgument,
-    drive: Annotated[Path, typer.Argument(help="Folder to write, in RobotCar's format.")],
-    sensor: Annotated[
-        str, typer.Option(help="robotcar (2 x LMS-151), hdl64 or hdl32.")
-    ] = "robotcar",
-    trajectory: Annotated[
-        str, typer.Option(help="An ins.csv, a gps.csv (with vo/vo.csv beside it), or route.")
-    ] = "route",
-    length: Annotated[float, typer.Option(help="Metres of a route.")] = 2000.0,
-    seed: Seed = 0,
-    config: Annotated[
-        str, typer.Option(help="Recipe: a name in configs/, or a file.")
-    ] = "simulate",
-    overrides: Overrides = None,
+    city: Path,
+    drive: Path,
+    sensor: str,
+    trajectory: str,
+    length: float,
+    seed: int,
+    config: str,
+    overrides: tuple[str, ...],
 ) -> None:
-    """Drive a vehicle with a LiDAR through a world like the city, and record it."""
+    """Drive a vehicle with a LiDAR through a world like CITY, and record it in DRIVE.
+
+    DRIVE is written in the file format of Oxford RobotCar.
+    """
     from data_prep.city import open_city
     from data_prep.simulate import SimulateSettings
     from data_prep.simulate import simulate as run
     from data_prep.trajectory import open_trajectory
     from maptile_loc.config import load_settings
 
-    settings = load_settings(SimulateSettings, config, [*(overrides or []), f"seed={seed}"])
+    settings = load_settings(SimulateSettings, config, [*overrides, f"seed={seed}"])
     opened = open_city(city)
     run(opened, open_trajectory(trajectory, opened, length, seed), drive, sensor, settings)
     print(f"{drive}: written")
 
 
 @app.command()
+@click.argument("city", type=FOLDER)
+@click.option("--minutes", type=float, help="Stop after so many minutes.")
+@device
+@recipe("mapnet")
+@overrides
 def train(
-    city: CityArgument,
-    config: Annotated[str, typer.Option(help="Model recipe: a name, or a file.")] = "mapnet",
-    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes.")] = None,
-    device: Device = "auto",
-    overrides: Overrides = None,
+    city: Path, minutes: float | None, device: str, config: str, overrides: tuple[str, ...]
 ) -> None:
-    """Train a model for the city on tiles rendered from its map alone."""
+    """Train a model for CITY on tiles rendered from its map alone."""
     from data_prep.city import open_city
     from maptile_loc.config import load_settings
     from maptile_loc.train import ModelSettings
@@ -133,35 +154,50 @@ def train(
 
 
 @app.command()
+@click.argument("city", type=FOLDER)
+@click.argument("drive", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Folder to write the trajectory to.")
+@click.option("--method", default="match", help="match or mapnet.")
+@click.option("--model", type=FOLDER, help="Model folder; default: the city's newest.")
+@click.option(
+    "--heading", default="known", help="known, prior:DEG (to a standard deviation) or unknown."
+)
+@click.option("--submap", default=50.0, help="Metres of travel per query; 0: one scan.")
+@click.option("--every", default=20.0, help="Metres between queries; 0: every scan.")
+@click.option("--online", is_flag=True, help="Use nothing that comes after a query.")
+@click.option("--format", default="auto", help="auto, robotcar, kitti or clouds.")
+@click.option("--sensors", help="Comma-separated; default: the format's usual ones.")
+@click.option("--start", type=float, help="Seconds from the first scan.")
+@click.option("--end", type=float, help="Seconds from the first scan.")
+@click.option("--prior", metavar="LAT,LON,RADIUS", help="Search only there (metres).")
+@device
+@seed
+@recipe("localize")
+@overrides
 def localize(
-    city: CityArgument,
-    drive: Annotated[Path, typer.Argument(help="Folder of the drive.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the trajectory to.")],
-    method: Annotated[str, typer.Option(help="match or mapnet.")] = "match",
-    model: Annotated[Path | None, typer.Option(help="Default: the city's newest.")] = None,
-    heading: Annotated[
-        str, typer.Option(help="known, prior:DEG (known to a standard deviation) or unknown.")
-    ] = "known",
-    submap: Annotated[float, typer.Option(help="Metres of travel per query; 0: one scan.")] = 50.0,
-    every: Annotated[float, typer.Option(help="Metres between queries; 0: every scan.")] = 20.0,
-    online: Annotated[bool, typer.Option("--online", help="Use nothing after a query.")] = False,
-    format: Annotated[str, typer.Option(help="auto, robotcar, kitti or clouds.")] = "auto",
-    sensors: Annotated[
-        str | None, typer.Option(help="Comma-separated; default: all usual.")
-    ] = None,
-    start: Annotated[float | None, typer.Option(help="Seconds from the first scan.")] = None,
-    end: Annotated[float | None, typer.Option(help="Seconds from the first scan.")] = None,
-    prior: Annotated[
-        str | None, typer.Option(metavar="LAT,LON,RADIUS", help="Search only there (metres).")
-    ] = None,
-    device: Device = "auto",
-    seed: Seed = 0,
-    config: Annotated[
-        str, typer.Option(help="Recipe: a name in configs/, or a file.")
-    ] = "localize",
-    overrides: Overrides = None,
+    city: Path,
+    drive: Path,
+    out: Path,
+    method: str,
+    model: Path | None,
+    heading: str,
+    submap: float,
+    every: float,
+    online: bool,
+    format: str,
+    sensors: str | None,
+    start: float | None,
+    end: float | None,
+    prior: str | None,
+    device: str,
+    seed: int,
+    config: str,
+    overrides: tuple[str, ...],
 ) -> None:
-    """Find where on the map the drive went."""
+    """Find where on the map of CITY the DRIVE went.
+
+    CITY is a city folder or a georeferenced raster (.tif); DRIVE is the folder of a drive.
+    """
     from maptile_loc.config import load_settings
     from maptile_loc.localize import LocalizeSettings
     from maptile_loc.run import RunOptions, parse_heading
@@ -188,23 +224,26 @@ def localize(
 
 
 @app.command()
-def evaluate(out: Annotated[Path, typer.Argument(help="Folder that localize wrote.")]) -> None:
-    """Compare a trajectory with the drive's truth, and write metrics.json."""
+@click.argument("out", type=FOLDER)
+def evaluate(out: Path) -> None:
+    """Compare the trajectory in OUT with the drive's truth, and write metrics.json."""
     from maptile_loc.evaluate import evaluate_run, summary
 
     print(summary(evaluate_run(out)))
 
 
 @app.command()
-def report(out: Annotated[Path, typer.Argument(help="Folder that localize wrote.")]) -> None:
-    """Draw one page to look at, report.html, that needs no network."""
+@click.argument("out", type=FOLDER)
+def report(out: Path) -> None:
+    """Draw one page to look at, OUT/report.html, that needs no network."""
     from maptile_loc.report import write_report
 
     print(write_report(out))
 
 
 @app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="A city, or a drive.")]) -> None:
+@click.argument("path", metavar="CITY_OR_DRIVE", type=FOLDER)
+def inspect(path: Path) -> None:
     """Say what is in a city or a drive."""
     from maptile_loc.inspect import inspect as look
 
@@ -212,11 +251,10 @@ def inspect(path: Annotated[Path, typer.Argument(help="A city, or a drive.")]) -
 
 
 @app.command()
-def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 3.0,
-) -> None:
-    """Prepare a made-up town, simulate a drive, train, localize and report: all jobs, no input."""
+@click.argument("folder", type=FOLDER, default=Path("demo"))
+@click.option("--minutes", default=3.0, help="Minutes of training.")
+def demo(folder: Path, minutes: float) -> None:
+    """All jobs without input: a made-up town, a drive through it, a model, a trajectory."""
     from maptile_loc.demo import demo as run
 
     print(run(folder, minutes))
@@ -235,14 +273,11 @@ def _numbers(text: str, count: int, option: str) -> tuple[Any, ...]:
 def main() -> None:
     """Run the command; a user's error is one line and status 2, ``--debug`` shows where."""
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app()
+        app(arguments, prog_name="maptile")
     except MaptileError as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)

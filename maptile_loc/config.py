@@ -7,6 +7,7 @@ owns its settings, a subclass of ``data_prep.settings.Settings``; this module on
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def load_settings(kind: type[T], config: str | Path, overrides: list[str] | None = None) -> T:
+def load_settings(kind: type[T], config: str | Path, overrides: Sequence[str] = ()) -> T:
     """Read the recipe ``config`` as settings of ``kind``.
 
     Args:
@@ -46,7 +47,7 @@ def load_settings(kind: type[T], config: str | Path, overrides: list[str] | None
         raise MaptileError(f"{path}: not readable as YAML: {reason}") from None
     if not isinstance(content, dict):
         raise MaptileError(f"{path}: expected keys and values, found {type(content).__name__}")
-    for override in overrides or []:
+    for override in overrides:
         _override(content, override)
     try:
         return kind.model_validate(content)
