@@ -19,7 +19,8 @@ if [ "$(uname -s)" = Linux ] && ! ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0
   fi
 fi
 
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" || {
+# A venv that was made without pip, for want of a Debian package, is no use: make it again.
+"$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" || {
   echo "could not make a virtual environment; on Debian/Ubuntu: sudo apt-get install -y python3-venv" >&2
   exit 2
 }

@@ -134,7 +134,7 @@ def prepare_city(source: OsmSource, folder: Path, settings: CitySettings) -> Cit
     """
     if folder.exists() and not (folder / "city.json").is_file() and any(folder.iterdir()):
         raise MaptileError(f"{folder}: exists and is no city folder; choose another name")
-    if source.path is not None and source.path.suffix in RASTER_SUFFIXES:
+    if source.path is not None and source.path.suffix.lower() in RASTER_SUFFIXES:
         raster = read_raster(source.path)
         buildings, roads = _outlines(raster), _no_roads(raster.crs)
         name, date = source.path.name, None
@@ -175,7 +175,7 @@ def open_city(path: Path) -> City:
     Raises:
         MaptileError: No city there, files missing or changed, or made by a newer version.
     """
-    if path.suffix in RASTER_SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
         raster = read_raster(path)
         reference = reference_centre(raster, tile_grid(raster, TileSettings()))
         digest = content_hash(raster, reference)

@@ -107,8 +107,12 @@ class HeadingTrack:
     heading: Array
 
     def at(self, query_ns: Times) -> Array:
-        """(M,) interpolated true headings; the ends are held."""
-        return interpolate_angle(self.t_ns, self.heading, query_ns)
+        """(M,) interpolated true headings; NaN a second or more from the nearest sample."""
+        right = np.clip(np.searchsorted(self.t_ns, query_ns), 0, len(self.t_ns) - 1)
+        left = np.clip(right - 1, 0, None)
+        nearest = np.minimum(abs(self.t_ns[left] - query_ns), abs(self.t_ns[right] - query_ns))
+        heading = interpolate_angle(self.t_ns, self.heading, query_ns)
+        return np.where(nearest < 1_000_000_000, heading, np.nan)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -55,7 +56,11 @@ def atomic_folder(path: Path, keep: Iterable[str] = ()) -> Iterator[Path]:
         if path.exists():
             old = path.with_name(f".{path.name}-{uuid4().hex[:8]}.old")
             path.replace(old)
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except OSError:
+                old.replace(path)
+                raise
             for name in keep:
                 (old / name).replace(path / name)
             shutil.rmtree(old)
@@ -69,13 +74,26 @@ def atomic_folder(path: Path, keep: Iterable[str] = ()) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def ensure_folder(path: Path) -> None:
+    """Make ``path`` a folder that can be written to, before long work is done for it.
+
+    Raises:
+        MaptileError: It is something else, or cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        trial = path / f".{uuid4().hex[:8]}.tmp"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 def write_error(path: Path, error: OSError) -> MaptileError:
     """Return the one line that tells a user why ``path`` could not be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return MaptileError(
-        f"{path}: cannot write: {reason}; nothing was left half written. "
-        "Free some space or choose another place."
-    )
+    advice = "free some space" if error.errno in (ENOSPC, EDQUOT) else "choose another place"
+    return MaptileError(f"{path}: cannot write: {reason}; nothing was left half written, {advice}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -143,6 +143,11 @@ class MapRaster:
         what lies beyond the edge counts as not covered.
         """
         factor = round(resolution / self.resolution)
+        if abs(factor * self.resolution - resolution) > 1e-6 * resolution:
+            raise MaptileError(
+                f"{resolution:g} m is no whole multiple of the map's {self.resolution:g} m per "
+                "pixel; choose another resolution, or prepare the city with one that fits"
+            )
         data = self.data[band]
         if factor == 1:
             return (data / np.float32(255)).astype(np.float32)

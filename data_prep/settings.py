@@ -1,6 +1,10 @@
 """The base of all settings: typed, frozen, and strict about unknown keys."""
 
+from typing import Annotated
+
 import pydantic
+
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(pydantic.BaseModel):

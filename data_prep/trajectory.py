@@ -68,7 +68,9 @@ class Trajectory:
         return float(step[np.diff(self.segment) == 0].sum())
 
 
-def open_trajectory(named: str, city: City, length_m: float, seed: int) -> Trajectory:
+def open_trajectory(
+    named: str, city: City, length_m: float, seed: int, outside: bool = False
+) -> Trajectory:
     """The trajectory that a user names: ``route``, an ins.csv or rtk.csv, or a gps.csv.
 
     Args:
@@ -77,18 +79,22 @@ def open_trajectory(named: str, city: City, length_m: float, seed: int) -> Traje
         city: The map to drive in.
         length_m: Length of a route.
         seed: Of a route.
+        outside: Whether a file's trajectory is followed where it leaves the map.
 
     Raises:
         MaptileError: It is none of these, or cannot be driven in this city.
     """
+    margin_m = None if outside else MARGIN_M
     if named == "route":
+        if not 10 <= length_m <= 1e6:
+            raise MaptileError(f"a route of {length_m:g} m: give 10 m to 1000 km")
         return trajectory_from_route(city, length_m, seed)
     path = Path(named)
     if not path.is_file():
         raise MaptileError(f"{named}: no such file; name an ins.csv, a gps.csv, or say route")
     if path.name == "gps.csv":
-        return trajectory_from_gps(path, path.parent.parent / "vo" / "vo.csv", city)
-    return trajectory_from_ins(path, city)
+        return trajectory_from_gps(path, path.parent.parent / "vo" / "vo.csv", city, margin_m)
+    return trajectory_from_ins(path, city, margin_m)
 
 
 def trajectory_from_ins(path: Path, city: City, margin_m: float | None = MARGIN_M) -> Trajectory:

@@ -52,9 +52,9 @@ def align(
         settings: How.
 
     Returns:
-        Candidates in the same order, their probabilities weighed anew by the gain in
-        likelihood, and (K, 3, 3)
-        covariances: the inverse of the negative curvature, plus the map's own.
+        Candidates in the same order (none where no wall is seen: there is nothing to align), their
+        probabilities weighed anew by the gain in likelihood, and (K, 3, 3) covariances: the inverse
+        of the negative curvature, plus the map's own.
 
     A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
     a step that is wider than the fields' cells.
@@ -62,7 +62,7 @@ def align(
     cells = evidence.cells()
     start = candidates.poses
     if len(start) == 0 or len(cells.wall) == 0:
-        return candidates, np.full((len(start), 3, 3), np.nan)
+        return Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3))
 
     def score(poses: Array) -> Array:
         value = log_likelihood(poses, cells, rotation, fields)

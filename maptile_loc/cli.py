@@ -22,7 +22,9 @@ overrides = click.option(
     help="Override one key of the recipe; repeatable.",
 )
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-seed = click.option("--seed", default=0, show_default=True, help="All randomness comes from this.")
+seed = click.option(
+    "--seed", type=click.IntRange(0), default=0, help="All randomness comes from this."
+)
 
 
 def recipe(default: str) -> Callable[[Any], Any]:
@@ -105,7 +107,8 @@ def prepare(
     help="An ins.csv, a gps.csv (with ../vo/vo.csv), or route: along the city's roads.",
 )
 @click.option("--length", default=2000.0, help="Metres of a route.")
-@seed
+@click.option("--outside", is_flag=True, help="Drive on where the trajectory leaves the map.")
+@click.option("--seed", type=click.IntRange(0), help="Default: the recipe's.")
 @recipe("simulate")
 @overrides
 def simulate(
@@ -114,7 +117,8 @@ def simulate(
     sensor: str,
     trajectory: str,
     length: float,
-    seed: int,
+    outside: bool,
+    seed: int | None,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -128,9 +132,11 @@ def simulate(
     from data_prep.trajectory import open_trajectory
     from maptile_loc.config import load_settings
 
-    settings = load_settings(SimulateSettings, config, [*overrides, f"seed={seed}"])
+    seeded = () if seed is None else (f"seed={seed}",)
+    settings = load_settings(SimulateSettings, config, [*overrides, *seeded])
     opened = open_city(city)
-    run(opened, open_trajectory(trajectory, opened, length, seed), drive, sensor, settings)
+    path = open_trajectory(trajectory, opened, length, settings.seed, outside)
+    run(opened, path, drive, sensor, settings)
     print(f"{drive}: written")
 
 
@@ -270,6 +276,11 @@ def _numbers(text: str, count: int, option: str) -> tuple[Any, ...]:
     return values
 
 
+def _fail(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
     """Run the command; a user's error is one line and status 2, ``--debug`` shows where."""
     debug = "--debug" in sys.argv
@@ -279,5 +290,8 @@ def main() -> None:
     except MaptileError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        if debug:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check its permissions")

@@ -62,7 +62,7 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 def _find(config: str | Path) -> Path:
     path = Path(config)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise MaptileError(f"{path}: no such recipe file")
         return path

@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.city import open_city
 from data_prep.drive import Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, write_json
 from data_prep.geometry import Array, wrap_angle
 from data_prep.raster import MapRaster
 from data_prep.sources import open_drive
-from maptile_loc.output import read_result
+from maptile_loc.output import open_city_of, read_result
 from maptile_loc.result import Estimates, Localization
 
 RECALL_M = (1, 2, 5, 10)
@@ -123,7 +122,7 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
             none at the times of the queries; the folder cannot be written.
     """
     result, run = read_result(folder)
-    raster = open_city(Path(run["city"])).raster
+    raster = open_city_of(folder, run).raster
     sensors = run.get("sensors")
     drive = open_drive(
         Path(run["drive"]), run.get("format", "auto"), tuple(sensors) if sensors else None

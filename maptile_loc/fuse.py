@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 from maptile_loc.result import Candidates, Estimates
 
 
@@ -36,10 +36,10 @@ class FuseSettings(Settings):
         rounds: Rounds of the smoother.
     """
 
-    drift: float = 0.02
-    drift_deg: float = 0.3
-    floor_m: float = 0.1
-    floor_deg: float = 0.1
+    drift: Positive = 0.02
+    drift_deg: Positive = 0.3
+    floor_m: Positive = 0.1
+    floor_deg: Positive = 0.1
     miss: float = 0.1
     jump: float = 0.001
     hypotheses: int = 60

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
+from data_prep.errors import MaptileError
 from data_prep.raster import BUILDING, MapRaster
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 from maptile_loc.result import QueryTile
 
 F32 = NDArray[np.float32]
@@ -41,14 +42,14 @@ class LikelihoodSettings(Settings):
         clip_m: Distances beyond this are all alike.
     """
 
-    sigma_m: float = 1.0
-    wall_peak: float = 0.5
-    wall_floor_outside: float = 0.03
-    wall_floor_inside: float = 0.01
+    sigma_m: Positive = 1.0
+    wall_peak: Positive = 0.5
+    wall_floor_outside: Positive = 0.03
+    wall_floor_inside: Positive = 0.01
     free_leak: float = 0.3
-    wall_weight: float = 0.3
-    free_weight: float = 0.02
-    clip_m: float = 8.0
+    wall_weight: Positive = 0.3
+    free_weight: Positive = 0.02
+    clip_m: Positive = 8.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ def _nonzero(values: F32, resolution: float) -> tuple[F32, F32]:
 def make_evidence(tile: QueryTile, resolution: float) -> Evidence:
     """Sum a tile's cells up to ``resolution`` (a multiple of the tile's)."""
     k = round(resolution / tile.resolution)
+    if abs(k * tile.resolution - resolution) > 1e-6 * resolution or tile.size % (4 * k):
+        raise MaptileError(
+            f"query tiles of {tile.size} pixels of {tile.resolution:g} m do not fit cells of "
+            f"{resolution:g} m; see query.resolution, query.size_m and match.resolution"
+        )
     blocks = (tile.size // k, k, tile.size // k, k)
     area = np.float32(tile.resolution**2)
     free = tile.observed * (1 - tile.wall)

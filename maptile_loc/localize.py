@@ -12,7 +12,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3, wrap_angle
 from data_prep.raster import MapRaster
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 from maptile_loc.align import AlignSettings, align
 from maptile_loc.coarse.match import MatchSettings
 from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, is_sure, make_steps, smooth
@@ -31,7 +31,10 @@ class LocalizeSettings(Settings):
     match: MatchSettings = MatchSettings()
     align: AlignSettings = AlignSettings()
     fuse: FuseSettings = FuseSettings()
-    known_heading_std_deg: float = 1.0
+    known_heading_std_deg: Positive = 1.0
+
+
+NO_CANDIDATES = Candidates(np.zeros((0, 3)), np.zeros(0))
 
 
 class HeadingKnowledge(Settings):
@@ -93,7 +96,8 @@ def localize(
     plan = plan_queries(drive, every_m, submap_m)
     rotations = tile_rotations(drive, plan, heading, raster.convergence, seed)
     turns, log_prior = heading_turns(heading, settings)
-    fields = make_fields(raster, raster.resolution, settings.likelihood)
+    fine = max(raster.resolution, settings.query.resolution)
+    fields = make_fields(raster, fine, settings.likelihood)
     heading_std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
     queries = len(plan.scan)
     shown = set(np.linspace(0, queries - 1, min(queries, 12)).astype(int).tolist())
@@ -101,12 +105,18 @@ def localize(
     fixes: list[Fixes] = []
     seconds = np.zeros(queries)
     tiles: dict[int, QueryTile] = {}
+    points = 0
     for number in tqdm(range(queries), desc="localize", unit="query", disable=None):
         begun = time.perf_counter()
         submap = build_submap(drive, plan, number, submap_m, online, settings.submap)
+        points += len(submap.points)
+        if np.isnan(rotations[number]):
+            found.append(NO_CANDIDATES)
+            fixes.append(Fixes(NO_CANDIDATES, np.zeros((0, 3, 3))))
+            continue
         tile = make_tile(submap, rotations[number], settings.query)
         candidates = coarse.candidates(tile, turns, log_prior)
-        evidence = make_evidence(tile, raster.resolution)
+        evidence = make_evidence(tile, fine)
         aligned = align(
             candidates,
             evidence,
@@ -121,6 +131,8 @@ def localize(
         seconds[number] = time.perf_counter() - begun
         if number in shown:
             tiles[number] = tile
+    if points == 0:
+        raise MaptileError(f"{drive.name}: not one usable point in the scans of {queries} queries")
     stages = _stages(drive, plan, found, fixes, coarse.area_km2, submap_m, settings)
     return Localization(
         frame=plan.scan,
@@ -138,14 +150,21 @@ def tile_rotations(
 ) -> Array:
     """(Q,) radians by which each query's cloud is turned: its grid heading, or a random angle.
 
+    NaN where headings are asked for and this query has none.
+
     Raises:
-        MaptileError: Headings are asked for and the drive has none.
+        MaptileError: Headings are asked for and the drive has none at the queries' times.
     """
     if heading.kind == "unknown":
         return np.random.default_rng(seed).uniform(-np.pi, np.pi, len(plan.scan))
     if drive.heading is None:
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
-    return wrap_angle(drive.heading.at(drive.scans.t_ns[plan.scan]) + convergence)
+    heading_rad = wrap_angle(drive.heading.at(drive.scans.t_ns[plan.scan]) + convergence)
+    if np.isnan(heading_rad).all():
+        raise MaptileError(
+            f"{drive.name}: its headings cover none of the queries; use --heading unknown"
+        )
+    return heading_rad
 
 
 def heading_turns(heading: HeadingKnowledge, settings: LocalizeSettings) -> tuple[Array, Array]:

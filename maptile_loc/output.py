@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_prep.city import City, open_city
 from data_prep.errors import MaptileError
 from data_prep.files import read_json, write_error, write_json
 from data_prep.geometry import Array, wrap_angle
@@ -77,6 +78,18 @@ def write_result(
         write_json(staging / "run.json", manifest)
 
 
+def open_city_of(folder: Path, run: dict[str, Any]) -> City:
+    """Open the city that a result was localized on.
+
+    Raises:
+        MaptileError: It is gone, or no longer the map that it was.
+    """
+    city = open_city(Path(run["city"]))
+    if run.get("city_content_hash", city.content_hash) != city.content_hash:
+        raise MaptileError(f"{folder}: localized on another state of {run['city']}; localize again")
+    return city
+
+
 def read_result(folder: Path) -> tuple[Localization, dict[str, Any]]:
     """Read what ``write_result`` wrote: the localized drive and ``run.json``.
 
@@ -87,6 +100,7 @@ def read_result(folder: Path) -> tuple[Localization, dict[str, Any]]:
         raise MaptileError(f"{folder}: no result here (no run.json); make one: maptile localize")
     run = read_json(folder / "run.json")
     try:
+        _ = run["city"], run["drive"]
         names, final, area = list(run["stages"]), str(run["final"]), float(run["search_area_km2"])
     except (KeyError, TypeError, ValueError) as error:
         raise MaptileError(f"{folder / 'run.json'}: damaged ({error!r}); localize anew") from None

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.geometry import rotate
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 from maptile_loc.result import QueryTile
 from maptile_loc.submap import Submap
 
 F32 = NDArray[np.float32]
+NEIGHBOURHOOD_M = 1.5  # wide enough for the points of a wall, narrow beside its length
 
 
 class QuerySettings(Settings):
@@ -29,14 +30,14 @@ class QuerySettings(Settings):
         min_extent_m: Height that a wall must span for full evidence.
     """
 
-    size_m: float = 128.0
-    resolution: float = 0.5
-    voxel_m: float = 0.2
-    ground_cell_m: float = 2.0
+    size_m: Positive = 128.0
+    resolution: Positive = 0.5
+    voxel_m: Positive = 0.2
+    ground_cell_m: Positive = 2.0
     min_height_m: float = 1.0
     max_height_m: float = 20.0
-    thickness_m: float = 0.2
-    min_extent_m: float = 2.0
+    thickness_m: Positive = 0.2
+    min_extent_m: Positive = 2.0
 
 
 def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
@@ -104,10 +105,11 @@ def wall_evidence(points: F32, size: int, settings: QuerySettings) -> F32:
     pixel, inside = _pixels(even[:, :2], size, settings.resolution)
     x, y, z = even[inside].T
     shape = (size, size)
+    window = 2 * max(1, int(NEIGHBOURHOOD_M / 2 / settings.resolution)) + 1
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
         summed = np.bincount(pixel, values, size * size).reshape(shape)
-        return ndimage.uniform_filter(summed, 3, mode="constant") * 9
+        return ndimage.uniform_filter(summed, window, mode="constant") * window**2
 
     n = np.maximum(total(np.ones_like(x)), 1e-9)
     mean_x, mean_y = total(x) / n, total(y) / n
@@ -121,8 +123,8 @@ def wall_evidence(points: F32, size: int, settings: QuerySettings) -> F32:
     bottom = np.full(size * size, np.inf)
     np.maximum.at(top, pixel, z)
     np.minimum.at(bottom, pixel, z)
-    extent = ndimage.maximum_filter(top.reshape(shape), 3) - ndimage.minimum_filter(
-        bottom.reshape(shape), 3
+    extent = ndimage.maximum_filter(top.reshape(shape), window) - ndimage.minimum_filter(
+        bottom.reshape(shape), window
     )
     tall = np.clip(extent / settings.min_extent_m, 0, 1)
     here = np.bincount(pixel, minlength=size * size).reshape(shape) >= 2

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from data_prep.city import open_city
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_text
 from data_prep.raster import ATTRIBUTION
 from maptile_loc.evaluate import RECALL_M, chance, evaluate_run, pose_errors
-from maptile_loc.output import read_result
+from maptile_loc.output import open_city_of, read_result
 from maptile_loc.page import number, percent, places_shown, render, truth_at_queries
 from maptile_loc.pictures import (
     ERROR_COLOURS,
@@ -40,7 +39,7 @@ def write_report(folder: Path) -> Path:
         MaptileError: No result is there, its city is gone, or the folder cannot be written.
     """
     result, run = read_result(folder)
-    city = open_city(Path(run["city"]))
+    city = open_city_of(folder, run)
     metrics, errors, reason = _evaluation(folder)
     page = render(result, run, city.name, city.raster, metrics, errors, reason)
     path = folder / "report.html"
@@ -55,7 +54,7 @@ def overview_png(folder: Path, path: Path) -> None:
         MaptileError: As ``write_report``.
     """
     result, run = read_result(folder)
-    city = open_city(Path(run["city"]))
+    city = open_city_of(folder, run)
     metrics, errors, _ = _evaluation(folder)
     truth = None if errors is None else truth_at_queries(errors, result)
     final = result.stages[result.final]

@@ -10,10 +10,12 @@ import numpy as np
 
 from data_prep.city import City, open_city
 from data_prep.errors import MaptileError
+from data_prep.files import ensure_folder
 from data_prep.raster import MapRaster
 from data_prep.sources import open_drive
 from maptile_loc.coarse.match import Disc, Matcher
 from maptile_loc.config import save_settings
+from maptile_loc.device import pick_device
 from maptile_loc.evaluate import evaluate_run, summary
 from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, localize
 from maptile_loc.output import write_result
@@ -66,9 +68,12 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
     Raises:
         MaptileError: Something named does not exist, does not fit, or cannot be written.
     """
+    if not (0 <= options.submap_m <= 1e5 and 0 <= options.every_m <= 1e5):
+        raise MaptileError("--submap and --every are metres of travel: 0 or more")
     city = open_city(options.city)
     drive = open_drive(options.drive, options.format, options.sensors, options.start, options.end)
     coarse = make_coarse(options, city, settings)
+    ensure_folder(out)
     result = localize(
         drive,
         city.raster,
@@ -80,8 +85,8 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
         options.seed,
         settings,
     )
-    write_result(result, city.raster, out, _record(options, drive.format))
     save_settings(settings, out / "settings.yaml")
+    write_result(result, city.raster, out, _record(options, city, drive.format))
     lines = [*(f"note: {note}" for note in drive.notes), _outcome(result, out)]
     if drive.truth is not None:
         lines.append(summary(evaluate_run(out)))
@@ -90,6 +95,7 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
 
 def make_coarse(options: RunOptions, city: City, settings: LocalizeSettings) -> Coarse:
     """The coarse method that ``options`` name, made ready for ``city``."""
+    device = pick_device(options.device)
     if options.method == "match":
         return Matcher(
             city.raster,
@@ -97,32 +103,15 @@ def make_coarse(options: RunOptions, city: City, settings: LocalizeSettings) -> 
             settings.match,
             settings.likelihood,
             _disc(options, city.raster),
-            pick_device(options.device),
+            device,
         )
     if options.method == "mapnet":
         from maptile_loc.coarse.mapnet import MapNetLocator, default_model
 
         if options.prior is not None:
             raise MaptileError("--prior narrows a search; --method mapnet does not search")
-        return MapNetLocator.load(options.model or default_model(city, "mapnet"), city)
+        return MapNetLocator.load(options.model or default_model(city, "mapnet"), city, device)
     raise MaptileError(f"--method {options.method}: there are {', '.join(METHODS)}")
-
-
-def pick_device(device: str) -> str:
-    """``auto`` is cuda where there is one.
-
-    Raises:
-        MaptileError: cuda is asked for and not there, or no such device is known.
-    """
-    import torch
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise MaptileError(f"--device {device}: there are auto, cpu and cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MaptileError("--device cuda: torch sees no CUDA device; use --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _disc(options: RunOptions, raster: MapRaster) -> Disc | None:
@@ -130,14 +119,15 @@ def _disc(options: RunOptions, raster: MapRaster) -> Disc | None:
         return None
     latitude, longitude, radius = options.prior
     east, north = raster.projection.forward(latitude, longitude)
-    if not raster.inside(np.array([east, north]), -radius):
+    if not radius > 0 or not raster.inside(np.array([east, north]), -radius):
         raise MaptileError(f"--prior {latitude},{longitude},{radius:g}: not on this city's map")
     return Disc(float(east), float(north), radius)
 
 
-def _record(options: RunOptions, drive_format: str) -> dict[str, Any]:
+def _record(options: RunOptions, city: City, drive_format: str) -> dict[str, Any]:
     return asdict(options) | {
         "city": str(options.city.resolve()),
+        "city_content_hash": city.content_hash,
         "drive": str(options.drive.resolve()),
         "model": str(options.model) if options.model else None,
         "format": drive_format,

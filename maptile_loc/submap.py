@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data_prep.drive import Drive, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_inverse
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 
 
 class SubmapSettings(Settings):
@@ -24,9 +24,9 @@ class SubmapSettings(Settings):
         max_range_m: Points farther from their sensor are left out.
     """
 
-    spacing_m: float = 0.1
+    spacing_m: Positive = 0.1
     max_points: int = 1_500_000
-    max_range_m: float = 60.0
+    max_range_m: Positive = 60.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,10 @@ def plan_queries(drive: Drive, every_m: float, submap_m: float) -> QueryPlan:
     travelled = np.interp((t_ns - t_ns[0]) / 1e9, seconds, odometry.travelled())
     segment = odometry.segment_at(t_ns)
     usable = np.flatnonzero(segment >= 0) if submap_m > 0 or every_m > 0 else np.arange(len(t_ns))
+    if len(usable) == 0:
+        raise MaptileError(
+            f"{drive.name}: its odometry covers none of the scans; are both on the same clock?"
+        )
     if every_m > 0:
         # The first usable scan of every stretch of every_m metres, counted afresh in each segment.
         stretch = np.floor(travelled[usable] / every_m)

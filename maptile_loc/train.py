@@ -29,6 +29,7 @@ from data_prep.files import read_json, write_error, write_json
 from data_prep.settings import Settings
 from maptile_loc.config import save_settings
 from maptile_loc.datamodule import DataSettings, Heading, TileDataModule, training_ground
+from maptile_loc.device import pick_device
 from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.published import publish
 from maptile_loc.models.resnet import NetworkSettings
@@ -94,11 +95,7 @@ def train(
             f"{city.name}: a bare raster has no folder for a model; make a city of it first: "
             "maptile prepare MAP.tif CITY"
         )
-    if device not in ("auto", "cpu", "cuda"):
-        raise MaptileError(f"--device {device}: there are auto, cpu and cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MaptileError("--device cuda: torch sees no CUDA device; use --device cpu")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    on_gpu = pick_device(device) == "cuda"
     folder = city.folder / "models" / settings.name
     state = folder / "training"
     ground = training_ground(city)

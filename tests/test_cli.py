@@ -97,6 +97,38 @@ def test_truth_moved_away_changes_no_estimate(localized, maptile, tmp_path, town
     assert metrics["outside_queries"] == len(pd.read_csv(localized / "trajectory.csv"))
 
 
+def test_a_city_prepared_anew_is_not_evaluated_against(localized, maptile, tmp_path):
+    shutil.copytree(localized, tmp_path / "o")
+    run = json.loads((tmp_path / "o" / "run.json").read_text())
+    run["city_content_hash"] = "0" * 64
+    (tmp_path / "o" / "run.json").write_text(json.dumps(run))
+    for command in ("evaluate", "report"):
+        status, _, error = maptile(command, tmp_path / "o")
+        assert status == 2
+        assert "another state" in error
+
+
+def test_a_folder_named_as_a_recipe_does_not_hide_it(maptile, tmp_path, monkeypatch):
+    from data_prep.town import write_town
+
+    write_town(tmp_path / "town.osm")
+    (tmp_path / "city").mkdir()
+    monkeypatch.chdir(tmp_path)
+    status, _, error = maptile("prepare", "town.osm", "city/town")
+    assert status == 0, error
+
+
+def test_the_recipe_s_seed_counts_unless_another_is_given(maptile, tmp_path, town_city):
+    def seed(*options):
+        status, _, error = maptile("simulate", town_city, tmp_path / "d", "--length", 40, *options)
+        assert status == 0, error
+        return json.loads((tmp_path / "d" / "world.json").read_text())["settings"]["seed"]
+
+    assert seed() == 0
+    assert seed("--set", "seed=7") == 7
+    assert seed("--set", "seed=7", "--seed", 9) == 9
+
+
 def test_evaluate_and_report_of_a_run(localized, maptile):
     before = (localized / "metrics.json").read_text()
     (localized / "metrics.json").unlink()
@@ -157,6 +189,11 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--start", "99999"], "start"),
         (["localize", "{tmp}", "{drive}", "--out", "{tmp}/o"], "city"),
         (["localize", "{city}", "{city}", "--out", "{tmp}/o"], "format|drive"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--every", "nan"], "0 or more"),
+        (["localize", "{city}", "{drive}", "--out", "{city}/map.tif"], "choose another place"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=0"], "query"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=127"], "fit"),
+        (["simulate", "{city}", "{tmp}/d", "--length", "nan"], "10 m"),
         (["evaluate", "{tmp}"], "run.json"),
         (["report", "{tmp}"], "run.json"),
         (["prepare", "{tmp}/none.osm", "{tmp}/c"], "no such file"),

@@ -138,3 +138,56 @@ def test_a_prior_on_the_heading_is_a_distribution():
 def test_known_headings_must_be_there():
     with pytest.raises(MaptileError, match="no headings"):
         run(replace(DRIVE, heading=None))
+
+
+def test_scans_without_walls_do_not_spoil_the_rest(result):
+    clouds = [c if i not in (0, 11, 12, 13) else c[:0] for i, c in enumerate(DRIVE.scans.clouds)]
+    drive = replace(DRIVE, scans=type(DRIVE.scans)(DRIVE.scans.t_ns, clouds))
+    found = run(drive, submap_m=0.0)
+    assert np.isnan(found.stages["aligned"].poses[0]).all()
+    assert error(found, "smoothed").max() < 2.0
+    assert found.stages["smoothed"].localized.sum() >= len(found.frame) - 2
+
+
+def test_a_drive_without_a_single_point_is_an_error():
+    empty = [cloud[:0] for cloud in DRIVE.scans.clouds]
+    with pytest.raises(MaptileError, match="not one usable point"):
+        run(replace(DRIVE, scans=type(DRIVE.scans)(DRIVE.scans.t_ns, empty)))
+
+
+def test_a_query_without_a_heading_is_bridged():
+    heading = DRIVE.heading
+    t_ns = np.append(heading.t_ns[:8], heading.t_ns[8:] + 10**12)
+    late = replace(DRIVE, heading=replace(heading, t_ns=t_ns))
+    found = run(late)
+    assert np.isfinite(found.stages["aligned"].poses[0]).all()
+    assert np.isnan(found.stages["aligned"].poses[-1]).all()
+    nothing = replace(DRIVE, heading=replace(heading, t_ns=heading.t_ns + 10**12))
+    with pytest.raises(MaptileError, match="cover none of the queries"):
+        run(nothing)
+
+
+def test_odometry_on_another_clock_is_an_error():
+    odometry = replace(DRIVE.odometry, t_ns=DRIVE.odometry.t_ns + 10**12)
+    with pytest.raises(MaptileError, match="same clock"):
+        run(replace(DRIVE, odometry=odometry))
+
+
+@pytest.mark.parametrize(("resolution", "query"), [(0.25, 0.5), (1.0, 0.5), (0.5, 0.25)])
+def test_any_fitting_resolutions(resolution, query):
+    data = RASTER.data
+    if resolution == 0.25:
+        data = data.repeat(2, axis=1).repeat(2, axis=2)
+    if resolution == 1.0:
+        data = data[:, ::2, ::2]
+    raster = type(RASTER)(data, RASTER.west, RASTER.north, resolution, RASTER.crs)
+    settings = LocalizeSettings(query=QuerySettings(size_m=96.0, resolution=query))
+    coarse = Matcher(raster, 96.0, settings.match, settings.likelihood)
+    found = localize(DRIVE, raster, coarse, KNOWN, 16.0, 48.0, False, 0, settings)
+    assert error(found, "aligned").max() < 1.5
+
+
+def test_resolutions_that_do_not_fit_are_an_error():
+    raster = type(RASTER)(RASTER.data, RASTER.west, RASTER.north, 0.3, RASTER.crs)
+    with pytest.raises(MaptileError, match="no whole multiple"):
+        run(raster=raster)

@@ -34,21 +34,23 @@ class MapNetLocator:
 
     weighed = False
 
-    def __init__(self, model: MapNet, view: ViewSettings, city: City, folder: Path) -> None:
-        self._model = model.to(memory_format=torch.channels_last)
+    def __init__(
+        self, model: MapNet, view: ViewSettings, city: City, folder: Path, device: str
+    ) -> None:
+        self._model = model.to(device=device, memory_format=torch.channels_last)
         self._view, self._reference, self._folder = view, city.reference, folder
         self.area_km2 = city.raster.area_km2
         self.heading: str = model.hparams["heading"]
 
     @classmethod
-    def load(cls, model_folder: Path, city: City) -> MapNetLocator:
-        """Read a published model.
+    def load(cls, model_folder: Path, city: City, device: str = "cpu") -> MapNetLocator:
+        """Read a published model; ``device`` is cpu or cuda.
 
         Raises:
             MaptileError: No model there, a damaged one, or one of another city.
         """
         model, card = read_model(model_folder, city)
-        return cls(model, ViewSettings.model_validate(card["view"]), city, model_folder)
+        return cls(model, ViewSettings.model_validate(card["view"]), city, model_folder, device)
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The one place of ``tile``; its score says nothing, for a regressor does not doubt.
@@ -68,8 +70,9 @@ class MapNetLocator:
                 "--set heading=unknown"
             )
         with torch.inference_mode():
-            offset, angle = self._model.pose(tile_from_query(tile, self._view)[None])
-        east, north = self._reference + offset[0].double().numpy()
+            seen = tile_from_query(tile, self._view)[None].to(self._model.device)
+            offset, angle = self._model.pose(seen)
+        east, north = self._reference + offset[0].double().cpu().numpy()
         turn = float(angle[0]) if self.heading == "unknown" else float(turns[np.argmax(log_prior)])
         pose = np.array([[east, north, wrap_angle(tile.rotation + turn)]])
         return Candidates(pose, np.full(1, _LOG_PRIOR))

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.fft import next_fast_len
 
+from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
 from data_prep.raster import ROAD, MapRaster
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 from maptile_loc.likelihood import Evidence, LikelihoodSettings, make_evidence, make_fields
 from maptile_loc.result import Candidates, QueryTile
 
@@ -34,10 +35,10 @@ class MatchSettings(Settings):
             Large, for real walls are in rows, and rows fit somewhere by chance.
     """
 
-    resolution: float = 1.0
-    heading_step_deg: float = 2.0
+    resolution: Positive = 1.0
+    heading_step_deg: Positive = 2.0
     candidates: int = 8
-    distinct_m: float = 4.0
+    distinct_m: Positive = 4.0
     margin_m: float = 25.0
     road_reach_m: float = 8.0
     off_road: float = 0.02
@@ -82,6 +83,10 @@ class Matcher:
         both = torch.from_numpy(np.stack([fields.wall, fields.free])).to(self.device)
         self.spectrum = torch.fft.rfft2(both, s=self.padded)
         self.allowed = self._allowed(prior)
+        if not self.allowed.any():
+            raise MaptileError(
+                f"nowhere to search: all of it is within {settings.margin_m:g} m of the map's edge"
+            )
         self.area_km2 = float(self.allowed.sum()) * settings.resolution**2 / 1e6
         self.log_prior = self._log_prior(raster)
 

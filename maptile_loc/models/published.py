@@ -64,7 +64,7 @@ def read_model(folder: Path, city: City) -> tuple[MapNet, dict[str, Any]]:
     if not (folder / CARD).is_file():
         raise MaptileError(f"{folder}: no model there ({CARD} is missing); see maptile train")
     card = read_json(folder / CARD)
-    if card.get("format") != FORMAT:
+    if card.get("format") != FORMAT or not {"version", "city", "view", "model"} <= set(card):
         raise MaptileError(f"{folder / CARD}: not the card of a model")
     if card["version"] > FORMAT_VERSION:
         raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The project's wheel, unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    zipfile.ZipFile(path).extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def test_recipes_travel_in_the_wheel(wheel, tmp_path):
+    script = (
+        "from maptile_loc.config import config_folder, load_settings\n"
+        "from maptile_loc.localize import LocalizeSettings\n"
+        "load_settings(LocalizeSettings, 'localize')\n"
+        "print(config_folder(), *sorted(p.stem for p in config_folder().glob('*.yaml')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(wheel), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    folder, *names = done.stdout.split()
+    assert folder.startswith(str(wheel))
+    assert set(names) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert (wheel / "maptile_loc" / "assets" / "report.html").is_file()
+
+
+def test_what_is_installed_is_what_the_constraints_pin():
+    from importlib.metadata import version
+
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pins = dict(line.lower().replace("_", "-").split("==") for line in lines)
+    assert pins["torch"] == "2.13.0"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    for requirement in wanted:
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement).group().lower()
+        if name == "open3d":
+            continue
+        assert name in pins, f"{name} is not pinned"
+        assert version(name).split("+")[0] == pins[name]
+
+
+def test_data_prep_never_imports_maptile_loc():
+    for path in (ROOT / "data_prep").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) maptile_loc", path.read_text(), re.M), path
