@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import open3d as o3d
+import pydantic
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -38,6 +39,12 @@ class QuerySettings(Settings):
     max_height_m: float = 20.0
     thickness_m: Positive = 0.2
     min_extent_m: Positive = 2.0
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> QuerySettings:
+        if self.size_m / self.resolution % 16:
+            raise ValueError("size_m has to be a multiple of 16 times resolution")
+        return self
 
 
 def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:

@@ -192,7 +192,10 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--every", "nan"], "0 or more"),
         (["localize", "{city}", "{drive}", "--out", "{city}/map.tif"], "choose another place"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=0"], "query"),
-        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=127"], "fit"),
+        (
+            ["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=127"],
+            "multiple",
+        ),
         (["simulate", "{city}", "{tmp}/d", "--length", "nan"], "10 m"),
         (["evaluate", "{tmp}"], "run.json"),
         (["report", "{tmp}"], "run.json"),
