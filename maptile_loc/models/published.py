@@ -64,10 +64,12 @@ def read_model(folder: Path, city: City) -> tuple[MapNet, dict[str, Any]]:
     if not (folder / CARD).is_file():
         raise MaptileError(f"{folder}: no model there ({CARD} is missing); see maptile train")
     card = read_json(folder / CARD)
-    if card.get("format") != FORMAT or not {"version", "city", "view", "model"} <= set(card):
+    if card.get("format") != FORMAT:
         raise MaptileError(f"{folder / CARD}: not the card of a model")
-    if card["version"] > FORMAT_VERSION:
+    if card.get("version", 0) > FORMAT_VERSION:
         raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")
+    if not {"city", "view", "model"} <= set(card):
+        raise MaptileError(f"{folder / CARD}: damaged, keys are missing; train again")
     trained_for = card["city"]
     if trained_for["content_hash"] != city.content_hash:
         same_name = trained_for["name"] == city.name
