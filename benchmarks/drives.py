@@ -5,15 +5,13 @@ Run: python benchmarks/drives.py [number of scans]
 
 from __future__ import annotations
 
-import datetime
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from stamp import stamp
 
 from data_prep.sources import open_drive
 
@@ -27,8 +25,8 @@ def write_run(run: Path, scans: int) -> None:
     for offset, sensor in enumerate(("lms_front", "lms_rear")):
         (run / sensor).mkdir(parents=True)
         stamps = [START + 20_000 * i + 7_000 * offset for i in range(scans // 2)]
-        for stamp in stamps:
-            (run / sensor / f"{stamp}.bin").write_bytes(content)
+        for t_us in stamps:
+            (run / sensor / f"{t_us}.bin").write_bytes(content)
         (run / f"{sensor}.timestamps").write_text("".join(f"{t} 1\n" for t in stamps))
 
 
@@ -43,10 +41,7 @@ def main() -> None:
         start = time.perf_counter()
         points = sum(len(scans.read(i, i + 500).points) for i in range(0, count, 500))
         read = time.perf_counter() - start
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    print(f"{datetime.date.today()}, commit {commit}, {platform.machine()}, one core\n")
+    print(stamp(), end="\n\n")
     print("| step | seconds | rate |")
     print("|---|---|---|")
     print(f"| open {count} scans | {opened:.2f} | {count / opened:,.0f} scans/s |")

@@ -9,12 +9,10 @@ stays in FOLDER and is not made twice. Each row is what `maptile localize` write
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
+
+from stamp import stamp
 
 from data_prep.city import CitySettings, open_city, prepare_city
 from data_prep.files import read_json
@@ -75,15 +73,7 @@ def main() -> None:
         "--mapnet", type=float, default=0.0, help="minutes of training; 0: leave out"
     )
     given = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    where = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{datetime.date.today()}, commit {commit}, {where}\n")
+    print(stamp(), end="\n\n")
     heads = ["drive", "stage", "queries", "localized", *COLUMNS, "s/query"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
 

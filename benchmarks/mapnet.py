@@ -9,13 +9,11 @@ noise than in training. Chance is the best constant answer.
 from __future__ import annotations
 
 import argparse
-import platform
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from stamp import stamp
 
 from data_prep.city import City, open_city
 from maptile_loc.config import load_settings
@@ -34,10 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     city = open_city(arguments.city)
     ground = training_ground(city)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    print(f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {platform.processor()}, one core\n")
+    print(stamp(), end="\n\n")
     print(f"Rendering: {rendered_per_second(ground):.0f} tiles/s\n")
     print("| model | heading | minutes | steps | median m | mean m | p95 m | within 20 m |")
     print("|---|---|---|---|---|---|---|---|")

@@ -6,15 +6,14 @@ Run: python benchmarks/prepare.py [DATA]    (DATA: the folder of real data, ../s
 from __future__ import annotations
 
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
+
+from stamp import stamp
 
 CITIES = ("oxford/oxford.osm", "cities/north-bayreuth.osm.gz")
 WINDOW, WINDOWS, ROUNDS = 128, 50_000, 5
@@ -65,17 +64,7 @@ def main() -> None:
         return
     root = Path(__file__).parent.parent
     data = Path(sys.argv[1]) if len(sys.argv) > 1 else root.parent / "shared" / "data"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    print(
-        f"{date.today()}, commit {commit}, {platform.machine()}, {os.cpu_count()} cores, ", end=""
-    )
-    print(f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}\n")
+    print(stamp(), end="\n\n")
     print("| city | km2 | prepare, s (wall) | s (CPU) | peak, GB | open, s | 128x128x3 windows/s |")
     print("|---|---|---|---|---|---|---|")
     for city in CITIES:
