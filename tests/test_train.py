@@ -131,6 +131,8 @@ def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
         "from data_prep.errors import MaptileError\n"
         "from maptile_loc.models.mapnet import MapNet\n"
         "from maptile_loc.train import ModelSettings, train\n"
+        # A shell's background jobs ignore SIGINT, and hand that on.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "settings = ModelSettings.model_validate_json(sys.argv[2])\n"
         "learn = MapNet.training_step\n"
