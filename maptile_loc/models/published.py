@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save_file
 
 from data_prep.city import City
 from data_prep.errors import MaptileError
@@ -33,7 +34,7 @@ def publish(folder: Path, model: MapNet, city: City, facts: dict[str, Any]) -> N
     weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     with atomic_file(folder / WEIGHTS) as path:
         try:
-            safetensors.torch.save_file(weights, path)
+            save_file(weights, path)
         except safetensors.SafetensorError as error:  # how it reports a full disk
             raise write_error(folder / WEIGHTS, OSError(str(error))) from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -87,7 +88,7 @@ def read_model(folder: Path, city: City) -> tuple[MapNet, dict[str, Any]]:
         if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
             raise damaged
         model = MapNet(**card["model"])
-        model.load_state_dict(safetensors.torch.load(content))
+        model.load_state_dict(tensors_of(content))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged from error
     except safetensors.SafetensorError as error:
