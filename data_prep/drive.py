@@ -26,12 +26,17 @@ class ScanBlock:
         points: (N, 3) float32, vehicle frame (x forward, y left, z up), metres, all finite.
         scan: (N,) int32, which of the S scans a point belongs to; sorted.
         origin: (S, 3) float32, where the sensor is in the vehicle frame.
+        seconds: (N,) float32, when each point was measured, relative to its scan's time; None
+            where that is not known, or the vehicle's motion has been undone already.
+        label: (N,) int32, the data set's own number of what a point belongs to; None without.
     """
 
     t_ns: Times
     points: NDArray[np.float32]
     scan: NDArray[np.int32]
     origin: NDArray[np.float32]
+    seconds: NDArray[np.float32] | None = None
+    label: NDArray[np.int32] | None = None
 
 
 class ScanSource(Protocol):
@@ -161,6 +166,8 @@ class Drive:
         heading: True heading, or None; read only where the user says that it is known.
         truth: Absolute poses, or None; only evaluation may see it.
         notes: Lines worth telling the user (gaps, missing files, what was done about them).
+        labels: Whose numbers its points' labels are ("semantickitti", "kitti360", "las"), or None
+            where its points have no labels.
     """
 
     name: str
@@ -170,6 +177,7 @@ class Drive:
     heading: HeadingTrack | None
     truth: TruthTrack | None
     notes: tuple[str, ...] = ()
+    labels: str | None = None
 
     def without_truth(self) -> Drive:
         """The same drive as an estimator may see it."""

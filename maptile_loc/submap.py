@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from data_prep.drive import Drive, ScanBlock
+from data_prep.drive import Drive, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_inverse
 from data_prep.settings import Positive, Settings
+from maptile_loc.labels import LABELS, MOVING, LabelTable, kinds
 
 
 class SubmapSettings(Settings):
@@ -22,11 +25,13 @@ class SubmapSettings(Settings):
         max_points: Scans are thinned further until a submap has about so many points, so that a
             sensor that sees all around is not read at every decimetre.
         max_range_m: Points farther from their sensor are left out.
+        labels: What the label numbers of each data set mean; labels without a table are not used.
     """
 
     spacing_m: Positive = 0.1
     max_points: int = 1_500_000
     max_range_m: Positive = 60.0
+    labels: Mapping[str, LabelTable] = LABELS
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,13 @@ class Submap:
         points: (N, 3) float32, x forward, y left, z up, metres.
         scan: (N,) int32, which of the S scans a point belongs to.
         origin: (S, 3) float32, where each scan's sensor was, in the same frame.
+        kind: (N,) uint8, what a point belongs to (``labels.BUILDING`` ...); None without labels.
     """
 
     points: NDArray[np.float32]
     scan: NDArray[np.int32]
     origin: NDArray[np.float32]
+    kind: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,11 +134,15 @@ def build_submap(
 
 def _together(blocks: list[ScanBlock]) -> ScanBlock:
     offsets = np.cumsum([0] + [len(block.t_ns) for block in blocks[:-1]]).astype(np.int32)
+    seconds = [block.seconds for block in blocks if block.seconds is not None]
+    label = [block.label for block in blocks if block.label is not None]
     return ScanBlock(
         t_ns=np.concatenate([block.t_ns for block in blocks]),
         points=np.concatenate([block.points for block in blocks]),
         scan=np.concatenate([b.scan + offset for b, offset in zip(blocks, offsets, strict=True)]),
         origin=np.concatenate([block.origin for block in blocks]),
+        seconds=np.concatenate(seconds) if seconds else None,
+        label=np.concatenate(label) if label else None,
     )
 
 
@@ -152,10 +163,18 @@ def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
 def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings) -> Submap:
     """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
     away = block.points - block.origin[block.scan]
-    near = np.einsum("ni,ni->n", away, away) <= settings.max_range_m**2
-    points, scan = block.points[near], block.scan[near]
+    use = np.einsum("ni,ni->n", away, away) <= settings.max_range_m**2
+    kind = None
+    table = settings.labels.get(drive.labels or "")
+    if block.label is not None and table is not None:
+        kind = kinds(block.label, table)
+        use &= kind != MOVING
+        kind = kind[use]
+    points, scan = block.points[use], block.scan[use]
     if drive.odometry is None:
-        return Submap(points, scan, block.origin)
+        return Submap(points, scan, block.origin, kind)
+    if block.seconds is not None:
+        points = _still(points, scan, block.seconds[use], block.t_ns, drive.odometry)
     poses = drive.odometry.at(np.append(block.t_ns, drive.scans.t_ns[centre]))
     relative = se3_inverse(poses[-1]) @ poses[:-1]
     rotation = relative[:, :3, :3].astype(np.float32)
@@ -164,4 +183,42 @@ def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings
         np.einsum("nij,nj->ni", rotation[scan], points) + shift[scan],
         scan,
         np.einsum("sij,sj->si", rotation, block.origin) + shift,
+        kind,
     )
+
+
+def _still(
+    points: NDArray[np.float32],
+    scan: NDArray[np.int32],
+    seconds: NDArray[np.float32],
+    t_ns: Times,
+    odometry: PoseTrack,
+) -> NDArray[np.float32]:
+    """Undo the vehicle's motion inside each scan, taken as steady over the scan.
+
+    Args:
+        points: (N, 3) in the vehicle frame of the moment each was measured.
+        scan: (N,) scan of each.
+        seconds: (N,) that moment, relative to the scan's time.
+        t_ns: (S,) times of the scans.
+        odometry: The vehicle's motion.
+
+    Returns:
+        (N, 3) in the vehicle frame at the scan's time.
+    """
+    half = 50_000_000
+    here = se3_inverse(odometry.at(t_ns))
+    begin, end = (here @ odometry.at(t_ns + d) for d in (-half, half))
+    segment = odometry.segment_at(t_ns - half)
+    # Where the odometry ends or breaks off the motion is not known, and nothing is undone.
+    known = (segment >= 0) & (segment == odometry.segment_at(t_ns + half))
+    per_second = np.where(known, 1e9 / (2 * half), 0.0)[:, None]
+    velocity = per_second * (end[:, :3, 3] - begin[:, :3, 3])
+    turn = (
+        per_second
+        * Rotation.from_matrix(se3_inverse(begin)[:, :3, :3] @ end[:, :3, :3]).as_rotvec()
+    )
+    moved = velocity.astype(np.float32)[scan]
+    moved += np.cross(turn.astype(np.float32)[scan], points)
+    moved *= seconds[:, None]
+    return points + moved

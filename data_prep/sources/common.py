@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from data_prep.drive import ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
+
+T = TypeVar("T", bound=np.generic)
 
 MAX_BRIDGED_GAP_NS = 2_000_000_000
 """A longer gap in the odometry starts a new segment: nobody knows what happened in it."""
@@ -82,6 +84,8 @@ def scan_block(
     clouds: Sequence[NDArray[np.floating]],
     mounts: Array,
     which: NDArray[np.integer],
+    seconds: Sequence[NDArray[np.floating]] | None = None,
+    labels: Sequence[NDArray[np.integer]] | None = None,
 ) -> ScanBlock:
     """Put scans into the vehicle frame, without the points that are none.
 
@@ -92,6 +96,8 @@ def scan_block(
         clouds: S arrays (n, 3) or (n, 2), metres, in the sensor's own frame; without z it is 0.
         mounts: (K, 4, 4), sensor -> vehicle frame (x forward, y left, z up).
         which: (S,) the sensor, 0 to K - 1, of each scan.
+        seconds: S arrays (n,), when each point was measured relative to its scan's time, or None.
+        labels: S arrays (n,), the data set's own numbers of what points belong to, or None.
     """
     counts = [len(cloud) for cloud in clouds]
     points = np.empty((sum(counts), 3), np.float32)
@@ -107,10 +113,18 @@ def scan_block(
         origin = mounts[which, :3, 3].astype(np.float32)
         from_sensor = points - origin[scan]
         squared = np.einsum("ij,ij->i", from_sensor, from_sensor)
+    when = None if seconds is None else _joined(seconds, np.float32)
+    label = None if labels is None else _joined(labels, np.int32)
     real = (squared > 0) & (squared < np.inf)
     if not real.all():
         points, scan = np.compress(real, points, axis=0), np.compress(real, scan)
-    return ScanBlock(t_ns=t_ns, points=points, scan=scan, origin=origin)
+        when = None if when is None else when[real]
+        label = None if label is None else label[real]
+    return ScanBlock(t_ns, points, scan, origin, when, label)
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[T]) -> NDArray[T]:
+    return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype, casting="unsafe")
 
 
 def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> dict[str, Any]:
