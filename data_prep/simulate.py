@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -31,7 +32,7 @@ from data_prep.trajectory import (
     trajectory_from_ins,
     trajectory_from_route,
 )
-from data_prep.world import World, WorldSettings, build_world
+from data_prep.world import LABEL, World, WorldSettings, build_world
 
 __all__ = [
     "SENSORS",
@@ -60,6 +61,9 @@ class SimulateSettings(Settings):
         navigation: What keeps INS, GPS and visual odometry from being exact.
         sway_deg: Standard deviation of the vehicle's roll and pitch, degrees.
         keep_standing: Whether scans are also taken while the vehicle stands still.
+        labels: Which sensors' scans get a file beside them that says what each point hit:
+            ``spinning`` LiDARs on the roof, ``all`` (a run of LMS has a hundred thousand scans), or
+            ``none``.
     """
 
     seed: int = 0
@@ -68,6 +72,7 @@ class SimulateSettings(Settings):
     navigation: NavigationNoise = NavigationNoise()
     sway_deg: float = pydantic.Field(default=0.4, ge=0)
     keep_standing: bool = False
+    labels: Literal["spinning", "all", "none"] = "spinning"
 
 
 def simulate(
@@ -131,6 +136,9 @@ _README = """\
 A simulated drive, made by maptile-loc in the file format of the Oxford RobotCar data set. Nothing
 in it was measured. The world is made from the map of {city}: {attribution}.
 gps/rtk.csv is the exact path; gps/ins.csv, gps/gps.csv and vo/vo.csv have errors like real ones.
+A folder <sensor>_labels has a file per scan: what each point hit, little-endian uint32, with the
+numbers of SemanticKITTI (building 50, road 40, terrain 72, vegetation 70, trunk 71, fence 51,
+pole 80, car 10, person 30, anything else 99).
 world.json tells how the drive was made.
 """
 
@@ -164,6 +172,9 @@ def _record(
     t_us = _scan_times(lidar, trajectory, settings.keep_standing)
     mount = NED_TO_FLU @ se3_from_xyzrpy(EXTRINSICS[lidar.name])
     (folder / lidar.name).mkdir()
+    labelled = settings.labels == "all" or (settings.labels == "spinning" and not lidar.planar)
+    if labelled:
+        (folder / f"{lidar.name}_labels").mkdir()
     batch = max(1, _RAYS_AT_ONCE // len(lidar.directions))
     with tqdm(total=len(t_us), desc=lidar.name, unit="scan", file=sys.stderr, disable=None) as bar:
         for start in range(0, len(t_us), batch):
@@ -181,6 +192,9 @@ def _record(
             values = np.column_stack([beams * ranges[visible, None], brightness])
             counts = visible.reshape(len(times), -1).sum(axis=1)
             _write_scans(folder / lidar.name, lidar, times, values, counts)
+            if labelled:
+                label = LABEL[hits.kind[visible]]
+                _write_labels(folder / f"{lidar.name}_labels", times, label, counts)
             bar.update(len(times))
     listing = "".join(f"{t} 1\n" for t in t_us.tolist())
     (folder / f"{lidar.name}.timestamps").write_text(listing, encoding="ascii")
@@ -217,13 +231,20 @@ def _write_scans(
 ) -> None:
     """Values are (N, 4): x, y, z, reflectance of all scans, ``counts`` of them to each."""
     columns = values[:, [0, 1, 3]].astype("<f8") if lidar.planar else values.astype("<f4")
-    bounds = np.insert(np.cumsum(counts), 0, 0).tolist()
-    for t, start, stop in zip(t_us.tolist(), bounds[:-1], bounds[1:], strict=True):
-        rows = columns[start:stop]
+    for t, rows in zip(t_us.tolist(), np.split(columns, np.cumsum(counts[:-1])), strict=True):
         # LMS: (x, y, reflectance) triples; Velodyne: all x, then all y, all z, all intensities.
         content = rows.tobytes() if lidar.planar else rows.T.tobytes()
         with (folder / f"{t}.bin").open("wb") as file:
             file.write(content)
+
+
+def _write_labels(
+    folder: Path, t_us: Times, label: NDArray[np.uint32], counts: NDArray[np.int64]
+) -> None:
+    """(N,) labels of the points of all scans, ``counts`` of them to each."""
+    for t, part in zip(t_us.tolist(), np.split(label, np.cumsum(counts[:-1])), strict=True):
+        with (folder / f"{t}.label").open("wb") as file:
+            file.write(part.tobytes())
 
 
 def _write_extrinsics(folder: Path) -> None:

@@ -24,6 +24,9 @@ from data_prep.settings import Settings
 KINDS = ("ground", "building", "car", "trunk", "crown", "pole", "fence", "person")
 GROUND, BUILDING, CAR, TRUNK, CROWN, POLE, FENCE, PERSON = range(len(KINDS))
 
+LABEL = np.array([40, 50, 10, 71, 70, 80, 51, 30], "<u4")
+"""SemanticKITTI's number of each of ``KINDS``."""
+
 CLEARANCE_M = 1.3
 """Nothing stands closer than this to the driven path: half a car's width and a little."""
 

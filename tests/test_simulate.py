@@ -35,7 +35,7 @@ from data_prep.simulate import (
 from data_prep.sources import open_drive
 from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
 from data_prep.town import write_town
-from data_prep.world import GROUND, Hits, WorldSettings, build_world
+from data_prep.world import GROUND, LABEL, Hits, WorldSettings, build_world
 from maptile_loc.config import load_settings
 
 PLAIN_WORLD = WorldSettings(
@@ -122,6 +122,14 @@ def world_points(city: City, drive: Drive) -> tuple[Array, Array]:
     return turn + place[block.scan], xy
 
 
+def stretch(route: Trajectory, start: int, stop: int) -> Trajectory:
+    """A part of a route, 50 poses to a second."""
+    part = slice(start, stop)
+    return replace(
+        route, t_ns=route.t_ns[part], poses=route.poses[part], segment=route.segment[part]
+    )
+
+
 def walls_of(city: City) -> object:
     return shapely.union_all(city.buildings().geometry.boundary.values)
 
@@ -142,14 +150,35 @@ def test_without_realism_every_point_lies_on_the_map(city: City, exact: Path) ->
     assert off.max() < 0.02
 
 
+def test_labels_are_beside_the_scans(city: City, route: Trajectory, tmp_path: Path) -> None:
+    short = stretch(route, 100, 110)
+    everything = SimulateSettings(labels="all")
+    simulate(city, short, tmp_path / "lms", "robotcar", everything)
+    simulate(city, short, tmp_path / "roof", "hdl64", SimulateSettings())
+    for folder, sensor, point_bytes in (
+        (tmp_path / "lms", "lms_front", 24),
+        (tmp_path / "lms", "lms_rear", 24),
+        (tmp_path / "roof", "velodyne_left", 16),
+    ):
+        scans = sorted((folder / sensor).iterdir())
+        labels = sorted((folder / f"{sensor}_labels").iterdir())
+        assert len(scans) > 0
+        assert [scan.stem for scan in scans] == [label.stem for label in labels]
+        for scan, label in zip(scans, labels, strict=True):
+            numbers = np.fromfile(label, "<u4")
+            assert len(numbers) == scan.stat().st_size / point_bytes
+            assert np.isin(numbers, LABEL).all()
+    simulate(city, short, tmp_path / "none", "hdl64", SimulateSettings(labels="none"))
+    assert not (tmp_path / "none" / "velodyne_left_labels").exists()
+    simulate(city, short, tmp_path / "default", "robotcar", SimulateSettings())
+    assert not (tmp_path / "default" / "lms_front_labels").exists()
+
+
 @pytest.mark.parametrize("sensor", ["hdl64", "hdl32"])
 def test_a_roof_lidar_sees_the_same_walls(
     city: City, route: Trajectory, tmp_path: Path, sensor: str
 ) -> None:
-    short = replace(
-        route, t_ns=route.t_ns[:60], poses=route.poses[100:160], segment=route.segment[:60]
-    )
-    simulate(city, short, tmp_path / "drive", sensor, EXACT)
+    simulate(city, stretch(route, 100, 160), tmp_path / "drive", sensor, EXACT)
     drive = open_drive(tmp_path / "drive")
     assert drive.scans.sensors == ("velodyne_left",)
     assert np.diff(drive.scans.t_ns) == pytest.approx(1e8)
