@@ -1,4 +1,4 @@
-"""Where a simulated vehicle drives: along a data set's INS or GPS, or along the city's roads."""
+"""Where a simulated vehicle drives: as a real one did, or along the city's roads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data_prep.city import City
-from data_prep.drive import Times
+from data_prep.drive import Drive, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import (
     Array,
@@ -23,6 +23,7 @@ from data_prep.geometry import (
 )
 from data_prep.gps_vo import fuse
 from data_prep.raster import BUILDING
+from data_prep.sources import open_drive
 from data_prep.sources.common import MAX_BRIDGED_GAP_NS
 from data_prep.sources.robotcar import find_extrinsics, read_gps, read_ins, read_vo
 
@@ -71,15 +72,15 @@ class Trajectory:
 def open_trajectory(
     named: str, city: City, length_m: float, seed: int, outside: bool = False
 ) -> Trajectory:
-    """The trajectory that a user names: ``route``, an ins.csv or rtk.csv, or a gps.csv.
+    """The trajectory that a user names: ``route``, a drive, an ins.csv or rtk.csv, or a gps.csv.
 
     Args:
-        named: ``route`` or the path of a file in RobotCar's format; beside a gps.csv there has to
-            be ``../vo/vo.csv``.
+        named: ``route``, the path of a drive of any format that has a truth, or of a file in
+            RobotCar's format; beside a gps.csv there has to be ``../vo/vo.csv``.
         city: The map to drive in.
         length_m: Length of a route.
         seed: Of a route.
-        outside: Whether a file's trajectory is followed where it leaves the map.
+        outside: Whether a trajectory is followed where it leaves the map; routes never do.
 
     Raises:
         MaptileError: It is none of these, or cannot be driven in this city.
@@ -90,11 +91,41 @@ def open_trajectory(
             raise MaptileError(f"a route of {length_m:g} m: give 10 m to 1000 km")
         return trajectory_from_route(city, length_m, seed)
     path = Path(named)
+    if path.is_dir():
+        return trajectory_from_drive(open_drive(path), city, margin_m)
     if not path.is_file():
-        raise MaptileError(f"{named}: no such file; name an ins.csv, a gps.csv, or say route")
+        raise MaptileError(
+            f"{named}: no such file; name a drive, an ins.csv, a gps.csv, or say route"
+        )
     if path.name == "gps.csv":
         return trajectory_from_gps(path, path.parent.parent / "vo" / "vo.csv", city, margin_m)
     return trajectory_from_ins(path, city, margin_m)
+
+
+def trajectory_from_drive(
+    drive: Drive, city: City, margin_m: float | None = MARGIN_M
+) -> Trajectory:
+    """Follow the truth of a drive, straight from one sample to the next.
+
+    Args:
+        drive: Any drive with a truth.
+        city: The map to drive in.
+        margin_m: Stay this far inside the map; None: drive wherever the drive goes.
+
+    Raises:
+        MaptileError: The drive has no truth, or it is nowhere inside the map.
+    """
+    if drive.truth is None:
+        raise MaptileError(f"{drive.name}: no truth in this drive, so no path to follow")
+    step = 1_000_000_000 // _RATE_HZ
+    t_ns = np.arange(drive.truth.t_ns[0], drive.truth.t_ns[-1] + 1, step)
+    latitude, longitude, heading = drive.truth.at(t_ns)
+    covered = np.isfinite(latitude)
+    latitude, longitude, heading = latitude[covered], longitude[covered], heading[covered]
+    projection = city.raster.projection
+    heading = wrap_angle(heading + projection.convergence(latitude, longitude))
+    poses = np.column_stack([projection.forward(latitude, longitude), heading])
+    return _finish(t_ns[covered], poses, city, margin_m, f"truth of {drive.name}")
 
 
 def trajectory_from_ins(path: Path, city: City, margin_m: float | None = MARGIN_M) -> Trajectory:

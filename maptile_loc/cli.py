@@ -104,7 +104,8 @@ def prepare(
 @click.option(
     "--trajectory",
     default="route",
-    help="An ins.csv, a gps.csv (with ../vo/vo.csv), or route: along the city's roads.",
+    help="route: along the city's roads; or follow a drive's truth, an ins.csv, or a gps.csv "
+    "(with ../vo/vo.csv).",
 )
 @click.option("--length", default=2000.0, help="Metres of a route.")
 @click.option("--outside", is_flag=True, help="Drive on where the trajectory leaves the map.")

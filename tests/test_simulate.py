@@ -35,6 +35,7 @@ from data_prep.simulate import (
 from data_prep.sources import open_drive
 from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
 from data_prep.town import write_town
+from data_prep.trajectory import open_trajectory, trajectory_from_drive
 from data_prep.world import GROUND, LABEL, Hits, WorldSettings, build_world
 from maptile_loc.config import load_settings
 
@@ -574,6 +575,17 @@ def test_ins_gives_the_path_back(city: City, route: Trajectory, exact: Path) -> 
     assert np.abs(wrap_angle(error[:, 2])).max() < np.radians(0.5)
 
 
+def test_a_drive_can_be_driven_again(city: City, route: Trajectory, exact: Path) -> None:
+    followed = open_trajectory(str(exact), city, 0.0, 0)
+    off = np.stack([np.interp(followed.t_ns, route.t_ns, route.poses[:, i]) for i in (0, 1)], 1)
+    assert np.hypot(*(followed.poses[:, :2] - off).T).max() < 0.02
+    course = np.arctan2(*np.gradient(followed.poses[:, :2], axis=0).T[::-1])
+    slip = wrap_angle(course - followed.poses[:, 2])[followed.speed() > 2]
+    assert np.quantile(np.abs(slip), 0.95) < np.radians(3)
+    with pytest.raises(MaptileError, match="no truth"):
+        trajectory_from_drive(open_drive(exact).without_truth(), city)
+
+
 def test_a_path_through_a_house_goes_around_its_corner(yard: City, tmp_path: Path) -> None:
     east = np.linspace(-60, 60, 241)
     xy = YARD_MIDDLE + np.column_stack([east, np.full(241, -18.5)])
@@ -702,6 +714,22 @@ def test_real_ins_becomes_a_path(oxford: City, data_dir: Path) -> None:
     assert abs(np.degrees(np.median(slip))) < 1.5
     # No jump: the INS makes some of 0.4 m, which would be 20 m/s.
     assert found.speed().max() < 7
+
+
+@pytest.mark.realdata
+def test_a_real_drive_can_be_followed(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "kitti_raw" / "2011_09_26"
+    source = OsmSource(path=folder / "2011_09_26_drive_0005.osm")
+    karlsruhe = prepare_city(source, tmp_path / "karlsruhe", CitySettings())
+    drive = open_drive(folder / "2011_09_26_drive_0005_sync")
+    found = trajectory_from_drive(drive, karlsruhe)
+    assert drive.truth is not None
+    place = karlsruhe.raster.projection.forward(drive.truth.latitude, drive.truth.longitude)
+    at = np.clip(np.searchsorted(found.t_ns, drive.truth.t_ns), 0, len(found.t_ns) - 1)
+    assert np.hypot(*(place - found.poses[at, :2]).T).max() < 0.3
+    course = np.arctan2(*np.gradient(found.poses[:, :2], axis=0).T[::-1])
+    slip = wrap_angle(course - found.poses[:, 2])[found.speed() > 3]
+    assert abs(np.degrees(np.median(slip))) < 1.0
 
 
 @pytest.mark.realdata
