@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from data_prep.drive import ScanBlock, ScanSource, Times
+from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
-from data_prep.geometry import Array
+from data_prep.geometry import Array, se3
 
 T = TypeVar("T", bound=np.generic)
 
@@ -160,6 +161,31 @@ def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> 
             raise MaptileError(f"{path}: column {name} holds something that is no number") from None
     finite = np.all([np.isfinite(table[name]) for name in columns], axis=0)
     return {name: values[finite] for name, values in table.items()}
+
+
+def relative_track(t_ns: Times, world: Array) -> PoseTrack:
+    """Poses in some world as motion alone: the track starts at the origin, level, facing x.
+
+    Positions are rounded to 2**-20 m (a micrometre) first, so that the world's origin, moved by
+    whole metres, changes no bit of the track.
+
+    Args:
+        t_ns: (N,) times, N > 0, in any order; of two poses at one time the first counts.
+        world: (N, 4, 4) vehicle frame in a world whose z is up.
+
+    Returns:
+        A track whose segments end at gaps of more than ``MAX_BRIDGED_GAP_NS``.
+    """
+    order = np.argsort(t_ns, kind="stable")
+    order = order[increasing(t_ns[order])]
+    t_ns, world = t_ns[order], world[order]
+    position = np.round(world[:, :3, 3] * 2**20) / 2**20
+    yaw = np.arctan2(world[0, 1, 0], world[0, 0, 0])
+    level = Rotation.from_euler("z", -yaw)
+    attitude = level * Rotation.from_matrix(world[:, :3, :3])
+    segment = np.concatenate([[0], np.cumsum(np.diff(t_ns) > MAX_BRIDGED_GAP_NS)])
+    poses = se3(attitude, level.apply(position - position[0]))
+    return PoseTrack(t_ns, poses, segment.astype(np.int32))
 
 
 def increasing(t_ns: Times) -> NDArray[np.bool_]:
