@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
+from data_prep.sources.tree import Node
 
 T = TypeVar("T", bound=np.generic)
 
@@ -45,7 +46,7 @@ class ScanSlice:
         return self.source.read(self.first + start, self.first + stop)
 
 
-def file_numbers(folder: Path, name: str) -> NDArray[np.int64]:
+def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
     """Sorted numbers of the files in ``folder``; files of other names are ignored.
 
     The folder is listed once: a run has more than a hundred thousand scans.
@@ -55,27 +56,52 @@ def file_numbers(folder: Path, name: str) -> NDArray[np.int64]:
         name: Pattern of the file names, whose one group is the number.
     """
     pattern = re.compile(name)
-    with os.scandir(folder) as entries:
-        found = [pattern.fullmatch(entry.name) for entry in entries]
+    found = [pattern.fullmatch(child) for child in _names(folder)]
     return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
 
 
-def read_records(folder: Path, name: str, record_bytes: int) -> bytes:
+def file_names(folder: Node) -> list[str]:
+    """Sorted names of the files in an existing folder, which is listed once."""
+    if isinstance(folder, Path):
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    return sorted(child.name for child in folder.iterdir() if child.is_file())
+
+
+def _names(folder: Node) -> list[str]:
+    if isinstance(folder, Path):
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    return [child.name for child in folder.iterdir()]
+
+
+def read_bytes(folder: Node, name: str) -> bytes:
+    """Read the whole file ``name`` of ``folder``.
+
+    Raises:
+        MaptileError: The file cannot be read.
+    """
+    try:
+        if isinstance(folder, Path):
+            # A Path per file would take as long as reading it.
+            with io.FileIO(f"{folder}/{name}") as stream:
+                return stream.readall()
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise MaptileError(f"{folder}/{name}: cannot read this file ({error.strerror})") from None
+
+
+def read_records(folder: Node, name: str, record_bytes: int) -> bytes:
     """Read a whole binary file that consists of records of ``record_bytes`` bytes.
 
     Raises:
         MaptileError: The file cannot be read, or its size is not a multiple of the record.
     """
-    file = f"{folder}/{name}"  # a Path per file would take as long as reading it
-    try:
-        with io.FileIO(file) as stream:
-            data = stream.readall()
-    except OSError as error:
-        raise MaptileError(f"{file}: cannot read this scan ({error.strerror})") from None
+    data = read_bytes(folder, name)
     if len(data) % record_bytes:
         raise MaptileError(
-            f"{file}: {len(data)} bytes are not a multiple of {record_bytes}: the scan is cut "
-            "short, or of another sensor. Copy or download it again."
+            f"{folder}/{name}: {len(data)} bytes are not a multiple of {record_bytes}: the scan is "
+            "cut short, or of another sensor. Copy or download it again."
         )
     return data
 
@@ -128,7 +154,7 @@ def _joined(parts: Sequence[NDArray[Any]], dtype: type[T]) -> NDArray[T]:
     return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype, casting="unsafe")
 
 
-def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> dict[str, Any]:
+def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> dict[str, Any]:
     """Read named columns of a CSV file with a header line.
 
     A row without all of the columns (the last one of an interrupted copy) is left out.
@@ -164,7 +190,7 @@ def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> 
 
 
 def relative_track(t_ns: Times, world: Array) -> PoseTrack:
-    """Poses in some world as motion alone: the track starts at the origin, level, facing x.
+    """Poses in some world as motion alone: each segment starts at the origin, facing x.
 
     Positions are rounded to 2**-20 m (a micrometre) first, so that the world's origin, moved by
     whole metres, changes no bit of the track.
@@ -179,12 +205,13 @@ def relative_track(t_ns: Times, world: Array) -> PoseTrack:
     order = np.argsort(t_ns, kind="stable")
     order = order[increasing(t_ns[order])]
     t_ns, world = t_ns[order], world[order]
-    position = np.round(world[:, :3, 3] * 2**20) / 2**20
-    yaw = np.arctan2(world[0, 1, 0], world[0, 0, 0])
-    level = Rotation.from_euler("z", -yaw)
-    attitude = level * Rotation.from_matrix(world[:, :3, :3])
     segment = np.concatenate([[0], np.cumsum(np.diff(t_ns) > MAX_BRIDGED_GAP_NS)])
-    poses = se3(attitude, level.apply(position - position[0]))
+    first = np.searchsorted(segment, segment)
+    position = np.round(world[:, :3, 3] * 2**20) / 2**20
+    yaw = np.arctan2(world[first, 1, 0], world[first, 0, 0])
+    level = Rotation.from_euler("z", -yaw[:, None])
+    attitude = level * Rotation.from_matrix(world[:, :3, :3])
+    poses = se3(attitude, level.apply(position - position[first]))
     return PoseTrack(t_ns, poses, segment.astype(np.int32))
 
 
@@ -196,7 +223,7 @@ def increasing(t_ns: Times) -> NDArray[np.bool_]:
     return t_ns > before
 
 
-def read_header(path: Path) -> tuple[str, ...]:
+def read_header(path: Node) -> tuple[str, ...]:
     """Names of the columns of a CSV file.
 
     Raises:
@@ -205,12 +232,18 @@ def read_header(path: Path) -> tuple[str, ...]:
     return tuple(_read_csv(path, rows=0).columns)
 
 
-def _read_csv(path: Path, rows: int | None = None) -> pd.DataFrame:
+def _read_csv(path: Node, rows: int | None = None) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             # Without index_col=False a trailing comma would shift every column by one.
-            frame = pd.read_csv(path, dtype=str, index_col=False, skipinitialspace=True, nrows=rows)
+            frame = pd.read_csv(
+                io.BytesIO(path.read_bytes()),
+                dtype=str,
+                index_col=False,
+                skipinitialspace=True,
+                nrows=rows,
+            )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(f"{path}: not readable as CSV ({reason})") from None

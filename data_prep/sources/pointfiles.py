@@ -6,14 +6,15 @@ header claims; the tests compare with it on sound files.
 
 from __future__ import annotations
 
+import io
 import struct
-from pathlib import Path
 
 import laspy
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
+from data_prep.sources.tree import Node
 
 Points = NDArray[np.floating]
 
@@ -40,7 +41,7 @@ _PLY_TYPES = {
 _PLY_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
 
 
-def read_points(path: Path) -> Points:
+def read_points(path: Node) -> Points:
     """(N, 3) points of a file, metres, float32 or float64, in the file's own frame.
 
     Raises:
@@ -48,7 +49,7 @@ def read_points(path: Path) -> Points:
     """
     read = {".ply": _ply, ".pcd": _pcd, ".bin": _bin, ".las": _las}[path.suffix.lower()]
     try:
-        return read(path)
+        return read(path.read_bytes())
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaptileError(
@@ -56,16 +57,15 @@ def read_points(path: Path) -> Points:
         ) from None
 
 
-def _bin(path: Path) -> Points:
+def _bin(data: bytes) -> Points:
     """KITTI's layout: float32 rows of x, y, z, reflectance."""
-    data = path.read_bytes()
     if len(data) % 16:
         raise ValueError(f"{len(data)} bytes are not a multiple of 16: cut short")
     return np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3]
 
 
-def _ply(path: Path) -> Points:
-    head, found, body = path.read_bytes().partition(b"end_header")
+def _ply(data: bytes) -> Points:
+    head, found, body = data.partition(b"end_header")
     lines = head.decode("ascii", "replace").splitlines()
     if not found or not lines or lines[0].strip() != "ply":
         raise ValueError("no ply header")
@@ -86,8 +86,7 @@ def _ply(path: Path) -> Points:
     return _from_rows(body[newline:], np.dtype(fields), count)
 
 
-def _pcd(path: Path) -> Points:
-    data = path.read_bytes()
+def _pcd(data: bytes) -> Points:
     header: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in header:
@@ -127,11 +126,11 @@ def _pcd(path: Path) -> Points:
     raise ValueError(f"unknown encoding {encoding}")
 
 
-def _las(path: Path) -> Points:
-    with laspy.open(path) as reader:
+def _las(data: bytes) -> Points:
+    with laspy.open(io.BytesIO(data)) as reader:
         header = reader.header
         needed = header.offset_to_point_data + header.point_count * header.point_format.size
-        if needed > path.stat().st_size:
+        if needed > len(data):
             raise ValueError(f"{header.point_count} points do not fit into the file: cut short")
         las = reader.read()
     return np.stack([las.x, las.y, las.z], axis=1).astype(np.float64)
