@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,24 +13,36 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import clouds, kitti, robotcar
 from data_prep.sources.common import ScanSlice
+from data_prep.sources.tree import Node
 
-_LOOKED_FOR = {
-    "robotcar": f"RobotCar run (a folder {' or '.join(robotcar.SENSORS)})",
-    "kitti": "KITTI raw drive (velodyne_points/data)",
-    "clouds": "generic drive (clouds/ with .ply, .pcd, .bin or .las files)",
+
+class _Format(NamedTuple):
+    is_format: Callable[[Node], bool]
+    open_format: Callable[[Node, tuple[str, ...] | None], Drive]
+    looked_for: str
+
+
+_FORMATS = {
+    "robotcar": _Format(
+        robotcar.is_robotcar,
+        robotcar.open_robotcar,
+        f"RobotCar run (a folder {' or '.join(robotcar.SENSORS)})",
+    ),
+    "kitti": _Format(kitti.is_kitti, kitti.open_kitti, "KITTI raw drive (velodyne_points/data)"),
+    "clouds": _Format(
+        clouds.is_clouds,
+        clouds.open_clouds,
+        "generic drive (clouds/ with .ply, .pcd, .bin or .las files)",
+    ),
 }
-_IS = {"robotcar": robotcar.is_robotcar, "kitti": kitti.is_kitti, "clouds": clouds.is_clouds}
-_OPEN = {
-    "robotcar": robotcar.open_robotcar,
-    "kitti": kitti.open_kitti,
-    "clouds": clouds.open_clouds,
-}
-FORMATS = tuple(_OPEN)
+"""In the order in which they are tried: the first that recognises a folder has it."""
+
+FORMATS = tuple(_FORMATS)
 
 
-def detect_format(path: Path) -> str | None:
+def detect_format(path: Node) -> str | None:
     """The format of the drive in folder ``path``, or None where it is none."""
-    return next((name for name, is_format in _IS.items() if is_format(path)), None)
+    return next((name for name, one in _FORMATS.items() if one.is_format(path)), None)
 
 
 def open_drive(
@@ -57,9 +71,9 @@ def open_drive(
         if found is None:
             raise MaptileError(_unknown(path))
         format = found
-    elif format not in _OPEN:
+    elif format not in _FORMATS:
         raise MaptileError(f"{path}: unknown format {format}; known are auto, {', '.join(FORMATS)}")
-    drive = _OPEN[format](path, sensors)
+    drive = _FORMATS[format].open_format(path, sensors)
     return drive if start is None and end is None else _cut(path, drive, start, end)
 
 
@@ -75,7 +89,8 @@ def _cut(path: Path, drive: Drive, start: float | None, end: float | None) -> Dr
 
 
 def _unknown(path: Path) -> str:
-    message = f"{path}: no drive of a known format; looked for: {'; '.join(_LOOKED_FOR.values())}"
+    looked_for = "; ".join(one.looked_for for one in _FORMATS.values())
+    message = f"{path}: no drive of a known format; looked for: {looked_for}"
     inside = sorted(
         child.name for child in path.iterdir() if child.is_dir() and detect_format(child)
     )

@@ -14,7 +14,6 @@ and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -24,8 +23,15 @@ import numpy as np
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
-from data_prep.sources.common import increasing, read_header, read_table, scan_block
+from data_prep.sources.common import (
+    file_names,
+    increasing,
+    read_header,
+    read_table,
+    scan_block,
+)
 from data_prep.sources.pointfiles import read_points
+from data_prep.sources.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las")
 SENSORS = ("clouds",)
@@ -46,7 +52,7 @@ class CloudScans:
         sensors: ("clouds",).
     """
 
-    folder: Path
+    folder: Node
     files: tuple[str, ...]
     t_ns: Times
     sensors: tuple[str, ...] = SENSORS
@@ -58,12 +64,12 @@ class CloudScans:
         return scan_block(t_ns, clouds, np.eye(4)[None], np.zeros(len(t_ns), np.int8))
 
 
-def is_clouds(path: Path) -> bool:
+def is_clouds(path: Node) -> bool:
     """Whether ``path`` looks like a generic drive: it has a folder clouds/."""
     return (path / "clouds").is_dir()
 
 
-def open_clouds(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_clouds(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     """Open a generic drive.
 
     Args:
@@ -92,13 +98,15 @@ def open_clouds(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
     )
 
 
-def _open_scans(path: Path, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
+def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
     folder = path / "clouds"
     if not folder.is_dir():
         raise MaptileError(f"{folder}: no such folder; it is to hold the point clouds")
-    with os.scandir(folder) as entries:
-        files = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES)
-    files = [name for name in files if not name.startswith(".")]
+    files = [
+        name
+        for name in file_names(folder)
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    ]
     if not files:
         raise MaptileError(f"{folder}: no point cloud ({', '.join(SUFFIXES)})")
     listing = path / "timestamps.csv"
@@ -119,7 +127,7 @@ def _open_scans(path: Path, odometry: PoseTrack | None, notes: list[str]) -> Clo
     return CloudScans(folder, tuple(files[i] for i in order), t_ns[order])
 
 
-def _times_without_list(path: Path, files: list[str], odometry: PoseTrack | None) -> Times:
+def _times_without_list(path: Node, files: list[str], odometry: PoseTrack | None) -> Times:
     stems = [Path(name).stem for name in files]
     if all(stem.isascii() and stem.isdigit() and len(stem) < 20 for stem in stems):
         numbers = [int(stem) for stem in stems]
@@ -133,7 +141,7 @@ def _times_without_list(path: Path, files: list[str], odometry: PoseTrack | None
     )
 
 
-def _odometry(path: Path) -> PoseTrack | None:
+def _odometry(path: Node) -> PoseTrack | None:
     tum, table = path / "odometry.tum", path / "odometry.csv"
     if tum.is_file():
         file, (t_ns, rows) = tum, _read_tum(tum)
@@ -151,7 +159,7 @@ def _odometry(path: Path) -> PoseTrack | None:
     return PoseTrack(t_ns[order], poses, np.zeros(len(order), np.int32))
 
 
-def _read_tum(path: Path) -> tuple[Times, Array]:
+def _read_tum(path: Node) -> tuple[Times, Array]:
     """(N,) nanoseconds, exact to the last digit given, and (N, 7) x y z qx qy qz qw."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
@@ -165,7 +173,7 @@ def _read_tum(path: Path) -> tuple[Times, Array]:
     return t_ns, rows
 
 
-def _heading(path: Path) -> HeadingTrack | None:
+def _heading(path: Node) -> HeadingTrack | None:
     if not path.is_file():
         return None
     name = _heading_column(path)
@@ -175,7 +183,7 @@ def _heading(path: Path) -> HeadingTrack | None:
     return HeadingTrack(rows["t_ns"][order], _radians(rows[name], name)[order])
 
 
-def _truth(path: Path) -> TruthTrack | None:
+def _truth(path: Node) -> TruthTrack | None:
     if not path.is_file():
         return None
     name = _heading_column(path)
@@ -190,7 +198,7 @@ def _truth(path: Path) -> TruthTrack | None:
     )
 
 
-def _heading_column(path: Path) -> str:
+def _heading_column(path: Node) -> str:
     return "heading_deg" if "heading_deg" in read_header(path) else "heading"
 
 

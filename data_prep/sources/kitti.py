@@ -6,7 +6,6 @@ The vehicle frame is that of the GPS/IMU: x forward, y left, z up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from data_prep.sources.common import (
     read_records,
     scan_block,
 )
+from data_prep.sources.tree import Node
 
 SENSORS = ("velodyne",)
 
@@ -60,7 +60,7 @@ class KittiScans:
         sensors: ("velodyne",).
     """
 
-    folder: Path
+    folder: Node
     t_ns: Times
     number: NDArray[np.int64]
     mount: Array
@@ -78,12 +78,12 @@ class KittiScans:
         return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
 
 
-def is_kitti(path: Path) -> bool:
+def is_kitti(path: Node) -> bool:
     """Whether ``path`` looks like a drive of KITTI raw."""
     return (path / "velodyne_points" / "data").is_dir()
 
 
-def open_kitti(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_kitti(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     """Open a drive of KITTI raw.
 
     Odometry integrates the velocities and the yaw rate of oxts/, never its positions.
@@ -115,7 +115,7 @@ def open_kitti(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def read_timestamps(path: Path) -> Times:
+def read_timestamps(path: Node) -> Times:
     """(N,) int64 nanoseconds since 1970 of lines like "2011-09-26 13:04:32.349659964", exactly.
 
     Raises:
@@ -135,7 +135,7 @@ def read_timestamps(path: Path) -> Times:
         ) from None
 
 
-def read_oxts(folder: Path, notes: list[str]) -> Oxts:
+def read_oxts(folder: Node, notes: list[str]) -> Oxts:
     """Read oxts/timestamps.txt and oxts/data/*.txt (30 numbers each).
 
     Raises:
@@ -162,7 +162,7 @@ def read_oxts(folder: Path, notes: list[str]) -> Oxts:
     )
 
 
-def _read_row(path: Path) -> list[float]:
+def _read_row(path: Node) -> list[float]:
     try:
         row = [float(value) for value in path.read_text(encoding="ascii").split()]
     except (OSError, ValueError):
@@ -172,7 +172,7 @@ def _read_row(path: Path) -> list[float]:
     return row
 
 
-def read_transform(path: Path) -> Array:
+def read_transform(path: Node) -> Array:
     """(4, 4) of a calibration file with the lines "R: 9 numbers" and "T: 3 numbers".
 
     Raises:
@@ -196,7 +196,7 @@ def read_transform(path: Path) -> Array:
 # --- scans and tracks ----------------------------------------------------------------------------
 
 
-def _open_scans(path: Path, notes: list[str]) -> KittiScans:
+def _open_scans(path: Node, notes: list[str]) -> KittiScans:
     folder = path / "velodyne_points"
     times = read_timestamps(folder / "timestamps.txt")
     numbers = file_numbers(folder / "data", r"(\d{10})\.bin")

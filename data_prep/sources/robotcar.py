@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyproj
@@ -38,6 +37,7 @@ from data_prep.sources.common import (
     read_table,
     scan_block,
 )
+from data_prep.sources.tree import Node
 
 LMS = ("lms_front", "lms_rear")
 VELODYNES = ("velodyne_left", "velodyne_right")
@@ -139,7 +139,7 @@ class RobotCarScans:
         mounts: (K, 4, 4) sensor -> vehicle frame.
     """
 
-    run: Path
+    run: Node
     sensors: tuple[str, ...]
     t_ns: Times
     which: NDArray[np.int8]
@@ -156,12 +156,12 @@ class RobotCarScans:
         return scan_block(t_ns, clouds, self.mounts, which)
 
 
-def is_robotcar(path: Path) -> bool:
+def is_robotcar(path: Node) -> bool:
     """Whether ``path`` looks like a run: a folder with a LiDAR's scans."""
     return any((path / sensor).is_dir() for sensor in SENSORS)
 
 
-def open_robotcar(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     """Open a run of Oxford RobotCar, or a simulated one.
 
     Args:
@@ -201,7 +201,7 @@ def open_robotcar(path: Path, sensors: tuple[str, ...] | None = None) -> Drive:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def read_ins(path: Path) -> Ins:
+def read_ins(path: Node) -> Ins:
     """Read ins.csv (15 columns) or rtk.csv (14: it has no status).
 
     Raises:
@@ -226,7 +226,7 @@ def read_ins(path: Path) -> Ins:
     )
 
 
-def read_gps(path: Path) -> Gps:
+def read_gps(path: Node) -> Gps:
     """Read gps.csv.
 
     Raises:
@@ -245,7 +245,7 @@ def read_gps(path: Path) -> Gps:
     )
 
 
-def read_vo(path: Path) -> Vo:
+def read_vo(path: Node) -> Vo:
     """Read vo.csv, rows in the order of time; rows that do not go forward in time are left out.
 
     Raises:
@@ -263,7 +263,7 @@ def read_vo(path: Path) -> Vo:
     return Vo(older[order], newer[order], NED_TO_FLU @ motion @ NED_TO_FLU)
 
 
-def read_timestamps(path: Path) -> Times:
+def read_timestamps(path: Node) -> Times:
     """(N,) int64 nanoseconds of ``<sensor>.timestamps``: lines of microseconds and a chunk number.
 
     Raises:
@@ -277,7 +277,7 @@ def read_timestamps(path: Path) -> Times:
     return _nanoseconds(path, stamps)
 
 
-def read_extrinsics(path: Path) -> Array:
+def read_extrinsics(path: Node) -> Array:
     """(4, 4) sensor -> vehicle frame (x forward, y left, z up) of ``extrinsics/<sensor>.txt``.
 
     The sensor's own axes stay as they are.
@@ -294,7 +294,7 @@ def read_extrinsics(path: Path) -> Array:
     return NED_TO_FLU @ se3_from_xyzrpy(values)
 
 
-def find_extrinsics(run: Path, sensor: str) -> Array:
+def find_extrinsics(run: Node, sensor: str) -> Array:
     """(4, 4) sensor -> vehicle frame: RUN/extrinsics, RUN/../extrinsics, else the data set's own.
 
     Raises:
@@ -309,7 +309,7 @@ def find_extrinsics(run: Path, sensor: str) -> Array:
 # --- scans ---------------------------------------------------------------------------------------
 
 
-def _default_sensors(path: Path) -> tuple[str, ...]:
+def _default_sensors(path: Node) -> tuple[str, ...]:
     for family in (LMS, VELODYNES, ("ldmrs",)):
         found = tuple(sensor for sensor in family if (path / sensor).is_dir())
         if found:
@@ -317,7 +317,7 @@ def _default_sensors(path: Path) -> tuple[str, ...]:
     raise MaptileError(f"{path}: no scans; looked for the folders {', '.join(SENSORS)}")
 
 
-def _open_scans(path: Path, sensors: tuple[str, ...], notes: list[str]) -> RobotCarScans:
+def _open_scans(path: Node, sensors: tuple[str, ...], notes: list[str]) -> RobotCarScans:
     times = []
     for sensor in sensors:
         if sensor not in SENSORS:
@@ -334,7 +334,7 @@ def _open_scans(path: Path, sensors: tuple[str, ...], notes: list[str]) -> Robot
     return RobotCarScans(path, sensors, t_ns[order], which[order], mounts)
 
 
-def _scan_times(path: Path, sensor: str, notes: list[str]) -> Times:
+def _scan_times(path: Node, sensor: str, notes: list[str]) -> Times:
     """The files are what there is; their names are their times. The list only tells what lacks."""
     files = file_numbers(path / sensor, SCAN_NAME) * 1000
     listing = path / f"{sensor}.timestamps"
@@ -353,7 +353,7 @@ def _scan_times(path: Path, sensor: str, notes: list[str]) -> Times:
     return files
 
 
-def _read_scan(folder: Path, name: str, sensor: str) -> NDArray[np.floating]:
+def _read_scan(folder: Node, name: str, sensor: str) -> NDArray[np.floating]:
     """(N, 3) points in the sensor's frame, or (N, 2) in its plane."""
     if sensor in VELODYNES:  # float32, all x, then all y, all z, all intensities
         return np.frombuffer(read_records(folder, name, 16), "<f4").reshape(4, -1)[:3].T
@@ -527,7 +527,7 @@ def _course(ins: Ins) -> tuple[Array, NDArray[np.bool_]]:
 # --- helpers -------------------------------------------------------------------------------------
 
 
-def _nanoseconds(path: Path, microseconds: NDArray[np.int64]) -> Times:
+def _nanoseconds(path: Node, microseconds: NDArray[np.int64]) -> Times:
     if len(microseconds) and np.abs(microseconds).max() >= 2**63 // 1000:
         raise MaptileError(f"{path}: the time stamps are not in microseconds")
     return microseconds * 1000
