@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.sources import clouds, kitti, robotcar
+from data_prep.sources import clouds, colmap, kitti, robotcar
 from data_prep.sources.common import ScanSlice
 from data_prep.sources.tree import Node
 
@@ -33,6 +33,11 @@ _FORMATS = {
         clouds.is_clouds,
         clouds.open_clouds,
         "generic drive (clouds/ with .ply, .pcd, .bin or .las files)",
+    ),
+    "colmap": _Format(
+        colmap.is_colmap,
+        colmap.open_colmap,
+        "COLMAP model (images and points3D, or those in sparse/0)",
     ),
 }
 """In the order in which they are tried: the first that recognises a folder has it."""
