@@ -31,6 +31,8 @@ LABELS: Mapping[str, LabelTable] = {
         building=(50,), ground=(40, 44, 48, 49, 60, 72), moving=tuple(range(252, 260))
     ),
     "kitti360": LabelTable(building=(11,), ground=(6, 7, 8, 9, 10, 22)),
+    # Of 32: people and animals (1 to 8), and the vehicle's own body (31).
+    "nuscenes": LabelTable(building=(28,), ground=(24, 25, 26, 27), moving=(*range(1, 9), 31)),
     "las": LabelTable(building=(6,), ground=(2, 11)),
 }
 
