@@ -167,7 +167,8 @@ class Drive:
         truth: Absolute poses, or None; only evaluation may see it.
         notes: Lines worth telling the user (gaps, missing files, what was done about them).
         labels: Whose numbers its points' labels are ("semantickitti", "kitti360", "las"), or None
-            where its points have no labels.
+            where its points have no labels. "simulated" are semantickitti's numbers in a drive that
+            is to be localized as if it had none.
     """
 
     name: str

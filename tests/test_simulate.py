@@ -175,6 +175,29 @@ def test_labels_are_beside_the_scans(city: City, route: Trajectory, tmp_path: Pa
     assert not (tmp_path / "default" / "lms_front_labels").exists()
 
 
+def test_labels_are_read_with_the_points(city: City, route: Trajectory, tmp_path: Path) -> None:
+    simulate(city, stretch(route, 100, 120), tmp_path / "drive", "hdl32", EXACT)
+    drive = open_drive(tmp_path / "drive")
+    assert drive.labels == "simulated"
+    block = drive.scans.read(0, 2)
+    assert block.label is not None
+    assert len(block.label) == len(block.points)
+    points, _ = world_points(city, drive)
+    label = drive.scans.read(0, len(drive.scans.t_ns)).label
+    assert label is not None
+    high = points[:, 2] > 0.01
+    assert set(label[high].tolist()) == {50}
+    assert set(label[~high].tolist()) <= {40, 50, 72}
+    assert (label == 50).sum() > 1000
+    first = min((tmp_path / "drive" / "velodyne_left_labels").iterdir())
+    first.write_bytes(first.read_bytes()[:-4])
+    with pytest.raises(MaptileError, match=r"labels for \d+ points"):
+        drive.scans.read(0, 1)
+    first.unlink()
+    with pytest.raises(MaptileError, match="label"):
+        drive.scans.read(0, 1)
+
+
 @pytest.mark.parametrize("sensor", ["hdl64", "hdl32"])
 def test_a_roof_lidar_sees_the_same_walls(
     city: City, route: Trajectory, tmp_path: Path, sensor: str

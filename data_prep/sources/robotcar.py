@@ -137,6 +137,8 @@ class RobotCarScans:
         t_ns: (S,) time of each scan; a file's name is its time in microseconds.
         which: (S,) int8, index into ``sensors``.
         mounts: (K, 4, 4) sensor -> vehicle frame.
+        labelled: Whether a folder ``<sensor>_labels`` tells what each point hit, as simulated
+            drives have it.
     """
 
     run: Node
@@ -144,6 +146,7 @@ class RobotCarScans:
     t_ns: Times
     which: NDArray[np.int8]
     mounts: Array
+    labelled: bool
 
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
@@ -153,7 +156,13 @@ class RobotCarScans:
             _read_scan(folders[k], f"{t // 1000}.bin", self.sensors[k])
             for t, k in zip(t_ns.tolist(), which.tolist(), strict=True)
         ]
-        return scan_block(t_ns, clouds, self.mounts, which)
+        labels = None
+        if self.labelled:
+            labels = [
+                _read_labels(self.run / f"{self.sensors[k]}_labels", f"{t // 1000}.label", cloud)
+                for t, k, cloud in zip(t_ns.tolist(), which.tolist(), clouds, strict=True)
+            ]
+        return scan_block(t_ns, clouds, self.mounts, which, labels=labels)
 
 
 def is_robotcar(path: Node) -> bool:
@@ -195,6 +204,7 @@ def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         heading=None if heading_source is None else _heading(heading_source, lever),
         truth=None if truth_source is None else _truth(truth_source, lever, notes),
         notes=tuple(notes),
+        labels="simulated" if scans.labelled else None,
     )
 
 
@@ -331,7 +341,8 @@ def _open_scans(path: Node, sensors: tuple[str, ...], notes: list[str]) -> Robot
     if not len(order):
         raise MaptileError(f"{path}: no scan (<time in microseconds>.bin) in {', '.join(sensors)}")
     mounts = np.stack([find_extrinsics(path, sensor) for sensor in sensors])
-    return RobotCarScans(path, sensors, t_ns[order], which[order], mounts)
+    labelled = all((path / f"{sensor}_labels").is_dir() for sensor in sensors)
+    return RobotCarScans(path, sensors, t_ns[order], which[order], mounts, labelled)
 
 
 def _scan_times(path: Node, sensor: str, notes: list[str]) -> Times:
@@ -359,6 +370,19 @@ def _read_scan(folder: Node, name: str, sensor: str) -> NDArray[np.floating]:
         return np.frombuffer(read_records(folder, name, 16), "<f4").reshape(4, -1)[:3].T
     rows = np.frombuffer(read_records(folder, name, 24), "<f8").reshape(-1, 3)
     return rows[:, :2] if sensor in LMS else rows  # the LMS's third number is the reflectance
+
+
+def _read_labels(
+    folder: Node, name: str, cloud: NDArray[np.floating]
+) -> NDArray[np.unsignedinteger]:
+    """(N,) labels, one for each point of ``cloud``."""
+    labels = np.frombuffer(read_records(folder, name, 4), "<u4")
+    if len(labels) != len(cloud):
+        raise MaptileError(
+            f"{folder / name}: {len(labels)} labels for {len(cloud)} points; "
+            "remove the folder, or simulate the drive again"
+        )
+    return labels
 
 
 # --- tracks --------------------------------------------------------------------------------------
