@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.sources import clouds, colmap, kitti, robotcar
+from data_prep.sources import argoverse2, clouds, colmap, kitti, kitti360, kitti_odometry, robotcar
 from data_prep.sources.common import ScanSlice
 from data_prep.sources.tree import Node
 
@@ -28,7 +28,22 @@ _FORMATS = {
         robotcar.open_robotcar,
         f"RobotCar run (a folder {' or '.join(robotcar.SENSORS)})",
     ),
+    "kitti360": _Format(
+        kitti360.is_kitti360,
+        kitti360.open_kitti360,
+        "KITTI-360 drive (data_3d_raw/<drive>_sync)",
+    ),
     "kitti": _Format(kitti.is_kitti, kitti.open_kitti, "KITTI raw drive (velodyne_points/data)"),
+    "kitti_odometry": _Format(
+        kitti_odometry.is_kitti_odometry,
+        kitti_odometry.open_kitti_odometry,
+        "KITTI odometry or SemanticKITTI sequence (velodyne/ and times.txt)",
+    ),
+    "argoverse2": _Format(
+        argoverse2.is_argoverse2,
+        argoverse2.open_argoverse2,
+        "Argoverse 2 log (sensors/lidar)",
+    ),
     "clouds": _Format(
         clouds.is_clouds,
         clouds.open_clouds,
