@@ -59,16 +59,14 @@ BANDS = ((0, 10), (10, 20), (20, 30), (30, 50), (0, 100))
 REQUIRED = "Required of cells, over all ranges: precision 0.92, recall 0.85."
 
 GROUPS = ("other", "building", "ground", "vegetation", "trunk or pole", "fence", "car", "person")
-_KITTI = {
-    "vegetation": (70,),
-    "trunk or pole": (71, 80, 81),
-    "fence": (51,),
-    "car": (10, 11, 13, 15, 18, 20),
-    "person": (30, 31, 32),
-}
 MEMBERS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
-    "semantickitti": _KITTI,
-    "simulated": _KITTI,
+    "semantickitti": {
+        "vegetation": (70,),
+        "trunk or pole": (71, 80, 81),
+        "fence": (51,),
+        "car": (10, 11, 13, 15, 18, 20),
+        "person": (30, 31, 32),
+    },
     "kitti360": {
         "vegetation": (21,),
         "trunk or pole": (17, 18, 19, 20),
@@ -76,6 +74,7 @@ MEMBERS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
         "car": tuple(range(26, 34)),
         "person": (24, 25),
     },
+    "nuscenes": {"vegetation": (30,), "fence": (9,), "car": tuple(range(14, 24))},
     "las": {"vegetation": (3, 4, 5)},
 }
 """Label numbers of the groups that are not in ``maptile_loc.labels``; what is missing is other."""
@@ -238,8 +237,9 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0, help="metres")
     given = parser.parse_args()
     drive = open_drive(given.drive or simulated(given.data, given.work))
-    if given.table:
-        drive = replace(drive, labels=given.table)
+    # Localization has no table for simulated labels; their numbers are SemanticKITTI's.
+    own = "semantickitti" if drive.labels == "simulated" else drive.labels
+    drive = replace(drive, labels=given.table or own)
     if drive.labels not in LABELS:
         raise SystemExit(f"{drive.name}: labels of {drive.labels}; give --table {'|'.join(LABELS)}")
     settings = load_settings(LocalizeSettings, "localize")
