@@ -8,28 +8,23 @@ from pathlib import Path
 import numpy as np
 import pyproj
 import pytest
+import small_gicp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_kitti import NOON, SECOND, damaged, tenths, write_labels, write_stamps
+from scipy.spatial import cKDTree
 
 from data_prep.drive import Drive, TruthTrack
 from data_prep.errors import MaptileError
-from data_prep.geometry import Projection, utm_crs, wrap_angle
+from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
 from data_prep.sources import kitti, open_drive
+from maptile_loc.labels import BUILDING, GROUND, OTHER
+from maptile_loc.submap import SubmapSettings, _still, build_submap, plan_queries
 
 KARLSRUHE = (49.0112, 8.4229)
-SECOND = 1_000_000_000
-NOON = 1_317_038_400 * SECOND  # 2011-09-26 12:00:00
 GEOD = pyproj.Geod(ellps="WGS84")
 TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # quarter to the left
 SHIFT = np.array([-0.8, 0.3, -0.8])
-
-
-def stamp(t_ns: int) -> str:
-    seconds, nanoseconds = divmod(t_ns - NOON, SECOND)
-    return f"2011-09-26 12:{seconds // 60:02d}:{seconds % 60:02d}.{nanoseconds:09d}"
-
-
-def write_stamps(file: Path, t_ns: Sequence[int], end: str = "\n") -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(map(stamp, t_ns)) + end, "ascii")
 
 
 def write_scan(drive: Path, number: int, rows: object) -> Path:
@@ -170,6 +165,23 @@ def test_scans_without_a_time_are_left_out(drive: Path) -> None:
     assert any("1 scans have no time stamp" in note for note in opened.notes)
 
 
+def test_an_empty_line_is_a_frame_that_was_lost(drive: Path) -> None:
+    """Drive 2011_09_26_drive_0009 has some: the lines after them keep their numbers."""
+    stamps = tenths(7)
+    write_stamps(drive / "velodyne_points/timestamps.txt", [stamps[0], None, *stamps[2:]])
+    write_scan(drive, 4, [[14.0, 2, 1, 0.5]])
+    write_oxts(drive, [oxts_row(0.0, 5.0) for _ in range(7)], stamps)
+    write_stamps(drive / "oxts/timestamps.txt", [*stamps[:3], None, None, *stamps[5:]])
+    opened = open_drive(drive)
+    assert opened.scans.t_ns.tolist() == [stamps[0], stamps[2], stamps[4]]
+    in_velodyne = opened.scans.read(0, 3).points @ TURN.T + SHIFT
+    assert np.allclose(in_velodyne[:, 0], [10, 12, 14], atol=1e-5)
+    assert any("velodyne: 1 scans have no time stamp" in note for note in opened.notes)
+    assert opened.odometry is not None
+    assert opened.odometry.t_ns.tolist() == [*stamps[:3], *stamps[5:]]
+    assert any("oxts: 2 of 7 rows are not there" in note for note in opened.notes)
+
+
 def test_no_scan_at_all_is_an_error(drive: Path) -> None:
     for file in (drive / "velodyne_points/data").iterdir():
         file.rename(file.with_suffix(".old"))
@@ -181,6 +193,63 @@ def test_unknown_sensor(drive: Path) -> None:
     assert open_drive(drive, sensors=("velodyne",)).scans.sensors == ("velodyne",)
     with pytest.raises(MaptileError, match="no sensor lms_front; known is velodyne"):
         open_drive(drive, sensors=("lms_front",))
+
+
+# --- the times and labels of points --------------------------------------------------------------
+
+
+def test_the_turn_goes_from_the_back_over_the_left_to_the_right(drive: Path) -> None:
+    around = np.radians([179.9, 90, 45, 0, -45, -90, -179.9])
+    rows = [[10 * math.cos(a), 10 * math.sin(a), 0, 0.5] for a in around]
+    write_scan(drive, 1, [[0, 0, 0, 0], *rows])  # no return goes with its time
+    block = open_drive(drive).scans.read(1, 2)
+    expected = [-0.05, -0.025, -0.0125, 0, 0.0125, 0.025, 0.05]
+    assert block.seconds is not None
+    assert block.seconds.dtype == np.float32
+    assert np.allclose(block.seconds, expected, atol=5e-5)
+
+
+def test_the_duration_of_a_turn_is_that_of_its_own_lines(drive: Path) -> None:
+    for i in range(3):
+        write_scan(drive, i, [[0.0, -10, 0, 0.5]])
+    facing, half = tenths(3), [50_000_000, 52_000_000, 51_000_000]
+    folder = drive / "velodyne_points"
+
+    def quarters() -> list[float]:
+        seconds = open_drive(drive).scans.read(0, 3).seconds
+        assert seconds is not None
+        return seconds.tolist()
+
+    write_stamps(
+        folder / "timestamps_start.txt", [t - h for t, h in zip(facing, half, strict=True)]
+    )
+    assert quarters() == pytest.approx([0.025] * 3)  # the end of a turn is not known
+    ends = [t + h for t, h in zip(facing, half, strict=True)]
+    write_stamps(folder / "timestamps_end.txt", ends)
+    assert quarters() == pytest.approx([0.025, 0.026, 0.0255])
+    # A line that is empty, not there or of another turn leaves the usual time between two.
+    write_stamps(folder / "timestamps_end.txt", [ends[0] + SECOND, None])
+    assert quarters() == pytest.approx([0.025] * 3)
+    (folder / "timestamps_end.txt").write_text("noon", "ascii")
+    with pytest.raises(MaptileError, match=r"timestamps_end\.txt: not a list of times"):
+        open_drive(drive)
+
+
+def test_labels_are_those_of_semantickitti(drive: Path) -> None:
+    write_scan(drive, 1, [[10.0, 2, 1, 0.5], [0, 0, 0, 0], [11, 2, 1, 0.5], [12, 2, 1, 0.5]])
+    folder = drive / "velodyne_points/labels"
+    write_labels(folder / "0000000001.label", [50, 40, 40, 70], instance=7)
+    opened = open_drive(drive)
+    assert opened.labels == "semantickitti"
+    label = opened.scans.read(0, 3).label
+    assert label is not None
+    assert label.tolist() == [0, 50, 40, 70, 0]
+    submap = build_submap(opened, plan_queries(opened, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
+    assert submap.kind is not None
+    assert submap.kind.tolist() == [BUILDING, GROUND, OTHER]
+    file = write_labels(folder / "0000000001.label", [50, 40])
+    with pytest.raises(MaptileError, match=f"{file}: 2 labels for the 4 points"):
+        opened.scans.read(1, 2)
 
 
 # --- small files ---------------------------------------------------------------------------------
@@ -197,7 +266,7 @@ def test_nanoseconds_are_exact(tmp_path: Path) -> None:
 def test_times_that_are_none_are_one_clear_line(drive: Path, text: str) -> None:
     file = drive / "velodyne_points/timestamps.txt"
     file.write_text(text, "latin-1")
-    with pytest.raises(MaptileError, match=f"{file}: not a list of times"):
+    with pytest.raises(MaptileError, match=f"{file}: not a (list of times|text file)"):
         open_drive(drive)
     file.unlink()
     with pytest.raises(MaptileError, match=f"{file}: no such file"):
@@ -206,16 +275,19 @@ def test_times_that_are_none_are_one_clear_line(drive: Path, text: str) -> None:
 
 def test_calibration_is_in_the_folder_of_the_day(drive: Path) -> None:
     file = drive.parent / "calib_imu_to_velo.txt"
-    for damaged in ("", "R: 1 2 3\nT: 1 2 3\n", "R: 1 0 0 0 1 0 0 0 1\n"):
-        file.write_text(damaged, "ascii")
-        with pytest.raises(MaptileError, match=f"{file}: expected lines R: .* and T:"):
+    for text in ("", "R: 1 2 3\nT: 1 2 3\n", "R: x 0 0 0 1 0 0 0 1\nT: 0 0 0\n"):
+        file.write_text(text, "ascii")
+        with pytest.raises(MaptileError, match=f"{file}: (expected lines R: .* and T:|no line R)"):
             open_drive(drive)
+    file.write_text("R: 1 0 0 0 1 0 0 0 2\nT: 1 2 3\n", "ascii")
+    with pytest.raises(MaptileError, match=f"{file}: .* is no rotation"):
+        open_drive(drive)
     file.unlink()
     with pytest.raises(MaptileError, match=f"{file}: no such file; unpack the calibration"):
         open_drive(drive)
 
 
-@pytest.mark.parametrize("text", ["", "1 2 3", "x " * 30, "nan " * 30])
+@pytest.mark.parametrize("text", ["", "1 2 3", "x " * 30, "nan " * 30, "1e300 " * 30])
 def test_a_damaged_row_names_its_file(drive: Path, text: str) -> None:
     write_oxts(drive, circle(5, 20.0, 0.0), [NOON + SECOND // 10 * i for i in range(5)])
     file = drive / "oxts/data/0000000003.txt"
@@ -233,10 +305,6 @@ def test_without_oxts_there_are_only_scans(drive: Path) -> None:
 
 
 # --- tracks --------------------------------------------------------------------------------------
-
-
-def tenths(count: int) -> list[int]:
-    return [NOON + SECOND // 10 * i for i in range(count)]
 
 
 @pytest.mark.parametrize("yaw", [-3.0, 0.0, 1.2])
@@ -362,6 +430,7 @@ def same_but_truth(a: Drive, b: Drive) -> None:
         (a.scans.t_ns, b.scans.t_ns),
         (blocks[0].points, blocks[1].points),
         (blocks[0].scan, blocks[1].scan),
+        (blocks[0].seconds, blocks[1].seconds),
         (a.odometry.t_ns, b.odometry.t_ns),
         (a.odometry.poses, b.odometry.poses),
         (a.odometry.segment, b.odometry.segment),
@@ -395,6 +464,59 @@ def test_moving_the_real_truth_away_changes_nothing_else(data_dir: Path, tmp_pat
         folder.chmod(0o755)
     move_away(copy)
     same_but_truth(open_drive(day / name), open_drive(copy))
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fuzz") / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    write_calibration(path.parent)
+    write_scan(path, 1, [[10.0, 2, 1, 0.5], [11, 2, 1, 0.5]])
+    for name in ("timestamps", "timestamps_start", "timestamps_end"):
+        write_stamps(path / f"velodyne_points/{name}.txt", tenths(4))
+    write_labels(path / "velodyne_points/labels/0000000001.label", [50, 40])
+    write_oxts(path, circle(4, 20.0, 1.0), tenths(4))
+    return path
+
+
+FILES = (
+    "velodyne_points/timestamps.txt",
+    "velodyne_points/timestamps_start.txt",
+    "velodyne_points/timestamps_end.txt",
+    "velodyne_points/data/0000000001.bin",
+    "velodyne_points/labels/0000000001.label",
+    "oxts/timestamps.txt",
+    "oxts/data/0000000002.txt",
+    "../calib_imu_to_velo.txt",
+)
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(choices=st.data())
+def test_damage_is_an_error_or_a_sound_drive(sound: Path, choices: st.DataObject) -> None:
+    file = sound / choices.draw(st.sampled_from(FILES))
+    before = file.read_bytes()
+    file.write_bytes(choices.draw(damaged(before)))
+    try:
+        opened = open_drive(sound)
+        block = opened.scans.read(0, len(opened.scans.t_ns))
+    except MaptileError as error:
+        assert "\n" not in str(error)
+        return
+    finally:
+        file.write_bytes(before)
+    assert np.isfinite(block.points).all()
+    assert block.seconds is not None
+    assert block.label is not None
+    assert len(block.seconds) == len(block.label) == len(block.points)
+    assert np.abs(block.seconds).max(initial=0) <= 0.1001
+    assert opened.odometry is not None
+    assert (np.diff(opened.odometry.t_ns) > 0).all()
+    assert np.isfinite(opened.odometry.poses).all()
 
 
 # --- the real drive ------------------------------------------------------------------------------
@@ -475,3 +597,42 @@ def test_the_files_leftward_velocity_points_right(data_dir: Path, real: Drive) -
     heading = real.truth.heading + convergence
     seen = velocity[:, 1] * np.cos(heading) - velocity[:, 0] * np.sin(heading)
     assert np.abs(seen + in_file)[5:-5].mean() < np.abs(seen - in_file)[5:-5].mean()
+
+
+@pytest.mark.realdata
+def test_real_scans_agree_once_their_motion_is_undone(real: Drive) -> None:
+    """The evidence for the direction of the turn: scans 2.5 s apart, put together at their best."""
+
+    def cloud(scan: int, sign: float) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+        block = real.scans.read(scan, scan + 1)
+        assert block.seconds is not None
+        assert real.odometry is not None
+        away = np.linalg.norm(block.points - block.origin[0], axis=1)
+        near = (away > 5) & (away < 40) & (block.points[:, 2] > -0.2)
+        points = _still(
+            block.points[near],
+            block.scan[near],
+            np.float32(sign) * block.seconds[near],
+            block.t_ns,
+            real.odometry,
+        )
+        return small_gicp.preprocess_points(points.astype(float), 0.2, 12)
+
+    def apart(first: int, second: int, sign: float) -> float:
+        """Median distance of points of the second scan from planes of the first."""
+        (here, tree), (there, _) = cloud(first, sign), cloud(second, sign)
+        assert real.odometry is not None
+        poses = real.odometry.at(real.scans.t_ns[[first, second]])
+        fit = small_gicp.align(
+            here, there, tree, se3_inverse(poses[0]) @ poses[1], "PLANE_ICP", 0.6, 1, 40
+        )
+        moved = there.points() @ fit.T_target_source.T
+        distance, index = cKDTree(here.points()[:, :3]).query(moved[:, :3])
+        close = distance < 0.5
+        gap = moved[close] - here.points()[index[close]]
+        return float(np.median(np.abs((gap * here.normals()[index[close]]).sum(axis=1))))
+
+    for scan in (18, 32, 60):
+        undone, as_is, twice = (apart(scan, scan + 12, sign) for sign in (1, 0, -1))
+        assert undone < 0.85 * as_is
+        assert undone < 0.75 * twice

@@ -1,6 +1,7 @@
 """KITTI raw: a drive folder (velodyne_points/, oxts/) inside its date folder with the calibration.
 
-The vehicle frame is that of the GPS/IMU: x forward, y left, z up.
+The vehicle frame is that of the GPS/IMU: x forward, y left, z up. The scans are as they were
+measured, each point at its own time (``kitti_files.turning``).
 """
 
 from __future__ import annotations
@@ -8,23 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
+from data_prep.drive import Drive, HeadingTrack, PoseTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse, true_heading_from_oxts_yaw
-from data_prep.sources.common import (
-    MAX_BRIDGED_GAP_NS,
-    file_numbers,
-    increasing,
-    read_records,
-    scan_block,
+from data_prep.sources.common import MAX_BRIDGED_GAP_NS, file_numbers, increasing
+from data_prep.sources.kitti_files import (
+    NO_TIME,
+    VelodyneScans,
+    only_velodyne,
+    open_velodyne,
+    read_named,
+    read_timestamps,
+    rigid,
+    turn_seconds,
 )
 from data_prep.sources.tree import Node
 
-SENSORS = ("velodyne",)
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -48,36 +52,6 @@ class Oxts:
     yaw_rate: Array
 
 
-@dataclass(frozen=True)
-class KittiScans:
-    """The Velodyne scans of a drive that are there; file numbers are kept.
-
-    Attributes:
-        folder: velodyne_points/data.
-        t_ns: (S,) time of each scan.
-        number: (S,) number of its file.
-        mount: (4, 4) Velodyne -> vehicle frame.
-        sensors: ("velodyne",).
-    """
-
-    folder: Node
-    t_ns: Times
-    number: NDArray[np.int64]
-    mount: Array
-    sensors: tuple[str, ...] = SENSORS
-
-    def read(self, start: int, stop: int) -> ScanBlock:
-        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
-        t_ns = self.t_ns[start:stop]
-        files = (f"{number:010d}.bin" for number in self.number[start:stop].tolist())
-        # float32 rows of x, y, z, reflectance
-        clouds = [
-            np.frombuffer(read_records(self.folder, file, 16), "<f4").reshape(-1, 4)[:, :3]
-            for file in files
-        ]
-        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
-
-
 def is_kitti(path: Node) -> bool:
     """Whether ``path`` looks like a drive of KITTI raw."""
     return (path / "velodyne_points" / "data").is_dir()
@@ -95,9 +69,7 @@ def open_kitti(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     Raises:
         MaptileError: Scans, time stamps or calibration are missing or damaged.
     """
-    unknown = set(sensors or SENSORS) - set(SENSORS)
-    if unknown:
-        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is velodyne")
+    only_velodyne(path, sensors)
     notes: list[str] = []
     scans = _open_scans(path, notes)
     odometry = heading = truth = None
@@ -109,30 +81,11 @@ def open_kitti(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         truth = TruthTrack(oxts.t_ns, oxts.latitude, oxts.longitude, yaw)
     else:
         notes.append(f"no odometry, heading and truth: {path / 'oxts' / 'data'} is missing")
-    return Drive(path.resolve().name, "kitti", scans, odometry, heading, truth, tuple(notes))
+    name, labels = path.resolve().name, "semantickitti" if scans.labelled.any() else None
+    return Drive(name, "kitti", scans, odometry, heading, truth, tuple(notes), labels)
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
-def read_timestamps(path: Node) -> Times:
-    """(N,) int64 nanoseconds since 1970 of lines like "2011-09-26 13:04:32.349659964", exactly.
-
-    Raises:
-        MaptileError: The file is missing, or a line is no time.
-    """
-    try:
-        lines = path.read_text(encoding="ascii").split("\n")
-        stamps = [
-            np.datetime64(line.strip().replace(" ", "T"), "ns") for line in lines if line.strip()
-        ]
-        return np.array(stamps, "datetime64[ns]").astype(np.int64)
-    except FileNotFoundError:
-        raise MaptileError(f"{path}: no such file; it comes with the drive's archive") from None
-    except (OSError, ValueError):
-        raise MaptileError(
-            f"{path}: not a list of times such as 2011-09-26 13:04:32.349659964"
-        ) from None
 
 
 def read_oxts(folder: Node, notes: list[str]) -> Oxts:
@@ -144,6 +97,7 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
     times = read_timestamps(folder / "timestamps.txt")
     numbers = file_numbers(folder / "data", r"(\d{10})\.txt")
     numbers = numbers[numbers < len(times)]
+    numbers = numbers[times[numbers] != NO_TIME]
     if len(numbers) < len(times):
         notes.append(f"oxts: {len(times) - len(numbers)} of {len(times)} rows are not there")
     rows = np.array([_read_row(folder / "data" / f"{i:010d}.txt") for i in numbers]).reshape(-1, 30)
@@ -167,7 +121,7 @@ def _read_row(path: Node) -> list[float]:
         row = [float(value) for value in path.read_text(encoding="ascii").split()]
     except (OSError, ValueError):
         row = []
-    if len(row) != 30 or not np.isfinite(row).all():
+    if len(row) != 30 or not (np.abs(row) < _LARGEST).all():
         raise MaptileError(f"{path}: expected 30 numbers; copy or download it again")
     return row
 
@@ -176,40 +130,28 @@ def read_transform(path: Node) -> Array:
     """(4, 4) of a calibration file with the lines "R: 9 numbers" and "T: 3 numbers".
 
     Raises:
-        MaptileError: The file is missing or lacks a line.
+        MaptileError: The file is missing, lacks a line, or R is no rotation.
     """
-    try:
-        text = path.read_text(encoding="ascii")
-        rows = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        rotation = np.array(rows["R"].split(), np.float64).reshape(3, 3)
-        return se3(
-            Rotation.from_matrix(rotation), np.array(rows["T"].split(), np.float64).reshape(3)
-        )
-    except FileNotFoundError:
-        raise MaptileError(
-            f"{path}: no such file; unpack the calibration archive (..._calib.zip) of that day"
-        ) from None
-    except (OSError, ValueError, KeyError):
-        raise MaptileError(f"{path}: expected lines R: (9 numbers) and T: (3 numbers)") from None
+    hint = "unpack the calibration archive (..._calib.zip) of that day"
+    rotation, shift = (read_named(path, name, hint) for name in "RT")
+    if (len(rotation), len(shift)) != (9, 3):
+        raise MaptileError(f"{path}: expected lines R: (9 numbers) and T: (3 numbers)")
+    return rigid(np.column_stack([rotation.reshape(3, 3), shift]).reshape(1, 12), path)[0]
 
 
 # --- scans and tracks ----------------------------------------------------------------------------
 
 
-def _open_scans(path: Node, notes: list[str]) -> KittiScans:
+def _open_scans(path: Node, notes: list[str]) -> VelodyneScans:
     folder = path / "velodyne_points"
     times = read_timestamps(folder / "timestamps.txt")
-    numbers = file_numbers(folder / "data", r"(\d{10})\.bin")
-    known = numbers[numbers < len(times)]
-    if len(known) < len(numbers):
-        notes.append(f"velodyne: {len(numbers) - len(known)} scans have no time stamp; left out")
-    if len(known) < len(times):
-        notes.append(f"velodyne: {len(times) - len(known)} of {len(times)} scans are not there")
-    if not len(known):
-        raise MaptileError(f"{folder / 'data'}: no scan (<number>.bin) with a time stamp")
-    order = np.argsort(times[known], kind="stable")
+    ends = [folder / f"timestamps_{name}.txt" for name in ("start", "end")]
+    if all(end.is_file() for end in ends):
+        turns = turn_seconds(times, *(read_timestamps(end) for end in ends))
+    else:
+        turns = turn_seconds(times)
     mount = se3_inverse(read_transform(path.resolve().parent / "calib_imu_to_velo.txt"))
-    return KittiScans(folder / "data", times[known][order], known[order], mount)
+    return open_velodyne(folder / "data", folder / "labels", 10, times, turns, mount, notes)
 
 
 def odometry_from_oxts(oxts: Oxts, notes: list[str]) -> PoseTrack:
