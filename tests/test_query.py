@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maptile_loc.query import QuerySettings, free_space, height_above_ground, make_tile
+from maptile_loc.ground import height_above_ground
+from maptile_loc.query import QuerySettings, make_tile
+from maptile_loc.rays import free_space, make_rays
 from maptile_loc.submap import Submap
 
 SETTINGS = QuerySettings(size_m=64.0)
@@ -70,7 +72,7 @@ def test_a_slope_is_no_wall_and_stays_ground():
 def test_height_is_measured_from_the_ground_below():
     cloud = np.concatenate([ground(slope=0.1), wall((-5, 5), (5, 5), 8.0)]).astype(np.float32)
     expected = cloud[:, 2] - 0.1 * cloud[:, 0]
-    error = np.abs(height_above_ground(cloud, 2.0) - expected)
+    error = np.abs(height_above_ground(cloud, np.zeros(2, np.float32), 2.0) - expected)
     assert np.quantile(error, 0.95) < 0.35
 
 
@@ -108,13 +110,9 @@ def test_rays_stop_at_walls_and_leave_the_rest_unknown():
     angle = np.radians(np.arange(0, 360, 0.25))
     distance = np.where(np.abs(np.cos(angle)) > 0.5, 8.0, 20.0)
     hits = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
-    free = free_space(
-        hits.astype(np.float32),
-        np.zeros(len(hits), np.int32),
-        np.zeros((1, 2), np.float32),
-        128,
-        SETTINGS,
-    )
+    hits, origin = hits.astype(np.float32), np.zeros((1, 3), np.float32)
+    rays = make_rays(hits, np.zeros(len(hits), np.int32), origin)
+    free = free_space(rays, origin[:, :2], np.ones(len(hits), bool), 128, SETTINGS.resolution)
     row, column = np.nonzero(free)
     reached = np.hypot((column + 0.5 - 64) / 2, (64 - row - 0.5) / 2)
     # 1 m is left before each hit; a cell reaches 0.36 m from its centre.
