@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from data_prep.geometry import rotate
 from data_prep.settings import Positive, Settings
 from maptile_loc.ground import height_above_ground
+from maptile_loc.labels import BUILDING, GROUND
 from maptile_loc.rays import Rays, free_space, highest_view, make_rays, pixels, seen_through
 from maptile_loc.result import QueryTile
 from maptile_loc.submap import Submap
@@ -34,7 +35,7 @@ class QuerySettings(Settings):
     resolution: Positive = 0.5
     ground_cell_m: Positive = 2.0
     low_m: Positive = 3.0
-    group_points: Positive = 60_000
+    group_points: int = pydantic.Field(default=60_000, gt=0)
     wall: WallSettings = WallSettings()
 
     @pydantic.model_validator(mode="after")
@@ -51,6 +52,11 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         submap: Cloud in the vehicle frame.
         rotation: The heading where that is known, so that the tile is north-up.
         settings: How.
+
+    Returns:
+        The tile. Its wall evidence is the mean over the groups of scans that saw a cell: what one
+        shows and another looks through has moved, or is no wall. Where points are labelled, the
+        labels say what is a wall and what is ground.
     """
     size = round(settings.size_m / settings.resolution)
     if len(submap.points) == 0:
@@ -62,44 +68,51 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     centre = np.median(origin[:, :2], axis=0)
     height = height_above_ground(points, centre, settings.ground_cell_m)
     rays = make_rays(points, submap.scan, origin)
-    wall = _walls(points, height, rays, origin, size, settings)
+    if submap.kind is None:
+        tall = (height > settings.wall.min_height_m) & (height < settings.wall.max_height_m)
+        low = np.abs(height) < 0.3
+    else:
+        tall, low = submap.kind == BUILDING, submap.kind == GROUND
+    xy = points[:, :2]
+    # A ray that ends on something upright was upright's height above the ground all the way.
+    level = tall & (height < settings.low_m)
+    wall = np.zeros((size, size), np.float32)
+    looks = np.full((size, size), 1e-9, np.float32)
+    group = _groups(rays, settings.group_points)
+    upright = _upright(points, height, rays, origin, tall)
+    for number in np.unique(group):
+        mine = group == number
+        hit = _touched(xy[mine & tall], size, settings.resolution)
+        passed = free_space(rays, origin[:, :2], mine & level, size, settings.resolution)
+        looks += np.maximum(passed, hit)
+        if submap.kind is None:
+            part = upright.take(mine[tall])
+            wall += wall_evidence(part, size, settings.resolution, settings.wall)
+        else:
+            wall += hit
+    wall /= looks
     free = free_space(rays, origin[:, :2], height < settings.low_m, size, settings.resolution)
-    low = np.abs(height) < 0.3
-    ground = _touched(points[low, :2], size, settings.resolution)
+    ground = _touched(xy[low], size, settings.resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
     return QueryTile(wall, ground, observed, settings.resolution, rotation)
 
 
-def _walls(
-    points: F32, height: F32, rays: Rays, origin: F32, size: int, settings: QuerySettings
-) -> F32:
-    """(size, size) wall evidence: the mean over the groups of scans that saw a cell.
+def _groups(rays: Rays, points: int) -> NDArray[np.int64]:
+    """(N,) number of the group of scans, of about so many ``points`` each, that a ray is of."""
+    count = np.bincount(rays.scan, minlength=rays.scans)
+    return ((np.cumsum(count) - count) // points)[rays.scan]
 
-    What one group shows and another looks through has moved, or is no wall.
-    """
-    tall = (height > settings.wall.min_height_m) & (height < settings.wall.max_height_m)
+
+def _upright(points: F32, height: F32, rays: Rays, origin: F32, tall: NDArray[np.bool_]) -> Upright:
+    """The ``tall`` ones of the points, with what their rays tell."""
     scan = rays.scan[tall]
-    above = origin[scan, 2] - points[tall, 2] + height[tall]
-    upright = Upright(
+    sensor_height = origin[scan, 2] - points[tall, 2] + height[tall]
+    return Upright(
         points[tall, :2],
         height[tall],
         seen_through(rays, tall),
-        above + rays.flat[tall] * highest_view(rays)[scan],
+        sensor_height + rays.flat[tall] * highest_view(rays)[scan],
     )
-    count = np.bincount(rays.scan, minlength=rays.scans)
-    group = ((np.cumsum(count) - count) // settings.group_points)[rays.scan]
-    # A ray that ends on something upright was upright's height above the ground all the way.
-    level = tall & (height < settings.low_m)
-    evidence = np.zeros((size, size), np.float32)
-    looks = np.full((size, size), 1e-9, np.float32)
-    for number in np.unique(group):
-        mine = group == number
-        part = upright.take(mine[tall])
-        passed = free_space(rays, origin[:, :2], level & mine, size, settings.resolution)
-        looks += np.maximum(passed, _touched(part.xy, size, settings.resolution))
-        evidence += wall_evidence(part, size, settings.resolution, settings.wall)
-    evidence /= looks
-    return evidence
 
 
 def _touched(xy: F32, size: int, resolution: float) -> F32:

@@ -130,14 +130,13 @@ def _extreme(which: np.ufunc, values: F32, pixel: NDArray[np.int64], size: int, 
 
 def _even_out(points: Upright, reach_m: float, voxel_m: float) -> Upright:
     """One point per voxel, of a lattice that does not move with the points."""
-    xyz = np.column_stack([points.xy, points.height]).astype(np.float64)
     near = (np.abs(points.xy) < reach_m).all(axis=1)
-    corner = np.full((1, 3), -np.ceil(reach_m))  # Open3D's lattice begins at the least coordinates
-    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(np.vstack([corner, xyz[near]])))
+    xyz = np.column_stack([points.xy, points.height])[near].astype(np.float64)
     more = np.column_stack([points.through, points.view, points.view])[near].astype(np.float64)
+    corner = np.full((1, 3), -np.ceil(reach_m))  # Open3D's lattice begins at the least coordinates
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(np.vstack([corner, xyz])))
     cloud.colors = o3d.utility.Vector3dVector(np.vstack([np.zeros((1, 3)), more]))
     cloud = cloud.voxel_down_sample(voxel_m)
-    xyz, more = np.asarray(cloud.points), np.asarray(cloud.colors)
-    real = xyz[:, 0] > -reach_m
-    xyz, more = xyz[real].astype(np.float32), more[real].astype(np.float32)
-    return Upright(xyz[:, :2], xyz[:, 2], more[:, 0], more[:, 1])
+    values = np.hstack([np.asarray(cloud.points), np.asarray(cloud.colors)]).astype(np.float32)
+    values = values[values[:, 0] > -reach_m]
+    return Upright(values[:, :2], values[:, 2], values[:, 3], values[:, 4])
