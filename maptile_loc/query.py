@@ -77,20 +77,20 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     # A ray that ends on something upright was upright's height above the ground all the way.
     level = tall & (height < settings.low_m)
     wall = np.zeros((size, size), np.float32)
-    looks = np.full((size, size), 1e-9, np.float32)
+    looks = np.zeros((size, size), np.float32)
     group = _groups(rays, settings.group_points)
     upright = _upright(points, height, rays, origin, tall)
     for number in np.unique(group):
         mine = group == number
         hit = _touched(xy[mine & tall], size, settings.resolution)
         passed = free_space(rays, origin[:, :2], mine & level, size, settings.resolution)
-        looks += np.maximum(passed, hit)
+        shown = hit
         if submap.kind is None:
             part = upright.take(mine[tall])
-            wall += wall_evidence(part, size, settings.resolution, settings.wall)
-        else:
-            wall += hit
-    wall /= looks
+            shown = wall_evidence(part, size, settings.resolution, settings.wall)
+        wall += shown
+        looks += np.maximum(passed, np.maximum(hit, shown > 0))
+    wall /= np.maximum(looks, 1)
     free = free_space(rays, origin[:, :2], height < settings.low_m, size, settings.resolution)
     ground = _touched(xy[low], size, settings.resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
