@@ -4,6 +4,8 @@ import io
 import math
 import struct
 import zlib
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_prep.drive import PoseTrack
+from data_prep.errors import MaptileError
+from data_prep.sources import open_drive
 from data_prep.sources.velodyne_png import ELEVATION, MAX_COLUMNS, decode_scan
+from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
 
 START = 1_547_120_789_640_420  # microseconds, as in the data set
 COLUMNS = 1085
@@ -174,3 +180,115 @@ def test_a_damaged_file_is_refused_or_read(data: st.DataObject) -> None:
     assert len(points) == len(seconds)
     assert np.isfinite(points).all()
     assert np.isfinite(seconds).all()
+
+
+# --- in a run ------------------------------------------------------------------------------------
+
+
+def write_raw(run: Path, sensor: str, microseconds: int, data: bytes) -> Path:
+    (run / sensor).mkdir(parents=True, exist_ok=True)
+    file = run / sensor / f"{microseconds}.png"
+    file.write_bytes(data)
+    return file
+
+
+def write_bin(run: Path, sensor: str, microseconds: int, points: np.ndarray) -> None:
+    (run / sensor).mkdir(parents=True, exist_ok=True)
+    blocks = np.column_stack([points, np.ones(len(points))]).T
+    (run / sensor / f"{microseconds}.bin").write_bytes(blocks.astype("<f4").tobytes())
+
+
+def write_mount(run: Path, sensor: str) -> None:
+    """The sensor's frame is the data set's vehicle frame: x forward, y right, z down."""
+    (run / "extrinsics").mkdir(parents=True, exist_ok=True)
+    (run / f"extrinsics/{sensor}.txt").write_text("0 0 0 0 0 0", "ascii")
+
+
+@pytest.mark.parametrize("sensor", ["velodyne_left", "velodyne_right"])
+def test_a_run_may_hold_raw_scans(tmp_path: Path, sensor: str) -> None:
+    run = tmp_path / "2019-01-10-11-46-21-radar-oxford-10k"
+    write_mount(run, sensor)
+    stamps = [START, START + 50_000]
+    for stamp in stamps:
+        write_raw(run, sensor, stamp, raw_scan(np.full((32, 24), 5000), *turning(24, stamp)))
+    drive = open_drive(run)
+    assert drive.format == "robotcar"
+    assert drive.scans.sensors == (sensor,)
+    assert drive.scans.t_ns.tolist() == [stamp * 1000 for stamp in stamps]
+    block = drive.scans.read(0, 2)
+    points, seconds = decode_scan(SOUND, START)
+    assert block.scan.tolist() == [0] * len(points) + [1] * len(points)
+    assert np.allclose(block.points, np.tile(points * [1, -1, -1], (2, 1)))
+    assert block.seconds is not None
+    assert np.allclose(block.seconds, np.tile(seconds, 2))
+    assert not any("motion" in note for note in drive.notes)
+
+
+def test_of_both_kinds_of_file_the_points_are_used(tmp_path: Path) -> None:
+    write_raw(tmp_path, "velodyne_left", START, SOUND)
+    write_bin(tmp_path, "velodyne_left", START + 10, np.ones((5, 3)))
+    block = open_drive(tmp_path).scans.read(0, 9)
+    assert block.t_ns.tolist() == [(START + 10) * 1000]
+    assert len(block.points) == 5
+    assert block.seconds is None
+
+
+def test_sensors_may_differ_in_their_kind_of_file(tmp_path: Path) -> None:
+    write_raw(tmp_path, "velodyne_left", START, SOUND)
+    write_bin(tmp_path, "velodyne_right", START + 10, np.ones((5, 3)))
+    block = open_drive(tmp_path).scans.read(0, 2)
+    assert block.seconds is not None
+    assert (block.seconds[block.scan == 1] == 0).all()
+    assert (block.seconds[block.scan == 0] > 0).any()
+
+
+def test_times_in_another_unit_are_told(tmp_path: Path) -> None:
+    azimuth, times = turning(24)
+    data = raw_scan(np.full((32, 24), 5000), azimuth, times.astype(object) * 1000)
+    write_raw(tmp_path, "velodyne_left", START, data)
+    drive = open_drive(tmp_path)
+    seconds = drive.scans.read(0, 1).seconds
+    assert seconds is not None
+    assert not seconds.any()
+    assert any("motion during a scan is not undone" in note for note in drive.notes)
+
+
+def test_a_damaged_raw_scan_names_its_file(tmp_path: Path) -> None:
+    write_raw(tmp_path, "velodyne_left", START, SOUND)
+    file = write_raw(tmp_path, "velodyne_left", START + 50_000, SOUND[:-60])
+    drive = open_drive(tmp_path)
+    with pytest.raises(MaptileError, match=f"{file}: not readable as a raw scan"):
+        drive.scans.read(0, 2)
+
+
+def test_other_pictures_are_no_scans(tmp_path: Path) -> None:
+    (tmp_path / "velodyne_left").mkdir()
+    (tmp_path / "velodyne_left/preview.png").write_bytes(SOUND)
+    (tmp_path / "lms_front").mkdir()
+    write_raw(tmp_path, "lms_front", START, SOUND)
+    for sensor in ("velodyne_left", "lms_front"):
+        with pytest.raises(MaptileError, match="no scan"):
+            open_drive(tmp_path, sensors=(sensor,))
+
+
+def test_a_wall_seen_while_driving_comes_out_straight(tmp_path: Path) -> None:
+    """Driven at 10 m/s towards a wall 20 m ahead: half a metre on during one turn."""
+    write_mount(tmp_path, "velodyne_left")
+    azimuth, times = turning()
+    turn, moved = np.radians(azimuth / 100), 10.0 * (times - START) / 1e6
+    ahead = np.sin(turn)  # of the way of the ray
+    metres = np.where(ahead > 0.5, (20.0 - moved) / np.maximum(ahead, 0.5), 0.0)
+    ranges = np.zeros((32, COLUMNS), int)
+    ranges[8] = np.round(metres / 0.002)  # the level laser
+    write_raw(tmp_path, "velodyne_left", START, raw_scan(ranges, azimuth, times))
+    t_ns = START * 1000 + np.array([-1, 1]) * 1_000_000_000
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    poses[:, 0, 3] = [-10.0, 10.0]
+    odometry = PoseTrack(t_ns, poses, np.zeros(2, np.int32))
+    drive = replace(open_drive(tmp_path), odometry=odometry)
+    as_seen = drive.scans.read(0, 1).points
+    assert np.ptp(as_seen[:, 0]) > 0.15
+    plan = plan_queries(drive, 0.0, 0.0)
+    points = build_submap(drive, plan, 0, 0.0, False, SubmapSettings()).points
+    assert len(points) == len(as_seen) > 300
+    assert np.allclose(points[:, 0], 20.0, atol=0.005)

@@ -32,18 +32,21 @@ from data_prep.sources.common import (
     MAX_BRIDGED_GAP_NS,
     file_numbers,
     increasing,
+    read_bytes,
     read_header,
     read_records,
     read_table,
     scan_block,
 )
-from data_prep.sources.tree import Node
+from data_prep.sources.tree import Node, beside
+from data_prep.sources.velodyne_png import decode_scan
 
 LMS = ("lms_front", "lms_rear")
 VELODYNES = ("velodyne_left", "velodyne_right")
 SENSORS = (*LMS, *VELODYNES, "ldmrs")
 
 SCAN_NAME = r"([1-8]?\d{1,15})\.bin"
+RAW_NAME = r"([1-8]?\d{1,15})\.png"
 """A time in microseconds that is one in int64 nanoseconds as well."""
 
 PLACE_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
@@ -137,6 +140,8 @@ class RobotCarScans:
         t_ns: (S,) time of each scan; a file's name is its time in microseconds.
         which: (S,) int8, index into ``sensors``.
         mounts: (K, 4, 4) sensor -> vehicle frame.
+        raw: For each of the K sensors, whether its scans are raw PNGs: only they tell when a point
+            was measured.
         labelled: Whether a folder ``<sensor>_labels`` tells what each point hit, as simulated
             drives have it.
     """
@@ -146,23 +151,31 @@ class RobotCarScans:
     t_ns: Times
     which: NDArray[np.int8]
     mounts: Array
+    raw: tuple[bool, ...]
     labelled: bool
 
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
         t_ns, which = self.t_ns[start:stop], self.which[start:stop]
         folders = [self.run / sensor for sensor in self.sensors]
-        clouds = [
-            _read_scan(folders[k], f"{t // 1000}.bin", self.sensors[k])
-            for t, k in zip(t_ns.tolist(), which.tolist(), strict=True)
-        ]
+        clouds: list[NDArray[np.floating]] = []
+        seconds: list[NDArray[np.float32]] = []
+        for t, k in zip(t_ns.tolist(), which.tolist(), strict=True):
+            if self.raw[k]:
+                cloud, when = _read_raw(folders[k], t // 1000)
+            else:
+                cloud = _read_scan(folders[k], f"{t // 1000}.bin", self.sensors[k])
+                when = np.zeros(len(cloud), np.float32)
+            clouds.append(cloud)
+            seconds.append(when)
         labels = None
         if self.labelled:
             labels = [
                 _read_labels(self.run / f"{self.sensors[k]}_labels", f"{t // 1000}.label", cloud)
                 for t, k, cloud in zip(t_ns.tolist(), which.tolist(), clouds, strict=True)
             ]
-        return scan_block(t_ns, clouds, self.mounts, which, labels=labels)
+        times = seconds if any(self.raw) else None
+        return scan_block(t_ns, clouds, self.mounts, which, times, labels)
 
 
 def is_robotcar(path: Node) -> bool:
@@ -310,9 +323,10 @@ def find_extrinsics(run: Node, sensor: str) -> Array:
     Raises:
         MaptileError: A file is there, but damaged.
     """
-    for folder in (run / "extrinsics", run.resolve().parent / "extrinsics"):
-        if (folder / f"{sensor}.txt").is_file():
-            return read_extrinsics(folder / f"{sensor}.txt")
+    for folder in (run, *beside(run)):
+        file = folder / "extrinsics" / f"{sensor}.txt"
+        if file.is_file():
+            return read_extrinsics(file)
     return NED_TO_FLU @ se3_from_xyzrpy(EXTRINSICS[sensor])
 
 
@@ -328,30 +342,47 @@ def _default_sensors(path: Node) -> tuple[str, ...]:
 
 
 def _open_scans(path: Node, sensors: tuple[str, ...], notes: list[str]) -> RobotCarScans:
-    times = []
+    times, raw = [], []
     for sensor in sensors:
         if sensor not in SENSORS:
             raise MaptileError(f"{path}: no sensor {sensor}; known are {', '.join(SENSORS)}")
         if not (path / sensor).is_dir():
             raise MaptileError(f"{path}: no folder {sensor} with scans of that sensor")
-        times.append(_scan_times(path, sensor, notes))
+        files = file_numbers(path / sensor, SCAN_NAME)
+        raw.append(not len(files) and sensor in VELODYNES)
+        if raw[-1]:
+            files = _raw_scans(path / sensor, notes)
+        _compare_list(path, sensor, files * 1000, notes)
+        times.append(files * 1000)
     t_ns = np.concatenate(times)
     which = np.repeat(np.arange(len(sensors), dtype=np.int8), [len(t) for t in times])
     order = np.argsort(t_ns, kind="stable")
     if not len(order):
-        raise MaptileError(f"{path}: no scan (<time in microseconds>.bin) in {', '.join(sensors)}")
+        raise MaptileError(
+            f"{path}: no scan (<time in microseconds>.bin or .png) in {', '.join(sensors)}"
+        )
     mounts = np.stack([find_extrinsics(path, sensor) for sensor in sensors])
     labelled = all((path / f"{sensor}_labels").is_dir() for sensor in sensors)
-    return RobotCarScans(path, sensors, t_ns[order], which[order], mounts, labelled)
+    return RobotCarScans(path, sensors, t_ns[order], which[order], mounts, tuple(raw), labelled)
 
 
-def _scan_times(path: Node, sensor: str, notes: list[str]) -> Times:
+def _raw_scans(folder: Node, notes: list[str]) -> NDArray[np.int64]:
+    """Sorted microseconds of the raw scans in a folder."""
+    files = file_numbers(folder, RAW_NAME)
+    if len(files) and not _read_raw(folder, files[0])[1].any():
+        notes.append(
+            f"{folder.name}: the times in the raw scans are not near those of their names, so the "
+            "vehicle's motion during a scan is not undone"
+        )
+    return files
+
+
+def _compare_list(path: Node, sensor: str, files: Times, notes: list[str]) -> None:
     """The files are what there is; their names are their times. The list only tells what lacks."""
-    files = file_numbers(path / sensor, SCAN_NAME) * 1000
     listing = path / f"{sensor}.timestamps"
     if not listing.is_file():
         notes.append(f"{sensor}: no {listing.name}; the file names are the times")
-        return files
+        return
     listed = read_timestamps(listing)
     lacking = len(np.setdiff1d(listed, files))
     unlisted = len(np.setdiff1d(files, listed))
@@ -361,7 +392,6 @@ def _scan_times(path: Node, sensor: str, notes: list[str]) -> Times:
         notes.append(
             f"{sensor}: {unlisted} scans are not listed in {listing.name}; used all the same"
         )
-    return files
 
 
 def _read_scan(folder: Node, name: str, sensor: str) -> NDArray[np.floating]:
@@ -370,6 +400,17 @@ def _read_scan(folder: Node, name: str, sensor: str) -> NDArray[np.floating]:
         return np.frombuffer(read_records(folder, name, 16), "<f4").reshape(4, -1)[:3].T
     rows = np.frombuffer(read_records(folder, name, 24), "<f8").reshape(-1, 3)
     return rows[:, :2] if sensor in LMS else rows  # the LMS's third number is the reflectance
+
+
+def _read_raw(folder: Node, microseconds: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, 3) points of a raw scan in the sensor's frame, and (N,) seconds from its time."""
+    name = f"{microseconds}.png"
+    try:
+        return decode_scan(read_bytes(folder, name), microseconds)
+    except ValueError as error:
+        raise MaptileError(
+            f"{folder / name}: not readable as a raw scan ({error}); copy or download it again"
+        ) from None
 
 
 def _read_labels(
