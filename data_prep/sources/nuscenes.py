@@ -1,0 +1,376 @@
+"""nuScenes: a scene, as the data set's archives unpack into one folder ROOT.
+
+A scene has no folder of its own. Its path is ROOT/<name>, such as nuscenes/scene-0061: a folder
+that is not there, in one that holds the tables (ROOT/v1.0-mini, v1.0-trainval or v1.0-test).
+
+The vehicle frame is the data set's own: x forward, y left, z up, on the ground under the rear axle.
+Sweeps come with the vehicle's motion undone, to the time of their last packet (the data set's
+makers in its forum, thread 245), so that there are no times of points.
+
+Facts from the data set's devkit (https://github.com/nutonomy/nuscenes-devkit, Apache-2.0): the
+tables, and where on earth the maps are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyproj
+from numpy.typing import NDArray
+
+from data_prep.drive import Drive, HeadingTrack, ScanBlock, Times, TruthTrack
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
+from data_prep.sources.common import (
+    file_names,
+    increasing,
+    read_records,
+    relative_track,
+    scan_block,
+)
+from data_prep.sources.jsontable import Row, find_rows, read_rows
+from data_prep.sources.tree import Node
+
+SENSORS = ("LIDAR_TOP",)
+VERSIONS = ("v1.0-mini", "v1.0-trainval", "v1.0-test")
+
+ORIGINS = {
+    "boston-seaport": (42.336849169438615, -71.05785369873047),
+    "singapore-onenorth": (1.2882100868743724, 103.78475189208984),
+    "singapore-hollandvillage": (1.2993652317780957, 103.78217697143555),
+    "singapore-queenstown": (1.2782562240223188, 103.76741409301758),
+}
+"""Latitude and longitude of the origin of each map's frame (x east, y north)."""
+
+SPHERE = pyproj.Geod(a=6378137.0, b=6378137.0)
+"""On which the devkit goes from a map's origin along a great circle (export_poses.py)."""
+
+BODY = ((-1.0, 3.6), (-1.0, 1.0))
+"""From where to where, ahead of the rear axle and left of it, the car itself is (m).
+
+A Renault Zoe, 4.08 m by 1.73 m; the LiDAR on its roof sees it, and takes it along."""
+
+_SCAN_FILE = re.compile(r"(samples|sweeps)/LIDAR_TOP/([^/\\]+)")
+
+
+@dataclass(frozen=True)
+class NuScenesScans:
+    """The sweeps of a scene's LiDAR.
+
+    Attributes:
+        root: The folder that holds samples/ and sweeps/.
+        t_ns: (S,) time of each sweep, increasing.
+        files: S pairs of folder and name.
+        mounts: (K, 4, 4) sensor -> vehicle frame.
+        which: (S,) int64, index into ``mounts``.
+        labels: S names of files in ``label_folder``; empty without labels.
+        label_folder: lidarseg/<version>.
+        sensors: ("LIDAR_TOP",).
+    """
+
+    root: Node
+    t_ns: Times
+    files: tuple[tuple[str, str], ...]
+    mounts: Array
+    which: NDArray[np.int64]
+    labels: tuple[str, ...]
+    label_folder: Node
+    sensors: tuple[str, ...] = SENSORS
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive), without the car itself."""
+        files = self.files[start:stop]
+        # float32 rows of x, y, z, intensity, ring
+        clouds = [
+            np.frombuffer(read_records(self.root / folder / "LIDAR_TOP", name, 20), "<f4").reshape(
+                -1, 5
+            )[:, :3]
+            for folder, name in files
+        ]
+        labels = None
+        if self.labels:
+            named = zip(self.labels[start:stop], files, clouds, strict=True)
+            labels = [self._labels(label, file[1], len(cloud)) for label, file, cloud in named]
+        block = scan_block(
+            self.t_ns[start:stop], clouds, self.mounts, self.which[start:stop], labels=labels
+        )
+        return _without_car(block)
+
+    def _labels(self, name: str, scan: str, count: int) -> NDArray[np.uint8]:
+        labels = np.frombuffer(read_records(self.label_folder, name, 1), np.uint8)
+        if len(labels) != count:
+            raise MaptileError(
+                f"{self.label_folder / name}: {len(labels)} labels for the {count} points of {scan}"
+            )
+        return labels
+
+
+def is_nuscenes(path: Node) -> bool:
+    """Whether ``path`` holds the tables of nuScenes, or is the name of a scene beside them."""
+    return _locate(path) is not None
+
+
+def open_nuscenes(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
+    """Open a scene of nuScenes.
+
+    All sweeps of its LiDAR that are there are used, 20 per second; where it has labels
+    (lidarseg), only the 2 per second that are labelled. Odometry is the relative motion of the
+    poses; headings and truth are the poses on the map of the scene's log.
+
+    Args:
+        path: ROOT/<scene>; or ROOT, where it holds one scene only. ROOT/<version> may stand for
+            ROOT.
+        sensors: Nothing but ("LIDAR_TOP",).
+
+    Raises:
+        MaptileError: There is no such scene, or several and none was named; a table is missing or
+            damaged; or none of the scene's sweeps is there.
+    """
+    unknown = set(sensors or SENSORS) - set(SENSORS)
+    if unknown:
+        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is LIDAR_TOP")
+    found = _locate(path)
+    if found is None:
+        raise MaptileError(f"{path}: no tables of nuScenes there ({', '.join(VERSIONS)})")
+    tables, scene = _choose(path, *found)
+    notes: list[str] = []
+    sweeps, mounts = _read_sweeps(tables, scene["token"])
+    t_ns, world = _read_poses(tables / "ego_pose.json", sweeps, notes)
+    sweeps = _there(tables.parent, sweeps, notes)
+    labelled = _labelled(tables, sweeps, notes)
+    sweeps = labelled or sweeps
+    scans = NuScenesScans(
+        root=tables.parent,
+        t_ns=np.array([sweep.t_ns for sweep in sweeps], np.int64),
+        files=tuple((sweep.folder, sweep.name) for sweep in sweeps),
+        mounts=np.stack([*mounts.values()]),
+        which=np.array([[*mounts].index(sweep.mount) for sweep in sweeps]),
+        labels=tuple(_label_file(sweep) for sweep in labelled),
+        label_folder=_label_folder(tables),
+    )
+    log = find_rows(tables / "log.json", "token", {str(scene.get("log_token"))})
+    location = str(log[0].get("location")) if log else "unknown"
+    heading = truth = None
+    if location in ORIGINS:
+        heading, truth = _georeference(location, t_ns, world)
+    else:
+        notes.append(f"no heading and truth: where the map {location} lies is not known")
+    return Drive(
+        name=str(scene["name"]),
+        format="nuscenes",
+        scans=scans,
+        odometry=relative_track(t_ns, world),
+        heading=heading,
+        truth=truth,
+        notes=tuple(notes),
+        labels="nuscenes" if scans.labels else None,
+    )
+
+
+# --- which scene ---------------------------------------------------------------------------------
+
+
+def _locate(path: Node) -> tuple[tuple[Node, ...], str | None] | None:
+    """The folders of tables, and the scene where one is named."""
+    found = _tables(path)
+    if found:
+        return found, None
+    found = () if path.is_dir() else _tables(path.parent)
+    return (found, path.name) if found else None
+
+
+def _tables(folder: Node) -> tuple[Node, ...]:
+    places = (folder, *(folder / version for version in VERSIONS))
+    return tuple(
+        place
+        for place in places
+        if place.name in VERSIONS and (place / "sample_data.json").is_file()
+    )
+
+
+def _choose(path: Node, tables: Iterable[Node], name: str | None) -> tuple[Node, Row]:
+    """The folder of tables that has the scene, and the scene's row."""
+    scenes = {
+        _text(file, row, "name"): (folder, row)
+        for folder in reversed(tuple(tables))
+        for file in (folder / "scene.json",)
+        for row in read_rows(file)
+    }
+    names = sorted(scenes)
+    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name is None:
+        raise MaptileError(f"{path}: name one of its scenes, as in {path}/SCENE: {listed}")
+    if name not in scenes:
+        raise MaptileError(f"{path}: no scene {name}; there are {listed or 'none'}")
+    folder, row = scenes[name]
+    _text(folder / "scene.json", row, "token")
+    return folder, row
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """A row of sample_data.json: what is used of it."""
+
+    t_ns: int
+    folder: str
+    name: str
+    token: str
+    pose: str
+    mount: str
+
+
+def _read_sweeps(tables: Node, scene: str) -> tuple[list[_Sweep], dict[str, Array]]:
+    """The sweeps of a scene in the order of time, and the (4, 4) mounts that they name."""
+    sensors = find_rows(tables / "sensor.json", "channel", {"LIDAR_TOP"})
+    file = tables / "calibrated_sensor.json"
+    tokens = {_text(tables / "sensor.json", row, "token") for row in sensors}
+    calibrations = {
+        _text(file, row, "token"): row for row in find_rows(file, "sensor_token", tokens)
+    }
+    file = tables / "sample.json"
+    samples = {_text(file, row, "token") for row in find_rows(file, "scene_token", {scene})}
+    file = tables / "sample_data.json"
+    sweeps = [
+        _sweep(file, row)
+        for row in find_rows(file, "sample_token", samples)
+        if row.get("calibrated_sensor_token") in calibrations
+    ]
+    if not sweeps:
+        raise MaptileError(f"{file}: no LIDAR_TOP in the scene; copy or unpack the tables again")
+    used = sorted({sweep.mount for sweep in sweeps})
+    mounts = _transforms(tables / "calibrated_sensor.json", [calibrations[name] for name in used])
+    return sorted(sweeps, key=lambda sweep: sweep.t_ns), dict(zip(used, mounts, strict=True))
+
+
+def _sweep(file: Node, row: Row) -> _Sweep:
+    token, microseconds = _text(file, row, "token"), row.get("timestamp")
+    if type(microseconds) is not int or not 0 <= microseconds < 2**62 // 1000:
+        raise MaptileError(f"{file}: the timestamp of {token[:40]} is no time in microseconds")
+    # The name is only ever looked for in the listing of that folder.
+    match = _SCAN_FILE.fullmatch(_text(file, row, "filename"))
+    if match is None:
+        raise MaptileError(f"{file}: the filename of {token[:40]} is not {_SCAN_FILE.pattern}")
+    pose, mount = (_text(file, row, key) for key in ("ego_pose_token", "calibrated_sensor_token"))
+    return _Sweep(microseconds * 1000, match[1], match[2], token, pose, mount)
+
+
+def _there(root: Node, sweeps: list[_Sweep], notes: list[str]) -> list[_Sweep]:
+    """The sweeps whose files are there."""
+    files = {
+        (folder, name)
+        for folder in ("samples", "sweeps")
+        if (root / folder / "LIDAR_TOP").is_dir()
+        for name in file_names(root / folder / "LIDAR_TOP")
+    }
+    there = [sweep for sweep in sweeps if (sweep.folder, sweep.name) in files]
+    if not there:
+        raise MaptileError(
+            f"{root}: none of the scene's {len(sweeps)} LiDAR files, such as {sweeps[0].folder}/"
+            f"LIDAR_TOP/{sweeps[0].name}; unpack the archive that has them"
+        )
+    if len(there) < len(sweeps):
+        notes.append(f"LIDAR_TOP: {len(sweeps) - len(there)} of {len(sweeps)} scans are not there")
+    return there
+
+
+def _labelled(tables: Node, sweeps: list[_Sweep], notes: list[str]) -> list[_Sweep]:
+    """The sweeps that have labels; none where the scene has no labels."""
+    folder = _label_folder(tables)
+    files = set(file_names(folder)) if folder.is_dir() else set()
+    found = [sweep for sweep in sweeps if _label_file(sweep) in files]
+    if found:
+        notes.append(
+            f"lidarseg: {len(found)} of {len(sweeps)} scans are labelled; only they are used"
+        )
+    return found
+
+
+def _label_folder(tables: Node) -> Node:
+    return tables.parent / "lidarseg" / tables.name
+
+
+def _label_file(sweep: _Sweep) -> str:
+    return f"{sweep.token}_lidarseg.bin"
+
+
+def _read_poses(file: Node, sweeps: list[_Sweep], notes: list[str]) -> tuple[Times, Array]:
+    """(N,) increasing times and (N, 4, 4) vehicle frame on the map."""
+    rows = {
+        _text(file, row, "token"): row
+        for row in find_rows(file, "token", {sweep.pose for sweep in sweeps})
+    }
+    posed = [sweep for sweep in sweeps if sweep.pose in rows]
+    if not posed:
+        raise MaptileError(f"{file}: none of the scene's poses; copy or unpack the tables again")
+    if len(posed) < len(sweeps):
+        notes.append(f"ego_pose: {len(sweeps) - len(posed)} of {len(sweeps)} poses are not there")
+    t_ns = np.array([sweep.t_ns for sweep in posed], np.int64)
+    keep = increasing(t_ns)
+    return t_ns[keep], _transforms(file, [rows[sweep.pose] for sweep in posed])[keep]
+
+
+def _transforms(file: Node, rows: Iterable[Row]) -> Array:
+    """(N, 4, 4) of rows with a translation (m) and a rotation (quaternion w, x, y, z)."""
+    values = np.array(
+        [
+            [*_numbers(file, row, "translation", 3), *_numbers(file, row, "rotation", 4)]
+            for row in rows
+        ]
+    )
+    if (abs(np.linalg.norm(values[:, 3:], axis=1) - 1) > 0.01).any():
+        raise MaptileError(f"{file}: a rotation is no unit quaternion")
+    return se3_from_quaternion(values[:, :3], values[:, [4, 5, 6, 3]])
+
+
+def _numbers(file: Node, row: Row, key: str, count: int) -> list[float]:
+    value = row.get(key)
+    if (
+        not isinstance(value, list)
+        or len(value) != count
+        or not all(type(x) in (int, float) and abs(x) < 1e6 for x in value)
+    ):
+        raise MaptileError(f"{file}: a row whose {key} is not {count} numbers")
+    return [float(x) for x in value]
+
+
+def _text(file: Node, row: Row, key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        raise MaptileError(f"{file}: a row without {key}; copy or unpack it again")
+    return value
+
+
+# --- scans and tracks ----------------------------------------------------------------------------
+
+
+def _without_car(block: ScanBlock) -> ScanBlock:
+    (back, front), (right, left) = BODY
+    x, y = block.points[:, 0], block.points[:, 1]
+    outside = (x < back) | (x > front) | (y < right) | (y > left)
+    label = None if block.label is None else block.label[outside]
+    return replace(block, points=block.points[outside], scan=block.scan[outside], label=label)
+
+
+def _georeference(location: str, t_ns: Times, world: Array) -> tuple[HeadingTrack, TruthTrack]:
+    """Headings and truth of (N, 4, 4) poses on a map.
+
+    The devkit takes north of a map's frame as north at its origin, and a place as so far along the
+    great circle in its direction. The headings are those of the map, so that they tell nothing of
+    where the vehicle is; those of the truth turn with the great circle (by up to 0.03 degrees).
+    """
+    east, north = world[:, 0, 3], world[:, 1, 3]
+    azimuth = np.degrees(np.arctan2(east, north))
+    latitude, longitude = (np.full(len(t_ns), degrees) for degrees in ORIGINS[location])
+    longitude, latitude, back = SPHERE.fwd(longitude, latitude, azimuth, np.hypot(east, north))
+    yaw = np.arctan2(world[:, 1, 0], world[:, 0, 0])
+    turned = np.radians(azimuth - (np.asarray(back) + 180))
+    truth = TruthTrack(t_ns, np.asarray(latitude), np.asarray(longitude), wrap_angle(yaw + turned))
+    return HeadingTrack(t_ns, wrap_angle(yaw)), truth
