@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
-from data_prep.sources.tree import Node
+from data_prep.sources.tree import Node, listing
 
 T = TypeVar("T", bound=np.generic)
 
@@ -56,23 +55,13 @@ def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
         name: Pattern of the file names, whose one group is the number.
     """
     pattern = re.compile(name)
-    found = [pattern.fullmatch(child) for child in _names(folder)]
+    found = [pattern.fullmatch(child) for child in listing(folder)[0]]
     return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
 
 
 def file_names(folder: Node) -> list[str]:
     """Sorted names of the files in an existing folder, which is listed once."""
-    if isinstance(folder, Path):
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_file())
-    return sorted(child.name for child in folder.iterdir() if child.is_file())
-
-
-def _names(folder: Node) -> list[str]:
-    if isinstance(folder, Path):
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries]
-    return [child.name for child in folder.iterdir()]
+    return sorted(listing(folder)[0])
 
 
 def read_bytes(folder: Node, name: str) -> bytes:

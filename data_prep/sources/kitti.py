@@ -7,6 +7,7 @@ measured, each point at its own time (``kitti_files.turning``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.integrate import cumulative_trapezoid
@@ -26,7 +27,7 @@ from data_prep.sources.kitti_files import (
     rigid,
     turn_seconds,
 )
-from data_prep.sources.tree import Node
+from data_prep.sources.tree import Node, beside, open_tree
 
 _LARGEST = 1e6
 
@@ -150,8 +151,18 @@ def _open_scans(path: Node, notes: list[str]) -> VelodyneScans:
         turns = turn_seconds(times, *(read_timestamps(end) for end in ends))
     else:
         turns = turn_seconds(times)
-    mount = se3_inverse(read_transform(path.resolve().parent / "calib_imu_to_velo.txt"))
+    mount = se3_inverse(read_transform(_calibration(path)))
     return open_velodyne(folder / "data", folder / "labels", 10, times, turns, mount, notes)
+
+
+def _calibration(path: Node) -> Node:
+    """calib_imu_to_velo.txt of that day: around the drive, or in an archive beside the drive's."""
+    folders = beside(path)
+    day = folders[0].name
+    archives = [folder / f"{day}_calib.zip" for folder in folders if isinstance(folder, Path)]
+    folders += [open_tree(archive) / day for archive in archives if archive.is_file()]
+    files = [folder / "calib_imu_to_velo.txt" for folder in folders]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def odometry_from_oxts(oxts: Oxts, notes: list[str]) -> PoseTrack:
