@@ -250,11 +250,30 @@ def report(out: Path) -> None:
 
 @app.command()
 @click.argument("path", metavar="CITY_OR_DRIVE", type=FOLDER)
-def inspect(path: Path) -> None:
-    """Say what is in a city or a drive."""
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    type=FOLDER,
+    show_default="NAME_inspect.png in this folder",
+    help="Where to draw it.",
+)
+@click.option("--submap", default=50.0, help="Metres of travel in the query tile; 0: one scan.")
+@click.option(
+    "--at",
+    metavar="SECONDS",
+    type=float,
+    show_default="half-way",
+    help="From the first scan to the query tile.",
+)
+def inspect(path: Path, picture: Path | None, submap: float, at: float | None) -> None:
+    """Say what is in a city or a drive, and draw it.
+
+    Of a drive it draws one query tile too; a city is a folder or a georeferenced raster (.tif).
+    """
     from maptile_loc.inspect import inspect as look
 
-    print("\n".join(look(path)))
+    for line in look(path, picture, submap, at):
+        print(line, flush=True)
 
 
 @app.command()

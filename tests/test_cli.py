@@ -141,13 +141,15 @@ def test_evaluate_and_report_of_a_run(localized, maptile):
     assert (localized / "report.html").is_file()
 
 
-def test_inspect_says_what_is_there(maptile, town_city, town_drive):
+def test_inspect_says_what_is_there(maptile, town_city, town_drive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     status, out, _ = maptile("inspect", town_city)
     assert status == 0
     assert "buildings" in out
-    status, out, _ = maptile("inspect", town_drive)
+    status, out, _ = maptile("inspect", town_drive, "--picture", "d.png", "--submap", 20, "--at", 5)
     assert status == 0
     assert "robotcar" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.png", "town_inspect.png"]
 
 
 def test_prepare_from_the_command_line(maptile, tmp_path):
@@ -206,7 +208,9 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["train", "{city}", "--set", "training.batchsize=3"], "did you mean"),
         (["simulate", "{city}", "{tmp}/d", "--trajectory", "{tmp}/no.csv"], "no such file"),
         (["simulate", "{city}", "{tmp}/d", "--sensor", "sonar"], "sonar"),
-        (["inspect", "{tmp}"], ""),
+        (["inspect", "{tmp}"], "Nor is it a city"),
+        (["inspect", "{drive}", "--at", "99999"], "--at"),
+        (["inspect", "{drive}", "--picture", "{tmp}/p.pdf"], "png"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
