@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,18 @@ import numpy as np
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.sources import argoverse2, clouds, colmap, kitti, kitti360, kitti_odometry, robotcar
+from data_prep.sources import (
+    argoverse2,
+    clouds,
+    colmap,
+    kitti,
+    kitti360,
+    kitti_odometry,
+    nuscenes,
+    robotcar,
+)
 from data_prep.sources.common import ScanSlice
-from data_prep.sources.tree import Node
+from data_prep.sources.tree import Node, open_tree, subfolders
 
 
 class _Format(NamedTuple):
@@ -44,10 +54,15 @@ _FORMATS = {
         argoverse2.open_argoverse2,
         "Argoverse 2 log (sensors/lidar)",
     ),
+    "nuscenes": _Format(
+        nuscenes.is_nuscenes,
+        nuscenes.open_nuscenes,
+        "scene of nuScenes (v1.0-mini, v1.0-trainval or v1.0-test, with samples/ and sweeps/)",
+    ),
     "clouds": _Format(
         clouds.is_clouds,
         clouds.open_clouds,
-        "generic drive (clouds/ with .ply, .pcd, .bin or .las files)",
+        "generic drive (clouds/ with .ply, .pcd, .bin, .las or .laz files)",
     ),
     "colmap": _Format(
         colmap.is_colmap,
@@ -59,10 +74,13 @@ _FORMATS = {
 
 FORMATS = tuple(_FORMATS)
 
+_DEPTH, _MOST_FOLDERS = 6, 2000
+"""How deep a drive is looked for, and in how many folders."""
+
 
 def detect_format(path: Node) -> str | None:
     """The format of the drive in folder ``path``, or None where it is none."""
-    return next((name for name, one in _FORMATS.items() if one.is_format(path)), None)
+    return _first_format(path, FORMATS)
 
 
 def open_drive(
@@ -75,25 +93,31 @@ def open_drive(
     """Open a drive.
 
     Args:
-        path: The drive's folder.
+        path: The drive's folder; or what it lies in: a folder, archive or folder of archives
+            (see ``open_tree``) with no other drive in it.
         format: One of ``FORMATS``, or "auto".
         sensors: Names of the sensors to use; None: the format's default.
         start: Keep only scans from this many seconds after the first one.
         end: Keep only scans up to this many seconds after the first one.
 
     Raises:
-        MaptileError: There is no drive there, a file of it is damaged, or no scan is left.
+        MaptileError: There is no drive there, or several; a file of it is damaged; or no scan is
+            left.
     """
-    if not path.is_dir():
-        raise MaptileError(f"{path}: no such folder; name the folder of a drive")
-    if format == "auto":
-        found = detect_format(path)
-        if found is None:
-            raise MaptileError(_unknown(path))
-        format = found
-    elif format not in _FORMATS:
+    if format not in ("auto", *FORMATS):
         raise MaptileError(f"{path}: unknown format {format}; known are auto, {', '.join(FORMATS)}")
-    drive = _FORMATS[format].open_format(path, sensors)
+    tree = open_tree(path)
+    formats = FORMATS if format == "auto" else (format,)
+    drives = _drives(tree, formats)
+    if len(drives) > 1:
+        raise MaptileError(_several(path, [str(node) for node, _ in drives]))
+    if not (drives or tree.is_dir()):
+        raise MaptileError(f"{path}: no such folder; name the folder or the archive of a drive")
+    if not drives and format == "auto":
+        looked_for = "; ".join(one.looked_for for one in _FORMATS.values())
+        raise MaptileError(f"{path}: no drive of a known format; looked for: {looked_for}")
+    node, format = drives[0] if drives else (tree, format)
+    drive = _FORMATS[format].open_format(node, sensors)
     return drive if start is None and end is None else _cut(path, drive, start, end)
 
 
@@ -108,12 +132,29 @@ def _cut(path: Path, drive: Drive, start: float | None, end: float | None) -> Dr
     return replace(drive, scans=ScanSlice(drive.scans, first, drive.scans.t_ns[first:last]))
 
 
-def _unknown(path: Path) -> str:
-    looked_for = "; ".join(one.looked_for for one in _FORMATS.values())
-    message = f"{path}: no drive of a known format; looked for: {looked_for}"
-    inside = sorted(
-        child.name for child in path.iterdir() if child.is_dir() and detect_format(child)
-    )
-    if inside:
-        message += f". There are drives in its folders: {', '.join(inside[:5])}"
-    return message
+def _first_format(path: Node, formats: tuple[str, ...]) -> str | None:
+    return next((name for name in formats if _FORMATS[name].is_format(path)), None)
+
+
+def _drives(tree: Node, formats: tuple[str, ...]) -> list[tuple[Node, str]]:
+    """Every outermost folder of ``tree`` that one of the formats recognises, and which does."""
+    found = []
+    folders = [tree]
+    looked_at = 0
+    for _ in range(_DEPTH):
+        inside = []
+        for folder in folders:
+            format = _first_format(folder, formats)
+            if format is not None:
+                found.append((folder, format))
+            elif looked_at < _MOST_FOLDERS:
+                looked_at += 1
+                with suppress(OSError):  # a folder that may not be read is none of ours
+                    inside += subfolders(folder)
+        folders = inside
+    return found
+
+
+def _several(path: Path, drives: list[str]) -> str:
+    more = f" and {len(drives) - 5} more" if len(drives) > 5 else ""
+    return f"{path}: holds {len(drives)} drives; name one of them: {', '.join(drives[:5])}{more}"
