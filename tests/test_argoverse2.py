@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import shutil
 import struct
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,6 +254,21 @@ def test_moving_the_truth_away_changes_nothing_else(log: Path) -> None:
     assert here.truth is not None
     assert away.truth is not None
     assert (here.truth.longitude < away.truth.longitude - 0.03).all()
+
+
+def test_a_log_may_lie_in_an_archive(log: Path, tmp_path: Path) -> None:
+    expected = without_truth(open_drive(log))
+    with tarfile.open(tmp_path / "val-000.tar", "w") as archive:
+        archive.add(log, f"val/{log.name}")
+    with zipfile.ZipFile(tmp_path / "log.zip", "w") as zipped:
+        for file in log.rglob("*.*"):
+            zipped.write(file, file.relative_to(log.parent))
+    shutil.rmtree(log)
+    for path in (tmp_path / "val-000.tar", tmp_path / "log.zip" / log.name):
+        drive = open_drive(path)
+        assert drive.name == log.name
+        assert without_truth(drive) == expected
+        assert drive.truth is not None
 
 
 # --- what is wrong is said -----------------------------------------------------------------------
