@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 F32 = NDArray[np.float32]
-STEP_M = 0.35
+STEP_M = 0.5
 """From one cell to the next the ground leaves the plane under the vehicle by no more."""
 _NEAREST = 150  # cells that the plane is laid through
 

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
-BIN_DEG = 2.0
-"""Rays within so many degrees of each other look the same way."""
+BIN_DEG = (1.0, 4.0)
+"""Rays within so many degrees of azimuth and of elevation of each other look the same way. Narrow,
+for a wall seen at a grazing angle goes on behind itself."""
 BEHIND_M = 1.5
 BEHIND_PER_M = 0.02
 """A ray that ends this much farther (and 2 cm more per metre) has passed what another one hit."""
-_BINS = round(180 / BIN_DEG)
 _FINE = 4  # bins of elevation per degree, where the edge of a sensor's view is looked for
 
 
@@ -61,10 +61,10 @@ def seen_through(rays: Rays, asked: NDArray[np.bool_]) -> F32:
         rays: All rays.
         asked: (N,) which of them are asked about, M of them.
     """
-    columns = 2 * _BINS
-    row = ((rays.elevation + 90) / BIN_DEG).astype(np.int64).clip(0, _BINS - 1)
-    column = ((rays.azimuth + 180) / BIN_DEG).astype(np.int64) % columns
-    bins = (rays.scan.astype(np.int64) * _BINS + row) * columns + column
+    columns, rows = round(360 / BIN_DEG[0]), round(180 / BIN_DEG[1])
+    row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int64).clip(0, rows - 1)
+    column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int64) % columns
+    bins = (rays.scan.astype(np.int64) * rows + row) * columns + column
     # Bin and distance (centimetres, up to 655 m) in one integer: sorted at memory speed.
     centimetres = (np.minimum(rays.distance, 655) * 100).astype(np.int64)
     ordered = np.sort((bins << 16) | centimetres)

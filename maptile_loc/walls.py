@@ -38,12 +38,12 @@ class WallSettings(Settings):
         support_m2: Evidence within ``SUPPORT_M`` a cell needs to count in full: walls go on.
     """
 
-    min_height_m: float = 0.7
+    min_height_m: float = 1.0
     max_height_m: float = 20.0
     voxel_m: Positive = 0.2
     thickness_m: Positive = 0.2
-    seen_through: Positive = 0.1
-    house_m: float = pydantic.Field(default=2.5, ge=CAR_M)
+    seen_through: Positive = 0.08
+    house_m: float = pydantic.Field(default=2.8, ge=CAR_M)
     foot_m: Positive = 2.0
     support_m2: Positive = 1.5
 
