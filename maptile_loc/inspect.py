@@ -178,7 +178,7 @@ def _kinds(drive: Drive, sample: ScanSample) -> Iterator[str]:
         return
     table = LABELS.get(drive.labels or "")
     if table is None:
-        yield "nothing: labels of a table that is not known are left aside"
+        yield "nothing: localizing has no table of these labels"
         return
     count = np.bincount(kinds(sample.labels, table), sample.label_points, len(KIND_NAMES))
     share = count / count.sum()
