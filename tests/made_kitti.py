@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from hypothesis import strategies as st
@@ -140,6 +141,15 @@ def write_sequence(
         text = "".join(f"{numbers(pose)}\n" for pose in poses)
         (root / "poses" / f"{name}.txt").write_text(text, "ascii")
     return folder
+
+
+def zipped(archive: Path, root: Path, *parts: str) -> None:
+    """An archive of some files and folders of ``root``, by their names there."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with ZipFile(archive, "w", ZIP_DEFLATED) as out:
+        for part in parts:
+            for file in sorted([root / part, *(root / part).rglob("*")]):
+                out.write(file, file.relative_to(root))
 
 
 @st.composite

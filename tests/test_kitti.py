@@ -11,7 +11,7 @@ import pytest
 import small_gicp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_kitti import NOON, SECOND, damaged, tenths, write_labels, write_stamps
+from made_kitti import NOON, SECOND, damaged, tenths, write_labels, write_stamps, zipped
 from scipy.spatial import cKDTree
 
 from data_prep.drive import Drive, TruthTrack
@@ -187,6 +187,27 @@ def test_no_scan_at_all_is_an_error(drive: Path) -> None:
         file.rename(file.with_suffix(".old"))
     with pytest.raises(MaptileError, match="no scan"):
         open_drive(drive)
+
+
+def test_archives_as_they_are_downloaded(drive: Path, tmp_path: Path) -> None:
+    write_oxts(drive, circle(5, 20.0, 0.3), tenths(5))
+    write_labels(drive / "velodyne_points/labels/0000000001.label", [50])
+    here, day = open_drive(drive), drive.parent.name
+    folder = tmp_path / "archives"
+    zipped(folder / f"{drive.name}.zip", tmp_path, f"{day}/{drive.name}")
+    zipped(folder / f"{day}_calib.zip", tmp_path, f"{day}/calib_imu_to_velo.txt")
+    for path in (folder, folder / day / drive.name, folder / f"{drive.name}.zip"):
+        there = open_drive(path)
+        assert (there.name, there.format, there.labels) == (drive.name, "kitti", "semantickitti")
+        assert there.odometry is not None
+        assert here.odometry is not None
+        assert np.array_equal(there.odometry.poses, here.odometry.poses)
+        blocks = here.scans.read(0, 3), there.scans.read(0, 3)
+        assert blocks[0].seconds is not None
+        assert blocks[1].seconds is not None
+        assert np.array_equal(blocks[0].points, blocks[1].points)
+        assert np.array_equal(blocks[0].seconds, blocks[1].seconds)
+        assert np.array_equal(blocks[0].label, blocks[1].label)
 
 
 def test_unknown_sensor(drive: Path) -> None:

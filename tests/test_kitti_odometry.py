@@ -14,6 +14,7 @@ from made_kitti import (
     write_labels,
     write_points,
     write_sequence,
+    zipped,
 )
 from scipy.spatial.transform import Rotation
 
@@ -122,6 +123,24 @@ def test_moving_things_are_left_out_of_submaps(sequence: Path) -> None:
     drive = open_drive(sequence)
     submap = build_submap(drive, plan_queries(drive, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
     assert submap.points.tolist() == [[11, 2, 1]]
+
+
+def test_archives_as_they_are_downloaded(sequence: Path, tmp_path: Path) -> None:
+    write_labels(sequence / "labels/000001.label", [50])
+    here = open_drive(sequence)
+    root, inside = tmp_path, "dataset/sequences/00"
+    folder = tmp_path / "archives"
+    zipped(folder / "data_odometry_velodyne.zip", root, f"{inside}/velodyne")
+    zipped(folder / "data_odometry_calib.zip", root, f"{inside}/calib.txt", f"{inside}/times.txt")
+    zipped(folder / "data_odometry_poses.zip", root, "dataset/poses")
+    zipped(folder / "data_odometry_labels.zip", root, f"{inside}/labels")
+    for path in (folder, folder / inside):
+        there = open_drive(path)
+        assert (there.name, there.labels) == (here.name, "semantickitti")
+        assert np.array_equal(there.odometry.poses, here.odometry.poses)
+        blocks = here.scans.read(0, 3), there.scans.read(0, 3)
+        assert np.array_equal(blocks[0].points, blocks[1].points)
+        assert np.array_equal(blocks[0].label, blocks[1].label)
 
 
 # --- tracks --------------------------------------------------------------------------------------

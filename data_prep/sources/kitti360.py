@@ -26,16 +26,16 @@ from data_prep.sources.kitti_files import (
     rigid,
     turn_seconds,
 )
-from data_prep.sources.tree import Node
+from data_prep.sources.tree import Node, beside
 
 _CALIBRATION = "unpack calibration.zip into the folder that holds data_3d_raw"
 
 
 def is_kitti360(path: Node) -> bool:
-    """Whether ``path`` looks like a drive of KITTI-360, or like the folder above its drives."""
-    if (path / "velodyne_points" / "data").is_dir():
-        return path.resolve().parent.name == "data_3d_raw" or _calibrated(_root(path))
-    return (path / "data_3d_raw").is_dir() or (_calibrated(path) and bool(_drives(path)))
+    """Whether ``path`` looks like a drive of KITTI-360."""
+    drive = path.resolve()
+    known = drive.parent.name == "data_3d_raw" or drive.name.startswith("2013_05_28_drive_")
+    return known and (path / "velodyne_points" / "data").is_dir()
 
 
 def open_kitti360(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
@@ -44,33 +44,30 @@ def open_kitti360(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     Odometry is the relative motion of poses.txt; heading and truth are those poses themselves.
 
     Args:
-        path: ROOT/data_3d_raw/<drive>_sync, or ROOT where that holds one drive.
+        path: ROOT/data_3d_raw/<drive>_sync; or ROOT/<drive>_sync, as the archives have it.
         sensors: Nothing but ("velodyne",).
 
     Raises:
-        MaptileError: ROOT holds several drives or none; scans, time stamps, poses or calibration
-            are missing or damaged.
+        MaptileError: Scans, time stamps, poses or calibration are missing or damaged.
     """
     only_velodyne(path, sensors)
-    folder = _one_drive(path)
-    root, name = _root(folder), folder.resolve().name
+    name = path.resolve().name
     notes: list[str] = []
-    points = folder / "velodyne_points"
+    points = path / "velodyne_points"
     times = read_timestamps(points / "timestamps.txt")
     scans = open_velodyne(
         points / "data",
-        folder / "labels",
+        path / "labels",
         10,
         times,
         turn_seconds(times),
-        velodyne_mount(root / "calibration"),
+        velodyne_mount(_outside(path, "calibration/calib_cam_to_pose.txt").parent),
         notes,
     )
     odometry = heading = truth = None
-    # As unpacked, or as some archives have it: beside the scans.
-    beside = folder / "poses.txt"
-    poses = root / "data_poses" / name / "poses.txt"
-    poses = beside if beside.is_file() and not poses.is_file() else poses
+    poses = _outside(path, f"data_poses/{name}/poses.txt")
+    inside = path / "poses.txt"  # where data_poses.zip is unpacked into data_3d_raw
+    poses = inside if inside.is_file() and not poses.is_file() else poses
     if poses.is_file():
         t_ns, world = read_poses(poses, times, notes)
         notes.append(f"odometry: the data set's own poses ({poses.name}), as relative motion")
@@ -89,37 +86,11 @@ def open_kitti360(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     return Drive(name, "kitti360", scans, odometry, heading, truth, tuple(notes), labels)
 
 
-# --- folders -------------------------------------------------------------------------------------
-
-
-def _root(drive: Node) -> Node:
-    parent = drive.resolve().parent
-    return parent.parent if parent.name == "data_3d_raw" else parent
-
-
-def _calibrated(root: Node) -> bool:
-    return (root / "calibration" / "calib_cam_to_pose.txt").is_file()
-
-
-def _drives(root: Node) -> list[Node]:
-    raw = root / "data_3d_raw"
-    above = raw if raw.is_dir() else root
-    found = [child for child in above.iterdir() if (child / "velodyne_points" / "data").is_dir()]
-    return sorted(found, key=lambda child: child.name)
-
-
-def _one_drive(path: Node) -> Node:
-    if (path / "velodyne_points" / "data").is_dir():
-        return path
-    drives = _drives(path)
-    if len(drives) == 1:
-        return drives[0]
-    if not drives:
-        raise MaptileError(f"{path}: no drive with velodyne_points/data in it")
-    names = ", ".join(drive.name for drive in drives)
-    raise MaptileError(
-        f"{path}: holds {len(drives)} drives; name the folder of one, such as {drives[0]} ({names})"
-    )
+def _outside(drive: Node, file: str) -> Node:
+    """A file of ROOT; where there is none, the place where it belongs."""
+    roots = [root.parent if root.name == "data_3d_raw" else root for root in beside(drive)]
+    files = [root / file for root in roots]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 # --- frames --------------------------------------------------------------------------------------
