@@ -23,9 +23,11 @@ from data_prep.geometry import (
 )
 from data_prep.gps_vo import fuse
 from data_prep.raster import BUILDING
-from data_prep.sources import open_drive
+from data_prep.sources import detect_format, open_drive
+from data_prep.sources.archives import is_archive
 from data_prep.sources.common import MAX_BRIDGED_GAP_NS
 from data_prep.sources.robotcar import find_extrinsics, read_gps, read_ins, read_vo
+from data_prep.sources.tree import open_tree
 
 MARGIN_M = 30.0
 """How far inside the map's edge a drive stays by default, metres."""
@@ -91,12 +93,13 @@ def open_trajectory(
             raise MaptileError(f"a route of {length_m:g} m: give 10 m to 1000 km")
         return trajectory_from_route(city, length_m, seed)
     path = Path(named)
-    if path.is_dir():
+    if not path.is_file() or is_archive(path):
+        tree = open_tree(path)
+        if not tree.is_dir() and detect_format(tree) is None:
+            raise MaptileError(
+                f"{named}: no such file; name a drive, an ins.csv, a gps.csv, or say route"
+            )
         return trajectory_from_drive(open_drive(path), city, margin_m)
-    if not path.is_file():
-        raise MaptileError(
-            f"{named}: no such file; name a drive, an ins.csv, a gps.csv, or say route"
-        )
     if path.name == "gps.csv":
         return trajectory_from_gps(path, path.parent.parent / "vo" / "vo.csv", city, margin_m)
     return trajectory_from_ins(path, city, margin_m)

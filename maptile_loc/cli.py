@@ -203,7 +203,8 @@ def localize(
 ) -> None:
     """Find where on the map of CITY the DRIVE went.
 
-    CITY is a city folder or a georeferenced raster (.tif); DRIVE is the folder of a drive.
+    CITY is a city folder or a georeferenced raster (.tif); DRIVE is the
+    folder of a drive, or its archives as downloaded.
     """
     from maptile_loc.config import load_settings
     from maptile_loc.localize import LocalizeSettings

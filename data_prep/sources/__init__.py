@@ -110,7 +110,7 @@ def open_drive(
     formats = FORMATS if format == "auto" else (format,)
     drives = _drives(tree, formats)
     if len(drives) > 1:
-        raise MaptileError(_several(path, [str(node) for node, _ in drives]))
+        raise MaptileError(_several(path, [node for node, _ in drives]))
     if not (drives or tree.is_dir()):
         raise MaptileError(f"{path}: no such folder; name the folder or the archive of a drive")
     if not drives and format == "auto":
@@ -155,6 +155,7 @@ def _drives(tree: Node, formats: tuple[str, ...]) -> list[tuple[Node, str]]:
     return found
 
 
-def _several(path: Path, drives: list[str]) -> str:
+def _several(path: Path, drives: list[Node]) -> str:
+    names = ", ".join(str(drive).removeprefix(f"{path}/") for drive in drives[:5])
     more = f" and {len(drives) - 5} more" if len(drives) > 5 else ""
-    return f"{path}: holds {len(drives)} drives; name one of them: {', '.join(drives[:5])}{more}"
+    return f"{path}: holds {len(drives)} drives ({names}{more}); name one, such as {drives[0]}"
