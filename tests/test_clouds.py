@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
-from data_prep.sources.pointfiles import read_points
+from data_prep.sources.pointfiles import read_cloud
 
 T0 = 1_317_384_506_407_123_456
 RNG = np.random.default_rng(4)
@@ -72,6 +73,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "pcd-compressed": (".pcd", lambda f, p: by_open3d(f, p, compressed=True)),
     "pcd-padded": (".pcd", as_padded_pcd),
     "las": (".las", by_laspy),
+    "laz": (".laz", by_laspy),
     "bin": (".bin", as_kitti),
 }
 
@@ -85,7 +87,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_points_come_back_from_every_format(written: Path) -> None:
-    got = read_points(written)
+    got = read_cloud(written).points
     assert got.shape == POINTS.shape
     assert np.allclose(got, POINTS, atol=6e-4)  # LAS has millimetres, ASCII six digits
 
@@ -98,7 +100,7 @@ def test_what_open3d_reads_is_what_is_read(tmp_path: Path, kind: str) -> None:
     written = tmp_path / f"cloud{suffix}"
     write(written, POINTS)
     theirs = np.asarray(o3d.io.read_point_cloud(str(written)).points)
-    assert np.allclose(read_points(written), theirs, rtol=0, atol=1e-9)
+    assert np.allclose(read_cloud(written).points, theirs, rtol=0, atol=1e-9)
 
 
 def test_compressible_clouds_are_unpacked(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_compressible_clouds_are_unpacked(tmp_path: Path) -> None:
     points[2500:, 1] = np.repeat(RNG.uniform(size=25), 100)
     by_open3d(tmp_path / "a.pcd", points, compressed=True)
     assert (tmp_path / "a.pcd").stat().st_size < 6000
-    assert np.allclose(read_points(tmp_path / "a.pcd"), points, atol=1e-6)
+    assert np.allclose(read_cloud(tmp_path / "a.pcd").points, points, atol=1e-6)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.3, 0.6, 0.9, 0.995])
@@ -121,7 +123,7 @@ def test_a_file_cut_short_is_never_half_a_cloud(written: Path, keep: float) -> N
         cut = min(cut, len(data) - 14)  # the faces are not read
     written.write_bytes(data[: max(cut, 0)])
     with pytest.raises(MaptileError, match=str(written)) as error:
-        read_points(written)
+        read_cloud(written)
     assert "\n" not in str(error.value)
 
 
@@ -130,13 +132,13 @@ def test_a_header_that_lies_about_its_points_is_not_believed(written: Path, coun
     data = written.read_bytes()
     for field in (b"element vertex 300", b"POINTS 300"):
         data = data.replace(field, field[:-3] + count)
-    if written.suffix == ".las":
+    if written.suffix in (".las", ".laz"):
         data = data[:107] + struct.pack("<I", 4_000_000_000) + data[111:]
     if written.suffix == ".bin":
         data += b"\0"
     written.write_bytes(data)
     with pytest.raises(MaptileError, match=str(written)):
-        read_points(written)
+        read_cloud(written)
 
 
 @settings(
@@ -158,7 +160,7 @@ def test_damage_gives_points_or_one_clear_line(
         data[at : at + len(patch)] = patch
     file.write_bytes(data)
     try:
-        points = read_points(file)
+        points = read_cloud(file).points
     except MaptileError as error:
         assert str(file) in str(error)
     else:
@@ -190,18 +192,18 @@ def test_damage_gives_points_or_one_clear_line(
 def test_other_damage(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MaptileError, match=name):
-        read_points(tmp_path / name)
+        read_cloud(tmp_path / name)
 
 
 def test_pcd_without_a_point_count_has_width_times_height(tmp_path: Path) -> None:
     text = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 2\nHEIGHT 1\nDATA ascii\n1 2 3\nnan 5 6\n"
     (tmp_path / "a.pcd").write_text(text, "ascii")
-    assert np.array_equal(read_points(tmp_path / "a.pcd"), [[1, 2, 3], [np.nan, 5, 6]], True)
+    assert np.array_equal(read_cloud(tmp_path / "a.pcd").points, [[1, 2, 3], [np.nan, 5, 6]], True)
 
 
 def test_the_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MaptileError, match=r"gone\.ply: not readable as a ply"):
-        read_points(tmp_path / "gone.ply")
+        read_cloud(tmp_path / "gone.ply")
 
 
 @pytest.mark.realdata
@@ -209,7 +211,22 @@ def test_labelled_clouds_of_kitti_360_are_read(data_dir: Path) -> None:
     file = sorted((data_dir / "kitti360_0000/clouds").iterdir())[0]
     theirs = np.asarray(o3d.io.read_point_cloud(str(file)).points)
     assert len(theirs) > 100
-    assert np.array_equal(read_points(file), theirs)
+    assert np.array_equal(read_cloud(file).points, theirs)
+
+
+def test_the_points_of_a_colmap_model_saved_as_ply(tmp_path: Path) -> None:
+    """What colmap model_converter --output_type PLY writes: float x, y, z and colours."""
+    head = (
+        "ply\nformat binary_little_endian 1.0\nelement vertex 300\nproperty float x\n"
+        "property float y\nproperty float z\nproperty uchar red\nproperty uchar green\n"
+        "property uchar blue\nend_header\n"
+    )
+    rows = [struct.pack("<fff3B", *point, 1, 2, 3) for point in POINTS]
+    (tmp_path / "a.ply").write_bytes(head.encode() + b"".join(rows))
+    cloud = read_cloud(tmp_path / "a.ply")
+    assert np.allclose(cloud.points, POINTS, atol=1e-5)
+    assert cloud.label is None
+    assert cloud.seconds is None
 
 
 # --- drives --------------------------------------------------------------------------------------
@@ -406,5 +423,265 @@ def test_no_clouds_or_another_sensor_is_an_error(drive: Path) -> None:
         open_drive(drive, sensors=("velodyne",))
     for file in (drive / "clouds").iterdir():
         file.rename(file.with_suffix(".txt"))
-    with pytest.raises(MaptileError, match=r"no point cloud \(\.ply, \.pcd, \.bin, \.las\)"):
+    with pytest.raises(MaptileError, match=r"no point cloud \(\.ply, \.pcd, \.bin, \.las, \.laz\)"):
         open_drive(drive)
+
+
+# --- labels and times of drives ------------------------------------------------------------------
+
+SMALL = POINTS[:40]
+CLASSES = RNG.integers(0, 20, size=len(SMALL))
+
+
+def write_ply(drive: Path, name: str, points: np.ndarray = SMALL, **fields: np.ndarray) -> None:
+    (drive / "clouds").mkdir(parents=True, exist_ok=True)
+    cloud = o3d.t.geometry.PointCloud(np.asarray(points, np.float64))
+    for field, values in fields.items():
+        cloud.point[field] = np.ascontiguousarray(values)[:, None]
+    assert o3d.t.io.write_point_cloud(str(drive / "clouds" / name), cloud)
+
+
+def write_las(drive: Path, name: str, classes: np.ndarray) -> None:
+    (drive / "clouds").mkdir(parents=True, exist_ok=True)
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.x, las.y, las.z = SMALL.T
+    las.classification = classes
+    las.write(drive / "clouds" / name)
+
+
+def write_labels(drive: Path, stem: object, labels: np.ndarray) -> None:
+    (drive / "labels").mkdir(exist_ok=True)
+    (drive / "labels" / f"{stem}.label").write_bytes(labels.astype("<u4").tobytes())
+
+
+def test_labels_in_the_clouds(tmp_path: Path) -> None:
+    for i in range(5):
+        write_ply(tmp_path, f"{T0 + i}.ply", label=((CLASSES + i) % 20).astype(np.uint8))
+    drive = open_drive(tmp_path)
+    assert drive.labels == "kitti360"
+    label = drive.scans.read(1, 3).label
+    assert label is not None
+    assert label.tolist() == [*((CLASSES + 1) % 20), *((CLASSES + 2) % 20)]
+
+
+def test_labels_keep_to_their_points_where_some_are_dropped(tmp_path: Path) -> None:
+    points = SMALL.copy()
+    points[::3] = np.nan
+    write_ply(tmp_path, f"{T0}.ply", points, label=CLASSES.astype(np.int32))
+    block = open_drive(tmp_path).scans.read(0, 1)
+    assert block.label is not None
+    kept = np.isfinite(points[:, 0])
+    assert block.label.tolist() == CLASSES[kept].tolist()
+    assert np.allclose(block.points, points[kept], atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+def test_classes_of_las_are_those_of_asprs(tmp_path: Path, suffix: str) -> None:
+    for i in range(4):
+        write_las(tmp_path, f"{T0 + i}{suffix}", CLASSES if i else np.ones(40))
+    drive = open_drive(tmp_path)
+    assert drive.labels == "las"
+    label = drive.scans.read(0, 2).label
+    assert label is not None
+    assert label.tolist() == [0] * 40 + CLASSES.tolist()
+
+
+def test_labels_beside_the_clouds(drive: Path) -> None:
+    for i in range(3):
+        write_cloud(drive, f"{T0 + i}.bin", SMALL)
+        write_labels(drive, T0 + i, CLASSES + 65536 * 7 * i)  # an instance in the high bits
+    opened = open_drive(drive)
+    assert opened.labels == "semantickitti"
+    label = opened.scans.read(0, 3).label
+    assert label is not None
+    assert label.tolist() == 3 * CLASSES.tolist()
+    (drive / "labels" / f"{T0 + 1}.label").unlink()
+    opened = open_drive(drive)
+    assert any("1 clouds have no labels" in note for note in opened.notes)
+    label = opened.scans.read(1, 2).label
+    assert label is not None
+    assert label.tolist() == [0] * 40
+
+
+@pytest.mark.parametrize("cut", [4, 3])
+def test_a_file_of_labels_fits_its_cloud(drive: Path, cut: int) -> None:
+    for i in range(3):
+        write_cloud(drive, f"{T0 + i}.bin", SMALL)
+        write_labels(drive, T0 + i, CLASSES)
+    file = drive / "labels" / f"{T0 + 1}.label"
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(MaptileError, match=str(file)):
+        open_drive(drive).scans.read(0, 3)
+
+
+def test_a_word_names_the_table(tmp_path: Path) -> None:
+    for i in range(3):
+        write_ply(tmp_path, f"{T0 + i}.ply", label=CLASSES.astype(np.uint8))
+    (tmp_path / "labels.txt").write_text("nuscenes\n")
+    drive = open_drive(tmp_path)
+    assert drive.labels == "nuscenes"
+    assert drive.scans.read(0, 1).label is not None
+    (tmp_path / "labels.txt").write_text("none")
+    drive = open_drive(tmp_path)
+    assert drive.labels is None
+    assert drive.scans.read(0, 1).label is None
+    for wrong in ("two words", "", "\xe4", "x" * 99):
+        (tmp_path / "labels.txt").write_text(wrong, "latin-1")
+        with pytest.raises(MaptileError, match=r"labels\.txt: expected one word"):
+            open_drive(tmp_path)
+
+
+def test_a_word_without_labels_is_told(drive: Path) -> None:
+    (drive / "labels.txt").write_text("las")
+    opened = open_drive(drive)
+    assert opened.labels is None
+    assert opened.scans.read(0, 3).label is None
+    assert any("names las, but there are no labels" in note for note in opened.notes)
+
+
+def test_mixed_drives_are_one_clear_line(tmp_path: Path) -> None:
+    labelled = CLASSES.astype(np.uint8)
+    for kind in ("none", "late", "las"):
+        for i in range(9):
+            write_ply(tmp_path / kind, f"{T0 + i}.ply", label=labelled)
+    write_ply(tmp_path / "none", f"{T0 + 8}.ply")
+    (tmp_path / "las" / "clouds" / f"{T0}.ply").unlink()
+    write_las(tmp_path / "las", f"{T0}.las", CLASSES)
+    for kind in ("none", "las"):
+        with pytest.raises(MaptileError, match=r"labels\.txt"):
+            open_drive(tmp_path / kind)
+    # Not one of those that are looked into when the drive is opened.
+    write_ply(tmp_path / "late", f"{T0 + 1}.ply")
+    drive = open_drive(tmp_path / "late")
+    assert drive.scans.read(0, 1).label is not None
+    with pytest.raises(MaptileError, match=rf"{T0 + 1}\.ply: some clouds"):
+        drive.scans.read(0, 9)
+    # Once told, a cloud without labels is one of the number 0.
+    (tmp_path / "late" / "labels.txt").write_text("kitti360")
+    label = open_drive(tmp_path / "late").scans.read(1, 3).label
+    assert label is not None
+    assert label.tolist() == [0] * 40 + CLASSES.tolist()
+
+
+def test_labels_in_two_places_are_one_clear_line(tmp_path: Path) -> None:
+    write_ply(tmp_path, f"{T0}.ply", label=CLASSES.astype(np.uint8))
+    write_labels(tmp_path, T0, CLASSES + 1)
+    with pytest.raises(MaptileError, match="labels/ has some too"):
+        open_drive(tmp_path)
+    (tmp_path / "labels.txt").write_text("semantickitti")
+    label = open_drive(tmp_path).scans.read(0, 1).label
+    assert label is not None
+    assert label.tolist() == (CLASSES + 1).tolist()
+
+
+def test_times_of_points(tmp_path: Path) -> None:
+    sweep = np.linspace(0, 0.1, 40)
+    write_ply(tmp_path, f"{T0}.ply", time=sweep)
+    write_ply(tmp_path, f"{T0 + 10**8}.ply", time=1e3 * sweep)  # of no unit that is known
+    drive = open_drive(tmp_path)
+    assert any("motion inside a cloud is undone" in note for note in drive.notes)
+    blocks = [drive.scans.read(i, i + 1) for i in range(2)]
+    assert blocks[0].seconds is not None
+    assert np.allclose(blocks[0].seconds, sweep, atol=1e-6)
+    assert blocks[1].seconds is not None
+    assert not blocks[1].seconds.any()
+
+
+def test_without_times_nothing_is_undone(drive: Path) -> None:
+    opened = open_drive(drive)
+    assert opened.scans.read(0, 3).seconds is None
+    assert not any("motion" in note for note in opened.notes)
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [[620_000.0, 5_736_000.0, 60.0], [0.0, -1200.0, 0.0]])
+def test_clouds_of_a_map_are_refused(tmp_path: Path, place: list[float]) -> None:
+    for i in range(3):
+        write_ply(tmp_path, f"{T0 + i}.ply", SMALL + place)
+    with pytest.raises(MaptileError, match=r"in the sensor's frame.*Take its pose off") as error:
+        open_drive(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_drive_that_leaves_its_start_in_a_map_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    for i in range(9):
+        write_ply(tmp_path, f"{T0 + i}.ply", SMALL + [1200.0 * (i == 5), 0, 0])
+    scans = open_drive(tmp_path).scans
+    assert len(scans.read(0, 5).points)
+    with pytest.raises(MaptileError, match=rf"{T0 + 5}\.ply: its points are 1\d\d\d m"):
+        scans.read(5, 6)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_clouds_at_the_place_of_the_odometry_are_refused(tmp_path: Path, placed: bool) -> None:
+    """As of a mapping program that has put every scan in the map's frame; near its start, too."""
+    for i in range(3):
+        write_ply(tmp_path, f"{T0 + i * 10**9}.ply", SMALL + [250.0 * i * placed, 0, 0])
+    seconds = [f"{(T0 + i * 10**9) / 1e9:.9f}" for i in range(3)]
+    write_tum(tmp_path, [f"{t} {250 * i} 0 0 0 0 0 1" for i, t in enumerate(seconds)])
+    if placed:
+        with pytest.raises(MaptileError, match="about the odometry's place, 250 m from"):
+            open_drive(tmp_path)
+    else:
+        assert len(open_drive(tmp_path).scans.read(0, 3).points) == 120
+
+
+def test_organised_clouds_of_mostly_nothing_are_fine(tmp_path: Path) -> None:
+    """A camera of depth or a LiDAR with a fixed grid: no returns are NaN, far ones some."""
+    points = np.full((4000, 3), np.nan)
+    points[::7] = RNG.uniform(-50, 50, size=(572, 3))
+    points[1::70] = 1e9
+    write_ply(tmp_path, f"{T0}.ply", points)
+    write_ply(tmp_path, f"{T0 + 1}.ply", np.full((10, 3), np.nan))
+    block = open_drive(tmp_path).scans.read(0, 2)
+    assert (block.scan == 0).sum() == 572 + 58
+    assert not (block.scan == 1).any()
+
+
+def test_one_damaged_cloud_does_not_stop_the_others(drive: Path) -> None:
+    (drive / "clouds" / f"{T0}.bin").write_bytes(b"123")
+    scans = open_drive(drive).scans
+    assert len(scans.read(1, 3).points) == 2
+    with pytest.raises(MaptileError, match=rf"{T0}\.bin"):
+        scans.read(0, 1)
+
+
+@pytest.mark.realdata
+def test_frames_of_kitti_360_in_the_world_are_told(data_dir: Path, tmp_path: Path) -> None:
+    frames = sorted((data_dir / "kitti360_0000/clouds").iterdir())
+    (tmp_path / "clouds").mkdir()
+    for i, frame in enumerate(frames):
+        (tmp_path / "clouds" / f"{T0 + i}.ply").symlink_to(frame)
+    with pytest.raises(MaptileError, match="in the sensor's frame"):
+        open_drive(tmp_path)
+
+
+def test_a_drive_in_an_archive_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "drive"
+    sweep = np.linspace(0, 0.1, 40)
+    for i, suffix in enumerate((".ply", ".las", ".bin", ".laz", ".pcd")):
+        name = f"{T0 + i}{suffix}"
+        if suffix in (".las", ".laz"):
+            write_las(path, name, CLASSES)
+        elif suffix == ".bin":
+            write_cloud(path, name, SMALL)
+        else:
+            write_ply(path, name, time=sweep)
+        write_labels(path, T0 + i, CLASSES + i)
+    (path / "labels.txt").write_text("semantickitti")
+    write_tum(path, [f"{1317384506 + i}.5 {i} 0 0 0 0 0 1" for i in range(3)])
+    with zipfile.ZipFile(tmp_path / "drive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(path.rglob("*")):
+            archive.write(file, file.relative_to(tmp_path))
+    here, packed = open_drive(path), open_drive(tmp_path / "drive.zip")
+    assert (packed.format, packed.labels) == ("clouds", "semantickitti")
+    one, other = here.scans.read(0, 5), packed.scans.read(0, 5)
+    assert len(one.points) == 200
+    for name in ("t_ns", "points", "scan", "label", "seconds"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+    assert here.odometry is not None
+    assert packed.odometry is not None
+    assert np.array_equal(here.odometry.poses, packed.odometry.poses)
+    assert here.notes == packed.notes

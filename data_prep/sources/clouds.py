@@ -1,7 +1,7 @@
 """A generic drive: a folder of point clouds, with odometry, heading and truth where there are some.
 
-``clouds/*.{ply,pcd,bin,las}`` in the sensor's frame (x forward, y left, z up), which is the vehicle
-frame here. The time of a cloud is, in this order:
+``clouds/*.{ply,pcd,bin,las,laz}`` in the sensor's frame (x forward, y left, z up), which is the
+vehicle frame here. The time of a cloud is, in this order:
 
 1. its row in ``timestamps.csv`` (file, t_ns);
 2. its name, where the names are integers of nanoseconds (1317384506407123456.ply);
@@ -10,11 +10,13 @@ frame here. The time of a cloud is, in this order:
 Beside it may be ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
 qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east)
 and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
+
+Points may have labels (``cloud_labels``) and times (``pointfiles``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import numpy as np
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
+from data_prep.sources.cloud_labels import CloudLabels, find_labels
 from data_prep.sources.common import (
     file_names,
     increasing,
@@ -30,15 +33,22 @@ from data_prep.sources.common import (
     read_table,
     scan_block,
 )
-from data_prep.sources.pointfiles import read_points
+from data_prep.sources.pointfiles import Cloud, read_cloud
 from data_prep.sources.tree import Node
 
-SUFFIXES = (".ply", ".pcd", ".bin", ".las")
+SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
 SENSORS = ("clouds",)
 POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 _SHORTEST_NS = 1_000_000_000
 """Names that are all smaller than a second of nanoseconds are frame numbers."""
+
+
+_FARTHEST_M = 1000.0
+"""Median distance of a cloud's points from its sensor: no sensor on a vehicle sees as far."""
+_FAR_FROM_START_M = 200.0
+"""So far from where the drive began, points about the sensor and about the start do not mix up."""
+_PEEKS = 3
 
 
 @dataclass(frozen=True)
@@ -49,19 +59,44 @@ class CloudScans:
         folder: The folder clouds/.
         files: S file names.
         t_ns: (S,) time of each.
+        labels: Where their labels are.
+        timed: Whether points have their times; in a cloud without, all are measured at once.
         sensors: ("clouds",).
     """
 
     folder: Node
     files: tuple[str, ...]
     t_ns: Times
+    labels: CloudLabels
+    timed: bool = False
     sensors: tuple[str, ...] = SENSORS
+
+    def file(self, scan: int) -> Node:
+        """The file of one scan."""
+        return self.folder / self.files[scan]
 
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
-        t_ns = self.t_ns[start:stop]
-        clouds = [read_points(self.folder / name) for name in self.files[start:stop]]
-        return scan_block(t_ns, clouds, np.eye(4)[None], np.zeros(len(t_ns), np.int8))
+        clouds, labels = [], []
+        for scan in range(len(self.files))[start:stop]:
+            file = self.file(scan)
+            cloud = read_cloud(file, int(self.t_ns[scan]))
+            _check_near(file, cloud)
+            label = self.labels.of(file, cloud)
+            clouds.append(cloud)
+            labels += [] if label is None else [label]
+        seconds = [
+            np.zeros(len(cloud.points), np.float32) if cloud.seconds is None else cloud.seconds
+            for cloud in clouds
+        ]
+        return scan_block(
+            self.t_ns[start:stop],
+            [cloud.points for cloud in clouds],
+            np.eye(4)[None],
+            np.zeros(len(clouds), np.int8),
+            seconds if self.timed else None,
+            None if self.labels.table is None else labels,
+        )
 
 
 def is_clouds(path: Node) -> bool:
@@ -77,7 +112,8 @@ def open_clouds(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         sensors: Nothing but ("clouds",).
 
     Raises:
-        MaptileError: There are no clouds, their times are not known, or a file is damaged.
+        MaptileError: There are no clouds, their times are not known, they lie in a world or have
+            labels of several tables, or a file is damaged.
     """
     unknown = set(sensors or SENSORS) - set(SENSORS)
     if unknown:
@@ -87,14 +123,20 @@ def open_clouds(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv is there")
     scans = _open_scans(path, odometry, notes)
+    samples = _look_into(scans, odometry)
+    timed = any(cloud.seconds is not None for _, cloud in samples)
+    if timed:
+        notes.append("points have their times: the motion inside a cloud is undone")
+    labels = find_labels(path, scans.files, samples, notes)
     return Drive(
         name=path.resolve().name,
         format="clouds",
-        scans=scans,
+        scans=replace(scans, labels=labels, timed=timed),
         odometry=odometry,
         heading=_heading(path / "heading.csv"),
         truth=_truth(path / "truth.csv"),
         notes=tuple(notes),
+        labels=labels.table,
     )
 
 
@@ -124,7 +166,54 @@ def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> Clo
     else:
         t_ns = _times_without_list(path, files, odometry)
     order = np.argsort(t_ns, kind="stable")
-    return CloudScans(folder, tuple(files[i] for i in order), t_ns[order])
+    return CloudScans(folder, tuple(files[i] for i in order), t_ns[order], CloudLabels(None))
+
+
+def _look_into(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[Node, Cloud]]:
+    """The first, a middle and the last cloud, of those that can be read, with their files."""
+    found, error = [], None
+    for scan in np.unique(np.linspace(0, len(scans.files) - 1, _PEEKS).astype(int)).tolist():
+        file, t_ns = scans.file(scan), scans.t_ns[scan : scan + 1]
+        try:
+            cloud = read_cloud(file, int(t_ns[0]))
+        except MaptileError as damage:
+            error = damage
+            continue
+        _check_near(file, cloud)
+        if odometry is not None:
+            _check_not_at(file, cloud, odometry.at(t_ns)[0, :3, 3])
+        found.append((file, cloud))
+    if error is not None and not found:
+        raise error
+    return found
+
+
+def _check_near(file: Node, cloud: Cloud) -> None:
+    """Raise an error where points are too far from their frame's origin to be about a sensor."""
+    some = cloud.points[:: max(1, len(cloud.points) // 1000)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        away = np.linalg.norm(some.astype(np.float64), axis=1)
+    away = away[np.isfinite(away) & (away > 0)]
+    if len(away) and np.median(away) > _FARTHEST_M:
+        raise _placed(file, f"its points are {np.median(away):.0f} m from the origin (median)")
+
+
+def _check_not_at(file: Node, cloud: Cloud, place: Array) -> None:
+    """Raise an error where points are about the odometry's ``place`` instead of the origin."""
+    finite = cloud.points[np.isfinite(cloud.points).all(axis=1)]
+    far = np.linalg.norm(place)
+    if far < _FAR_FROM_START_M or not len(finite):
+        return
+    if np.linalg.norm(np.median(finite, axis=0) - place) < 0.3 * far:
+        raise _placed(file, f"its points are about the odometry's place, {far:.0f} m from 0, 0, 0")
+
+
+def _placed(file: Node, what: str) -> MaptileError:
+    return MaptileError(
+        f"{file}: {what}: clouds are to be in the sensor's frame (x forward, y left, z up), not in "
+        "a map's. Take its pose off each cloud: points = (points - position) @ rotation, with the "
+        "sensor's position and 3x3 rotation (sensor to map) at that time"
+    )
 
 
 def _times_without_list(path: Node, files: list[str], odometry: PoseTrack | None) -> Times:

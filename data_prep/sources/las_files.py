@@ -1,0 +1,225 @@
+"""Points of .las and .laz files, with every size checked before memory is taken.
+
+The layout is that of ASPRS's LAS specification 1.4 (R15) and of LASzip's record ("laszip encoded").
+The points of .laz are unpacked by lazrs; it believes what a file says of its sizes, so those are
+checked here first, chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lazrs
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.geometry import Array
+
+MAX_PACKED_POINTS = 50_000_000
+"""More points than this of one .laz are not unpacked: a few bytes can claim any number."""
+
+_POINTS_AT_ONCE = 500_000
+_MAX_RECORD_BYTES = 1024
+_RECORD_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+"""Of point formats 0 to 10, without extra bytes."""
+_TIMED = (1, 3, 4, 5, 6, 7, 8, 9, 10)
+_FIRST_EXTENDED = 6  # from this format on, classes have 8 bits rather than 5
+
+_VLR_HEAD_BYTES = 54
+_LASZIP = (b"laszip encoded", 22204)
+_ITEM_BYTES = {6: 20, 7: 8, 8: 6, 9: 29, 10: 30, 11: 6, 12: 8, 13: 29}
+_EXTRA_BYTES = (0, 14)
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
+_ONE_CHUNK, _CHUNKED, _LAYERED = 1, 2, 3
+_CHUNKS_VARY = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the head of a file says, checked against the file's size.
+
+    Attributes:
+        format: Point format, 0 to 10.
+        record: Bytes of a point, unpacked.
+        count: Number of points.
+        start: Where the points begin.
+        packed: LASzip's record, or None where the points are not compressed.
+        scale, offset: (3,) turn the whole numbers of x, y, z into metres.
+    """
+
+    format: int
+    record: int
+    count: int
+    start: int
+    packed: bytes | None
+    scale: Array
+    offset: Array
+
+
+def read_las(data: bytes) -> tuple[Array, NDArray[np.uint8], Array | None]:
+    """Points of a .las or .laz file.
+
+    Returns:
+        (N, 3) metres; (N,) ASPRS classes; (N,) GPS times in seconds, None in a format without.
+
+    Raises:
+        ValueError, struct.error: The file is cut short, or not of its format.
+    """
+    header = _header(data)
+    timed = header.format in _TIMED
+    extended = header.format >= _FIRST_EXTENDED
+    fields = {
+        "x": ("<i4", 0),
+        "y": ("<i4", 4),
+        "z": ("<i4", 8),
+        "class": ("u1", 16 if extended else 15),
+        **({"time": ("<f8", 22 if extended else 20)} if timed else {}),
+    }
+    kinds, offsets = zip(*fields.values(), strict=True)
+    record = np.dtype(
+        {"names": [*fields], "formats": kinds, "offsets": offsets, "itemsize": header.record}
+    )
+    points = np.empty((header.count, 3))
+    label = np.empty(header.count, np.uint8)
+    time = np.empty(header.count) if timed else None
+    start = 0
+    for rows in _records(data, header, record):
+        part = slice(start, start + len(rows))
+        for axis, name in enumerate("xyz"):
+            points[part, axis] = rows[name] * header.scale[axis] + header.offset[axis]
+        label[part] = rows["class"] if extended else rows["class"] & 31
+        if time is not None:
+            time[part] = rows["time"]
+        start += len(rows)
+    return points, label, time
+
+
+def _header(data: bytes) -> _Header:
+    if data[:4] != b"LASF":
+        raise ValueError("no las header")
+    size, start, vlrs, kind, record = struct.unpack_from("<HIIBH", data, 94)
+    (count,) = struct.unpack_from("<I", data, 107)
+    if data[25] >= 4:
+        (count,) = struct.unpack_from("<Q", data, 247)
+    scale, offset = np.frombuffer(data, "<f8", 6, 131).reshape(2, 3)
+    if not (np.isfinite([scale, offset]).all() and (np.abs([scale, offset]) < 1e15).all()):
+        raise ValueError("the scale of its coordinates is none")
+    packed, point_format = bool(kind & 0x80), kind & 0x3F
+    if point_format >= len(_RECORD_BYTES):
+        raise ValueError(f"unknown point format {point_format}")
+    if not _RECORD_BYTES[point_format] <= record <= _MAX_RECORD_BYTES:
+        raise ValueError(f"points of {record} bytes in point format {point_format}")
+    if not size <= start <= len(data):
+        raise ValueError("its points begin after its end: cut short")
+    if packed and count > MAX_PACKED_POINTS:
+        raise ValueError(f"{count} packed points are more than {MAX_PACKED_POINTS}")
+    if not packed and count > (len(data) - start) // record:
+        raise ValueError(f"{count} points do not fit into the file: cut short")
+    zipped = _find_laszip(data[:start], size, vlrs) if packed else None
+    return _Header(point_format, record, count, start, zipped, scale, offset)
+
+
+def _find_laszip(head: bytes, at: int, vlrs: int) -> bytes:
+    """The data of LASzip's variable length record."""
+    for _ in range(min(vlrs, len(head) // _VLR_HEAD_BYTES)):
+        user, record, length = struct.unpack_from("<2x16sHH", head, at)
+        at += _VLR_HEAD_BYTES
+        if (user.rstrip(b"\0"), record) == _LASZIP:
+            return head[at : at + length]
+        at += length
+    raise ValueError("no record of LASzip")
+
+
+def _records(data: bytes, header: _Header, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
+    """The points, some at a time."""
+    unpack = None if header.packed is None or not header.count else _unpacker(data, header)
+    for first in range(0, header.count, _POINTS_AT_ONCE):
+        count = min(_POINTS_AT_ONCE, header.count - first)
+        if unpack is None:
+            yield np.frombuffer(data, record, count, header.start + first * header.record)
+            continue
+        rows = bytearray(count * header.record)
+        _run(unpack.decompress_many, rows)
+        yield np.frombuffer(rows, record)
+
+
+def _unpacker(data: bytes, header: _Header) -> lazrs.LasZipDecompressor:
+    """The decompressor at the first point, once all sizes in the file are checked.
+
+    What memory it takes goes by the number of chunks, by the sizes of their layers and by the
+    number of extra bytes; each is bounded by the file's size, or by ``_MAX_RECORD_BYTES``.
+    """
+    assert header.packed is not None
+    compressor, chunk_size = struct.unpack_from("<H10xI", header.packed)
+    (items,) = struct.unpack_from("<H", header.packed, 32)
+    layers = record = 0
+    for i in range(items):
+        kind, size = struct.unpack_from("<HH", header.packed, 34 + 6 * i)
+        if kind not in _EXTRA_BYTES and _ITEM_BYTES.get(kind) != size:
+            raise ValueError(f"damaged record of LASzip (item {kind} of {size} bytes)")
+        record += size
+        layers += _LAYERS.get(kind, size)
+    if record != header.record or compressor not in (_ONE_CHUNK, _CHUNKED, _LAYERED):
+        raise ValueError("damaged record of LASzip")
+    stream = io.BytesIO(data)
+    if compressor != _ONE_CHUNK:
+        chunks = _check_chunk_table(data, header, chunk_size)
+        if chunk_size == _CHUNKS_VARY:
+            stream.seek(header.start)
+            table = _run(lazrs.read_chunk_table, stream, _run(lazrs.LazVlr, header.packed))
+            sizes = [points for points, _ in table]
+            while sizes and sizes[-1] == 0:  # begun, but left empty
+                sizes.pop()
+        else:
+            sizes = [chunk_size] * (chunks - 1) + [header.count - chunk_size * (chunks - 1)]
+        if sum(sizes) != header.count or min(sizes, default=0) < 1:
+            raise ValueError("its chunks have not as many points as its header names")
+        if compressor == _LAYERED:
+            _check_layers(data, header, layers, sizes)
+    stream.seek(header.start)
+    return _run(lazrs.LasZipDecompressor, stream, header.packed)
+
+
+def _check_chunk_table(data: bytes, header: _Header, chunk_size: int) -> int:
+    """How many chunks the table of a file has, which is what memory is taken for."""
+    (at,) = struct.unpack_from("<q", data, header.start)
+    if at <= header.start:  # written last, by a program that could not go back
+        (at,) = struct.unpack_from("<q", data, len(data) - 8)
+    if not header.start + 8 <= at <= len(data) - 8:
+        raise ValueError("its table of chunks is not in the file: cut short")
+    (chunks,) = struct.unpack_from("<I", data, at + 4)
+    expected = -(-header.count // max(chunk_size, 1))
+    if chunk_size == _CHUNKS_VARY:
+        expected = chunks
+    # A chunk begins with a whole point, so that no file has more of them than this.
+    if chunks != expected or chunks > len(data) // header.record:
+        raise ValueError("its table of chunks does not fit its points")
+    return int(chunks)
+
+
+def _check_layers(data: bytes, header: _Header, layers: int, sizes: list[int]) -> None:
+    """Check what each chunk says of its points, and of the sizes of its layers."""
+    at = header.start + 8
+    for points in sizes:
+        at += header.record
+        (count,) = struct.unpack_from("<I", data, at)
+        total = int(np.frombuffer(data, "<u4", layers, at + 4).sum(dtype=np.uint64))
+        at += 4 + 4 * layers + total
+        if count != points or at > len(data):
+            raise ValueError("a chunk of points does not fit into the file: cut short")
+
+
+def _run(call: Any, *values: Any) -> Any:
+    """Call lazrs; a panic of its, which is no Exception, is damage like any other."""
+    try:
+        return call(*values)
+    except lazrs.LazrsError as error:
+        raise ValueError(str(error)) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("damaged compressed points") from None
