@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -294,6 +295,18 @@ def test_other_models_beside_it_are_told(tmp_path: Path) -> None:
     assert drive.scans.t_ns[0] == T0 * 1000
     assert any("there are also 1" in note for note in drive.notes)
     assert open_drive(tmp_path / "sparse" / "1").scans.t_ns[0] == 0
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("place", ["", "trip/sparse/0"])
+def test_a_model_in_an_archive_is_the_same(tmp_path: Path, suffix: str, place: str) -> None:
+    WRITERS[suffix](tmp_path / "tree" / place, street(3.0))
+    with zipfile.ZipFile(tmp_path / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((tmp_path / "tree").rglob("*")):
+            archive.write(file, file.relative_to(tmp_path / "tree"))
+    packed = open_drive(tmp_path / "model.zip")
+    assert packed.format == "colmap"
+    same(open_drive(tmp_path / "tree"), packed, 0.0)
 
 
 # --- damage --------------------------------------------------------------------------------------
