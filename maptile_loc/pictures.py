@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import image as mpl_image
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data_prep.geometry import Array
 from data_prep.raster import BUILDING, PATH, ROAD, MapRaster
@@ -82,7 +83,8 @@ def map_view(raster: MapRaster, places: Array, margin_m: float) -> MapRaster:
     if factor == 1:
         return crop
     resolution = raster.resolution * factor
-    bands = [crop.coverage(band, resolution) for band in range(len(data))]
+    progress = tqdm(range(len(data)), desc="shrink map", delay=1.0, leave=False, disable=None)
+    bands = [crop.coverage(band, resolution) for band in progress]
     return replace(
         crop, data=np.round(np.stack(bands) * 255).astype(np.uint8), resolution=resolution
     )
