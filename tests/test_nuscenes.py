@@ -512,6 +512,7 @@ def empty(table: str) -> Callable[[Writer], None]:
         *(drop("sample_data", key) for key in ("token", "timestamp", "filename", "ego_pose_token")),
         *(drop("ego_pose", key) for key in ("token", "rotation", "translation")),
         *(drop("scene", key) for key in ("token", "name")),
+        *(put("scene", "name", name) for name in ("../up", "/root", "a/b", "..", "a\n", "a" * 101)),
         drop("sample", "token"),
         drop("calibrated_sensor", "rotation"),
         put("sample_data", "timestamp", 1.5),

@@ -53,6 +53,7 @@ BODY = ((-1.0, 3.6), (-1.0, 1.0))
 
 A Renault Zoe, 4.08 m by 1.73 m; the LiDAR on its roof sees it, and takes it along."""
 
+_SCENE_NAME = re.compile(r"\w[\w.+-]{0,99}")
 _SCAN_FILE = re.compile(r"(samples|sweeps)/LIDAR_TOP/([^/\\]+)")
 
 
@@ -194,7 +195,7 @@ def _tables(folder: Node) -> tuple[Node, ...]:
 def _choose(path: Node, tables: Iterable[Node], name: str | None) -> tuple[Node, Row]:
     """The folder of tables that has the scene, and the scene's row."""
     scenes = {
-        _text(file, row, "name"): (folder, row)
+        _scene_name(file, row): (folder, row)
         for folder in reversed(tuple(tables))
         for file in (folder / "scene.json",)
         for row in read_rows(file)
@@ -210,6 +211,14 @@ def _choose(path: Node, tables: Iterable[Node], name: str | None) -> tuple[Node,
     folder, row = scenes[name]
     _text(folder / "scene.json", row, "token")
     return folder, row
+
+
+def _scene_name(file: Node, row: Row) -> str:
+    """A scene's name, of which the names of files are made."""
+    name = _text(file, row, "name")
+    if _SCENE_NAME.fullmatch(name) is None:
+        raise MaptileError(f"{file}: {name[:40]!r} is no name of a scene; copy or unpack it again")
+    return name
 
 
 # --- tables --------------------------------------------------------------------------------------
