@@ -10,7 +10,7 @@ from data_prep.geometry import rotate
 from data_prep.settings import Positive, Settings
 from maptile_loc.ground import height_above_ground
 from maptile_loc.labels import BUILDING, GROUND
-from maptile_loc.rays import Rays, free_space, highest_view, make_rays, pixels, seen_through
+from maptile_loc.rays import Rays, free_space, highest_view, make_rays, make_sheaves, pixels
 from maptile_loc.result import QueryTile
 from maptile_loc.submap import Submap
 from maptile_loc.walls import Upright, WallSettings, wall_evidence
@@ -80,6 +80,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     looks = np.zeros((size, size), np.float32)
     group = _groups(rays, settings.group_points)
     upright = _upright(points, height, rays, origin, tall)
+    sheaves = make_sheaves(rays)
     for number in np.unique(group):
         mine = group == number
         hit = _touched(xy[mine & tall], size, settings.resolution)
@@ -87,7 +88,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         shown = hit
         if submap.kind is None:
             part = upright.take(mine[tall])
-            shown = wall_evidence(part, size, settings.resolution, settings.wall)
+            shown = wall_evidence(part, sheaves, size, settings.resolution, settings.wall)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
     wall /= np.maximum(looks, 1)
@@ -105,13 +106,16 @@ def _groups(rays: Rays, points: int) -> NDArray[np.int64]:
 
 def _upright(points: F32, height: F32, rays: Rays, origin: F32, tall: NDArray[np.bool_]) -> Upright:
     """The ``tall`` ones of the points, with what their rays tell."""
-    scan = rays.scan[tall]
-    sensor_height = origin[scan, 2] - points[tall, 2] + height[tall]
+    ray = np.flatnonzero(tall)
+    scan = rays.scan[ray]
+    sensor_height = origin[scan, 2] - points[ray, 2] + height[ray]
     return Upright(
-        points[tall, :2],
-        height[tall],
-        seen_through(rays, tall),
-        sensor_height + rays.flat[tall] * highest_view(rays)[scan],
+        points[ray, :2],
+        height[ray],
+        sensor_height + rays.flat[ray] * highest_view(rays)[ray],
+        ray,
+        np.radians(rays.azimuth[ray]),
+        rays.distance[ray],
     )
 
 

@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 BIN_DEG = (1.0, 4.0)
-"""Rays within so many degrees of azimuth and of elevation of each other look the same way. Narrow,
-for a wall seen at a grazing angle goes on behind itself."""
-BEHIND_M = 1.5
-BEHIND_PER_M = 0.02
-"""A ray that ends this much farther (and 2 cm more per metre) has passed what another one hit."""
-_FINE = 4  # bins of elevation per degree, where the edge of a sensor's view is looked for
+"""Rays within so many degrees of azimuth and of elevation of each other look the same way."""
+_SECTORS = 36
+_SECTOR_DEG = 360 / _SECTORS
 
 
 @dataclass(frozen=True)
@@ -51,43 +48,76 @@ def make_rays(points: F32, scan: NDArray[np.int32], origin: F32) -> Rays:
     )
 
 
-def seen_through(rays: Rays, asked: NDArray[np.bool_]) -> F32:
-    """(M,) share 0..1 of the rays beside each asked one that went on well behind its end.
+@dataclass(frozen=True)
+class Sheaves:
+    """Rays of one scan that look the same way, sorted by where they end.
+
+    Attributes:
+        sheaf: (N,) int64, which one each ray is in.
+        ordered: (N,) int64, sheaf and centimetres in one integer, sorted.
+    """
+
+    sheaf: NDArray[np.int64]
+    ordered: NDArray[np.int64]
+
+
+def make_sheaves(rays: Rays) -> Sheaves:
+    """Rays put together by scan and by ``BIN_DEG``."""
+    columns, rows = round(360 / BIN_DEG[0]), round(180 / BIN_DEG[1])
+    row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int64).clip(0, rows - 1)
+    column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int64) % columns
+    sheaf = (rays.scan.astype(np.int64) * rows + row) * columns + column
+    return Sheaves(sheaf, np.sort((sheaf << 16) | _centimetres(rays.distance)))
+
+
+def seen_through(sheaves: Sheaves, asked: NDArray[np.integer], behind: F32) -> F32:
+    """(M,) share 0..1 of the rays beside each of the rays ``asked`` that went on past ``behind``.
 
     Nothing passes a wall; a good part passes a tree, a hedge, a fence. The points of one scan are
     compared, as in the visibility test of Removert (Kim and Kim 2020).
 
     Args:
-        rays: All rays.
-        asked: (N,) which of them are asked about, M of them.
+        sheaves: Of all rays.
+        asked: (M,) index of the rays that are asked about.
+        behind: (M,) metres from the sensor, beyond where each of them ended.
     """
-    columns, rows = round(360 / BIN_DEG[0]), round(180 / BIN_DEG[1])
-    row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int64).clip(0, rows - 1)
-    column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int64) % columns
-    bins = (rays.scan.astype(np.int64) * rows + row) * columns + column
-    # Bin and distance (centimetres, up to 655 m) in one integer: sorted at memory speed.
-    centimetres = (np.minimum(rays.distance, 655) * 100).astype(np.int64)
-    ordered = np.sort((bins << 16) | centimetres)
-    mine = bins[asked]
-    behind = rays.distance[asked] * (1 + BEHIND_PER_M) + BEHIND_M
-    limit = (np.minimum(behind, 655) * 100).astype(np.int64)
-    first = np.searchsorted(ordered, mine << 16)
-    passed = np.searchsorted(ordered, (mine << 16) | limit)
-    end = np.searchsorted(ordered, (mine + 1) << 16)
+    mine = sheaves.sheaf[asked] << 16
+    first = np.searchsorted(sheaves.ordered, mine)
+    passed = np.searchsorted(sheaves.ordered, mine | _centimetres(behind))
+    end = np.searchsorted(sheaves.ordered, mine + (1 << 16))
     return ((end - passed) / (end - first)).astype(np.float32)
 
 
-def highest_view(rays: Rays) -> F32:
-    """(S,) tangent of the highest elevation at which each scan's sensor sees, for a few rays do.
+def _centimetres(metres: F32) -> NDArray[np.int64]:
+    """In 16 bits: up to 655 m."""
+    return (np.minimum(metres, 655) * 100).astype(np.int64)
 
-    A spinning LiDAR sees a few degrees up: of a house nearby, no more than the ground floor.
+
+def highest_view(rays: Rays) -> F32:
+    """(N,) tangent of the highest elevation at which each ray's sensor sees, in its direction.
+
+    A spinning LiDAR sees a few degrees up: of a house nearby, no more than the ground floor. Its
+    view ends on a cone, tilted with the vehicle: a + b cos(azimuth) + c sin(azimuth), laid on the
+    highest returns of all sectors by least squares that hardly count what is below the cone
+    (expectile regression, Newey and Powell 1987), for there no return came back from the sky.
     """
-    step = ((rays.elevation + 90) * _FINE).astype(np.int64).clip(0, 180 * _FINE - 1)
-    rows = rays.scan.astype(np.int64) * (180 * _FINE) + step
-    count = np.bincount(rows, minlength=rays.scans * 180 * _FINE).reshape(rays.scans, -1)
-    enough = count > count.sum(axis=1, keepdims=True) // 2000
-    top = 180 * _FINE - np.argmax(enough[:, ::-1], axis=1)
-    return np.tan(np.radians(np.minimum(top / _FINE - 90, 80))).astype(np.float32)
+    sector = ((rays.azimuth + 180) / _SECTOR_DEG).astype(np.int64) % _SECTORS
+    top = np.full(rays.scans * _SECTORS, -np.inf)
+    np.maximum.at(top, rays.scan.astype(np.int64) * _SECTORS + sector, rays.elevation)
+    top = top.reshape(rays.scans, _SECTORS)
+    seen = np.isfinite(top)
+    top[~seen] = 0
+    middle = np.radians((np.arange(_SECTORS) + 0.5) * _SECTOR_DEG - 180)
+    shape = np.column_stack([np.ones(_SECTORS), np.cos(middle), np.sin(middle)])
+    weight = seen.astype(np.float64)
+    for _ in range(12):
+        normal = np.einsum("sk,ki,kj->sij", weight, shape, shape) + np.diag([1e-9, 0.5, 0.5])
+        cone = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
+        weight = np.where(top > cone @ shape.T, 1.0, 0.03) * seen
+    azimuth = np.radians(rays.azimuth)
+    ahead = np.column_stack([np.ones_like(azimuth), np.cos(azimuth), np.sin(azimuth)])
+    elevation = np.einsum("ni,ni->n", cone.astype(np.float32)[rays.scan], ahead)
+    return np.tan(np.radians(np.minimum(elevation, 80))).astype(np.float32)
 
 
 def free_space(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import open3d as o3d
@@ -11,13 +12,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.settings import Positive, Settings
-from maptile_loc.rays import pixels
+from maptile_loc.rays import BIN_DEG, Sheaves, pixels, seen_through
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 NEIGHBOURHOOD_M = 1.5
 """Wide enough for the points of a wall, narrow beside its length."""
 SUPPORT_M = 4.5
+BEHIND_M = 1.5
+FARTHEST_BEHIND_M = 6.0
+"""What stands this far behind a wall tells that it is none, however grazing the view."""
 CAR_M = 1.7
 """What is no higher is no wall, however little of it could be seen."""
 TOP_M = 0.35
@@ -55,58 +59,116 @@ class Upright:
     Attributes:
         xy: (N, 2) float32 in the tile's frame.
         height: (N,) float32 above the ground.
-        through: (N,) float32, share of the rays beside that went on behind.
         view: (N,) float32, height above the ground up to which its sensor could see there.
+        ray: (N,) int64, the ray that each is the end of.
+        azimuth: (N,) float32 radians, and
+        distance: (N,) float32 metres, of that ray.
     """
 
     xy: F32
     height: F32
-    through: F32
     view: F32
+    ray: NDArray[np.int64]
+    azimuth: F32
+    distance: F32
 
     def take(self, which: NDArray[np.bool_]) -> Upright:
         """Some of the points."""
-        return Upright(self.xy[which], self.height[which], self.through[which], self.view[which])
+        return Upright(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
-def wall_evidence(points: Upright, size: int, resolution: float, settings: WallSettings) -> F32:
+def wall_evidence(
+    points: Upright, sheaves: Sheaves, size: int, resolution: float, settings: WallSettings
+) -> F32:
     """(size, size) evidence 0..1 of building walls.
 
     A cell's points and its neighbours' make a 2D covariance: a wall is long one way and thin the
     other, vegetation is thick both ways, a pole thin both ways. The rays do not pass it, it is as
     high as a house or as the sensor can see, and it is seen down to its foot.
-    """
-    if len(points.xy) == 0:
-        return np.zeros((size, size), np.float32)
-    even = _even_out(points, size * resolution / 2, settings.voxel_m)
-    pixel, inside = pixels(even.xy, size, resolution)
-    x, y = even.xy[inside].T.astype(np.float64)
-    height, through, view = even.height[inside], even.through[inside], even.view[inside]
-    window = odd_cells(NEIGHBOURHOOD_M, resolution)
 
-    def total(values: NDArray[np.floating] | None) -> F64:
+    Args:
+        points: Where walls are looked for.
+        sheaves: Of all rays.
+        size: Pixels along a side.
+        resolution: Metres per pixel.
+        settings: What counts.
+    """
+    pixel, inside = pixels(points.xy, size, resolution)
+    if not inside.any():
+        return np.zeros((size, size), np.float32)
+    points = points.take(inside)
+    window = odd_cells(NEIGHBOURHOOD_M, resolution)
+    spread = _spread(points, size, resolution, settings.voxel_m, window)
+    thin = np.exp(-spread.across / settings.thickness_m**2)
+    long = np.clip(spread.along / 0.1 - 1, 0, 1)
+    through = seen_through(sheaves, points.ray, _behind(points, spread.direction.ravel()[pixel]))
+    count = box_sum(np.bincount(pixel, minlength=size * size).reshape(size, size), window)
+    passed = box_sum(np.bincount(pixel, through, size * size).reshape(size, size), window)
+    solid = np.exp(-((passed / np.maximum(count, 1) / settings.seen_through) ** 2))
+    top = _extreme(np.maximum, points.height, pixel, size, window)
+    foot = _extreme(np.minimum, points.height, pixel, size, window)
+    seen_up_to = _extreme(np.minimum, points.view, pixel, size, window)
+    needed = np.clip(seen_up_to - TOP_M, CAR_M, settings.house_m)
+    tall = np.clip((top / needed - 0.8) / 0.2, 0, 1)
+    grounded = np.clip((settings.foot_m + 0.5 - foot) / 0.5, 0, 1)
+    enough = (spread.here >= 2) & (spread.around >= 6)
+    # No cell of a real wall is perfect in every respect: half of the product is all there is.
+    evidence = np.where(enough, np.minimum(2 * thin * long * solid * tall * grounded, 1), 0)
+    support = box_sum(evidence, odd_cells(SUPPORT_M, resolution)) * resolution**2
+    return (evidence * np.minimum(support / settings.support_m2, 1)).astype(np.float32)
+
+
+class Spread(NamedTuple):
+    """How the points around each cell lie; all (size, size) float64.
+
+    Attributes:
+        across, along: Variance in square metres, the least and the greatest of all directions.
+        direction: Radians, of the greatest.
+        here, around: Points, evened out, in the cell and in its neighbourhood.
+    """
+
+    across: F64
+    along: F64
+    direction: F64
+    here: F64
+    around: F64
+
+
+def _spread(points: Upright, size: int, resolution: float, voxel_m: float, window: int) -> Spread:
+    # A first point in the corner: Open3D's voxels begin at the least coordinates.
+    corner = np.full((1, 3), -size * resolution / 2 - voxel_m)
+    xyz = np.vstack([corner, np.column_stack([points.xy, points.height])]).astype(np.float64)
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz)).voxel_down_sample(voxel_m)
+    even = np.asarray(cloud.points)
+    pixel, inside = pixels(even[:, :2], size, resolution)
+    x, y = even[inside, :2].T
+    here = np.bincount(pixel, minlength=size * size).reshape(size, size).astype(np.float64)
+
+    def total(values: F64) -> F64:
         return box_sum(np.bincount(pixel, values, size * size).reshape(size, size), window)
 
-    n = np.maximum(total(None), 1e-9)
+    around = box_sum(here, window)
+    n = np.maximum(around, 1e-9)
     mean_x, mean_y = total(x) / n, total(y) / n
     var_x, var_y = total(x * x) / n - mean_x**2, total(y * y) / n - mean_y**2
     covariance = total(x * y) / n - mean_x * mean_y
     half, root = (var_x + var_y) / 2, np.hypot((var_x - var_y) / 2, covariance)
-    thin = np.exp(-np.maximum(half - root, 0) / settings.thickness_m**2)
-    long = np.clip((half + root) / 0.1 - 1, 0, 1)
-    solid = np.exp(-((total(through) / n / settings.seen_through) ** 2))
-    top = _extreme(np.maximum, height, pixel, size, window)
-    foot = _extreme(np.minimum, height, pixel, size, window)
-    seen_up_to = _extreme(np.minimum, view, pixel, size, window)
-    needed = np.clip(seen_up_to - TOP_M, CAR_M, settings.house_m)
-    tall = np.clip((top / needed - 0.8) / 0.2, 0, 1)
-    grounded = np.clip((settings.foot_m + 0.5 - foot) / 0.5, 0, 1)
-    here = np.bincount(pixel, minlength=size * size).reshape(size, size) >= 2
-    evidence = np.where(here & (n >= 6), thin * long * solid * tall * grounded, 0)
-    # No cell of a real wall is perfect in every respect: half of the product is all there is.
-    evidence = np.minimum(2 * evidence, 1)
-    support = box_sum(evidence, odd_cells(SUPPORT_M, resolution)) * resolution**2
-    return (evidence * np.minimum(support / settings.support_m2, 1)).astype(np.float32)
+    direction = np.arctan2(2 * covariance, var_x - var_y) / 2
+    return Spread(np.maximum(half - root, 0), half + root, direction, here, around)
+
+
+def _behind(points: Upright, direction: F64) -> F32:
+    """(N,) metres from the sensor: a ray that ends there or farther has passed what it hit.
+
+    Args:
+        points: What was hit.
+        direction: (N,) radians, of the line that the points around lie on. Seen at a grazing angle
+            it goes on behind itself, by as much as a sheaf is wide.
+    """
+    grazing = np.abs(np.tan(direction - points.azimuth))
+    width = np.radians(BIN_DEG[0]) * points.distance
+    further = np.minimum(width / np.maximum(grazing, 1e-3), FARTHEST_BEHIND_M)
+    return (points.distance + BEHIND_M + further).astype(np.float32)
 
 
 def odd_cells(metres: float, resolution: float) -> int:
@@ -126,17 +188,3 @@ def _extreme(which: np.ufunc, values: F32, pixel: NDArray[np.int64], size: int, 
     which.at(cells, pixel, values)
     filtered = ndimage.maximum_filter if which is np.maximum else ndimage.minimum_filter
     return filtered(cells.reshape(size, size), window, mode="nearest")
-
-
-def _even_out(points: Upright, reach_m: float, voxel_m: float) -> Upright:
-    """One point per voxel, of a lattice that does not move with the points."""
-    near = (np.abs(points.xy) < reach_m).all(axis=1)
-    xyz = np.column_stack([points.xy, points.height])[near].astype(np.float64)
-    more = np.column_stack([points.through, points.view, points.view])[near].astype(np.float64)
-    corner = np.full((1, 3), -np.ceil(reach_m))  # Open3D's lattice begins at the least coordinates
-    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(np.vstack([corner, xyz])))
-    cloud.colors = o3d.utility.Vector3dVector(np.vstack([np.zeros((1, 3)), more]))
-    cloud = cloud.voxel_down_sample(voxel_m)
-    values = np.hstack([np.asarray(cloud.points), np.asarray(cloud.colors)]).astype(np.float32)
-    values = values[values[:, 0] > -reach_m]
-    return Upright(values[:, :2], values[:, 2], values[:, 3], values[:, 4])
