@@ -46,8 +46,8 @@ class WallSettings(Settings):
     max_height_m: float = 20.0
     voxel_m: Positive = 0.2
     thickness_m: Positive = 0.2
-    seen_through: Positive = 0.08
-    house_m: float = pydantic.Field(default=2.8, ge=CAR_M)
+    seen_through: Positive = 0.06
+    house_m: float = pydantic.Field(default=3.0, ge=CAR_M)
     foot_m: Positive = 2.0
     support_m2: Positive = 1.5
 
