@@ -46,8 +46,8 @@ VELODYNES = ("velodyne_left", "velodyne_right")
 SENSORS = (*LMS, *VELODYNES, "ldmrs")
 
 SCAN_NAME = r"([1-8]?\d{1,15})\.bin"
-RAW_NAME = r"([1-8]?\d{1,15})\.png"
 """A time in microseconds that is one in int64 nanoseconds as well."""
+RAW_NAME = r"([1-8]?\d{1,15})\.png"
 
 PLACE_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
 SIGMA_COLUMNS = ("latitude_sigma", "longitude_sigma", "altitude_sigma")
@@ -159,23 +159,27 @@ class RobotCarScans:
         t_ns, which = self.t_ns[start:stop], self.which[start:stop]
         folders = [self.run / sensor for sensor in self.sensors]
         clouds: list[NDArray[np.floating]] = []
-        seconds: list[NDArray[np.float32]] = []
+        when: list[NDArray[np.float32] | None] = []
         for t, k in zip(t_ns.tolist(), which.tolist(), strict=True):
             if self.raw[k]:
-                cloud, when = _read_raw(folders[k], t // 1000)
+                cloud, measured = _read_raw(folders[k], t // 1000)
             else:
-                cloud = _read_scan(folders[k], f"{t // 1000}.bin", self.sensors[k])
-                when = np.zeros(len(cloud), np.float32)
+                cloud, measured = _read_scan(folders[k], f"{t // 1000}.bin", self.sensors[k]), None
             clouds.append(cloud)
-            seconds.append(when)
+            when.append(measured)
         labels = None
         if self.labelled:
             labels = [
                 _read_labels(self.run / f"{self.sensors[k]}_labels", f"{t // 1000}.label", cloud)
                 for t, k, cloud in zip(t_ns.tolist(), which.tolist(), clouds, strict=True)
             ]
-        times = seconds if any(self.raw) else None
-        return scan_block(t_ns, clouds, self.mounts, which, times, labels)
+        seconds = None
+        if any(self.raw):
+            seconds = [
+                np.zeros(len(cloud), np.float32) if measured is None else measured
+                for cloud, measured in zip(clouds, when, strict=True)
+            ]
+        return scan_block(t_ns, clouds, self.mounts, which, seconds, labels)
 
 
 def is_robotcar(path: Node) -> bool:
