@@ -21,18 +21,20 @@ from data_prep.drive import Times
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_folder, write_json, write_text
 from data_prep.geometry import NED_TO_FLU, Array, interpolate_se3, se3_from_xyzrpy
-from data_prep.lidar import SENSORS, Lidar, LidarNoise, seen
+from data_prep.kinds import LABEL, WorldSettings
+from data_prep.lidar import SENSORS, Lidar, LidarNoise, brightness, seen
 from data_prep.navigation import NavigationNoise, correlated, write_navigation
 from data_prep.raster import ATTRIBUTION
 from data_prep.settings import Settings
 from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.terrain import Terrain
 from data_prep.trajectory import (
     Trajectory,
     trajectory_from_gps,
     trajectory_from_ins,
     trajectory_from_route,
 )
-from data_prep.world import LABEL, World, WorldSettings, build_world
+from data_prep.world import World, build_world
 
 __all__ = [
     "SENSORS",
@@ -101,7 +103,7 @@ def simulate(
         trajectory.poses[trajectory.segment == s, :2] for s in np.unique(trajectory.segment)
     ]
     world = build_world(city, stretches, settings.world, settings.seed)
-    poses = vehicle_poses(trajectory, settings)
+    poses = vehicle_poses(trajectory, world.terrain, settings)
     with atomic_folder(folder) as new:
         scans = {
             lidar.name: _record(lidar, trajectory, poses, world, new, settings)
@@ -110,7 +112,7 @@ def simulate(
         write_navigation(
             new, trajectory, poses, city.raster.projection, settings.navigation, settings.seed
         )
-        _write_extrinsics(new / "extrinsics")
+        _write_extrinsics(new / "extrinsics", SENSORS[sensor])
         write_json(
             new / "world.json",
             {
@@ -143,16 +145,21 @@ world.json tells how the drive was made.
 """
 
 
-def vehicle_poses(trajectory: Trajectory, settings: SimulateSettings) -> Array:
-    """(N, 4, 4) exact poses of the vehicle frame (x forward, y left, z up) above the ground."""
+def vehicle_poses(trajectory: Trajectory, terrain: Terrain, settings: SimulateSettings) -> Array:
+    """(N, 4, 4) exact poses of the vehicle frame (x forward, y left, z up) on the road."""
     rng = np.random.default_rng([settings.seed, *b"sway"])
     seconds = (trajectory.t_ns - trajectory.t_ns[0]) / 1e9
     sway = np.radians(settings.sway_deg) * correlated(seconds, 0.7, 2, rng)
+    xy, heading = trajectory.poses[:, :2], trajectory.poses[:, 2]
+    uphill = terrain.gradient(xy)
+    ahead = np.stack([np.cos(heading), np.sin(heading)], axis=1)
+    left = ahead[:, ::-1] * (-1, 1)
     values = np.zeros((len(seconds), 6))
-    values[:, :2] = trajectory.poses[:, :2]
-    values[:, 2] = CAMERA_HEIGHT_M
-    values[:, 3:5] = sway
-    values[:, 5] = trajectory.poses[:, 2]
+    values[:, :2] = xy
+    values[:, 2] = terrain.height(xy) - terrain.kerb_m + CAMERA_HEIGHT_M
+    values[:, 3] = np.arctan(np.sum(uphill * left, axis=1)) + sway[:, 0]
+    values[:, 4] = -np.arctan(np.sum(uphill * ahead, axis=1)) + sway[:, 1]
+    values[:, 5] = heading
     return se3_from_xyzrpy(values)
 
 
@@ -170,7 +177,10 @@ def _record(
     """Write the scans of one LiDAR; returns how many."""
     rng = np.random.default_rng([settings.seed, *lidar.name.encode()])
     t_us = _scan_times(lidar, trajectory, settings.keep_standing)
-    mount = NED_TO_FLU @ se3_from_xyzrpy(EXTRINSICS[lidar.name])
+    mount = NED_TO_FLU @ se3_from_xyzrpy(lidar.mount)
+    beam: NDArray[np.floating] = lidar.directions
+    if not lidar.planar:
+        beam = beam.astype(np.float32)
     (folder / lidar.name).mkdir()
     labelled = settings.labels == "all" or (settings.labels == "spinning" and not lidar.planar)
     if labelled:
@@ -187,13 +197,14 @@ def _record(
             origins, directions = _rays(lidar, ends[0], ends[1])
             hits = world.cast(origins, directions)
             ranges, visible = seen(hits, lidar, settings.lidar, rng)
-            beams = np.tile(lidar.directions, (len(times), 1))[visible]
-            brightness = (255.0 * hits.reflectance * hits.cosine)[visible]
-            values = np.column_stack([beams * ranges[visible, None], brightness])
+            met = np.flatnonzero(visible)
+            values = np.empty((len(met), 4), beam.dtype)
+            values[:, :3] = beam[met % len(beam)] * ranges[met, None]
+            values[:, 3] = 255 * hits.reflectance[met] * brightness(hits.cosine[met])
             counts = visible.reshape(len(times), -1).sum(axis=1)
             _write_scans(folder / lidar.name, lidar, times, values, counts)
             if labelled:
-                label = LABEL[hits.kind[visible]]
+                label = LABEL[hits.kind[met]]
                 _write_labels(folder / f"{lidar.name}_labels", times, label, counts)
             bar.update(len(times))
     listing = "".join(f"{t} 1\n" for t in t_us.tolist())
@@ -216,18 +227,30 @@ def _scan_times(lidar: Lidar, trajectory: Trajectory, keep_standing: bool) -> Ti
     return t_us[speed > _MOVING_M_S]
 
 
-def _rays(lidar: Lidar, begin: Array, end: Array) -> tuple[Array, Array]:
+def _rays(
+    lidar: Lidar, begin: Array, end: Array
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """(S * B, 3) origins and unit directions of S sweeps, between their first and last poses."""
     share = ((lidar.when + 1) / 2)[None, :, None]
-    origins = begin[:, None, :3, 3] * (1 - share) + end[:, None, :3, 3] * share
-    turned = [lidar.directions @ pose[:, :3, :3].swapaxes(1, 2) for pose in (begin, end)]
-    directions = turned[0] * (1 - share) + turned[1] * share
-    directions /= np.sqrt(np.sum(directions**2, axis=-1, keepdims=True))
+    origins = begin[:, None, :3, 3] + share * (end - begin)[:, None, :3, 3]
+    directions = _turned(lidar, begin)
+    directions += share.astype(np.float32) * (_turned(lidar, end) - directions)
+    directions /= np.sqrt(np.einsum("sbi,sbi->sb", directions, directions))[..., None]
     return origins.reshape(-1, 3), directions.reshape(-1, 3)
 
 
+def _turned(lidar: Lidar, poses: Array) -> NDArray[np.float32]:
+    """(S, B, 3) the beams in the map frame; by hand, as BLAS is slow at so small a matrix."""
+    x, y, z = (np.ascontiguousarray(axis, np.float32) for axis in lidar.directions.T)
+    result = np.empty((len(poses), len(x), 3), np.float32)
+    for turned, pose in zip(result, poses.astype(np.float32), strict=True):
+        for i in range(3):
+            turned[:, i] = x * pose[i, 0] + y * pose[i, 1] + z * pose[i, 2]
+    return result
+
+
 def _write_scans(
-    folder: Path, lidar: Lidar, t_us: Times, values: Array, counts: NDArray[np.int64]
+    folder: Path, lidar: Lidar, t_us: Times, values: NDArray[np.floating], counts: NDArray[np.int64]
 ) -> None:
     """Values are (N, 4): x, y, z, reflectance of all scans, ``counts`` of them to each."""
     columns = values[:, [0, 1, 3]].astype("<f8") if lidar.planar else values.astype("<f4")
@@ -247,7 +270,8 @@ def _write_labels(
             file.write(part.tobytes())
 
 
-def _write_extrinsics(folder: Path) -> None:
+def _write_extrinsics(folder: Path, lidars: tuple[Lidar, ...]) -> None:
     folder.mkdir()
-    for name, values in {"stereo": (0.0,) * 6, **EXTRINSICS}.items():
+    mounts = EXTRINSICS | {lidar.name: lidar.mount for lidar in lidars}
+    for name, values in {"stereo": (0.0,) * 6, **mounts}.items():
         (folder / f"{name}.txt").write_text(" ".join(f"{value:g}" for value in values) + "\n")

@@ -19,6 +19,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_from_se3, utm_crs, wrap_angle
 from data_prep.gps_vo import fuse
+from data_prep.kinds import GROUND, LABEL, WorldSettings
 from data_prep.lidar import SENSORS, LidarNoise, lms_151, seen
 from data_prep.navigation import NavigationNoise, correlated, write_navigation
 from data_prep.osm import OsmSource
@@ -34,22 +35,34 @@ from data_prep.simulate import (
 )
 from data_prep.sources import open_drive
 from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
+from data_prep.terrain import Terrain
 from data_prep.town import write_town
 from data_prep.trajectory import open_trajectory, trajectory_from_drive
-from data_prep.world import GROUND, LABEL, Hits, WorldSettings, build_world
+from data_prep.world import Hits, build_world
 from maptile_loc.config import load_settings
 
 PLAIN_WORLD = WorldSettings(
     shift_m=0,
     missing=0,
     new=0,
+    relief_m=0,
+    glass=0,
+    bays_per_100m=0,
+    eaves_m=0,
+    roof_deg=0,
+    slope=0,
+    kerb_m=0,
     cars_per_100m=0,
     trees_per_100m=0,
+    hedges_per_100m=0,
+    shrubs_per_100m=0,
     poles_per_100m=0,
     fences_per_100m=0,
     people_per_100m=0,
 )
-EXACT_LIDAR = LidarNoise(range_m=0, dropout=0, weak=False, crown_m=0, sweep=False)
+EXACT_LIDAR = LidarNoise(
+    range_m=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0, sweep=False
+)
 EXACT_NAVIGATION = NavigationNoise(
     ins_m=0,
     ins_heading_deg=0,
@@ -62,6 +75,9 @@ EXACT_NAVIGATION = NavigationNoise(
 EXACT = SimulateSettings(
     world=PLAIN_WORLD, lidar=EXACT_LIDAR, navigation=EXACT_NAVIGATION, sway_deg=0
 )
+
+THINGS = ("bay", "car", "tree", "hedge", "shrub", "pole", "fence", "person")
+FLAT = Terrain.rolling(np.zeros(2), 0.0, 0.0, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +323,8 @@ def test_visual_odometry_integrates_to_the_path(route: Trajectory, exact: Path) 
 def test_visual_odometry_drifts_as_told(city: City, tmp_path: Path) -> None:
     long = trajectory_from_route(city, 1500.0, seed=1)
     noise = NavigationNoise(vo_breaks_per_km=0)
-    write_navigation(tmp_path, long, vehicle_poses(long, EXACT), city.raster.projection, noise, 0)
+    poses = vehicle_poses(long, FLAT, EXACT)
+    write_navigation(tmp_path, long, poses, city.raster.projection, noise, 0)
     odometry = odometry_from_vo(read_vo(tmp_path / "vo/vo.csv"), [])
     assert len(np.unique(odometry.segment)) == 1
     assert odometry.travelled()[-1] / long.length_m() == pytest.approx(1.015, abs=0.006)
@@ -320,7 +337,8 @@ def test_visual_odometry_drifts_as_told(city: City, tmp_path: Path) -> None:
 def test_visual_odometry_loses_frames_as_told(city: City, tmp_path: Path) -> None:
     long = trajectory_from_route(city, 1500.0, seed=1)
     noise = EXACT_NAVIGATION.model_copy(update={"vo_breaks_per_km": 5.0})
-    write_navigation(tmp_path, long, vehicle_poses(long, EXACT), city.raster.projection, noise, 0)
+    poses = vehicle_poses(long, FLAT, EXACT)
+    write_navigation(tmp_path, long, poses, city.raster.projection, noise, 0)
     vo = read_vo(tmp_path / "vo/vo.csv")
     gap = vo.older_ns[1:] - vo.newer_ns[:-1]
     assert 3 <= np.count_nonzero(gap) <= 15
@@ -472,7 +490,7 @@ def test_returns_fade_with_range_and_incidence() -> None:
 
     weak = LidarNoise(dropout=0)
     assert share(lidar.dark_range_m, 0.1, 1.0, weak) == pytest.approx(0.5, abs=0.02)
-    assert share(lidar.dark_range_m, 0.2, 0.5, weak) == pytest.approx(0.5, abs=0.02)
+    assert share(lidar.dark_range_m, 0.2, 0.325, weak) == pytest.approx(0.5, abs=0.02)
     assert share(5, 0.1, 1.0, weak) > 0.99
     assert share(40, 0.1, 0.2, weak) < 0.01
     assert share(51, 0.9, 1.0, weak) == 0
@@ -485,7 +503,7 @@ def test_range_noise_is_as_told() -> None:
     n = 20_000
     ones = np.ones(n, np.float32)
     hits = Hits(20 * ones, np.full(n, GROUND, np.uint8), ones, ones)
-    measured, _ = seen(hits, lidar, LidarNoise(range_m=0.05), np.random.default_rng(0))
+    measured, _ = seen(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
     assert measured.mean() == pytest.approx(20, abs=0.002)
     assert measured.std() == pytest.approx(0.05, rel=0.03)
 
@@ -534,7 +552,7 @@ def test_turning_one_part_off_leaves_the_others(city: City, route: Trajectory) -
     bare = build_world(city, path, WorldSettings(cars_per_100m=0, poles_per_100m=0), seed=5)
     assert shapely.equals(full.buildings, bare.buildings).all()
     assert bare.counts == {**full.counts, "car": 0, "pole": 0}
-    assert all(full.counts[kind] > 20 for kind in ("car", "trunk", "pole", "fence", "person"))
+    assert all(full.counts[kind] > 20 for kind in THINGS)
 
 
 def test_nothing_stands_in_the_way(city: City) -> None:
@@ -546,9 +564,11 @@ def test_nothing_stands_in_the_way(city: City) -> None:
     step = np.diff(long.poses[:, :2], axis=0)
     length = np.hypot(*step.T)
     moving = length > 0.01
+    road = world.terrain.height(long.poses[:, :2]) - crowded.kerb_m
+    step = np.column_stack([step, np.diff(road)])
     for height in (0.4, 1.0, 1.6):
-        start = np.column_stack([long.poses[:-1, :2], np.full(len(step), height)])[moving]
-        ahead = np.column_stack([step / np.maximum(length, 1e-9)[:, None], 0 * length])[moving]
+        start = np.column_stack([long.poses[:-1, :2], road[:-1] + height])[moving]
+        ahead = step[moving] / np.linalg.norm(step[moving], axis=1, keepdims=True)
         assert world.cast(start, ahead).distance.min() > 0.5
         assert (world.cast(start, ahead).distance > length[moving]).all()
 
