@@ -158,4 +158,4 @@ def _drives(tree: Node, formats: tuple[str, ...]) -> list[tuple[Node, str]]:
 def _several(path: Path, drives: list[Node]) -> str:
     names = ", ".join(str(drive).removeprefix(f"{path}/") for drive in drives[:5])
     more = f" and {len(drives) - 5} more" if len(drives) > 5 else ""
-    return f"{path}: holds {len(drives)} drives ({names}{more}); name one, such as {drives[0]}"
+    return f"{path}: holds {len(drives)} drives; name one, such as {drives[0]} ({names}{more})"

@@ -7,6 +7,7 @@ it, and names that lead out of the archive are passed over, as are links and dev
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import shutil
 import stat
@@ -14,15 +15,18 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary, finalize
 
 from tqdm import tqdm
 
 from data_prep.errors import MaptileError
 from data_prep.sources.tars import tar_files
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -120,13 +124,23 @@ class Archive:
                 "that is read out of an archive; unpack it by hand"
             )
         try:
-            return self._unzip(member) if self._is_zip else self._at(member.offset, member.size)
+            return self._unzip(member) if self._is_zip else self.at(member.offset, member.size)
         except (OSError, ValueError, zlib.error) as error:
             raise MaptileError(
                 f"{self.path}: {name} is damaged ({_reason(error)}); download the archive again"
             ) from None
 
-    def _at(self, offset: int, size: int) -> bytes:
+    def open(self, name: str, member: Member) -> IO[bytes]:
+        """The same as a stream, which of a tar is read piece by piece, however large.
+
+        Raises:
+            MaptileError: As ``read``, but for the size of a tar's file.
+        """
+        if self._is_zip:
+            return io.BytesIO(self.read(name, member))
+        return io.BufferedReader(_Piece(self.at, member.offset, member.size))
+
+    def at(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``; pread has no file position to share."""
         if offset + size > self._size:
             raise ValueError("cut short")
@@ -139,11 +153,11 @@ class Archive:
         return data
 
     def _unzip(self, member: Member) -> bytes:
-        head = self._at(member.offset, 30)
+        head = self.at(member.offset, 30)
         if head[:4] != b"PK\3\4":
             raise ValueError("no header where it is to begin")
         name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
-        data = self._at(member.offset + 30 + name_bytes + extra_bytes, member.packed)
+        data = self.at(member.offset + 30 + name_bytes + extra_bytes, member.packed)
         if member.deflated:
             unpacker = zlib.decompressobj(-15)
             data = unpacker.decompress(data, member.size + 1)
@@ -182,7 +196,7 @@ class Archive:
             )
 
     def _tar_members(self) -> Iterator[tuple[str, Member]]:
-        for name, offset, size in tar_files(self._at, self._size):
+        for name, offset, size in tar_files(self.at, self._size):
             yield name, Member(offset, size, size)
 
     def _add(self, name: str, member: Member) -> None:
@@ -202,6 +216,23 @@ class Archive:
             parent, _, name = inner.rpartition("/")
             self._folder(parent).folders.add(name)
         return folder
+
+
+class _Piece(io.RawIOBase):
+    """``size`` bytes from ``offset`` of what ``at`` reads."""
+
+    def __init__(self, at: Callable[[int, int], bytes], offset: int, size: int) -> None:
+        self._at, self._next, self._end = at, offset, offset + size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), self._end - self._next)
+        view[:count] = self._at(self._next, count)
+        self._next += count
+        return count
 
 
 _OPEN: WeakValueDictionary[tuple[Path, int, int], Archive] = WeakValueDictionary()

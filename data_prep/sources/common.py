@@ -18,7 +18,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
-from data_prep.sources.tree import Node, listing
+from data_prep.sources.tree import Node, names
+from data_prep.sources.tree import file_names as file_names
 
 T = TypeVar("T", bound=np.generic)
 
@@ -55,13 +56,8 @@ def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
         name: Pattern of the file names, whose one group is the number.
     """
     pattern = re.compile(name)
-    found = [pattern.fullmatch(child) for child in listing(folder)[0]]
+    found = [pattern.fullmatch(child) for child in names(folder)]
     return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
-
-
-def file_names(folder: Node) -> list[str]:
-    """Sorted names of the files in an existing folder, which is listed once."""
-    return sorted(listing(folder)[0])
 
 
 def read_bytes(folder: Node, name: str) -> bytes:

@@ -151,8 +151,7 @@ class ArchivePath:
 
     def iterdir(self) -> Iterator[ArchivePath]:
         """Everything in this folder, of all archives and beside them, in any order."""
-        files, folders = self.listing()
-        yield from (self / name for name in files | folders)
+        yield from (self / name for name in names(self))
 
     def listing(self) -> tuple[set[str], set[str]]:
         """Names of the files and of the folders in this folder.
@@ -167,8 +166,8 @@ class ArchivePath:
             folders.update(folder.folders)
         loose = self._loose()
         if loose is not None and loose.is_dir():
-            for names, more in zip((files, folders), _scan(loose), strict=True):
-                names.update(more)
+            for known, more in zip((files, folders), _scan(loose), strict=True):
+                known.update(more)
         elif not found:
             code = ENOTDIR if self.is_file() else ENOENT
             raise OSError(code, os.strerror(code), str(self))
@@ -184,10 +183,7 @@ class ArchivePath:
         loose = self._loose()
         if loose is not None and loose.is_file():
             return loose.read_bytes()
-        member = self._member()
-        if member is None:
-            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(self))
-        archive, found = member
+        archive, found = self._found()
         return archive.read(self.inner, found)
 
     def read_text(self, encoding: str | None = None) -> str:
@@ -195,8 +191,12 @@ class ArchivePath:
         return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding).read()
 
     def open(self, mode: Literal["rb"]) -> IO[bytes]:
-        """The file, read whole, as a stream."""
-        return io.BytesIO(self.read_bytes())
+        """The file as a stream; raises as ``read_bytes``."""
+        loose = self._loose()
+        if loose is not None and loose.is_file():
+            return loose.open("rb")
+        archive, found = self._found()
+        return archive.open(self.inner, found)
 
     def _member(self) -> tuple[Archive, Member] | None:
         folder, _, name = self.inner.rpartition("/")
@@ -204,6 +204,12 @@ class ArchivePath:
             if folder in archive.folders and name in archive.folders[folder].files:
                 return archive, archive.folders[folder].files[name]
         return None
+
+    def _found(self) -> tuple[Archive, Member]:
+        found = self._member()
+        if found is None:
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(self))
+        return found
 
     def _loose(self) -> Path | None:
         """The same place in the folder beside the archives; nothing outside of that folder."""
@@ -252,26 +258,32 @@ def beside(drive: Node) -> list[Node]:
     return folders
 
 
+def names(folder: Node) -> list[str]:
+    """Names of everything in an existing folder, which is listed once; in any order."""
+    if isinstance(folder, ArchivePath):
+        return list(set[str]().union(*folder.listing()))
+    with os.scandir(str(folder)) as entries:
+        return [entry.name for entry in entries]
+
+
+def file_names(folder: Node) -> list[str]:
+    """Sorted names of the files in an existing folder, which is listed once."""
+    files, _ = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
+    return sorted(files)
+
+
 def subfolders(folder: Node) -> list[Node]:
-    """The folders in an existing folder, by name."""
-    return [folder / name for name in sorted(listing(folder)[1])]
-
-
-def listing(folder: Node) -> tuple[set[str], set[str]]:
-    """Names of the files and of the folders in an existing folder, which is listed once.
-
-    Raises:
-        OSError: It is no folder.
-    """
-    return folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
+    """The folders in an existing folder, by name; it is listed once."""
+    _, folders = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
+    return [folder / name for name in sorted(folders)]
 
 
 def _scan(folder: Node) -> tuple[set[str], set[str]]:
-    files, folders = set[str](), set[str]()
+    """Names of the files and of the folders in a real folder."""
     with os.scandir(str(folder)) as entries:
-        for entry in entries:
-            (folders if entry.is_dir() else files).add(entry.name)
-    return files, folders
+        found = list(entries)
+    folders = {entry.name for entry in found if entry.is_dir()}
+    return {entry.name for entry in found} - folders, folders
 
 
 def _overlaid(folder: Path) -> Node:
