@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import Settings
-from maptile_loc.likelihood import Evidence, EvidenceCells, LikelihoodFields
+from maptile_loc.likelihood import WALL, Evidence, EvidenceCells, LikelihoodFields
 from maptile_loc.result import Candidates
 
 
@@ -61,7 +61,7 @@ def align(
     """
     cells = evidence.cells()
     start = candidates.poses
-    if len(start) == 0 or len(cells.wall) == 0:
+    if len(start) == 0 or len(cells[WALL].area) == 0:
         return Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3))
 
     def score(poses: Array) -> Array:
@@ -96,15 +96,16 @@ def _normalised(log_scores: Array, gained: Array) -> Array:
 
 
 def log_likelihood(
-    poses: Array, cells: EvidenceCells, rotation: float, fields: LikelihoodFields
+    poses: Array, cells: list[EvidenceCells], rotation: float, fields: LikelihoodFields
 ) -> Array:
-    """(K, P) log-likelihood ratio of a tile's evidence for (K, P, 3) poses.
+    """(K, P) log-likelihood ratio of a tile's evidence, by channel, for (K, P, 3) poses.
 
     Bilinear in the fields; what falls outside the map adds nothing.
     """
-    wall = _sample(fields.wall, poses, cells.wall_xy, rotation, fields) @ cells.wall
-    free = _sample(fields.free, poses, cells.free_xy, rotation, fields) @ cells.free
-    return (wall + free).astype(np.float64).reshape(poses.shape[:-1])
+    total = np.zeros(poses.size // 3, np.float32)
+    for field, (xy, area) in zip(fields.channels, cells, strict=True):
+        total += _sample(field, poses, xy, rotation, fields) @ area
+    return total.astype(np.float64).reshape(poses.shape[:-1])
 
 
 def _sample(

@@ -26,6 +26,9 @@ from data_prep.settings import Positive, Settings
 from maptile_loc.result import QueryTile
 
 F32 = NDArray[np.float32]
+CHANNELS = ("wall", "free")
+WALL, FREE = range(2)
+"""The kinds of evidence: walls seen, and cells seen empty."""
 
 
 class LikelihoodSettings(Settings):
@@ -57,13 +60,13 @@ class LikelihoodFields:
     """Log-likelihood ratios of the map, on a grid of square cells.
 
     Attributes:
-        wall, free: (H, W) float32, added by one square metre of full evidence; row 0 is north.
+        channels: (C, H, W) float32, each added by one square metre of its kind of full evidence;
+            order as in ``CHANNELS``, row 0 is north.
         west, north: Outer corner of cell (0, 0), metres.
         resolution: Metres per cell.
     """
 
-    wall: F32
-    free: F32
+    channels: F32
     west: float
     north: float
     resolution: float
@@ -78,13 +81,12 @@ def make_fields(
     floor = np.where(distance > 0, settings.wall_floor_outside, settings.wall_floor_inside)
     wall = floor + (settings.wall_peak - floor) * bell
     free = settings.free_leak + (1 - settings.free_leak) * special.ndtr(distance / settings.sigma_m)
-    return LikelihoodFields(
-        wall=(settings.wall_weight * np.log(wall / wall.mean())).astype(np.float32),
-        free=(settings.free_weight * np.log(free / free.mean())).astype(np.float32),
-        west=raster.west,
-        north=raster.north,
-        resolution=resolution,
-    )
+    ratios = [
+        settings.wall_weight * np.log(wall / wall.mean()),
+        settings.free_weight * np.log(free / free.mean()),
+    ]
+    channels = np.stack(ratios).astype(np.float32)
+    return LikelihoodFields(channels, raster.west, raster.north, resolution)
 
 
 def signed_distance(coverage: F32, resolution: float, clip_m: float) -> F32:
@@ -99,50 +101,55 @@ def signed_distance(coverage: F32, resolution: float, clip_m: float) -> F32:
     return np.clip(signed, -clip_m, clip_m)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """A query tile at the fields' resolution; sums of evidence in square metres.
+class EvidenceCells(NamedTuple):
+    """One channel of evidence as points, in the tile's frame.
 
     Attributes:
-        wall, free: (S, S) float32 square metres of full evidence in each cell.
+        xy: (N, 2) float32 metres.
+        area: (N,) float32 square metres of full evidence.
+    """
+
+    xy: F32
+    area: F32
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A query tile at the fields' resolution.
+
+    Attributes:
+        channels: (C, S, S) float32 square metres of full evidence in each cell; order as in
+            ``CHANNELS``.
         resolution: Metres per cell.
     """
 
-    wall: F32
-    free: F32
+    channels: F32
     resolution: float
 
-    def cells(self) -> EvidenceCells:
-        """The cells that say anything; free ones four by four, for they hold no fine detail."""
-        k = 4
-        blocks = (self.free.shape[0] // k, k, self.free.shape[0] // k, k)
-        coarse = self.free.reshape(blocks).sum(axis=(1, 3))
-        return EvidenceCells(
-            *_nonzero(self.wall, self.resolution), *_nonzero(coarse, self.resolution * k)
-        )
+    def cells(self) -> list[EvidenceCells]:
+        """The cells of each channel that say anything.
+
+        All but walls are summed four by four, for they hold no fine detail.
+        """
+        fine, *areas = self.channels
+        coarse = [_summed(area, 4) for area in areas]
+        return [
+            _nonzero(fine, self.resolution),
+            *(_nonzero(area, 4 * self.resolution) for area in coarse),
+        ]
 
 
-class EvidenceCells(NamedTuple):
-    """Evidence as points, in the tile's frame.
-
-    Attributes:
-        wall_xy: (N, 2) float32 metres.
-        wall: (N,) float32 square metres of full evidence.
-        free_xy: (M, 2) float32 metres.
-        free: (M,) float32 square metres.
-    """
-
-    wall_xy: F32
-    wall: F32
-    free_xy: F32
-    free: F32
+def _summed(values: F32, k: int) -> F32:
+    """(S, S) -> (S / k, S / k) sums of blocks."""
+    side = len(values) // k
+    return values.reshape(side, k, side, k).sum(axis=(1, 3))
 
 
-def _nonzero(values: F32, resolution: float) -> tuple[F32, F32]:
+def _nonzero(values: F32, resolution: float) -> EvidenceCells:
     row, column = np.nonzero(values)
-    half = values.shape[0] / 2
+    half = len(values) / 2
     xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * resolution
-    return xy.astype(np.float32), values[row, column]
+    return EvidenceCells(xy.astype(np.float32), values[row, column])
 
 
 def make_evidence(tile: QueryTile, resolution: float) -> Evidence:
@@ -153,11 +160,6 @@ def make_evidence(tile: QueryTile, resolution: float) -> Evidence:
             f"query tiles of {tile.size} pixels of {tile.resolution:g} m do not fit cells of "
             f"{resolution:g} m; see query.resolution, query.size_m and match.resolution"
         )
-    blocks = (tile.size // k, k, tile.size // k, k)
+    seen = [tile.wall, tile.observed * (1 - tile.wall)]
     area = np.float32(tile.resolution**2)
-    free = tile.observed * (1 - tile.wall)
-    return Evidence(
-        wall=tile.wall.reshape(blocks).sum(axis=(1, 3)) * area,
-        free=free.reshape(blocks).sum(axis=(1, 3)) * area,
-        resolution=resolution,
-    )
+    return Evidence(np.stack([_summed(channel, k) * area for channel in seen]), resolution)

@@ -22,6 +22,7 @@ LIKELIHOOD = LikelihoodSettings()
 QUERY = QuerySettings(size_m=96.0)
 RASTER = blocks_raster()
 KNOWN = np.zeros(1), np.zeros(1)
+WEIGHTS = LIKELIHOOD.wall_weight, LIKELIHOOD.free_weight
 
 
 def tile_at(east_north, heading=0.0, seed=0, raster=RASTER):
@@ -48,8 +49,8 @@ def test_signed_distance_of_a_square():
 
 def test_fields_are_ratios_whose_mean_is_one():
     fields = make_fields(RASTER, 1.0, LIKELIHOOD)
-    assert np.exp(fields.wall / LIKELIHOOD.wall_weight).mean() == pytest.approx(1, abs=1e-4)
-    assert np.exp(fields.free / LIKELIHOOD.free_weight).mean() == pytest.approx(1, abs=1e-4)
+    for weight, field in zip(WEIGHTS, fields.channels, strict=True):
+        assert np.exp(field / weight).mean() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_search_equals_brute_force():
@@ -58,11 +59,11 @@ def test_the_search_equals_brute_force():
     evidence = make_evidence(tile_at((east, north)), 1.0)
     score = search._correlate(evidence).numpy()
     fields = make_fields(RASTER, 1.0, LIKELIHOOD)
-    half = evidence.wall.shape[0] // 2
-    wall, free = np.pad(fields.wall, half), np.pad(fields.free, half)
+    half = evidence.channels.shape[1] // 2
+    padded = np.pad(fields.channels, ((0, 0), (half, half), (half, half)))
     for row, column in [(203, 187), (0, 0), (399, 399), (17, 390), (100, 250)]:
-        window = np.s_[row : row + 2 * half, column : column + 2 * half]
-        expected = (wall[window] * evidence.wall + free[window] * evidence.free).sum()
+        window = padded[:, row : row + 2 * half, column : column + 2 * half]
+        expected = (window * evidence.channels).sum()
         assert score[row, column] == pytest.approx(expected, abs=1e-3)
 
 
@@ -114,9 +115,10 @@ def test_unknown_heading_is_found():
 
 def test_turned_evidence_by_a_quarter_is_rot90():
     rng = np.random.default_rng(0)
-    evidence = Evidence(rng.random((32, 32), np.float32), rng.random((32, 32), np.float32), 1.0)
+    evidence = Evidence(rng.random((2, 32, 32), np.float32), 1.0)
     quarter = turned(evidence, np.pi / 2)
-    np.testing.assert_allclose(quarter.wall, np.rot90(evidence.wall), atol=1e-4)
+    expected = np.rot90(evidence.channels, axes=(1, 2))
+    np.testing.assert_allclose(quarter.channels, expected, atol=1e-4)
 
 
 def test_a_prior_narrows_the_search():

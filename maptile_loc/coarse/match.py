@@ -77,11 +77,11 @@ class Matcher:
         self.device = torch.device(device)
         fields = make_fields(raster, settings.resolution, likelihood)
         self.west, self.north = fields.west, fields.north
-        self.shape = fields.wall.shape
+        self.shape = fields.channels.shape[1:]
         cells = round(tile_size_m / settings.resolution)
         self.padded = tuple(next_fast_len(side + cells, real=True) for side in self.shape)
-        both = torch.from_numpy(np.stack([fields.wall, fields.free])).to(self.device)
-        self.spectrum = torch.fft.rfft2(both, s=self.padded)
+        channels = torch.from_numpy(fields.channels).to(self.device)
+        self.spectrum = torch.fft.rfft2(channels, s=self.padded)
         self.allowed = self._allowed(prior)
         if not self.allowed.any():
             raise MaptileError(
@@ -169,7 +169,7 @@ class Matcher:
 
     def _correlate(self, evidence: Evidence) -> torch.Tensor:
         """(H, W) log-likelihood ratio with the tile's centre on each grid point (cell corner)."""
-        tile = torch.from_numpy(np.stack([evidence.wall, evidence.free])).to(self.device)
+        tile = torch.from_numpy(evidence.channels).to(self.device)
         half = tile.shape[-1] // 2
         product = (self.spectrum * torch.fft.rfft2(tile, s=self.padded).conj()).sum(0)
         score = torch.fft.irfft2(product, s=self.padded)
@@ -191,7 +191,7 @@ def turned(evidence: Evidence, turn: float) -> Evidence:
     c, s = math.cos(turn), math.sin(turn)
     # Maps the output's (x right, y down) to where in the input it comes from.
     matrix = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
-    both = torch.from_numpy(np.stack([evidence.wall, evidence.free]))[None]
-    grid = torch.nn.functional.affine_grid(matrix, list(both.shape), align_corners=False)
-    wall, free = torch.nn.functional.grid_sample(both, grid, align_corners=False)[0].numpy()
-    return Evidence(wall, free, evidence.resolution)
+    channels = torch.from_numpy(evidence.channels)[None]
+    grid = torch.nn.functional.affine_grid(matrix, list(channels.shape), align_corners=False)
+    channels = torch.nn.functional.grid_sample(channels, grid, align_corners=False)
+    return Evidence(channels[0].numpy(), evidence.resolution)
