@@ -104,7 +104,8 @@ def log_likelihood(
     """
     total = np.zeros(poses.size // 3, np.float32)
     for field, (xy, area) in zip(fields.channels, cells, strict=True):
-        total += _sample(field, poses, xy, rotation, fields) @ area
+        if len(area):
+            total += _sample(field, poses, xy, rotation, fields) @ area
     return total.astype(np.float64).reshape(poses.shape[:-1])
 
 

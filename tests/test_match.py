@@ -8,6 +8,8 @@ from data_prep.raster import BUILDING, ROAD
 from maptile_loc.align import AlignSettings, align, log_likelihood
 from maptile_loc.coarse.match import Disc, Matcher, MatchSettings, turned
 from maptile_loc.likelihood import (
+    FREE,
+    WALL,
     Evidence,
     LikelihoodSettings,
     make_evidence,
@@ -228,3 +230,18 @@ def test_log_likelihood_outside_the_map_is_nothing():
     cells = make_evidence(tile_at(RASTER.centre), 0.5).cells()
     far = np.array([[[RASTER.west - 300.0, RASTER.north + 300.0, 0.0]]])
     assert log_likelihood(far, cells, 0.0, fields)[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("missing", [WALL, FREE])
+def test_a_tile_may_lack_a_kind_of_evidence(missing):
+    fields = make_fields(RASTER, 0.5, LIKELIHOOD)
+    channels = make_evidence(tile_at(RASTER.centre), 0.5).channels
+    channels[missing] = 0
+    start = Candidates(np.array([[*(RASTER.centre + [0.8, -0.5]), 0.0]]), np.log([0.5]))
+    found, covariance = align(
+        start, Evidence(channels, 0.5), 0.0, fields, np.radians(1), True, AlignSettings()
+    )
+    assert np.isfinite(found.log_scores).all()
+    assert np.isfinite(covariance).all()
+    if missing != WALL:
+        assert np.hypot(*(found.poses[0, :2] - RASTER.centre)) < 0.6
