@@ -153,7 +153,9 @@ def wall_cells(
     for query in range(len(plan.scan)):
         submap = build_submap(track, plan, query, submap_m, False, settings.submap)
         tile = make_tile(submap, rotation[query], settings.query)
-        row, column = np.nonzero(tile.wall)
+        if not (tile.wall.min() > -1e-6 and tile.wall.max() < 1 + 1e-6):
+            raise SystemExit(f"tile {query}: its wall evidence is not within 0 to 1")
+        row, column = np.nonzero(tile.wall > 0)
         half = tile.size / 2
         cell = np.column_stack([column + 0.5 - half, half - row - 0.5]) * tile.resolution
         xy.append(cell + truth[query, :2])
