@@ -25,7 +25,7 @@ class QuerySettings(Settings):
         size_m: Side of the tile.
         resolution: Metres per pixel of the tile.
         ground_cell_m: Side of the cells in which the ground's height is estimated.
-        low_m: Rays that end lower than this above the ground tell where no building is.
+        low_m: Rays tell where no building is while they are lower than this above the ground.
         group_points: Scans are looked at together until they have so many points, and what they
             show is then averaged: one scan of a spinning LiDAR, some metres of a push-broom one.
         wall: What counts as a wall.
@@ -84,7 +84,9 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     for number in np.unique(group):
         mine = group == number
         hit = _touched(xy[mine & tall], size, settings.resolution)
-        passed = free_space(rays, origin[:, :2], mine & level, size, settings.resolution)
+        passed = free_space(
+            rays, origin[:, :2], rays.flat * (mine & level), size, settings.resolution
+        )
         shown = hit
         if submap.kind is None:
             part = upright.take(mine[tall])
@@ -92,7 +94,12 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
     wall /= np.maximum(looks, 1)
-    free = free_space(rays, origin[:, :2], height < settings.low_m, size, settings.resolution)
+    # A ray that ends high up tells about buildings until it rises above the lowest of them.
+    sensor = origin[rays.scan, 2] - points[:, 2] + height
+    low = np.maximum(settings.low_m, sensor + 0.5)
+    low_until = (low - sensor) / np.maximum(height - sensor, 1e-3)
+    reach = rays.flat * np.clip(low_until, 0, 1)
+    free = free_space(rays, origin[:, :2], reach, size, settings.resolution)
     ground = _touched(xy[low], size, settings.resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
     return QueryTile(wall, ground, observed, settings.resolution, rotation)

@@ -120,21 +120,20 @@ def highest_view(rays: Rays) -> F32:
     return np.tan(np.radians(np.minimum(elevation, 80))).astype(np.float32)
 
 
-def free_space(
-    rays: Rays, origin: F32, use: NDArray[np.bool_], size: int, resolution: float
-) -> F32:
-    """(size, size) 1 where a ray passed: from each scan's sensor to the farthest hit per degree.
+def free_space(rays: Rays, origin: F32, reach: F32, size: int, resolution: float) -> F32:
+    """(size, size) 1 where a ray passed: from each scan's sensor as far as a ray of each degree.
 
     Args:
         rays: All rays.
         origin: (S, 2) sensor of each scan, in the tile's frame.
-        use: (N,) rays that end low enough to tell about buildings.
+        reach: (N,) metres in the plane up to which each ray tells; 0 for one that does not.
         size: Pixels along a side.
         resolution: Metres per pixel.
     """
+    use = reach > 0
     sector = (rays.azimuth[use] + 180).astype(np.int64) % 360
     farthest = np.zeros(len(origin) * 360, np.float32)
-    np.maximum.at(farthest, rays.scan[use].astype(np.int64) * 360 + sector, rays.flat[use])
+    np.maximum.at(farthest, rays.scan[use].astype(np.int64) * 360 + sector, reach[use])
     ray = np.flatnonzero(farthest > 0)
     angle = np.radians(ray % 360 - 179.5)
     # Two samples a pixel; the last metre before the hit is left to the hit itself.

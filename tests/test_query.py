@@ -112,7 +112,7 @@ def test_rays_stop_at_walls_and_leave_the_rest_unknown():
     hits = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
     hits, origin = hits.astype(np.float32), np.zeros((1, 3), np.float32)
     rays = make_rays(hits, np.zeros(len(hits), np.int32), origin)
-    free = free_space(rays, origin[:, :2], np.ones(len(hits), bool), 128, SETTINGS.resolution)
+    free = free_space(rays, origin[:, :2], rays.flat, 128, SETTINGS.resolution)
     row, column = np.nonzero(free)
     reached = np.hypot((column + 0.5 - 64) / 2, (64 - row - 0.5) / 2)
     # 1 m is left before each hit; a cell reaches 0.36 m from its centre.
