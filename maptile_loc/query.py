@@ -96,8 +96,8 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     wall /= np.maximum(looks, 1)
     # A ray that ends high up tells about buildings until it rises above the lowest of them.
     sensor = origin[rays.scan, 2] - points[:, 2] + height
-    low = np.maximum(settings.low_m, sensor + 0.5)
-    low_until = (low - sensor) / np.maximum(height - sensor, 1e-3)
+    limit = np.maximum(settings.low_m, sensor + 0.5)
+    low_until = (limit - sensor) / np.maximum(height - sensor, 1e-3)
     reach = rays.flat * np.clip(low_until, 0, 1)
     free = free_space(rays, origin[:, :2], reach, size, settings.resolution)
     ground = _touched(xy[low], size, settings.resolution)
