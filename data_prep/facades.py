@@ -136,13 +136,14 @@ class Facades:
             to_edge = (part.v + np.copysign(part.half_v, dv[at]) - v[at]) / dv[at]
         to_pane = part.depth / inward
         to_frame = np.fmin(to_side, to_edge)
-        pane = to_pane < to_frame
-        through = pane & (part.draw < self.glass)
+        through = (to_pane < to_frame) & (part.draw < self.glass)
         nothing = through & (patch < 0.5)
         room = 0.3 + 8 * (patch - 0.5)  # 0.3 to 4.3 m behind the pane
         curtain = np.where(part.draw > 0.7, 0.5 * part.depth, 0)
-        behind = np.where(through, room, curtain + _UNEVEN * part.depth * patch) / inward
-        further[at] = np.where(pane, to_pane + behind, to_frame)
+        uneven = (curtain + _UNEVEN * part.depth * patch) / inward
+        further[at] = np.where(
+            through, to_pane + room / inward, np.minimum(to_pane + uneven, to_frame)
+        )
         further[at[nothing]] = np.inf
         kind[at[through]] = INSIDE
         return further, kind

@@ -20,6 +20,8 @@ _ROOF_THICKNESS_M = 0.2
 _RECTANGLE = 0.92
 """Of its smallest rectangle's area a footprint has to cover this to get a gabled roof."""
 
+_SMALLEST_M2 = 12.0
+
 _BAY_OUT_M, _BALCONY_OUT_M = (0.3, 1.0), (1.0, 1.6)
 _BAY_WIDTH_M, _BALCONY_WIDTH_M = (2.0, 3.5), (2.5, 4.0)
 
@@ -113,10 +115,11 @@ def house_meshes(
     number = np.repeat(np.arange(len(planes.a), dtype=np.int32), 2)
     meshes = [Mesh(plain.vertices, plain.triangles, plain.reflectance, BUILDING, number)]
     meshes += boxes
+    gabled = _nearly_rectangles(houses.footprints) & (settings.roof_deg > 0)
+    meshes += _gables(houses, np.flatnonzero(gabled), settings)
     if settings.eaves_m:
-        meshes.append(_eaves(walls, houses.brightness, settings.eaves_m))
-    if settings.roof_deg:
-        meshes += _gables(houses, settings)
+        level = walls.at(~gabled[walls.building])
+        meshes.append(_eaves(level, houses.brightness, settings.eaves_m))
     return meshes, facades, count
 
 
@@ -213,14 +216,17 @@ def _eaves(walls: Edges, brightness: Array, out_m: float) -> Mesh:
     return quads(corners, np.tile(brightness[walls.building], 2), BUILDING)
 
 
-def _gables(houses: Houses, settings: WorldSettings) -> list[Mesh]:
-    """Two slopes, and a gable at each end, over buildings that are nearly rectangles."""
-    box_ = shapely.minimum_rotated_rectangle(houses.footprints)
-    area = np.maximum(shapely.area(box_), 1e-6)
-    fits = np.flatnonzero((shapely.area(houses.footprints) / area > _RECTANGLE) & (area > 12))
+def _nearly_rectangles(footprints: NDArray[Any]) -> NDArray[np.bool_]:
+    area = np.maximum(shapely.area(shapely.minimum_rotated_rectangle(footprints)), 1e-6)
+    return np.asarray((shapely.area(footprints) / area > _RECTANGLE) & (area > _SMALLEST_M2))
+
+
+def _gables(houses: Houses, fits: NDArray[np.int64], settings: WorldSettings) -> list[Mesh]:
+    """Two slopes that reach over the long sides, and a gable at each end, of some buildings."""
     if not len(fits):
         return []
-    corner = shapely.get_coordinates(box_[fits]).reshape(-1, 5, 2)[:, :4]
+    boxes = shapely.minimum_rotated_rectangle(houses.footprints[fits])
+    corner = shapely.get_coordinates(boxes).reshape(-1, 5, 2)[:, :4]
     long = np.hypot(*(corner[:, 1] - corner[:, 0]).T) >= np.hypot(*(corner[:, 2] - corner[:, 1]).T)
     corner = np.where(long[:, None, None], corner, np.roll(corner, 1, axis=1))
     width = np.hypot(*(corner[:, 3] - corner[:, 0]).T)

@@ -40,6 +40,7 @@ from data_prep.town import write_town
 from data_prep.trajectory import open_trajectory, trajectory_from_drive
 from data_prep.world import Hits, build_world
 from maptile_loc.config import load_settings
+from maptile_loc.labels import LABELS
 
 PLAIN_WORLD = WorldSettings(
     shift_m=0,
@@ -195,6 +196,7 @@ def test_labels_are_read_with_the_points(city: City, route: Trajectory, tmp_path
     simulate(city, stretch(route, 100, 120), tmp_path / "drive", "hdl32", EXACT)
     drive = open_drive(tmp_path / "drive")
     assert drive.labels == "simulated"
+    assert drive.labels not in LABELS  # localized as if there were none
     block = drive.scans.read(0, 2)
     assert block.label is not None
     assert len(block.label) == len(block.points)
@@ -556,10 +558,11 @@ def test_turning_one_part_off_leaves_the_others(city: City, route: Trajectory) -
 
 
 def test_nothing_stands_in_the_way(city: City) -> None:
-    long = trajectory_from_route(city, 800.0, seed=2)
+    long = trajectory_from_route(city, 400.0, seed=2)
     crowded = WorldSettings(
-        shift_m=3, cars_per_100m=40, trees_per_100m=30, fences_per_100m=30, people_per_100m=50
-    )
+        shift_m=3, cars_per_100m=40, trees_per_100m=10, hedges_per_100m=10, fences_per_100m=30,
+        people_per_100m=50, shrubs_per_100m=30,
+    )  # fmt: skip
     world = build_world(city, [long.poses[:, :2]], crowded, seed=0)
     step = np.diff(long.poses[:, :2], axis=0)
     length = np.hypot(*step.T)

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import open3d as o3d
+import pytest
+import shapely
+from numpy.typing import NDArray
+
+from data_prep.city import City, CitySettings, open_city, prepare_city
+from data_prep.facades import Facades, Style
+from data_prep.geometry import Array, utm_crs
+from data_prep.kinds import BUILDING, GROUND, INSIDE, LEAF, ROAD, WorldSettings
+from data_prep.lidar import SENSORS, LidarNoise, lms_151, seen
+from data_prep.meshes import Mesh, leaves
+from data_prep.osm import OsmSource
+from data_prep.simulate import CAMERA_HEIGHT_M, SimulateSettings, vehicle_poses
+from data_prep.terrain import Terrain
+from data_prep.trajectory import trajectory_from_route
+from data_prep.world import Hits, World, build_world
+
+MIDDLE = np.array([600_500.0, 5_760_500.0])
+FLAT_FACADES = {"relief_m": 0, "glass": 0, "bays_per_100m": 0}
+NOTHING = {
+    name: 0
+    for name in WorldSettings.model_fields
+    if name.endswith("_per_100m") or name in ("shift_m", "missing", "new")
+}
+
+
+@pytest.fixture(scope="module")
+def city(town_city: Path) -> City:
+    return open_city(town_city)
+
+
+@pytest.fixture(scope="module")
+def crossing(tmp_path_factory: pytest.TempPathFactory) -> City:
+    """A house of 12 x 8 m, 6 m high, beside a road of 6 m that runs east through the middle."""
+    folder = tmp_path_factory.mktemp("crossing")
+    crs = utm_crs(52.0, 10.5)
+    boxes = [shapely.box(-6, 8, 6, 16), shapely.box(-200, -200, -190, -190)]
+    boxes.append(shapely.box(190, 190, 200, 200))
+    shapes = [shapely.transform(shape, lambda xy: xy + MIDDLE) for shape in boxes]
+    houses = gpd.GeoDataFrame(
+        {"building": "yes", "height": ["6"] * len(shapes)}, geometry=shapes, crs=crs
+    )
+    road = shapely.LineString(MIDDLE + np.array([[-180.0, 0], [180, 0]]))
+    roads = gpd.GeoDataFrame({"highway": ["residential"], "width": ["6"]}, geometry=[road], crs=crs)
+    houses.to_file(folder / "map.gpkg", layer="buildings", driver="GPKG")
+    roads.to_file(folder / "map.gpkg", layer="roads", driver="GPKG")
+    settings = CitySettings(crs=crs.to_string())
+    return prepare_city(OsmSource(path=folder / "map.gpkg"), folder / "city", settings)
+
+
+def world_of(city: City, **settings: float) -> World:
+    path = [MIDDLE + np.array([[-150.0, -0.5], [150.0, -0.5]])]
+    return build_world(city, path, WorldSettings(**(NOTHING | settings)), seed=0)
+
+
+def looking_down(world: World, xy: Array) -> tuple[Array, Hits]:
+    """Heights of what is met from 50 m above (N, 2) places, and the hits."""
+    start = np.column_stack([xy, np.full(len(xy), 50.0)])
+    hits = world.cast(start, np.tile([0.0, 0, -1], (len(xy), 1)))
+    return 50.0 - hits.distance.astype(np.float64), hits
+
+
+# --- The ground -----------------------------------------------------------------------------------
+
+
+def test_slopes_are_as_told_and_are_those_of_the_height() -> None:
+    rng = np.random.default_rng(1)
+    steep = [
+        np.mean(
+            np.sum(Terrain.rolling(MIDDLE, 0.03, 0.1, rng).gradient(spread(rng, 4000)) ** 2, axis=1)
+        )
+        for _ in range(20)
+    ]
+    assert np.sqrt(np.mean(steep)) == pytest.approx(0.03, rel=0.05)
+    terrain = Terrain.rolling(MIDDLE, 0.03, 0.1, rng)
+    xy, step = MIDDLE + spread(rng, 50), 1e-3
+    for axis in (0, 1):
+        aside = np.eye(2)[axis] * step
+        numeric = (terrain.height(xy + aside) - terrain.height(xy - aside)) / (2 * step)
+        assert terrain.gradient(xy)[:, axis] == pytest.approx(numeric, abs=1e-5)
+
+
+def spread(rng: np.random.Generator, count: int) -> Array:
+    return rng.uniform(-3000, 3000, (count, 2))
+
+
+def test_the_ground_follows_slopes_and_kerbs(crossing: City) -> None:
+    world = world_of(crossing, slope=0.05, kerb_m=0.12)
+    rng = np.random.default_rng(0)
+    xy = MIDDLE + rng.uniform((-100, -7), (100, 7), (3000, 2))
+    z, hits = looking_down(world, xy)
+    aside = np.abs(xy[:, 1] - MIDDLE[1])
+    on_road, beside = aside < 2.9, aside > 3.1
+    assert (hits.kind[on_road] == ROAD).all()
+    assert (hits.kind[beside] == GROUND).all()
+    above = z - world.terrain.height(xy)
+    # The mesh is 6 m wide: it is off the smooth ground by a centimetre or two.
+    assert np.abs(above[on_road] + 0.12).max() < 0.02
+    assert np.abs(above[beside]).max() < 0.02
+    assert np.ptp(z) > 1.0
+    # Beams that skim over the road meet the kerb's face.
+    east = np.linspace(-50, 50, 200)
+    start = MIDDLE + np.column_stack([east, np.zeros(200)])
+    low = world.terrain.height(start + (0, 3)) - 0.06
+    kerb = world.cast(np.column_stack([start, low]), np.tile([0.0, 1, 0], (200, 1)))
+    assert np.median(kerb.distance) == pytest.approx(3, abs=0.02)
+    assert np.median(kerb.cosine) > 0.99
+
+
+def test_the_vehicle_stands_on_the_road_and_tilts_with_it(city: City) -> None:
+    route = trajectory_from_route(city, 200.0, seed=3)
+    terrain = Terrain.rolling(city.raster.centre, 0.08, 0.1, np.random.default_rng(0))
+    poses = vehicle_poses(route, terrain, SimulateSettings(sway_deg=0))
+    road = terrain.height(route.poses[:, :2]) - 0.1
+    assert poses[:, 2, 3] == pytest.approx(road + CAMERA_HEIGHT_M)
+    for axis in (0, 1):  # forward and left lie in the ground's plane
+        direction = poses[:, :3, axis]
+        rise = np.sum(terrain.gradient(route.poses[:, :2]) * direction[:, :2], axis=1)
+        assert np.abs(direction[:, 2] - rise).max() < 2e-3
+    assert np.abs(poses[:, 2, 0]).max() > 0.02
+
+
+# --- Leaves ---------------------------------------------------------------------------------------
+
+
+def cast_through(mesh: Mesh, start: Array, direction: Array) -> Array:
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(
+        o3d.core.Tensor.from_numpy(mesh.vertices.astype(np.float32)),
+        o3d.core.Tensor.from_numpy(mesh.triangles.astype(np.uint32)),
+    )
+    rays = np.column_stack([start, np.tile(direction, (len(start), 1))]).astype(np.float32)
+    return np.asarray(scene.cast_rays(o3d.core.Tensor.from_numpy(rays))["t_hit"].numpy())
+
+
+@pytest.mark.parametrize("direction", [(1.0, 0, 0), (0, 0, 1.0), (0.6, 0, 0.8)])
+def test_leaves_let_beams_through_as_beer_and_lambert_say(direction: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    half, per_m = np.array([[6.0, 6.0, 6.0]]), 0.15
+    zero = np.zeros((1, 3))
+    size = np.array([0.12])
+    hedge = leaves(zero, np.zeros(1), half, False, per_m, size, 0.4, LEAF, rng)
+    start = rng.uniform(-1.5, 1.5, (20_000, 3)) - 4.0 * np.array(direction)
+    distance = cast_through(hedge, start, np.array(direction))
+    for metres in (1.0, 3.0, 6.0):
+        assert np.mean(distance > metres) == pytest.approx(np.exp(-per_m * metres), abs=0.02)
+
+
+def test_a_crown_is_an_ellipsoid_of_leaves() -> None:
+    rng = np.random.default_rng(0)
+    half = np.array([[2.0, 1.0, 3.0]])
+    centre = np.array([[10.0, 20.0, 4.0]])
+    crown = leaves(centre, np.array([np.pi / 2]), half, True, 1.0, np.array([0.1]), 0.4, LEAF, rng)
+    middles = crown.vertices[crown.triangles].mean(axis=1) - centre[0]
+    # Turned by a right angle, its length lies along the second axis.
+    inside = np.sum((middles / half[0, [1, 0, 2]]) ** 2, axis=1)
+    assert inside.max() < 1 + 1e-9
+    assert np.mean(inside < 0.5 ** (2 / 3)) == pytest.approx(0.5, abs=0.03)
+    through = cast_through(crown, np.tile([[0.0, 20, 4]], (1, 1)), np.array([1.0, 0, 0]))
+    assert through[0] > 8.9
+    ends = rng.uniform(-0.3, 0.3, (4000, 3)) * (0, 1, 1) + (0, 20, 4)
+    share = np.isinf(cast_through(crown, ends, np.array([1.0, 0, 0]))).mean()
+    assert share == pytest.approx(np.exp(-2 * 0.97), abs=0.06)
+
+
+# --- Facades --------------------------------------------------------------------------------------
+
+
+def one_wall(glass: float, share: float = 1.0) -> Facades:
+    """A wall from (0, 0) to (12, 0) whose outside is to the south, with three windows a storey."""
+    style = Style.drawn(1, 0.3, np.random.default_rng(0))
+    fixed = {
+        "bay": 4.0, "storey": 3.0, "raised": 0.0, "width": 1.4, "sill": 0.8, "head": 2.3,
+        "depth": 0.3, "share": share, "shop": 0.0, "plinth": 0.0, "pilaster": 0.0,
+    }  # fmt: skip
+    style = replace(style, **{name: np.array([v], np.float32) for name, v in fixed.items()})
+    return Facades(
+        a=np.zeros((1, 2), np.float32),
+        along=np.array([[1, 0]], np.float32),
+        length=np.array([12], np.float32),
+        base=np.zeros(1, np.float32),
+        height=np.array([9], np.float32),
+        style=style,
+        glass=glass,
+    )
+
+
+def meet(facades: Facades, x: Array, z: float, direction: Array) -> tuple[Array, NDArray[np.uint8]]:
+    point = np.column_stack([x, np.zeros(len(x)), np.full(len(x), z)]).astype(np.float32)
+    wall = np.zeros(len(x), np.int32)
+    rays = np.tile(direction, (len(x), 1)).astype(np.float32)
+    distance, kind = facades.meet(wall, point, rays)
+    return distance.astype(np.float64), kind
+
+
+def test_beams_meet_panes_and_the_sides_of_windows() -> None:
+    facades = one_wall(glass=0.0)
+    x = np.linspace(0.01, 11.99, 4000)
+    deep, kind = meet(facades, x, 4.5, np.array([0.0, 1, 0]))
+    assert (kind == BUILDING).all()
+    # Openings of 1.4 m in the middles of the fields of 4 m; 0.6 to 1.4 times 0.3 m deep.
+    in_window = np.abs((x % 4) - 2) < 0.7
+    assert np.abs(deep[~in_window]).max() <= 0.031
+    assert deep[in_window].min() > 0.17
+    assert deep[in_window].max() < 1.6 * 0.42
+    # A slanting beam into the same windows goes on to the pane, or to the right-hand side.
+    slant = np.array([np.sin(0.9), np.cos(0.9), 0])
+    far, _ = meet(facades, x, 4.5, slant)
+    end = x + far * slant[0]
+    depth = far * slant[1]
+    side = 2 + 0.7 - x % 4
+    window = in_window & (np.abs(np.abs((x % 4) - 2) - 0.7) > 0.01)
+    pane = window & (depth < side / np.tan(0.9) - 1e-4)
+    frame = window & ~pane
+    assert frame.sum() > 100
+    assert pane.sum() > 100
+    assert end[frame] % 4 == pytest.approx(2.7, abs=1e-3)
+    for field in range(3):
+        here = x // 4 == field
+        # What bounds a pane's depth seen upright bounds it from aside.
+        assert depth[pane & here].min() >= deep[in_window & here].min() - 1e-3
+        assert depth[pane & here].max() <= deep[in_window & here].max() + 1e-3
+    above, _ = meet(facades, x, 5.4, np.array([0.0, 1, 0]))
+    assert np.abs(above).max() <= 0.031
+
+
+def test_windows_of_glass_are_gone_through() -> None:
+    x = np.random.default_rng(0).uniform(0, 12, 3000)
+    heights = np.arange(1.0, 9, 0.13)
+    results = [meet(one_wall(glass=1.0), x, z, np.array([0.0, 1, 0])) for z in heights]
+    deep = np.concatenate([distance for distance, _ in results])
+    kind = np.concatenate([kinds for _, kinds in results])
+    inside = kind == INSIDE
+    assert np.isinf(deep[inside]).mean() == pytest.approx(0.5, abs=0.12)
+    assert deep[inside].min() > 0.4
+    assert deep[inside & np.isfinite(deep)].max() < 5.5
+    assert np.abs(deep[~inside]).max() < 0.05
+    blind, kind = meet(one_wall(glass=1.0, share=0.0), x, 4.5, np.array([0.0, 1, 0]))
+    assert np.abs(blind).max() < 0.05
+    assert (kind == BUILDING).all()
+
+
+# --- Buildings ------------------------------------------------------------------------------------
+
+
+def test_a_house_has_a_gabled_roof_with_eaves(crossing: City) -> None:
+    world = world_of(crossing, slope=0, kerb_m=0, eaves_m=0.5, roof_deg=40, **FLAT_FACADES)
+    east, north = np.meshgrid(np.linspace(-5.9, 5.9, 30), np.linspace(7.6, 16.4, 40))
+    xy = np.column_stack([east.ravel(), north.ravel()])
+    z, hits = looking_down(world, MIDDLE + xy)
+    # 0.2 m thick, as high over the wall as the slope makes it, the ridge 4 m from both sides.
+    roof = 6 + 0.2 + np.tan(np.radians(40)) * (4 - np.abs(xy[:, 1] - 12))
+    assert z == pytest.approx(roof, abs=5e-3)
+    assert (hits.kind == BUILDING).all()
+    out, _ = looking_down(world, MIDDLE + np.array([[0.0, 7.4], [0, 16.6]]))
+    assert out == pytest.approx(0, abs=1e-3)
+    flat = world_of(crossing, slope=0, kerb_m=0, eaves_m=0.5, roof_deg=0, **FLAT_FACADES)
+    up = flat.cast(np.array([[*MIDDLE + (0, 7.7), 1.0]]), np.array([[0.0, 0, 1]]))
+    assert up.distance == pytest.approx(5.0, abs=1e-3)
+
+
+def test_building_points_lie_on_buildings(city: City) -> None:
+    route = trajectory_from_route(city, 90.0, seed=3)
+    world = build_world(city, [route.poses[:, :2]], WorldSettings(roof_deg=0), seed=0)
+    poses = vehicle_poses(route, world.terrain, SimulateSettings())[::60]
+    (lidar,) = SENSORS["hdl64"]
+    turned = np.concatenate([lidar.directions @ pose[:3, :3].T for pose in poses])
+    start = np.repeat(poses[:, :3, 3], len(lidar.directions), axis=0)
+    hits = world.cast(start, turned)
+    met = np.isfinite(hits.distance) & (hits.distance < 50)
+    points = (start + turned * np.where(met, hits.distance, 0)[:, None])[met]
+    kind = hits.kind[met]
+    ground = world.terrain.height(points[:, :2])
+    walls = shapely.boundary(shapely.union_all(world.buildings))
+    shapely.prepare(walls)
+    built = points[kind == BUILDING][::20]
+    off = shapely.distance(walls, shapely.points(built[:, :2]))
+    assert len(off) > 1000
+    # Windows and doors lie deep in the walls, bays and balconies stand out of them.
+    assert np.quantile(off, 0.8) < 0.45
+    assert off.max() < 4
+    level = points[:, 2] - ground
+    assert np.abs(level[kind == ROAD] + 0.1).max() < 0.03
+    beside = level[kind == GROUND]
+    assert (np.abs(beside) < 0.03).mean() > 0.9
+    assert beside.min() > -0.13
+    assert beside.max() < 0.03
+    inside = shapely.union_all(world.buildings).buffer(0.1)
+    shapely.prepare(inside)
+    rooms = points[kind == INSIDE]
+    assert shapely.contains_xy(inside, *rooms[:, :2].T).mean() > 0.9
+    leaf = level[kind == LEAF]
+    assert leaf.min() > -0.3
+    assert np.quantile(leaf, 0.99) < 11
+
+
+def test_plants_hide_walls_in_part(city: City) -> None:
+    route = trajectory_from_route(city, 90.0, seed=3)
+    bare = build_world(city, [route.poses[:, :2]], WorldSettings(leaves_per_m=0), seed=0)
+    grown = build_world(city, [route.poses[:, :2]], WorldSettings(), seed=0)
+    start = np.column_stack([route.poses[::40, :2], 1.6 + 0 * route.poses[::40, 2]])
+    angle = np.linspace(-np.pi, np.pi, 2000)
+    rays = np.column_stack([np.cos(angle), np.sin(angle), 0.05 + 0 * angle])
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    origins, directions = np.repeat(start, len(rays), axis=0), np.tile(rays, (len(start), 1))
+    before, after = bare.cast(origins, directions), grown.cast(origins, directions)
+    assert not (before.kind == LEAF).any()
+    # Leaves only come between: nothing is seen farther off than without them.
+    assert (after.distance <= before.distance + 1e-3).all()
+    stopped = after.kind == LEAF
+    assert 0.02 < stopped.mean() < 0.6
+    same = ~stopped & np.isfinite(before.distance)
+    assert np.abs(after.distance[same] - before.distance[same]).max() < 1e-3
+
+
+# --- Returns --------------------------------------------------------------------------------------
+
+
+def flat_hits(distance: Array, kind: int = GROUND) -> Hits:
+    ones = np.ones(len(distance), np.float32)
+    return Hits(distance.astype(np.float32), np.full(len(distance), kind, np.uint8), ones, ones)
+
+
+QUIET = LidarNoise(range_m=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0)
+
+
+def test_beams_over_an_edge_return_something_between() -> None:
+    lidar = lms_151("lms_front", 0)
+    distance = np.where(np.arange(5410) % 20 < 10, 10.0, 11.0)
+    far = np.where(np.arange(5410) % 20 < 10, 10.0, 14.0)
+    rng = np.random.default_rng(0)
+    always = QUIET.model_copy(update={"mixed": 1.0})
+    measured, visible = seen(flat_hits(distance), lidar, always, rng)
+    assert visible.all()
+    mixed = (measured > 10.001) & (measured < 10.999)
+    edge = distance[1:] != distance[:-1]
+    within = np.arange(5409) % 541 != 540  # the last beam of a scan has none beside it
+    assert mixed[:-1][~edge | ~within].sum() == 0
+    assert mixed[:-1][edge & within].mean() > 0.98
+    # Two metres or more apart, they are two returns, and one of them is reported.
+    assert np.isin(seen(flat_hits(far), lidar, always, rng)[0], (10, 14)).all()
+    assert np.isin(seen(flat_hits(distance), lidar, QUIET, rng)[0], (10, 11)).all()
+
+
+def test_each_beam_has_its_own_error() -> None:
+    (lidar,) = SENSORS["hdl64"]
+    hits = flat_hits(np.full(2 * len(lidar.directions), 20.0))
+    noise = QUIET.model_copy(update={"beam_m": 0.02})
+    first = seen(hits, lidar, noise, np.random.default_rng(0))[0].reshape(-1, 64)
+    again = seen(hits, lidar, noise, np.random.default_rng(1))[0].reshape(-1, 64)
+    assert (first == first[0]).all()
+    assert (first == again).all()
+    assert (first[0] - 20).std() == pytest.approx(0.02, rel=0.3)
