@@ -119,7 +119,7 @@ def _upright(points: F32, height: F32, rays: Rays, origin: F32, tall: NDArray[np
     return Upright(
         points[ray, :2],
         height[ray],
-        sensor_height + rays.flat[ray] * highest_view(rays)[ray],
+        sensor_height + rays.flat[ray] * highest_view(rays, ray),
         ray,
         np.radians(rays.azimuth[ray]),
         rays.distance[ray],

@@ -93,17 +93,22 @@ def _centimetres(metres: F32) -> NDArray[np.int64]:
     return (np.minimum(metres, 655) * 100).astype(np.int64)
 
 
-def highest_view(rays: Rays) -> F32:
-    """(N,) tangent of the highest elevation at which each ray's sensor sees, in its direction.
+def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
+    """(M,) tangent of the highest elevation at which a sensor sees, in the direction of each ray.
 
     A spinning LiDAR sees a few degrees up: of a house nearby, no more than the ground floor. Its
     view ends on a cone, tilted with the vehicle: a + b cos(azimuth) + c sin(azimuth), laid on the
     highest returns of all sectors by least squares that hardly count what is below the cone
     (expectile regression, Newey and Powell 1987), for there no return came back from the sky.
+
+    Args:
+        rays: All rays.
+        asked: (M,) the ones that are asked about, and that tell: those that end well above ground.
     """
-    sector = ((rays.azimuth + 180) / _SECTOR_DEG).astype(np.int64) % _SECTORS
+    azimuth, scan = rays.azimuth[asked], rays.scan[asked]
+    sector = ((azimuth + 180) / _SECTOR_DEG).astype(np.int64) % _SECTORS
     top = np.full(rays.scans * _SECTORS, -np.inf)
-    np.maximum.at(top, rays.scan.astype(np.int64) * _SECTORS + sector, rays.elevation)
+    np.maximum.at(top, scan.astype(np.int64) * _SECTORS + sector, rays.elevation[asked])
     top = top.reshape(rays.scans, _SECTORS)
     seen = np.isfinite(top)
     top[~seen] = 0
@@ -114,10 +119,10 @@ def highest_view(rays: Rays) -> F32:
         normal = np.einsum("sk,ki,kj->sij", weight, shape, shape) + np.diag([1e-9, 0.5, 0.5])
         cone = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
         weight = np.where(top > cone @ shape.T, 1.0, 0.03) * seen
-    azimuth = np.radians(rays.azimuth)
-    ahead = np.column_stack([np.ones_like(azimuth), np.cos(azimuth), np.sin(azimuth)])
-    elevation = np.einsum("ni,ni->n", cone.astype(np.float32)[rays.scan], ahead)
-    return np.tan(np.radians(np.minimum(elevation, 80))).astype(np.float32)
+    level, ahead, left = cone.astype(np.float32)[scan].T
+    turn = np.radians(azimuth)
+    elevation = level + ahead * np.cos(turn) + left * np.sin(turn)
+    return np.tan(np.radians(np.minimum(elevation, 80)))
 
 
 def free_space(rays: Rays, origin: F32, reach: F32, size: int, resolution: float) -> F32:
@@ -132,13 +137,15 @@ def free_space(rays: Rays, origin: F32, reach: F32, size: int, resolution: float
     """
     use = reach > 0
     sector = (rays.azimuth[use] + 180).astype(np.int64) % 360
-    farthest = np.zeros(len(origin) * 360, np.float32)
-    np.maximum.at(farthest, rays.scan[use].astype(np.int64) * 360 + sector, reach[use])
-    ray = np.flatnonzero(farthest > 0)
+    # Sector and distance in one integer: the last one of each sector, once sorted, is the farthest.
+    key = ((rays.scan[use].astype(np.int64) * 360 + sector) << 16) | _centimetres(reach[use])
+    key = np.sort(key)
+    last = np.flatnonzero(np.diff(key >> 16, append=-1))
+    ray, farthest = key[last] >> 16, ((key[last] & 0xFFFF) / 100).astype(np.float32)
     angle = np.radians(ray % 360 - 179.5)
     # Two samples a pixel; the last metre before the hit is left to the hit itself.
     step = resolution / 2
-    counts = np.maximum((farthest[ray] - 1.0) / step, 0).astype(np.int64)
+    counts = np.maximum((farthest - 1.0) / step, 0).astype(np.int64)
     along = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * step
     start = np.repeat(origin[ray // 360], counts, axis=0)
     direction = np.repeat(np.column_stack([np.cos(angle), np.sin(angle)]), counts, axis=0)

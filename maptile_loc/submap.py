@@ -79,7 +79,7 @@ def plan_queries(drive: Drive, every_m: float, submap_m: float) -> QueryPlan:
         if every_m > 0 or submap_m > 0:
             raise MaptileError(
                 f"{drive.name}: no odometry, so metres of travel are not known; "
-                "give it an odometry.tum, or use --submap 0 --every 0"
+                "make one from its scans (lidar_odometry), or use --submap 0 --every 0"
             )
         unknown = np.zeros(len(t_ns))
         return QueryPlan(np.arange(len(t_ns)), unknown, np.full(len(t_ns), -1, np.int32))
@@ -124,6 +124,8 @@ def build_submap(
             near[centre + 1 :] = False
         window = np.flatnonzero(near)
         start, stop = int(window[0]), int(window[-1]) + 1
+    if submap_m == 0:
+        return _local(drive, drive.scans.read(centre, centre + 1), centre, settings)
     here = len(drive.scans.read(centre, centre + 1).points)
     sensors = len(drive.scans.sensors)
     spacing = max(settings.spacing_m, submap_m * here * sensors / settings.max_points)
@@ -173,38 +175,35 @@ def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings
     points, scan = block.points[use], block.scan[use]
     if drive.odometry is None:
         return Submap(points, scan, block.origin, kind)
-    if block.seconds is not None:
-        points = _still(points, scan, block.seconds[use], block.t_ns, drive.odometry)
+    seconds = None if block.seconds is None else block.seconds[use]
     poses = drive.odometry.at(np.append(block.t_ns, drive.scans.t_ns[centre]))
     relative = se3_inverse(poses[-1]) @ poses[:-1]
+    velocity, turn = _motion(block.t_ns, drive.odometry)
+    result = np.empty_like(points)
+    bounds = np.searchsorted(scan, np.arange(len(block.t_ns) + 1))
+    # Scan by scan: a small matrix product each, rather than a matrix for every point.
+    for k in range(len(block.t_ns)):
+        part = slice(bounds[k], bounds[k + 1])
+        mine = points[part]
+        if seconds is not None:
+            mine = mine + seconds[part, None] * (mine @ turn[k] + velocity[k])
+        result[part] = mine @ relative[k, :3, :3].T.astype(np.float32)
     rotation = relative[:, :3, :3].astype(np.float32)
     shift = relative[:, :3, 3].astype(np.float32)
     return Submap(
-        np.einsum("nij,nj->ni", rotation[scan], points) + shift[scan],
+        result + shift[scan],
         scan,
         np.einsum("sij,sj->si", rotation, block.origin) + shift,
         kind,
     )
 
 
-def _still(
-    points: NDArray[np.float32],
-    scan: NDArray[np.int32],
-    seconds: NDArray[np.float32],
-    t_ns: Times,
-    odometry: PoseTrack,
-) -> NDArray[np.float32]:
-    """Undo the vehicle's motion inside each scan, taken as steady over the scan.
-
-    Args:
-        points: (N, 3) in the vehicle frame of the moment each was measured.
-        scan: (N,) scan of each.
-        seconds: (N,) that moment, relative to the scan's time.
-        t_ns: (S,) times of the scans.
-        odometry: The vehicle's motion.
+def _motion(t_ns: Times, odometry: PoseTrack) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The vehicle's steady motion during each of (S,) scans.
 
     Returns:
-        (N, 3) in the vehicle frame at the scan's time.
+        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) matrices that take a point, from
+        the right, to the velocity that the turn (rad/s) gives it.
     """
     half = 50_000_000
     here = se3_inverse(odometry.at(t_ns))
@@ -214,11 +213,8 @@ def _still(
     known = (segment >= 0) & (segment == odometry.segment_at(t_ns + half))
     per_second = np.where(known, 1e9 / (2 * half), 0.0)[:, None]
     velocity = per_second * (end[:, :3, 3] - begin[:, :3, 3])
-    turn = (
-        per_second
-        * Rotation.from_matrix(se3_inverse(begin)[:, :3, :3] @ end[:, :3, :3]).as_rotvec()
-    )
-    moved = velocity.astype(np.float32)[scan]
-    moved += np.cross(turn.astype(np.float32)[scan], points)
-    moved *= seconds[:, None]
-    return points + moved
+    turned = se3_inverse(begin)[:, :3, :3] @ end[:, :3, :3]
+    x, y, z = (per_second * Rotation.from_matrix(turned).as_rotvec()).T
+    zero = np.zeros_like(x)
+    turn = np.array([[zero, z, -y], [-z, zero, x], [y, -x, zero]]).transpose(2, 0, 1)
+    return velocity.astype(np.float32), turn.astype(np.float32)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from made_kitti import NOON, SECOND, damaged, tenths, write_labels, write_stamps, zipped
 from scipy.spatial import cKDTree
 
-from data_prep.drive import Drive, TruthTrack
+from data_prep.drive import Drive, ScanBlock, ScanSource, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
 from data_prep.sources import kitti, open_drive
 from maptile_loc.labels import BUILDING, GROUND, OTHER
-from maptile_loc.submap import SubmapSettings, _still, build_submap, plan_queries
+from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
 
 KARLSRUHE = (49.0112, 8.4229)
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -620,23 +621,36 @@ def test_the_files_leftward_velocity_points_right(data_dir: Path, real: Drive) -
     assert np.abs(seen + in_file)[5:-5].mean() < np.abs(seen - in_file)[5:-5].mean()
 
 
+@dataclass(frozen=True)
+class Signed:
+    """Scans whose points' times are multiplied by ``sign``."""
+
+    source: ScanSource
+    sign: float
+
+    @property
+    def t_ns(self) -> Times:
+        return self.source.t_ns
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        return self.source.sensors
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        block = self.source.read(start, stop)
+        assert block.seconds is not None
+        return replace(block, seconds=np.float32(self.sign) * block.seconds)
+
+
 @pytest.mark.realdata
 def test_real_scans_agree_once_their_motion_is_undone(real: Drive) -> None:
     """The evidence for the direction of the turn: scans 2.5 s apart, put together at their best."""
 
     def cloud(scan: int, sign: float) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
-        block = real.scans.read(scan, scan + 1)
-        assert block.seconds is not None
-        assert real.odometry is not None
-        away = np.linalg.norm(block.points - block.origin[0], axis=1)
-        near = (away > 5) & (away < 40) & (block.points[:, 2] > -0.2)
-        points = _still(
-            block.points[near],
-            block.scan[near],
-            np.float32(sign) * block.seconds[near],
-            block.t_ns,
-            real.odometry,
-        )
+        drive = replace(real, scans=Signed(real.scans, sign))
+        submap = build_submap(drive, plan_queries(drive, 0, 0), scan, 0, False, SubmapSettings())
+        away = np.linalg.norm(submap.points - submap.origin[0], axis=1)
+        points = submap.points[(away > 5) & (away < 40) & (submap.points[:, 2] > -0.2)]
         return small_gicp.preprocess_points(points.astype(float), 0.2, 12)
 
     def apart(first: int, second: int, sign: float) -> float:
