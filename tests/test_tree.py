@@ -486,8 +486,8 @@ def test_what_the_tar_program_writes(tmp_path: Path, format: str) -> None:
     (top / "empty").mkdir(parents=True)
     long = "n" * (80 if format == "v7" else 95)
     files = {"top/a.bin": b"12345", f"top/{long}": RNG.bytes(2000)}
-    if format not in ("v7", "ustar"):
-        files["top/" + "/".join(["d" * 60] * 4) + "/e"] = b"deep"
+    if format != "v7":
+        files["top/" + "/".join(["d" * 60] * 3) + "/e"] = b"deep"
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
@@ -565,6 +565,7 @@ def test_links_and_devices_are_passed_over(tmp_path: Path) -> None:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, b"V"):
             member = tarfile.TarInfo(f"kind {kind!r}")
             member.type, member.linkname = kind, "/etc/passwd"
+            member.size = 0 if kind == b"V" else 700  # of what they link to: none of it follows
             target.addfile(member)
         target.addfile(tarfile.TarInfo("good"))
     assert dict(everything(open_tree(tmp_path / "x.tar"))) == {"good": b""}
@@ -610,6 +611,19 @@ def test_a_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int)
     finally:
         tracemalloc.stop()
     assert peak < 2 * size + 1_000_000
+
+
+def test_memory_is_not_taken_for_what_is_only_declared(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(by_hand(b"a", DATA, packed=2_000_000_000, size=2_000_000_000))
+    node = open_tree(tmp_path / "x.zip") / "a"
+    tracemalloc.start()
+    try:
+        with pytest.raises(MaptileError, match=r"a is damaged \(cut short\)"):
+            node.read_bytes()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_a_file_that_is_too_large_is_read_by_the_piece_only(tmp_path: Path) -> None:
@@ -703,6 +717,35 @@ def test_a_header_with_a_right_checksum_may_be_nonsense(
         list(everything(open_tree(path)))
     except MaptileError as error:
         assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("at", [0, 30, 99, 110, 130, 157, 300, 500])
+def test_a_header_of_which_a_byte_is_changed_is_refused(tmp_path: Path, at: int) -> None:
+    path = pack(tmp_path / "x.tar", {"a": b"1", "b": b"2"})
+    data = bytearray(path.read_bytes())
+    data[1024 + at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MaptileError, match="no header of a member at byte 1024"):
+        open_tree(path)
+
+
+def test_records_of_a_header_count_before_it(tmp_path: Path) -> None:
+    records = b"16 path=a/b/c.d\n10 size=5\n"
+    head, file = tarfile.TarInfo("x"), tarfile.TarInfo("other")
+    head.type, head.size = tarfile.XHDTYPE, len(records)
+    blocks = [head.tobuf(), records.ljust(512, b"\0"), file.tobuf(), b"12345".ljust(512, b"\0")]
+    (tmp_path / "x.tar").write_bytes(b"".join([*blocks, tarfile.TarInfo("next").tobuf()]))
+    read = dict(everything(open_tree(tmp_path / "x.tar")))
+    assert read == {"a": None, "a/b": None, "a/b/c.d": b"12345", "next": b""}
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_name_takes_no_megabytes(tmp_path: Path, kind: bytes) -> None:
+    head = tarfile.TarInfo("x")
+    head.type, head.size = kind, 2 << 20
+    (tmp_path / "x.tar").write_bytes(head.tobuf() + b"a" * head.size)
+    with pytest.raises(MaptileError, match="the header at byte 0 is damaged"):
+        open_tree(tmp_path / "x.tar")
 
 
 @FUZZ

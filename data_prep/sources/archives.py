@@ -159,10 +159,7 @@ class Archive:
         name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
         data = self.at(member.offset + 30 + name_bytes + extra_bytes, member.packed)
         if member.deflated:
-            unpacker = zlib.decompressobj(-15)
-            data = unpacker.decompress(data, member.size + 1)
-            if not unpacker.eof:
-                raise ValueError("its size is not the one declared")
+            data = zlib.decompressobj(-15).decompress(data, member.size + 1)
         if len(data) != member.size:
             raise ValueError("its size is not the one declared")
         if zlib.crc32(data) != member.crc:

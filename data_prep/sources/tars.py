@@ -26,7 +26,7 @@ def tar_files(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[st
     The name of a folder ends in "/". Links, devices and sparse files are passed over.
 
     Args:
-        read: Gives the bytes of the tar at a place, as many as asked for.
+        read: Gives the bytes of the tar from a place on, as many as asked for, or a ValueError.
         size: Number of bytes of the tar.
 
     Raises:
@@ -37,8 +37,6 @@ def tar_files(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[st
         raise ValueError("it is empty")
     name, records = "", dict[bytes, bytes]()
     while at < size:
-        if at + BLOCK > size:
-            raise ValueError("it is cut short")
         head = read(at, BLOCK)
         if not any(head):
             return
@@ -49,7 +47,7 @@ def tar_files(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[st
         if kind == _SPARSE:
             more = head[482]
             while more:
-                more = read(at, BLOCK)[504] if at + BLOCK <= size else 0
+                more = read(at, BLOCK)[504]
                 at += BLOCK
         if kind in (_LONG_NAME, _LONG_LINK, *_RECORDS):
             if count > min(_MAX_EXTRA, size - at):

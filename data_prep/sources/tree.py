@@ -171,7 +171,7 @@ class ArchivePath:
         elif not found:
             code = ENOTDIR if self.is_file() else ENOENT
             raise OSError(code, os.strerror(code), str(self))
-        return files - folders, folders
+        return files, folders
 
     def read_bytes(self) -> bytes:
         """The whole file.
