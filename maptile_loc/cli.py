@@ -172,7 +172,11 @@ def train(
 @click.option("--submap", default=50.0, help="Metres of travel per query; 0: one scan.")
 @click.option("--every", default=20.0, help="Metres between queries; 0: every scan.")
 @click.option("--online", is_flag=True, help="Use nothing that comes after a query.")
-@click.option("--format", default="auto", help="auto, robotcar, kitti or clouds.")
+@click.option(
+    "--format",
+    default="auto",
+    help="auto, robotcar, kitti, kitti360, kitti_odometry, argoverse2, nuscenes, clouds or colmap.",
+)
 @click.option("--sensors", help="Comma-separated; default: the format's usual ones.")
 @click.option("--start", type=float, help="Seconds from the first scan.")
 @click.option("--end", type=float, help="Seconds from the first scan.")
