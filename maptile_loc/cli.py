@@ -173,6 +173,11 @@ def train(
 @click.option("--every", default=20.0, help="Metres between queries; 0: every scan.")
 @click.option("--online", is_flag=True, help="Use nothing that comes after a query.")
 @click.option(
+    "--odometry",
+    default="auto",
+    help="auto: the drive's, or made from its scans where it has none; lidar: made from its scans.",
+)
+@click.option(
     "--format",
     default="auto",
     help="auto, robotcar, kitti, kitti360, kitti_odometry, argoverse2, nuscenes, clouds or colmap.",
@@ -195,6 +200,7 @@ def localize(
     submap: float,
     every: float,
     online: bool,
+    odometry: str,
     format: str,
     sensors: str | None,
     start: float | None,
@@ -228,6 +234,7 @@ def localize(
         submap_m=submap,
         every_m=every,
         online=online,
+        odometry=odometry,
         prior=_numbers(prior, 3, "--prior") if prior else None,
         device=device,
         seed=seed,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3, wrap_angle
+from data_prep.lidar_odometry import OdometrySettings
 from data_prep.raster import MapRaster
 from data_prep.settings import Positive, Settings
 from maptile_loc.align import AlignSettings, align
@@ -25,6 +26,7 @@ from maptile_loc.submap import QueryPlan, SubmapSettings, build_submap, plan_que
 class LocalizeSettings(Settings):
     """All that the pipeline's steps can be told; a recipe such as ``configs/localize.yaml``."""
 
+    odometry: OdometrySettings = OdometrySettings()
     submap: SubmapSettings = SubmapSettings()
     query: QuerySettings = QuerySettings()
     likelihood: LikelihoodSettings = LikelihoodSettings()

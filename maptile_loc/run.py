@@ -18,10 +18,12 @@ from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.evaluate import evaluate_run, summary
 from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, localize
+from maptile_loc.odometry import with_lidar_odometry
 from maptile_loc.output import write_result
 from maptile_loc.result import Localization
 
 METHODS = ("match", "mapnet")
+ODOMETRY = ("auto", "lidar")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RunOptions:
     submap_m: float = 50.0
     every_m: float = 20.0
     online: bool = False
+    odometry: str = "auto"
     prior: tuple[float, float, float] | None = None
     device: str = "auto"
     seed: int = 0
@@ -70,10 +73,15 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
     """
     if not (0 <= options.submap_m <= 1e5 and 0 <= options.every_m <= 1e5):
         raise MaptileError("--submap and --every are metres of travel: 0 or more")
+    if options.odometry not in ODOMETRY:
+        raise MaptileError(f"--odometry {options.odometry}: there are {', '.join(ODOMETRY)}")
     city = open_city(options.city)
     drive = open_drive(options.drive, options.format, options.sensors, options.start, options.end)
     coarse = make_coarse(options, city, settings)
     ensure_folder(out)
+    needed = drive.odometry is None and (options.submap_m > 0 or options.every_m > 0)
+    if needed or options.odometry == "lidar":
+        drive = with_lidar_odometry(drive, settings.odometry, out)
     result = localize(
         drive,
         city.raster,

@@ -17,14 +17,13 @@ Points may have labels (``cloud_labels``) and times (``pointfiles``).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
-from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
+from data_prep.geometry import Array, wrap_angle
 from data_prep.sources.cloud_labels import CloudLabels, find_labels
 from data_prep.sources.common import (
     file_names,
@@ -35,6 +34,7 @@ from data_prep.sources.common import (
 )
 from data_prep.sources.pointfiles import Cloud, read_cloud
 from data_prep.sources.tree import Node
+from data_prep.sources.tum import pose_track, read_tum
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
 SENSORS = ("clouds",)
@@ -233,33 +233,12 @@ def _times_without_list(path: Node, files: list[str], odometry: PoseTrack | None
 def _odometry(path: Node) -> PoseTrack | None:
     tum, table = path / "odometry.tum", path / "odometry.csv"
     if tum.is_file():
-        file, (t_ns, rows) = tum, _read_tum(tum)
-    elif table.is_file():
-        columns = read_table(table, ["t_ns", *POSE_COLUMNS])
-        file, t_ns = table, columns["t_ns"]
-        rows = np.stack([columns[name] for name in POSE_COLUMNS], axis=1)
-    else:
+        return read_tum(tum)
+    if not table.is_file():
         return None
-    if (np.linalg.norm(rows[:, 3:], axis=1) < 1e-6).any():
-        raise MaptileError(f"{file}: a quaternion is zero")
-    order = np.argsort(t_ns, kind="stable")
-    order = order[increasing(t_ns[order])]
-    poses = se3_from_quaternion(rows[order, :3], rows[order, 3:])
-    return PoseTrack(t_ns[order], poses, np.zeros(len(order), np.int32))
-
-
-def _read_tum(path: Node) -> tuple[Times, Array]:
-    """(N,) nanoseconds, exact to the last digit given, and (N, 7) x y z qx qy qz qw."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-        t_ns = np.array([int(Decimal(row[0]) * 1_000_000_000) for row in words], np.int64)
-        rows = np.array([row[1:] for row in words], np.float64)
-    except (OSError, ValueError, OverflowError, InvalidOperation):
-        rows = np.empty(0)
-    if rows.ndim != 2 or rows.shape[1] != 7 or not np.isfinite(rows).all():
-        raise MaptileError(f"{path}: expected lines of eight numbers: t x y z qx qy qz qw")
-    return t_ns, rows
+    columns = read_table(table, ["t_ns", *POSE_COLUMNS])
+    rows = np.stack([columns[name] for name in POSE_COLUMNS], axis=1)
+    return pose_track(table, columns["t_ns"], rows, np.zeros(len(rows), np.int32))
 
 
 def _heading(path: Node) -> HeadingTrack | None:
