@@ -107,12 +107,12 @@ def localize(
     fixes: list[Fixes] = []
     seconds = np.zeros(queries)
     tiles: dict[int, QueryTile] = {}
-    points = 0
+    blind = np.zeros(queries, bool)
     for number in tqdm(range(queries), desc="localize", unit="query", disable=None):
         begun = time.perf_counter()
         submap = build_submap(drive, plan, number, submap_m, online, settings.submap)
-        points += len(submap.points)
-        if np.isnan(rotations[number]):
+        blind[number] = len(submap.points) == 0
+        if blind[number] or np.isnan(rotations[number]):
             found.append(NO_CANDIDATES)
             fixes.append(Fixes(NO_CANDIDATES, np.zeros((0, 3, 3))))
             continue
@@ -133,7 +133,7 @@ def localize(
         seconds[number] = time.perf_counter() - begun
         if number in shown:
             tiles[number] = tile
-    if points == 0:
+    if blind.all():
         raise MaptileError(f"{drive.name}: not one usable point in the scans of {queries} queries")
     stages = _stages(drive, plan, found, fixes, coarse.area_km2, submap_m, settings)
     return Localization(
@@ -144,6 +144,7 @@ def localize(
         search_area_km2=coarse.area_km2,
         query_seconds=seconds,
         tiles=tiles,
+        blind=int(blind.sum()),
     )
 
 

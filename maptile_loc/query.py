@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
@@ -10,7 +13,15 @@ from data_prep.geometry import rotate
 from data_prep.settings import Positive, Settings
 from maptile_loc.ground import height_above_ground
 from maptile_loc.labels import BUILDING, GROUND
-from maptile_loc.rays import Rays, free_space, highest_view, make_rays, make_sheaves, pixels
+from maptile_loc.rays import (
+    Rays,
+    Sheaves,
+    free_space,
+    highest_view,
+    make_rays,
+    make_sheaves,
+    pixels,
+)
 from maptile_loc.result import QueryTile
 from maptile_loc.submap import Submap
 from maptile_loc.walls import Upright, WallSettings, wall_evidence
@@ -45,6 +56,54 @@ class QuerySettings(Settings):
         return self
 
 
+@dataclass(frozen=True)
+class Survey:
+    """A submap's points in the tile's frame, with what is known of each.
+
+    Attributes:
+        xy: (N, 2) float32.
+        height: (N,) float32 metres above the ground.
+        sensor: (N,) float32, the same of the sensor that saw the point.
+        origin: (S, 3) float32, sensor of each scan.
+        rays: From the sensors to the points.
+        sheaves: The same, put together by direction.
+        group: (N,) the group of scans that are looked at together.
+        kind: (N,) uint8 of ``labels``, or None.
+    """
+
+    xy: F32
+    height: F32
+    sensor: F32
+    origin: F32
+    rays: Rays
+    sheaves: Sheaves
+    group: NDArray[np.int64]
+    kind: NDArray[np.uint8] | None
+
+    def upright(self, which: NDArray[np.bool_]) -> Upright:
+        """Some of the points, as those among which walls are looked for."""
+        ray = np.flatnonzero(which)
+        view = self.sensor[ray] + self.rays.flat[ray] * highest_view(self.rays, ray)
+        azimuth = np.radians(self.rays.azimuth[ray])
+        return Upright(self.xy[ray], self.height[ray], view, ray, azimuth, self.rays.distance[ray])
+
+
+def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
+    """Turn the cloud by ``rotation`` radians, find the ground, and follow the rays."""
+    points, origin = submap.points.copy(), submap.origin.copy()
+    points[:, :2] = rotate(submap.points[:, :2], rotation)
+    origin[:, :2] = rotate(submap.origin[:, :2], rotation)
+    centre = np.median(origin[:, :2], axis=0)
+    height = height_above_ground(points, centre, settings.ground_cell_m)
+    rays = make_rays(points, submap.scan, origin)
+    count = np.bincount(rays.scan, minlength=rays.scans)
+    group = ((np.cumsum(count) - count) // settings.group_points)[rays.scan]
+    sensor = origin[rays.scan, 2] - points[:, 2] + height
+    return Survey(
+        points[:, :2], height, sensor, origin, rays, make_sheaves(rays), group, submap.kind
+    )
+
+
 def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
     """Turn the cloud by ``rotation`` radians and look at it from above.
 
@@ -58,72 +117,38 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         shows and another looks through has moved, or is no wall. Where points are labelled, the
         labels say what is a wall and what is ground.
     """
-    size = round(settings.size_m / settings.resolution)
+    size, resolution = round(settings.size_m / settings.resolution), settings.resolution
     if len(submap.points) == 0:
+        warnings.warn("a cloud without points makes an empty tile", RuntimeWarning, stacklevel=2)
         nothing = np.zeros((size, size), np.float32)
-        return QueryTile(nothing, nothing, nothing, settings.resolution, rotation)
-    points, origin = submap.points.copy(), submap.origin.copy()
-    points[:, :2] = rotate(submap.points[:, :2], rotation)
-    origin[:, :2] = rotate(submap.origin[:, :2], rotation)
-    centre = np.median(origin[:, :2], axis=0)
-    height = height_above_ground(points, centre, settings.ground_cell_m)
-    rays = make_rays(points, submap.scan, origin)
-    if submap.kind is None:
-        tall = (height > settings.wall.min_height_m) & (height < settings.wall.max_height_m)
-        low = np.abs(height) < 0.3
+        return QueryTile(nothing, nothing, nothing, resolution, rotation)
+    seen = survey(submap, rotation, settings)
+    if seen.kind is None:
+        tall, low = settings.wall.looked_for(seen.height), np.abs(seen.height) < 0.3
     else:
-        tall, low = submap.kind == BUILDING, submap.kind == GROUND
-    xy = points[:, :2]
+        tall, low = seen.kind == BUILDING, seen.kind == GROUND
     # A ray that ends on something upright was upright's height above the ground all the way.
-    level = tall & (height < settings.low_m)
+    level = seen.rays.flat * (tall & (seen.height < settings.low_m))
     wall = np.zeros((size, size), np.float32)
     looks = np.zeros((size, size), np.float32)
-    group = _groups(rays, settings.group_points)
-    upright = _upright(points, height, rays, origin, tall)
-    sheaves = make_sheaves(rays)
-    for number in np.unique(group):
-        mine = group == number
-        hit = _touched(xy[mine & tall], size, settings.resolution)
-        passed = free_space(
-            rays, origin[:, :2], rays.flat * (mine & level), size, settings.resolution
-        )
-        shown = hit
-        if submap.kind is None:
-            part = upright.take(mine[tall])
-            shown = wall_evidence(part, sheaves, size, settings.resolution, settings.wall)
+    for number in np.unique(seen.group):
+        mine = seen.group == number
+        hit = shown = _touched(seen.xy[mine & tall], size, resolution)
+        if seen.kind is None:
+            part = seen.upright(mine & tall)
+            shown = wall_evidence(part, seen.sheaves, size, resolution, settings.wall)
+        passed = free_space(seen.rays, seen.origin, level * mine, size, resolution)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
     wall /= np.maximum(looks, 1)
     # A ray that ends high up tells about buildings until it rises above the lowest of them.
-    sensor = origin[rays.scan, 2] - points[:, 2] + height
-    limit = np.maximum(settings.low_m, sensor + 0.5)
-    low_until = (limit - sensor) / np.maximum(height - sensor, 1e-3)
-    reach = rays.flat * np.clip(low_until, 0, 1)
-    free = free_space(rays, origin[:, :2], reach, size, settings.resolution)
-    ground = _touched(xy[low], size, settings.resolution)
+    limit = np.maximum(settings.low_m, seen.sensor + 0.5)
+    low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
+    reach = seen.rays.flat * np.clip(low_until, 0, 1)
+    free = free_space(seen.rays, seen.origin, reach, size, resolution)
+    ground = _touched(seen.xy[low], size, resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
-    return QueryTile(wall, ground, observed, settings.resolution, rotation)
-
-
-def _groups(rays: Rays, points: int) -> NDArray[np.int64]:
-    """(N,) number of the group of scans, of about so many ``points`` each, that a ray is of."""
-    count = np.bincount(rays.scan, minlength=rays.scans)
-    return ((np.cumsum(count) - count) // points)[rays.scan]
-
-
-def _upright(points: F32, height: F32, rays: Rays, origin: F32, tall: NDArray[np.bool_]) -> Upright:
-    """The ``tall`` ones of the points, with what their rays tell."""
-    ray = np.flatnonzero(tall)
-    scan = rays.scan[ray]
-    sensor_height = origin[scan, 2] - points[ray, 2] + height[ray]
-    return Upright(
-        points[ray, :2],
-        height[ray],
-        sensor_height + rays.flat[ray] * highest_view(rays, ray),
-        ray,
-        np.radians(rays.azimuth[ray]),
-        rays.distance[ray],
-    )
+    return QueryTile(wall, ground, observed, resolution, rotation)
 
 
 def _touched(xy: F32, size: int, resolution: float) -> F32:

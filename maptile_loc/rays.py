@@ -130,7 +130,7 @@ def free_space(rays: Rays, origin: F32, reach: F32, size: int, resolution: float
 
     Args:
         rays: All rays.
-        origin: (S, 2) sensor of each scan, in the tile's frame.
+        origin: (S, 3) sensor of each scan, in the tile's frame.
         reach: (N,) metres in the plane up to which each ray tells; 0 for one that does not.
         size: Pixels along a side.
         resolution: Metres per pixel.
@@ -147,7 +147,7 @@ def free_space(rays: Rays, origin: F32, reach: F32, size: int, resolution: float
     step = resolution / 2
     counts = np.maximum((farthest - 1.0) / step, 0).astype(np.int64)
     along = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * step
-    start = np.repeat(origin[ray // 360], counts, axis=0)
+    start = np.repeat(origin[ray // 360, :2], counts, axis=0)
     direction = np.repeat(np.column_stack([np.cos(angle), np.sin(angle)]), counts, axis=0)
     pixel, _ = pixels(start + along[:, None] * direction, size, resolution)
     crossed = np.zeros(size * size, np.float32)

@@ -84,6 +84,7 @@ class Localization:
         search_area_km2: The area that every query was searched in.
         query_seconds: (Q,) time spent per query.
         tiles: Some query tiles for the report, by query number.
+        blind: How many queries had not one point.
     """
 
     frame: NDArray[np.int64]
@@ -93,3 +94,4 @@ class Localization:
     search_area_km2: float
     query_seconds: Array
     tiles: dict[int, QueryTile]
+    blind: int = 0

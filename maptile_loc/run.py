@@ -146,6 +146,8 @@ def _record(options: RunOptions, city: City, drive_format: str) -> dict[str, Any
 def _outcome(result: Localization, out: Path) -> str:
     localized = int(result.stages[result.final].localized.sum())
     line = f"{out}: {localized} of {len(result.frame)} queries localized"
+    if result.blind:
+        line += f"\nwarning: {result.blind} queries had not one point; see maptile inspect"
     if localized == 0:
         line += "\nwarning: nothing was localized; is the drive on this map?"
     return line

@@ -9,13 +9,28 @@ import numpy as np
 import open3d as o3d
 import pydantic
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from data_prep.settings import Positive, Settings
 from maptile_loc.rays import BIN_DEG, Sheaves, pixels, seen_through
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+FEATURES = (
+    "across",
+    "along",
+    "through",
+    "through_twice",
+    "reach",
+    "reach_high",
+    "foot",
+    "around",
+    "flat",
+    "range",
+    "top",
+)
+FITTED = (-1.412, 0.620, -4.645, 1.475, 1.754, 2.345, -0.891, 1.450, 0.933, 1.588, 0.468)
+FITTED_CONSTANT = -21.512
 NEIGHBOURHOOD_M = 1.5
 """Wide enough for the points of a wall, narrow beside its length."""
 SUPPORT_M = 4.5
@@ -26,6 +41,9 @@ CAR_M = 1.7
 """What is no higher is no wall, however little of it could be seen."""
 TOP_M = 0.35
 """A sensor's uppermost rays are so far apart that this much of what it could see may go unseen."""
+FLAT_M = 0.75
+ROUGH_M = 0.06
+"""Standard deviation across a surface at which it counts as flat by 1/e; leaves are rougher."""
 
 
 class WallSettings(Settings):
@@ -34,22 +52,26 @@ class WallSettings(Settings):
     Attributes:
         min_height_m, max_height_m: Walls are looked for this high above the ground.
         voxel_m: Side of the voxels that even out the density of points.
-        thickness_m: Spread across a wall (standard deviation) at which its evidence has fallen to
-            1/e; vegetation spreads more.
-        seen_through: Share of the rays passing at which evidence has fallen to 1/e.
         house_m: A building is at least so high, where the sensor can see that high.
-        foot_m: A wall shows from this height above the ground, or lower.
         support_m2: Evidence within ``SUPPORT_M`` a cell needs to count in full: walls go on.
+        weights: One per feature, and
+        constant: of the logistic regression that tells walls from the rest, fitted to labelled
+            simulated scans by ``benchmarks/fit_walls.py``.
     """
 
     min_height_m: float = 1.0
     max_height_m: float = 20.0
     voxel_m: Positive = 0.2
-    thickness_m: Positive = 0.2
-    seen_through: Positive = 0.06
     house_m: float = pydantic.Field(default=3.0, ge=CAR_M)
-    foot_m: Positive = 2.0
     support_m2: Positive = 1.5
+    weights: tuple[float, ...] = pydantic.Field(
+        default=FITTED, min_length=len(FEATURES), max_length=len(FEATURES)
+    )
+    constant: float = FITTED_CONSTANT
+
+    def looked_for(self, height: F32) -> NDArray[np.bool_]:
+        """(N,) which points, (N,) metres above the ground, may be walls."""
+        return (height > self.min_height_m) & (height < self.max_height_m)
 
 
 @dataclass(frozen=True)
@@ -82,9 +104,8 @@ def wall_evidence(
 ) -> F32:
     """(size, size) evidence 0..1 of building walls.
 
-    A cell's points and its neighbours' make a 2D covariance: a wall is long one way and thin the
-    other, vegetation is thick both ways, a pole thin both ways. The rays do not pass it, it is as
-    high as a house or as the sensor can see, and it is seen down to its foot.
+    The odds of each cell are those of a logistic regression on its features. What is rather no wall
+    than one counts nothing, what is very likely one in full, where it goes on for some metres.
 
     Args:
         points: Where walls are looked for.
@@ -93,29 +114,120 @@ def wall_evidence(
         resolution: Metres per pixel.
         settings: What counts.
     """
+    cell, features = wall_features(points, sheaves, size, resolution, settings)
+    probability = special.expit(features @ np.array(settings.weights) + settings.constant)
+    evidence = np.zeros((size, size))
+    evidence.ravel()[cell] = np.clip(2 * probability - 0.6, 0, 1)
+    support = box_sum(evidence, odd_cells(SUPPORT_M, resolution)) * resolution**2
+    return (evidence * np.clip(support / settings.support_m2, 0, 1)).astype(np.float32)
+
+
+def wall_features(
+    points: Upright, sheaves: Sheaves, size: int, resolution: float, settings: WallSettings
+) -> tuple[NDArray[np.int64], F64]:
+    """What tells a wall from other upright things, for each cell with points.
+
+    A cell's points and its neighbours' make a 2D covariance: a wall is long one way (``along``) and
+    thin the other (``across``), vegetation is thick both ways, a pole thin both ways. The rays do
+    not pass it (``through``), it is as high as a house or as the sensor can see (``reach``), it is
+    seen down to its ``foot``, in many points (``around``) for its ``range``, and it is ``flat``.
+
+    Args:
+        points: As for ``wall_evidence``, and the others.
+        sheaves: Of all rays.
+        size: Pixels along a side.
+        resolution: Metres per pixel.
+        settings: What counts.
+
+    Returns:
+        (M,) flat index of the cells with points, and their (M, F) ``FEATURES``.
+    """
     pixel, inside = pixels(points.xy, size, resolution)
     if not inside.any():
-        return np.zeros((size, size), np.float32)
+        return np.zeros(0, np.int64), np.zeros((0, len(FEATURES)))
     points = points.take(inside)
     window = odd_cells(NEIGHBOURHOOD_M, resolution)
-    spread = _spread(points, size, resolution, settings.voxel_m, window)
-    thin = np.exp(-spread.across / settings.thickness_m**2)
-    long = np.clip(spread.along / 0.1 - 1, 0, 1)
-    through = seen_through(sheaves, points.ray, _behind(points, spread.direction.ravel()[pixel]))
-    count = box_sum(np.bincount(pixel, minlength=size * size).reshape(size, size), window)
-    passed = box_sum(np.bincount(pixel, through, size * size).reshape(size, size), window)
-    solid = np.exp(-((passed / np.maximum(count, 1) / settings.seen_through) ** 2))
-    top = _extreme(np.maximum, points.height, pixel, size, window)
-    foot = _extreme(np.minimum, points.height, pixel, size, window)
-    seen_up_to = _extreme(np.minimum, points.view, pixel, size, window)
-    needed = np.clip(seen_up_to - TOP_M, CAR_M, settings.house_m)
-    tall = np.clip((top / needed - 0.8) / 0.2, 0, 1)
-    grounded = np.clip((settings.foot_m + 0.5 - foot) / 0.5, 0, 1)
-    enough = (spread.here >= 2) & (spread.around >= 6)
-    # No cell of a real wall is perfect in every respect: half of the product is all there is.
-    evidence = np.where(enough, np.minimum(2 * thin * long * solid * tall * grounded, 1), 0)
-    support = box_sum(evidence, odd_cells(SUPPORT_M, resolution)) * resolution**2
-    return (evidence * np.minimum(support / settings.support_m2, 1)).astype(np.float32)
+    even = _even_out(points, size * resolution / 2, settings.voxel_m)
+    spread = _spread(even, size, resolution, window)
+    cell = np.flatnonzero(spread.here)
+
+    def total(values: NDArray[np.floating] | None) -> F64:
+        summed = np.bincount(pixel, values, size * size).reshape(size, size)
+        return box_sum(summed, window).ravel()[cell]
+
+    count = np.maximum(total(None), 1)
+
+    def mean(values: NDArray[np.floating]) -> F64:
+        """(M,) mean of the points around each cell."""
+        return total(values) / count
+
+    direction = spread.direction.ravel()[pixel]
+    through = np.clip(mean(seen_through(sheaves, points.ray, _behind(points, direction))), 0, 1)
+    top = _extreme(np.maximum, points.height, pixel, size, window).ravel()[cell]
+    foot = _extreme(np.minimum, points.height, pixel, size, window).ravel()[cell]
+    view = _extreme(np.minimum, points.view, pixel, size, window).ravel()[cell]
+    reach = np.clip(top / np.clip(view - TOP_M, CAR_M, settings.house_m), 0.3, 1.1)
+    flat, known = flatness(points, even)
+    flat_points = mean(known)  # the share of the points around whose surface is known
+    features = {
+        "across": np.log(spread.across.ravel()[cell] + 0.003),
+        "along": 4 * np.minimum(spread.along.ravel()[cell], 0.25),
+        "through": np.sqrt(np.minimum(through, 0.5)),
+        "through_twice": np.minimum(through, 0.3),
+        "reach": reach,
+        "reach_high": reach**4,
+        "foot": np.clip(foot, 1, 3),
+        "around": np.log(spread.around.ravel()[cell] + 1),
+        "flat": np.where(flat_points > 0.01, mean(flat) / np.maximum(flat_points, 0.01), 0.4),
+        "range": np.log(mean(points.distance) + 3),
+        "top": np.clip(top, 1, 5),
+    }
+    return cell, np.column_stack([features[name] for name in FEATURES])
+
+
+def flatness(points: Upright, even: F64) -> tuple[F64, F64]:
+    """How flat and upright the surface at each point is: (N,) 0..1, and (N,) 1 where it is known.
+
+    Points are put together in cubes of ``FLAT_M``; the least spread of all directions (the smallest
+    eigenvalue of the covariance) is that across the surface, and its direction has to be level.
+
+    Args:
+        points: N points.
+        even: (E, 3) the same, evened out; a cube needs some of these.
+    """
+    xyz = np.column_stack([points.xy, points.height]).astype(np.float64)
+    cube, key = _cubes(xyz)
+    keys, which, count = np.unique(key, return_inverse=True, return_counts=True)
+    kept, distinct = np.unique(_cubes(even)[1], return_counts=True)
+    place = np.minimum(np.searchsorted(kept, keys), len(kept) - 1)
+    enough = (kept[place] == keys) & (distinct[place] >= 5)
+    xyz -= (cube + 0.5) * FLAT_M
+    mean = np.stack([np.bincount(which, axis) for axis in xyz.T]) / count
+    covariance = np.empty((len(count), 3, 3))
+    for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
+        product = np.bincount(which, xyz[:, i] * xyz[:, j]) / count - mean[i] * mean[j]
+        covariance[:, i, j] = covariance[:, j, i] = product
+    value, vector = np.linalg.eigh(covariance[enough])
+    flat = np.zeros(len(count))
+    upright = np.abs(vector[:, 2, 0]) < 0.35
+    flat[enough] = upright * np.exp(-np.maximum(value[:, 0], 0) / ROUGH_M**2)
+    return flat[which], enough[which].astype(np.float64)
+
+
+def _cubes(xyz: F64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N, 3) indices of the cubes of ``FLAT_M`` that points are in, and (N,) in one integer."""
+    cube = np.floor(xyz / FLAT_M).astype(np.int64)
+    return cube, (cube[:, 0] << 40) + (cube[:, 1] << 20) + cube[:, 2]
+
+
+def _even_out(points: Upright, reach_m: float, voxel_m: float) -> F64:
+    """(E, 3) x, y, height: one point per voxel of a lattice that does not move with the points."""
+    # A first point in the corner: Open3D's voxels begin at the least coordinates.
+    corner = np.full((1, 3), -reach_m - voxel_m)
+    xyz = np.vstack([corner, np.column_stack([points.xy, points.height])]).astype(np.float64)
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz)).voxel_down_sample(voxel_m)
+    even: F64 = np.asarray(cloud.points)
+    return even[even[:, 2] > corner[0, 2] + voxel_m]
 
 
 class Spread(NamedTuple):
@@ -134,12 +246,7 @@ class Spread(NamedTuple):
     around: F64
 
 
-def _spread(points: Upright, size: int, resolution: float, voxel_m: float, window: int) -> Spread:
-    # A first point in the corner: Open3D's voxels begin at the least coordinates.
-    corner = np.full((1, 3), -size * resolution / 2 - voxel_m)
-    xyz = np.vstack([corner, np.column_stack([points.xy, points.height])]).astype(np.float64)
-    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(xyz)).voxel_down_sample(voxel_m)
-    even = np.asarray(cloud.points)
+def _spread(even: F64, size: int, resolution: float, window: int) -> Spread:
     pixel, inside = pixels(even[:, :2], size, resolution)
     x, y = even[inside, :2].T
     here = np.bincount(pixel, minlength=size * size).reshape(size, size).astype(np.float64)

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from maptile_loc.ground import height_above_ground
+from maptile_loc.labels import BUILDING, GROUND, OTHER
 from maptile_loc.query import QuerySettings, make_tile
 from maptile_loc.rays import free_space, make_rays
 from maptile_loc.submap import Submap
+from maptile_loc.walls import Upright, flatness
 
 SETTINGS = QuerySettings(size_m=64.0)
 RNG = np.random.default_rng(0)
@@ -127,7 +130,8 @@ def test_nothing_seen_is_an_empty_tile():
     nothing = Submap(
         np.zeros((0, 3), np.float32), np.zeros(0, np.int32), np.zeros((1, 3), np.float32)
     )
-    tile = make_tile(nothing, 0.0, SETTINGS)
+    with pytest.warns(RuntimeWarning, match="without points"):
+        tile = make_tile(nothing, 0.0, SETTINGS)
     assert tile.wall.shape == (128, 128)
     assert tile.wall.sum() == tile.ground.sum() == tile.observed.sum() == 0
 
@@ -135,3 +139,81 @@ def test_nothing_seen_is_an_empty_tile():
 def test_a_single_point_is_no_wall():
     tile = make_tile(submap(np.array([[3.0, 4.0, 5.0]])), 0.0, SETTINGS)
     assert tile.wall.sum() == 0
+
+
+def test_turning_by_any_angle_turns_the_walls():
+    # Along the middle of a row of cells: on their border it would count in two rows.
+    parts = submap(ground(), wall((-15, 10.25), (15, 10.25)), tree(-8, -8))
+    straight = make_tile(parts, 0.0, SETTINGS).wall
+    for degrees in (17.0, 61.0, 200.0):
+        turned = make_tile(parts, np.radians(degrees), SETTINGS).wall
+        expected = np.clip(ndimage.rotate(straight, degrees, reshape=False, order=1), 0, 1)
+        near = ndimage.maximum_filter(expected, 3)
+        assert turned[near < 0.1].sum() < 0.03 * turned.sum()
+        assert turned.sum() == pytest.approx(straight.sum(), rel=0.5)
+
+
+def test_what_stood_there_in_one_look_only_is_thinned():
+    """A lorry as tall and flat as a house, gone when the place is seen again."""
+    street, house = ground(), wall((-15, 12), (15, 12))
+    lorry = wall((-5, 6), (5, 6), height=4.0)
+    shadow = (np.abs(house[:, 0]) > 12) | (np.abs(house[:, 0] / house[:, 1]) > 5 / 6 + 0.1)
+    first, later = [street, house[shadow], lorry], [street, house]
+    clouds = [np.concatenate(parts).astype(np.float32) for parts in (first, later, later, later)]
+    scan = np.repeat(np.arange(4, dtype=np.int32), [len(cloud) for cloud in clouds])
+    cloud = Submap(np.concatenate(clouds), scan, np.full((4, 3), [0, 0, 1.6], np.float32))
+    by_scan = SETTINGS.model_copy(update={"group_points": 20_000})
+    tile = make_tile(cloud, 0.0, by_scan)
+    # The lorry is in rows 51 to 53 (6 m), the house behind it in 39 to 41 (12 m).
+    middle = slice(64 - 6, 64 + 6)
+    assert tile.wall[49:55, middle].max() < 0.35
+    assert tile.wall[38:42, middle].max() > 0.9
+    once = make_tile(Submap(clouds[0], scan[: len(clouds[0])], cloud.origin[:1]), 0.0, SETTINGS)
+    assert once.wall[49:55, middle].max() > 0.9
+
+
+def test_labels_say_what_is_a_wall_and_what_is_ground():
+    street, house, hedge = ground(), HOUSE, wall((-10, -8), (10, -8))
+    points = np.concatenate([street, house, hedge]).astype(np.float32)
+    kind = np.repeat([GROUND, BUILDING, OTHER], [len(street), len(house), len(hedge)])
+    kind[: len(street)][street[:, 0] > 0] = OTHER
+    scan = np.zeros(len(points), np.int32)
+    cloud = Submap(points, scan, np.zeros((1, 3), np.float32), kind.astype(np.uint8))
+    tile = make_tile(cloud, 0.0, SETTINGS)
+    assert tile.wall[40:48].sum() == tile.wall.sum() > 50
+    assert tile.ground[:, 65:].sum() == 0 < tile.ground[:, :63].sum()
+    seen = make_tile(Submap(points, scan, cloud.origin), 0.0, SETTINGS)
+    assert seen.wall[76:84].sum() > 20  # without labels the hedge is as good as a wall
+
+
+@pytest.mark.parametrize("per_metre", [25, 60, 400])
+def test_walls_are_found_in_clouds_of_any_density(per_metre):
+    """From the points of a photogrammetric model to those of a survey."""
+    count = 30 * per_metre
+    street = ground(count=max(2000, 20 * per_metre))
+    tile = make_tile(submap(street, wall((-15, 10), (15, 10), count=count)), 0.0, SETTINGS)
+    columns = np.flatnonzero(tile.wall[41:47].max(axis=0) > 0.3)
+    assert len(columns) > 40
+    assert tile.wall[41:47].sum() > 0.95 * tile.wall.sum()
+
+
+def test_walls_are_not_below_zero_or_above_one():
+    tile = make_tile(submap(ground(), HOUSE, tree(-8, -8), car(3, 3)), 0.4, SETTINGS)
+    for channel in (tile.wall, tile.ground, tile.observed):
+        assert channel.min() >= 0
+        assert channel.max() <= 1
+
+
+def test_flatness_of_a_wall_a_floor_and_leaves():
+    def points(xyz):
+        xyz = np.asarray(xyz, np.float32)
+        zero = np.zeros(len(xyz), np.float32)
+        return Upright(xyz[:, :2], xyz[:, 2], zero, np.arange(len(xyz)), zero, zero)
+
+    flat_wall = wall((0, 0), (6, 2), count=2000)
+    floor = np.column_stack([RNG.uniform(0, 6, (2000, 2)), RNG.normal(2, 0.02, 2000)])
+    leaves = RNG.uniform(0, 4, (2000, 3))
+    for xyz, expected in ((flat_wall, 0.8), (floor, 0.0), (leaves, 0.0)):
+        flat, known = flatness(points(xyz), xyz.astype(np.float64))
+        assert known.mean() > 0.9
+        assert flat[known > 0].mean() == pytest.approx(expected, abs=0.2)

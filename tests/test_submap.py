@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from made import ListedScans, straight_drive
 
+from data_prep.drive import Drive, PoseTrack, ScanBlock
 from data_prep.errors import MaptileError
+from data_prep.geometry import se3_from_xyzrpy
+from maptile_loc.labels import BUILDING, GROUND, OTHER, LabelTable
 from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
 
 POST = np.array([[10.0, 2.0, 1.0]])
@@ -97,3 +100,104 @@ def test_a_drive_without_scans():
     drive = replace(drive, scans=ListedScans([], []))
     with pytest.raises(MaptileError, match="no scans"):
         plan_queries(drive, 20.0, 50.0)
+
+
+class Timed(ListedScans):
+    """Scans of a world of points, each point seen at its own moment of a sweep of 0.1 s."""
+
+    def __init__(self, t_ns, world, poses_at, seconds):
+        super().__init__(t_ns, [world] * len(t_ns))
+        self.world, self.poses_at, self.seconds = world, poses_at, seconds
+
+    def read(self, start, stop):
+        points = []
+        for t in self.t_ns[start:stop]:
+            pose = self.poses_at(t + (self.seconds * 1e9).astype(np.int64))
+            back = np.swapaxes(pose[:, :3, :3], 1, 2)
+            points.append(np.einsum("nij,nj->ni", back, self.world - pose[:, :3, 3]))
+        count = stop - start
+        return ScanBlock(
+            self.t_ns[start:stop],
+            np.concatenate(points).astype(np.float32),
+            np.repeat(np.arange(count, dtype=np.int32), len(self.world)),
+            np.zeros((count, 3), np.float32),
+            seconds=np.tile(self.seconds, count).astype(np.float32),
+            label=np.tile(np.arange(len(self.world), dtype=np.int32), count),
+        )
+
+
+def turning_drive(speed=12.0, yaw_rate=0.5):
+    """Along a circle, so that position and heading at any time are known exactly."""
+    t_ns = 1_700_000_000_000_000_000 + np.arange(400) * 10_000_000
+    start = t_ns[0]
+
+    def poses_at(when):
+        seconds = (np.asarray(when) - start) / 1e9
+        yaw = yaw_rate * seconds
+        values = np.zeros((len(seconds), 6))
+        values[:, 0] = speed / yaw_rate * np.sin(yaw)
+        values[:, 1] = speed / yaw_rate * (1 - np.cos(yaw))
+        values[:, 5] = yaw
+        return se3_from_xyzrpy(values)
+
+    rng = np.random.default_rng(0)
+    world = rng.uniform([-30, -30, -2], [60, 60, 8], (300, 3))
+    scans = Timed(t_ns[50::10], world, poses_at, rng.uniform(-0.05, 0.05, 300))
+    odometry = PoseTrack(t_ns, poses_at(t_ns), np.zeros(len(t_ns), np.int32))
+    drive = Drive("turning", "made", scans, odometry, None, None, labels="kitti360")
+    return drive, world, poses_at
+
+
+def test_the_motion_inside_a_scan_is_undone():
+    drive, world, poses_at = turning_drive()
+    settings = SubmapSettings(max_range_m=1000, labels={})
+    plan = plan_queries(drive, 0.0, 0.0)
+    for submap_m in (0.0, 10.0):
+        submap = build_submap(drive, plan, 12, submap_m, False, settings)
+        pose = poses_at(drive.scans.t_ns[12:13])[0]
+        real = (world - pose[:3, 3]) @ pose[:3, :3]
+        copies = len(submap.points) // len(world)
+        assert (copies > 3) == (submap_m > 0)
+        # Steady motion over a tenth of a second, on a circle: a centimetre at 60 m.
+        np.testing.assert_allclose(submap.points, np.tile(real, (copies, 1)), atol=0.02)
+    as_is = replace(drive, scans=Untimed(drive.scans))
+    moved = build_submap(as_is, plan, 12, 0.0, False, settings).points
+    assert np.linalg.norm(moved - real, axis=1).max() > 0.5
+
+
+class Untimed:
+    """The same scans, nobody knows when their points were seen."""
+
+    sensors = ("made",)
+
+    def __init__(self, source):
+        self.source, self.t_ns = source, source.t_ns
+
+    def read(self, start, stop):
+        return replace(self.source.read(start, stop), seconds=None)
+
+
+def test_where_the_odometry_ends_no_motion_is_undone():
+    drive, _, _ = turning_drive()
+    cut = replace(drive.odometry, segment=(np.arange(400) >= 170).astype(np.int32))
+    drive = replace(drive, odometry=cut)
+    plan = plan_queries(drive, 0.0, 0.0)
+    settings = SubmapSettings(max_range_m=1000)
+    query = int(np.flatnonzero(drive.scans.t_ns[plan.scan] == drive.odometry.t_ns[170])[0])
+    submap = build_submap(drive, plan, query, 0.0, False, settings)
+    raw = drive.scans.read(int(plan.scan[query]), int(plan.scan[query]) + 1)
+    np.testing.assert_array_equal(submap.points, raw.points)
+
+
+def test_labels_become_kinds_and_what_moves_is_left_out():
+    drive, _, _ = turning_drive()
+    plan = plan_queries(drive, 0.0, 0.0)
+    table = LabelTable(building=(1, 5), ground=(7,), moving=tuple(range(100, 300)))
+    settings = SubmapSettings(max_range_m=1000, labels={"kitti360": table})
+    submap = build_submap(drive, plan, 3, 0.0, False, settings)
+    assert len(submap.points) == len(submap.kind) == 100
+    expected = np.full(100, OTHER)
+    expected[[1, 5]], expected[7] = BUILDING, GROUND
+    np.testing.assert_array_equal(submap.kind, expected)
+    unknown = replace(drive, labels="somebody's")
+    assert build_submap(unknown, plan, 3, 0.0, False, settings).kind is None
