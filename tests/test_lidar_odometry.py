@@ -137,12 +137,12 @@ def test_two_sensors_that_see_half_each_are_taken_together():
 # --- ground with little on it --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("speed", [0.0, 5.0, 10.0])
+@pytest.mark.parametrize("speed", [0.0, 8.0])
 def test_a_few_poles_on_open_ground_are_enough(speed):
-    track = made(scene_drive(straight(speed), poles(), 25, columns=720))
-    one_piece(track, 25)
+    track = made(scene_drive(straight(speed), poles(20), 16, columns=720))
+    one_piece(track, 16)
     metres, _ = off(track, straight(speed))
-    assert metres.max() < 0.01 * speed * 2.4 + 0.1
+    assert metres.max() < 0.01 * speed * 1.5 + 0.1
 
 
 def test_bare_ground_tells_nothing_and_that_is_said():
@@ -319,7 +319,8 @@ def test_real_drive_against_its_inertial_sensors(data_dir):
         se3_inverse(track.poses[0]) @ track.poses[-1]
     )
     assert np.linalg.norm(error[:2, 3]) < 0.015 * driven
-    turned = np.diff(np.unwrap(drive.heading.at(track.t_ns)))[:].sum()
+    heading = np.unwrap(drive.heading.at(track.t_ns))
+    turned = heading[-1] - heading[0]
     found = np.arctan2(track.poses[:, 1, 0], track.poses[:, 0, 0])
     assert np.degrees(abs(np.unwrap(found)[-1] - found[0] - turned)) < 0.5
 
