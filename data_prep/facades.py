@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.geometry import Array
 from data_prep.kinds import BUILDING, INSIDE
+
+Floats = NDArray[np.floating]
 
 _STEEPEST = 0.03
 _BEFORE_M = 0.5
 _PATCH_M = 0.3
-_UNEVEN = 0.1
-"""Patches of walls, so large, stand out or back by up to this share of ``Style.depth``."""
+_UNEVEN, _SECTION = 0.1, 0.3
+"""Patches of walls, so large, and whole fields stand out or back by up to these shares of
+``Style.depth``."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,17 @@ class Style:
             bay=between(1.6, 3.6),
             storey=between(2.7, 3.7),
             raised=between(0, 1) * (rng.random(count) < 0.7),
-            width=between(0.9, 1.6),
+            width=between(1.0, 1.8),
             sill=between(0.4, 1.0),
             head=between(2.1, 2.5),
             depth=relief_m * between(0.5, 1.5),
             share=between(0.6, 1.0),
-            shop=(rng.random(count) < 0.12).astype(np.float32),
+            shop=(rng.random(count) < 0.2).astype(np.float32),
             plinth=relief_m * between(0, 0.4) * (rng.random(count) < 0.6),
             pilaster=relief_m * between(0, 0.6) * (rng.random(count) < 0.4),
         )
 
-    def of(self, building: NDArray[np.int64]) -> Style:
+    def of(self, building: NDArray[np.integer]) -> Style:
         """The styles of the (M,) numbered buildings."""
         return Style(**{name: values[building] for name, values in vars(self).items()})
 
@@ -126,7 +128,8 @@ class Facades:
         inward, style = inward[ahead], self.style.of(wall[ahead])
         patch = _hash(wall[ahead], u[ahead] // _PATCH_M, v[ahead] // _PATCH_M, 7)
         stands_out = np.where(part.low, style.plinth, np.where(part.between, style.pilaster, 0))
-        stands_out = stands_out + _UNEVEN * style.depth * (2 * patch - 1)
+        uneven = _UNEVEN * (2 * patch - 1) + _SECTION * (2 * part.section - 1)
+        stands_out = stands_out + style.depth * uneven
         further[ahead] = -np.clip(stands_out / inward, -_BEFORE_M, _BEFORE_M)
 
         hit = np.flatnonzero(part.inside)
@@ -149,7 +152,7 @@ class Facades:
         return further, kind
 
     def _openings(
-        self, wall: NDArray[np.int32], u: Array, v: Array, length: Array, height: Array
+        self, wall: NDArray[np.int32], u: Floats, v: Floats, length: Floats, height: Floats
     ) -> _Openings:
         """The opening of the field that each of (N,) places on walls is in."""
         style = self.style.of(wall)
@@ -158,7 +161,7 @@ class Facades:
         column = np.clip(np.floor(u / width), 0, fields - 1)
         row = np.floor((v - style.raised) / style.storey)
         floor = style.raised + np.maximum(row, 0) * style.storey
-        draws = [_hash(wall, column, row, salt) for salt in range(4)]
+        draws = [_hash(wall, column, row, salt) for salt in range(5)]
         ground = row <= 0
         shop = ground & (style.shop > 0)
         door = ground & ~shop & (draws[0] < 0.15)
@@ -166,7 +169,7 @@ class Facades:
         sill = np.where(shop, 0.3 * draws[2], np.where(door, -style.raised, style.sill))
         head = np.where(shop | door, 2.6, style.head)
         depth = style.depth * (0.6 + 0.8 * draws[2])
-        depth = depth * np.where(shop, 1 + 3 * (draws[0] < 0.4), np.where(door, 1.5, 1.0))
+        depth = depth * np.where(shop, 1 + 2 * (draws[0] < 0.3), np.where(door, 1.5, 1.0))
         low, high = floor + sill, np.minimum(floor + head, height - 0.3)
         centre = (column + 0.5) * width
         inside = (np.abs(u - centre) < half_u) & (v > low) & (v < high) & (depth > 0)
@@ -180,6 +183,7 @@ class Facades:
             half_v=(high - low) / 2,
             depth=depth,
             draw=draws[3],
+            section=draws[4],
             low=v < style.raised,
             between=edge < 0.15,
         )
@@ -192,18 +196,19 @@ class _Openings:
     Attributes:
         inside: (N,) whether a place is inside an opening.
         u, v, half_u, half_v, depth: (N,) metres, of the opening of its field.
-        draw: (N,) a random number of that opening, 0 to 1.
+        draw, section: (N,) random numbers of that opening and that field, 0 to 1.
         low: (N,) whether the place is below the ground floor.
         between: (N,) whether it is on the edge of two fields.
     """
 
     inside: NDArray[np.bool_]
-    u: Array
-    v: Array
-    half_u: Array
-    half_v: Array
-    depth: Array
-    draw: Array
+    u: Floats
+    v: Floats
+    half_u: Floats
+    half_v: Floats
+    depth: Floats
+    draw: Floats
+    section: Floats
     low: NDArray[np.bool_]
     between: NDArray[np.bool_]
 
@@ -212,7 +217,7 @@ class _Openings:
         return _Openings(**{name: values[chosen] for name, values in vars(self).items()})
 
 
-def _hash(wall: NDArray[np.int32], column: Array, row: Array, salt: int) -> NDArray[np.float32]:
+def _hash(wall: NDArray[np.int32], column: Floats, row: Floats, salt: int) -> NDArray[np.float32]:
     """(N,) numbers from 0 to 1 that look random, the same for the same field."""
     key = wall.astype(np.uint32) * np.uint32(0x9E3779B1)
     key ^= column.astype(np.int32).astype(np.uint32) * np.uint32(0x85EBCA77)

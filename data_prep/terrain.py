@@ -45,7 +45,8 @@ class Terrain:
         cls, origin: Array, slope: float, kerb_m: float, rng: np.random.Generator
     ) -> Terrain:
         """Waves of 80 to 800 m in all directions, with a root mean square slope of ``slope``."""
-        length = np.exp(rng.uniform(*np.log(_WAVELENGTH_M), _WAVES))
+        shortest, longest = _WAVELENGTH_M
+        length = shortest * (longest / shortest) ** rng.random(_WAVES)
         course = rng.uniform(0, 2 * np.pi, _WAVES)
         number = 2 * np.pi / length
         wave = number[:, None] * np.stack([np.cos(course), np.sin(course)], axis=1)

@@ -205,9 +205,10 @@ def test_beams_meet_panes_and_the_sides_of_windows() -> None:
     x = np.linspace(0.01, 11.99, 4000)
     deep, kind = meet(facades, x, 4.5, np.array([0.0, 1, 0]))
     assert (kind == BUILDING).all()
-    # Openings of 1.4 m in the middles of the fields of 4 m; 0.6 to 1.4 times 0.3 m deep.
+    # Openings of 1.4 m in the middles of the fields of 4 m; 0.6 to 1.4 times 0.3 m deep. The rest
+    # of the wall is even to 4 tenths of that.
     in_window = np.abs((x % 4) - 2) < 0.7
-    assert np.abs(deep[~in_window]).max() <= 0.031
+    assert np.abs(deep[~in_window]).max() <= 0.12
     assert deep[in_window].min() > 0.17
     assert deep[in_window].max() < 1.6 * 0.42
     # A slanting beam into the same windows goes on to the pane, or to the right-hand side.
@@ -228,7 +229,7 @@ def test_beams_meet_panes_and_the_sides_of_windows() -> None:
         assert depth[pane & here].min() >= deep[in_window & here].min() - 1e-3
         assert depth[pane & here].max() <= deep[in_window & here].max() + 1e-3
     above, _ = meet(facades, x, 5.4, np.array([0.0, 1, 0]))
-    assert np.abs(above).max() <= 0.031
+    assert np.abs(above).max() <= 0.12
 
 
 def test_windows_of_glass_are_gone_through() -> None:
@@ -241,9 +242,9 @@ def test_windows_of_glass_are_gone_through() -> None:
     assert np.isinf(deep[inside]).mean() == pytest.approx(0.5, abs=0.12)
     assert deep[inside].min() > 0.4
     assert deep[inside & np.isfinite(deep)].max() < 5.5
-    assert np.abs(deep[~inside]).max() < 0.05
+    assert np.abs(deep[~inside]).max() < 0.12
     blind, kind = meet(one_wall(glass=1.0, share=0.0), x, 4.5, np.array([0.0, 1, 0]))
-    assert np.abs(blind).max() < 0.05
+    assert np.abs(blind).max() < 0.12
     assert (kind == BUILDING).all()
 
 
