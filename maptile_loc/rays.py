@@ -107,9 +107,8 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
     """
     azimuth, scan = rays.azimuth[asked], rays.scan[asked]
     sector = ((azimuth + 180) / _SECTOR_DEG).astype(np.int64) % _SECTORS
-    top = np.full(rays.scans * _SECTORS, -np.inf)
-    np.maximum.at(top, scan.astype(np.int64) * _SECTORS + sector, rays.elevation[asked])
-    top = top.reshape(rays.scans, _SECTORS)
+    top = np.full((rays.scans, _SECTORS), -np.inf)
+    np.maximum.at(top, (scan, sector), rays.elevation[asked])
     seen = np.isfinite(top)
     top[~seen] = 0
     middle = np.radians((np.arange(_SECTORS) + 0.5) * _SECTOR_DEG - 180)
