@@ -131,12 +131,14 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     level = seen.rays.flat * (tall & (seen.height < settings.low_m))
     wall = np.zeros((size, size), np.float32)
     looks = np.zeros((size, size), np.float32)
+    upright = seen.upright(tall)
     for number in np.unique(seen.group):
         mine = seen.group == number
         hit = shown = _touched(seen.xy[mine & tall], size, resolution)
         if seen.kind is None:
-            part = seen.upright(mine & tall)
-            shown = wall_evidence(part, seen.sheaves, size, resolution, settings.wall)
+            shown = wall_evidence(
+                upright.take(mine[tall]), seen.sheaves, size, resolution, settings.wall
+            )
         passed = free_space(seen.rays, seen.origin, level * mine, size, resolution)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))

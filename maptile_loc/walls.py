@@ -16,6 +16,7 @@ from maptile_loc.rays import BIN_DEG, Sheaves, pixels, seen_through
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Shape = tuple[int, int]
 FEATURES = (
     "across",
     "along",
@@ -41,6 +42,8 @@ CAR_M = 1.7
 """What is no higher is no wall, however little of it could be seen."""
 TOP_M = 0.35
 """A sensor's uppermost rays are so far apart that this much of what it could see may go unseen."""
+MANY = 60
+"""More points, evened out, around a cell tell no more."""
 FLAT_M = 0.75
 ROUGH_M = 0.06
 """Standard deviation across a surface at which it counts as flat by 1/e; leaves are rougher."""
@@ -117,7 +120,7 @@ def wall_evidence(
     cell, features = wall_features(points, sheaves, size, resolution, settings)
     probability = special.expit(features @ np.array(settings.weights) + settings.constant)
     evidence = np.zeros((size, size))
-    evidence.ravel()[cell] = np.clip(2 * probability - 0.6, 0, 1)
+    evidence.ravel()[cell] = np.clip(2 * probability - 0.8, 0, 1)
     support = box_sum(evidence, odd_cells(SUPPORT_M, resolution)) * resolution**2
     return (evidence * np.clip(support / settings.support_m2, 0, 1)).astype(np.float32)
 
@@ -147,12 +150,20 @@ def wall_features(
         return np.zeros(0, np.int64), np.zeros((0, len(FEATURES)))
     points = points.take(inside)
     window = odd_cells(NEIGHBOURHOOD_M, resolution)
+    # All that follows happens in the part of the tile that has points.
+    row, column = np.divmod(pixel, size)
+    first = int(row.min()), int(column.min())
+    shape = int(row.max()) - first[0] + 1, int(column.max()) - first[1] + 1
+    pixel = (row - first[0]) * shape[1] + column - first[1]
     even = _even_out(points, size * resolution / 2, settings.voxel_m)
-    spread = _spread(even, size, resolution, window)
+    place, inside = pixels(even[:, :2], size, resolution)
+    even = even[inside]
+    place = (place // size - first[0]) * shape[1] + place % size - first[1]
+    spread = _spread(even, place, shape, window)
     cell = np.flatnonzero(spread.here)
 
     def total(values: NDArray[np.floating] | None) -> F64:
-        summed = np.bincount(pixel, values, size * size).reshape(size, size)
+        summed = np.bincount(pixel, values, spread.here.size).reshape(shape)
         return box_sum(summed, window).ravel()[cell]
 
     count = np.maximum(total(None), 1)
@@ -163,9 +174,9 @@ def wall_features(
 
     direction = spread.direction.ravel()[pixel]
     through = np.clip(mean(seen_through(sheaves, points.ray, _behind(points, direction))), 0, 1)
-    top = _extreme(np.maximum, points.height, pixel, size, window).ravel()[cell]
-    foot = _extreme(np.minimum, points.height, pixel, size, window).ravel()[cell]
-    view = _extreme(np.minimum, points.view, pixel, size, window).ravel()[cell]
+    top = _extreme(np.maximum, points.height, pixel, shape, window).ravel()[cell]
+    foot = _extreme(np.minimum, points.height, pixel, shape, window).ravel()[cell]
+    view = _extreme(np.minimum, points.view, pixel, shape, window).ravel()[cell]
     reach = np.clip(top / np.clip(view - TOP_M, CAR_M, settings.house_m), 0.3, 1.1)
     flat, known = flatness(points, even)
     flat_points = mean(known)  # the share of the points around whose surface is known
@@ -177,12 +188,14 @@ def wall_features(
         "reach": reach,
         "reach_high": reach**4,
         "foot": np.clip(foot, 1, 3),
-        "around": np.log(spread.around.ravel()[cell] + 1),
+        "around": np.log(np.minimum(spread.around.ravel()[cell], MANY) + 1),
         "flat": np.where(flat_points > 0.01, mean(flat) / np.maximum(flat_points, 0.01), 0.4),
         "range": np.log(mean(points.distance) + 3),
         "top": np.clip(top, 1, 5),
     }
-    return cell, np.column_stack([features[name] for name in FEATURES])
+    row, column = np.divmod(cell, shape[1])
+    where = (row + first[0]) * size + column + first[1]
+    return where, np.column_stack([features[name] for name in FEATURES])
 
 
 def flatness(points: Upright, even: F64) -> tuple[F64, F64]:
@@ -231,7 +244,7 @@ def _even_out(points: Upright, reach_m: float, voxel_m: float) -> F64:
 
 
 class Spread(NamedTuple):
-    """How the points around each cell lie; all (size, size) float64.
+    """How the points around each cell lie; all (R, C) float64.
 
     Attributes:
         across, along: Variance in square metres, the least and the greatest of all directions.
@@ -246,13 +259,13 @@ class Spread(NamedTuple):
     around: F64
 
 
-def _spread(even: F64, size: int, resolution: float, window: int) -> Spread:
-    pixel, inside = pixels(even[:, :2], size, resolution)
-    x, y = even[inside, :2].T
-    here = np.bincount(pixel, minlength=size * size).reshape(size, size).astype(np.float64)
+def _spread(even: F64, place: NDArray[np.int64], shape: Shape, window: int) -> Spread:
+    """Of (E, 3) evened out points in the cells (E,) ``place`` of a grid of ``shape``."""
+    x, y = even[:, :2].T
+    here = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
 
     def total(values: F64) -> F64:
-        return box_sum(np.bincount(pixel, values, size * size).reshape(size, size), window)
+        return box_sum(np.bincount(place, values, here.size).reshape(shape), window)
 
     around = box_sum(here, window)
     n = np.maximum(around, 1e-9)
@@ -288,10 +301,12 @@ def box_sum(cells: NDArray[np.generic], window: int) -> F64:
     return ndimage.uniform_filter(cells.astype(np.float64), window, mode="constant") * window**2
 
 
-def _extreme(which: np.ufunc, values: F32, pixel: NDArray[np.int64], size: int, window: int) -> F32:
-    """The (size, size) greatest or least value in each cell's neighbourhood."""
+def _extreme(
+    which: np.ufunc, values: F32, pixel: NDArray[np.int64], shape: Shape, window: int
+) -> F32:
+    """The greatest or least value in each cell's neighbourhood, on a grid of ``shape``."""
     worst = -np.inf if which is np.maximum else np.inf
-    cells = np.full(size * size, worst, np.float32)
+    cells = np.full(shape[0] * shape[1], worst, np.float32)
     which.at(cells, pixel, values)
     filtered = ndimage.maximum_filter if which is np.maximum else ndimage.minimum_filter
-    return filtered(cells.reshape(size, size), window, mode="nearest")
+    return filtered(cells.reshape(shape), window, mode="nearest")

@@ -76,7 +76,7 @@ def test_height_is_measured_from_the_ground_below():
     cloud = np.concatenate([ground(slope=0.1), wall((-5, 5), (5, 5), 8.0)]).astype(np.float32)
     expected = cloud[:, 2] - 0.1 * cloud[:, 0]
     error = np.abs(height_above_ground(cloud, np.zeros(2, np.float32), 2.0) - expected)
-    assert np.quantile(error, 0.95) < 0.35
+    assert np.quantile(error, 0.95) < 0.5
 
 
 @settings(max_examples=10, deadline=None)
