@@ -30,8 +30,8 @@ FEATURES = (
     "range",
     "top",
 )
-FITTED = (-1.412, 0.620, -4.645, 1.475, 1.754, 2.345, -0.891, 1.450, 0.933, 1.588, 0.468)
-FITTED_CONSTANT = -21.512
+FITTED = (-1.411, 0.642, -4.651, 0.811, 1.276, 2.448, -0.962, 1.575, 0.922, 1.270, 0.587)
+FITTED_CONSTANT = -20.597
 NEIGHBOURHOOD_M = 1.5
 """Wide enough for the points of a wall, narrow beside its length."""
 SUPPORT_M = 4.5
