@@ -86,3 +86,7 @@ def test_every_shipped_recipe_fits_its_settings():
 
 def test_the_localize_recipe_states_the_defaults():
     assert load_settings(LocalizeSettings, "localize") == LocalizeSettings()
+
+
+def test_the_shipped_recipe_says_the_defaults():
+    assert load_settings(LocalizeSettings, "localize") == LocalizeSettings()
