@@ -50,7 +50,7 @@ class LikelihoodSettings(Settings):
     wall_floor_outside: Positive = 0.03
     wall_floor_inside: Positive = 0.01
     free_leak: float = 0.3
-    wall_weight: Positive = 0.3
+    wall_weight: Positive = 0.25
     free_weight: Positive = 0.02
     clip_m: Positive = 8.0
 
