@@ -175,35 +175,44 @@ def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings
     points, scan = block.points[use], block.scan[use]
     if drive.odometry is None:
         return Submap(points, scan, block.origin, kind)
-    seconds = None if block.seconds is None else block.seconds[use]
     poses = drive.odometry.at(np.append(block.t_ns, drive.scans.t_ns[centre]))
     relative = se3_inverse(poses[-1]) @ poses[:-1]
-    velocity, turn = _motion(block.t_ns, drive.odometry)
-    result = np.empty_like(points)
-    bounds = np.searchsorted(scan, np.arange(len(block.t_ns) + 1))
-    # Scan by scan: a small matrix product each, rather than a matrix for every point.
-    for k in range(len(block.t_ns)):
-        part = slice(bounds[k], bounds[k + 1])
-        mine = points[part]
-        if seconds is not None:
-            mine = mine + seconds[part, None] * (mine @ turn[k] + velocity[k])
-        result[part] = mine @ relative[k, :3, :3].T.astype(np.float32)
+    count = np.bincount(scan, minlength=len(block.t_ns))
+    if block.seconds is not None:
+        velocity, turn = _motion(block.t_ns, drive.odometry)
+        points += block.seconds[use, None] * _moved(points, turn, velocity, count)
     rotation = relative[:, :3, :3].astype(np.float32)
     shift = relative[:, :3, 3].astype(np.float32)
     return Submap(
-        result + shift[scan],
+        _moved(points, rotation, shift, count),
         scan,
         np.einsum("sij,sj->si", rotation, block.origin) + shift,
         kind,
     )
 
 
+def _moved(
+    points: NDArray[np.float32],
+    matrix: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    count: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """(N, 3) points, ``count`` of them of each scan in turn, by each scan's matrix and shift."""
+    x, y, z = points.T
+    result = np.empty_like(points)
+    for i in range(3):
+        # Number by number: a matrix for every point would be three times as many bytes.
+        a, b, c, d = (np.repeat(column, count) for column in (*matrix[:, i].T, shift[:, i]))
+        result[:, i] = a * x + b * y + c * z + d
+    return result
+
+
 def _motion(t_ns: Times, odometry: PoseTrack) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The vehicle's steady motion during each of (S,) scans.
 
     Returns:
-        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) matrices that take a point, from
-        the right, to the velocity that the turn (rad/s) gives it.
+        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) matrices that take a point to the
+        velocity that the turn (rad/s) gives it.
     """
     half = 50_000_000
     here = se3_inverse(odometry.at(t_ns))
@@ -216,5 +225,5 @@ def _motion(t_ns: Times, odometry: PoseTrack) -> tuple[NDArray[np.float32], NDAr
     turned = se3_inverse(begin)[:, :3, :3] @ end[:, :3, :3]
     x, y, z = (per_second * Rotation.from_matrix(turned).as_rotvec()).T
     zero = np.zeros_like(x)
-    turn = np.array([[zero, z, -y], [-z, zero, x], [y, -x, zero]]).transpose(2, 0, 1)
+    turn = np.array([[zero, -z, y], [z, zero, -x], [-y, x, zero]]).transpose(2, 0, 1)
     return velocity.astype(np.float32), turn.astype(np.float32)
