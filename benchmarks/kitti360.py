@@ -21,10 +21,13 @@ import pyproj
 from numpy.typing import NDArray
 from stamp import stamp
 
+from data_prep.city import open_city
 from data_prep.files import atomic_folder, read_json
 from data_prep.geometry import Array, Projection
+from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.localize import LocalizeSettings
+from maptile_loc.output import read_result
 from maptile_loc.run import RunOptions, parse_heading, run
 
 ROOT = Path(__file__).parent.parent
@@ -135,9 +138,26 @@ def main() -> None:
         out = given.work / f"out_kitti360_{submap_m:.0f}m"
         run(options, settings, out)
         report([name, "used"], limits, out)
+        if submap_m:
+            row = whole(options.drive, options.city, submap_m, out)
+            print(f"| {name} | used | whole submaps only | {row} | {limits} |", flush=True)
         out = out.with_name(f"{out.name}_blind")
         run(options, settings.model_copy(update={"submap": blind}), out)
         report([name, "without"], "", out)
+
+
+def whole(drive_folder: Path, city: Path, submap_m: float, out: Path) -> str:
+    """The aligned recalls of the queries whose submap is not cut short by an end of the drive."""
+    drive, raster = open_drive(drive_folder), open_city(city).raster
+    assert drive.odometry is not None and drive.truth is not None
+    aligned = read_result(out)[0].stages["aligned"]
+    travelled = drive.odometry.travelled()
+    inner = (travelled >= submap_m / 2) & (travelled <= travelled[-1] - submap_m / 2)
+    latitude, longitude, _ = drive.truth.at(drive.scans.t_ns)
+    off = aligned.poses[:, :2] - raster.projection.forward(latitude, longitude)
+    error = np.hypot(off[inner, 0], off[inner, 1])
+    values = [f"{np.mean(error <= limit):.3f}" for limit in (1, 2, 5)] + [f"{np.median(error):.3f}"]
+    return " | ".join([f"{inner.sum()}", *values])
 
 
 def report(names: list[str], limits: str, out: Path) -> None:
