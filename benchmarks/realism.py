@@ -206,16 +206,18 @@ def _powers(points: Array) -> Array:
 def _shapes(points: Array, radius: float, where: str) -> dict[str, float]:
     """What neighbourhoods are like: a2D and so on of Weinmann et al. (2015), the largest wins."""
     rng = np.random.default_rng(0)
-    asked = points[rng.permutation(len(points))[:6000]]
+    asked = points[rng.permutation(len(points))[:2000]]
     search = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor.from_numpy(points))
     search.fixed_radius_index(radius)
     index, _, splits = search.fixed_radius_search(o3d.core.Tensor.from_numpy(asked), radius)
     start = splits.numpy()
     count = np.diff(start)
     away = points[index.numpy()] - np.repeat(asked, count, axis=0)
-    total = [np.add.reduceat(v, start[:-1]) for v in (away, away[:, :, None] * away[:, None, :])]
-    mean = total[0] / count[:, None]
-    spread = total[1] / count[:, None, None] - mean[:, :, None] * mean[:, None, :]
+    mean = np.add.reduceat(away, start[:-1]) / count[:, None]
+    spread = np.empty((len(asked), 3, 3))
+    for i, j in itertools.product(range(3), range(3)):
+        product = np.add.reduceat(away[:, i] * away[:, j], start[:-1]) / count
+        spread[:, i, j] = product - mean[:, i] * mean[:, j]
     value, vector = np.linalg.eigh(spread[count >= 8])
     deviation = np.sqrt(np.maximum(value, 0))
     shape = np.stack(
