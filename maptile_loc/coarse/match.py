@@ -42,7 +42,7 @@ class MatchSettings(Settings):
     margin_m: float = 25.0
     road_reach_m: float = 8.0
     off_road: float = 0.02
-    nowhere_log_odds: float = 4.0
+    nowhere_log_odds: float = 10.0
 
 
 @dataclass(frozen=True)
