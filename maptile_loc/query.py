@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from maptile_loc.labels import BUILDING, GROUND
 from maptile_loc.rays import (
     Rays,
     Sheaves,
+    farthest,
     free_space,
     highest_view,
     make_rays,
@@ -90,7 +92,7 @@ class Survey:
 
 def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
     """Turn the cloud by ``rotation`` radians, find the ground, and follow the rays."""
-    points, origin = submap.points.copy(), submap.origin.copy()
+    points, origin = np.copy(submap.points), np.copy(submap.origin)
     points[:, :2] = rotate(submap.points[:, :2], rotation)
     origin[:, :2] = rotate(submap.origin[:, :2], rotation)
     centre = np.median(origin[:, :2], axis=0)
@@ -98,7 +100,7 @@ def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
     rays = make_rays(points, submap.scan, origin)
     count = np.bincount(rays.scan, minlength=rays.scans)
     group = ((np.cumsum(count) - count) // settings.group_points)[rays.scan]
-    sensor = origin[rays.scan, 2] - points[:, 2] + height
+    sensor = np.take(origin[:, 2], rays.scan) - points[:, 2] + height
     return Survey(
         points[:, :2], height, sensor, origin, rays, make_sheaves(rays), group, submap.kind
     )
@@ -128,27 +130,27 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     else:
         tall, low = seen.kind == BUILDING, seen.kind == GROUND
     # A ray that ends on something upright was upright's height above the ground all the way.
-    level = seen.rays.flat * (tall & (seen.height < settings.low_m))
+    level = farthest(seen.rays, seen.rays.flat * (tall & (seen.height < settings.low_m)))
     wall = np.zeros((size, size), np.float32)
     looks = np.zeros((size, size), np.float32)
     upright = seen.upright(tall)
-    for number in np.unique(seen.group):
-        mine = seen.group == number
-        hit = shown = _touched(seen.xy[mine & tall], size, resolution)
+    borders = np.flatnonzero(np.diff(seen.group, prepend=-1, append=-1))
+    for start, stop in itertools.pairwise(borders):
+        mine = upright.take(slice(*np.searchsorted(upright.ray, (start, stop))))
+        hit = shown = _touched(mine.xy, size, resolution)
         if seen.kind is None:
-            shown = wall_evidence(
-                upright.take(mine[tall]), seen.sheaves, size, resolution, settings.wall
-            )
-        passed = free_space(seen.rays, seen.origin, level * mine, size, resolution)
+            shown = wall_evidence(mine, seen.sheaves, size, resolution, settings.wall)
+        scans = slice(seen.rays.scan[start], seen.rays.scan[stop - 1] + 1)
+        passed = free_space(level[scans], seen.origin[scans], size, resolution)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
     wall /= np.maximum(looks, 1)
     # A ray that ends high up tells about buildings until it rises above the lowest of them.
     limit = np.maximum(settings.low_m, seen.sensor + 0.5)
     low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
-    reach = seen.rays.flat * np.clip(low_until, 0, 1)
-    free = free_space(seen.rays, seen.origin, reach, size, resolution)
-    ground = _touched(seen.xy[low], size, resolution)
+    reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
+    free = free_space(reach, seen.origin, size, resolution)
+    ground = _touched(np.compress(low, seen.xy, axis=0), size, resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
     return QueryTile(wall, ground, observed, resolution, rotation)
 

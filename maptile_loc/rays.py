@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 BIN_DEG = (1.0, 4.0)
 """Rays within so many degrees of azimuth and of elevation of each other look the same way."""
+_DEGREES = 360
 _SECTORS = 36
 _SECTOR_DEG = 360 / _SECTORS
 
@@ -36,7 +37,7 @@ class Rays:
 
 def make_rays(points: F32, scan: NDArray[np.int32], origin: F32) -> Rays:
     """Rays from (S, 3) sensors to (N, 3) points of the scans (N,) ``scan``."""
-    x, y, z = (points - origin[scan]).T
+    x, y, z = points.T - np.take(origin.T, scan, axis=1)
     flat = np.hypot(x, y)
     return Rays(
         distance=np.hypot(flat, z),
@@ -67,7 +68,8 @@ def make_sheaves(rays: Rays) -> Sheaves:
     row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int64).clip(0, rows - 1)
     column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int64) % columns
     sheaf = (rays.scan.astype(np.int64) * rows + row) * columns + column
-    return Sheaves(sheaf, np.sort((sheaf << 16) | _centimetres(rays.distance)))
+    # Neighbours among the points mostly share a sheaf: a merge sort (stable) finds little to do.
+    return Sheaves(sheaf, np.sort((sheaf << 16) | _centimetres(rays.distance), kind="stable"))
 
 
 def seen_through(sheaves: Sheaves, asked: NDArray[np.integer], behind: F32) -> F32:
@@ -107,8 +109,9 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
     """
     azimuth, scan = rays.azimuth[asked], rays.scan[asked]
     sector = ((azimuth + 180) / _SECTOR_DEG).astype(np.int64) % _SECTORS
-    top = np.full((rays.scans, _SECTORS), -np.inf)
-    np.maximum.at(top, (scan, sector), rays.elevation[asked])
+    highest = np.full(rays.scans * _SECTORS, -np.inf, np.float32)
+    np.maximum.at(highest, scan * _SECTORS + sector, rays.elevation[asked])
+    top = highest.reshape(-1, _SECTORS).astype(np.float64)
     seen = np.isfinite(top)
     top[~seen] = 0
     middle = np.radians((np.arange(_SECTORS) + 0.5) * _SECTOR_DEG - 180)
@@ -117,36 +120,48 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
     for _ in range(12):
         normal = np.einsum("sk,ki,kj->sij", weight, shape, shape) + np.diag([1e-9, 0.5, 0.5])
         cone = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
-        weight = np.where(top > cone @ shape.T, 1.0, 0.03) * seen
+        last, weight = weight, np.where(top > cone @ shape.T, 1.0, 0.03) * seen
+        if np.array_equal(weight, last):
+            break
     level, ahead, left = cone.astype(np.float32)[scan].T
     turn = np.radians(azimuth)
     elevation = level + ahead * np.cos(turn) + left * np.sin(turn)
     return np.tan(np.radians(np.minimum(elevation, 80)))
 
 
-def free_space(rays: Rays, origin: F32, reach: F32, size: int, resolution: float) -> F32:
-    """(size, size) 1 where a ray passed: from each scan's sensor as far as a ray of each degree.
+def farthest(rays: Rays, reach: F32) -> F32:
+    """(S, 360) metres in the plane: how far a ray of each scan and degree tells, 0 where none does.
 
     Args:
         rays: All rays.
-        origin: (S, 3) sensor of each scan, in the tile's frame.
         reach: (N,) metres in the plane up to which each ray tells; 0 for one that does not.
+    """
+    far = np.zeros(rays.scans * _DEGREES, np.float32)
+    np.maximum.at(far, rays.scan * _DEGREES + _degree(rays), reach)
+    return far.reshape(rays.scans, _DEGREES)
+
+
+def _degree(rays: Rays) -> NDArray[np.int64]:
+    """(N,) whole degrees of azimuth, 0..359."""
+    return (rays.azimuth + 180).astype(np.int64) % _DEGREES
+
+
+def free_space(far: F32, origin: F32, size: int, resolution: float) -> F32:
+    """(size, size) 1 where a ray passed: from each scan's sensor as far as a ray of each degree.
+
+    Args:
+        far: (S, 360) metres, as of ``farthest``.
+        origin: (S, 3) sensor of each scan, in the tile's frame.
         size: Pixels along a side.
         resolution: Metres per pixel.
     """
-    use = reach > 0
-    sector = (rays.azimuth[use] + 180).astype(np.int64) % 360
-    # Sector and distance in one integer: the last one of each sector, once sorted, is the farthest.
-    key = ((rays.scan[use].astype(np.int64) * 360 + sector) << 16) | _centimetres(reach[use])
-    key = np.sort(key)
-    last = np.flatnonzero(np.diff(key >> 16, append=-1))
-    ray, farthest = key[last] >> 16, ((key[last] & 0xFFFF) / 100).astype(np.float32)
-    angle = np.radians(ray % 360 - 179.5)
     # Two samples a pixel; the last metre before the hit is left to the hit itself.
     step = resolution / 2
-    counts = np.maximum((farthest - 1.0) / step, 0).astype(np.int64)
+    scan, degree = np.nonzero(far >= 1.0 + step)
+    counts = ((far[scan, degree] - 1.0) / step).astype(np.int64)
     along = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * step
-    start = np.repeat(origin[ray // 360, :2], counts, axis=0)
+    angle = np.radians(degree - 179.5)
+    start = np.repeat(origin[scan, :2], counts, axis=0)
     direction = np.repeat(np.column_stack([np.cos(angle), np.sin(angle)]), counts, axis=0)
     pixel, _ = pixels(start + along[:, None] * direction, size, resolution)
     crossed = np.zeros(size * size, np.float32)

@@ -164,7 +164,7 @@ def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
 
 def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings) -> Submap:
     """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
-    away = block.points - block.origin[block.scan]
+    away = block.points - np.take(block.origin, block.scan, axis=0)
     use = np.einsum("ni,ni->n", away, away) <= settings.max_range_m**2
     kind = None
     table = settings.labels.get(drive.labels or "")
@@ -172,7 +172,8 @@ def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings
         kind = kinds(block.label, table)
         use &= kind != MOVING
         kind = kind[use]
-    points, scan = block.points[use], block.scan[use]
+    # A masked array's rows are taken several times faster so than by points[use].
+    points, scan = np.compress(use, block.points, axis=0), np.compress(use, block.scan)
     if drive.odometry is None:
         return Submap(points, scan, block.origin, kind)
     poses = drive.odometry.at(np.append(block.t_ns, drive.scans.t_ns[centre]))
@@ -199,7 +200,7 @@ def _moved(
 ) -> NDArray[np.float32]:
     """(N, 3) points, ``count`` of them of each scan in turn, by each scan's matrix and shift."""
     x, y, z = points.T
-    result = np.empty_like(points)
+    result = np.empty(points.shape, np.float32, order="F")  # all that follows works by column
     for i in range(3):
         # Number by number: a matrix for every point would be three times as many bytes.
         a, b, c, d = (np.repeat(column, count) for column in (*matrix[:, i].T, shift[:, i]))

@@ -97,7 +97,7 @@ class Upright:
     azimuth: F32
     distance: F32
 
-    def take(self, which: NDArray[np.bool_]) -> Upright:
+    def take(self, which: NDArray[np.bool_] | slice) -> Upright:
         """Some of the points."""
         return Upright(*(getattr(self, field.name)[which] for field in fields(self)))
 

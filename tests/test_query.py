@@ -9,7 +9,7 @@ from scipy import ndimage
 from maptile_loc.ground import height_above_ground
 from maptile_loc.labels import BUILDING, GROUND, OTHER
 from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.rays import free_space, make_rays
+from maptile_loc.rays import farthest, free_space, make_rays
 from maptile_loc.submap import Submap
 from maptile_loc.walls import Upright, flatness
 
@@ -115,7 +115,7 @@ def test_rays_stop_at_walls_and_leave_the_rest_unknown():
     hits = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
     hits, origin = hits.astype(np.float32), np.zeros((1, 3), np.float32)
     rays = make_rays(hits, np.zeros(len(hits), np.int32), origin)
-    free = free_space(rays, origin[:, :2], rays.flat, 128, SETTINGS.resolution)
+    free = free_space(farthest(rays, rays.flat), origin, 128, SETTINGS.resolution)
     row, column = np.nonzero(free)
     reached = np.hypot((column + 0.5 - 64) / 2, (64 - row - 0.5) / 2)
     # 1 m is left before each hit; a cell reaches 0.36 m from its centre.

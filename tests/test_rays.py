@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maptile_loc.rays import free_space, highest_view, make_rays, make_sheaves, seen_through
+from maptile_loc.rays import (
+    farthest,
+    free_space,
+    highest_view,
+    make_rays,
+    make_sheaves,
+    seen_through,
+)
 
 ORIGIN = np.zeros((1, 3), np.float32)
 
@@ -66,11 +73,12 @@ def test_the_upper_edge_of_the_view_is_found_though_it_is_tilted(top, tilt, towa
 def test_a_ray_tells_only_as_far_as_it_is_said_to():
     azimuth, elevation = grid(step=0.5, up=(0, 1))
     rays = rays_of(cloud(azimuth, elevation, np.full(len(azimuth), 20.0)))
-    free = free_space(rays, ORIGIN, np.where(rays.azimuth > 0, rays.flat, 6.0), 128, 0.5)
+    far = farthest(rays, np.where(rays.azimuth > 0, rays.flat, np.float32(6)))
+    free = free_space(far, ORIGIN, 128, 0.5)
     row, column = np.nonzero(free)
     x, y = (column + 0.5 - 64) / 2, (64 - row - 0.5) / 2
     reached = np.hypot(x, y)
     assert reached[y < -0.5].max() == pytest.approx(5.0, abs=0.5)  # a metre is left before each end
     assert reached[y > 0.5].max() == pytest.approx(19.0, abs=0.5)
-    nothing = free_space(rays, ORIGIN, np.zeros(len(azimuth), np.float32), 128, 0.5)
+    nothing = free_space(farthest(rays, np.zeros(len(azimuth), np.float32)), ORIGIN, 128, 0.5)
     assert not nothing.any()
