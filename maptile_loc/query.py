@@ -131,8 +131,11 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         tall, low = seen.kind == BUILDING, seen.kind == GROUND
     # A ray that ends on something upright was upright's height above the ground all the way.
     level = farthest(seen.rays, seen.rays.flat * (tall & (seen.height < settings.low_m)))
-    wall = np.zeros((size, size), np.float32)
-    looks = np.zeros((size, size), np.float32)
+    # One that ends high up tells about buildings until it rises above the lowest of them.
+    limit = np.maximum(settings.low_m, seen.sensor + 0.5)
+    low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
+    reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
+    wall, looks, free = np.zeros((3, size, size), np.float32)
     upright = seen.upright(tall)
     borders = np.flatnonzero(np.diff(seen.group, prepend=-1, append=-1))
     for start, stop in itertools.pairwise(borders):
@@ -144,12 +147,8 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         passed = free_space(level[scans], seen.origin[scans], size, resolution)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
+        free = np.maximum(free, free_space(reach[scans], seen.origin[scans], size, resolution))
     wall /= np.maximum(looks, 1)
-    # A ray that ends high up tells about buildings until it rises above the lowest of them.
-    limit = np.maximum(settings.low_m, seen.sensor + 0.5)
-    low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
-    reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
-    free = free_space(reach, seen.origin, size, resolution)
     ground = _touched(np.compress(low, seen.xy, axis=0), size, resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
     return QueryTile(wall, ground, observed, resolution, rotation)

@@ -161,9 +161,9 @@ def free_space(far: F32, origin: F32, size: int, resolution: float) -> F32:
     counts = ((far[scan, degree] - 1.0) / step).astype(np.int64)
     along = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * step
     angle = np.radians(degree - 179.5)
-    start = np.repeat(origin[scan, :2], counts, axis=0)
-    direction = np.repeat(np.column_stack([np.cos(angle), np.sin(angle)]), counts, axis=0)
-    pixel, _ = pixels(start + along[:, None] * direction, size, resolution)
+    start = np.repeat(origin[scan, :2].T, counts, axis=1)
+    direction = np.repeat(np.stack([np.cos(angle), np.sin(angle)]), counts, axis=1)
+    pixel, _ = pixels((start + along * direction).T, size, resolution)
     crossed = np.zeros(size * size, np.float32)
     crossed[pixel] = 1.0
     return crossed.reshape(size, size)
@@ -173,7 +173,7 @@ def pixels(
     xy: NDArray[np.floating], size: int, resolution: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Flat pixel index of the points inside the tile, and which of all points those are."""
-    column = np.floor(xy[:, 0] / resolution + size / 2).astype(np.int64)
-    row = np.floor(size / 2 - xy[:, 1] / resolution).astype(np.int64)
+    column = np.floor(xy[:, 0] / resolution + size / 2).astype(np.int32)
+    row = np.floor(size / 2 - xy[:, 1] / resolution).astype(np.int32)
     inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
-    return (row * size + column)[inside], inside
+    return (row * size + column)[inside].astype(np.int64), inside
