@@ -1,108 +1,25 @@
 """Sequence fusion: many doubtful fixes and the odometry between them make one trajectory.
 
 The causal filter keeps a bank of Gaussian hypotheses: odometry moves them, candidates confirm
-them or give birth to new ones. The smoother is a pose graph over the whole drive (a chain, solved
-exactly by block elimination), in which each query picks the candidate that fits best, or none
-(max-mixture, Olson and Agarwal 2013).
+them or give birth to new ones. The smoother is a pose graph over the whole drive, in which each
+query picks the candidate that fits best, or none (max-mixture, Olson and Agarwal 2013). Both
+estimate how far the odometry drifts (``motion.py``).
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from data_prep.settings import Positive, Settings
+from maptile_loc.motion import COMMON, POSE, SIZE, FuseSettings, Steps, make_steps, move, observe
+from maptile_loc.posegraph import relax
 from maptile_loc.result import Candidates, Estimates
 
-
-class FuseSettings(Settings):
-    """The noise of odometry, and how much candidates are trusted.
-
-    Attributes:
-        drift: Odometry error per metre travelled (standard deviation, metres per metre).
-        drift_deg: Heading error per square root of a metre travelled, degrees.
-        floor_m, floor_deg: Error of any step, however short.
-        miss: Probability that none of a query's candidates is right.
-        jump: Probability per query that the track so far was wrong and begins afresh.
-        hypotheses: Size of the filter's bank.
-        trust: A fix counts as localized from this probability on.
-        max_std_m: ... and if its larger standard deviation is not above this.
-        rounds: Rounds of the smoother.
-    """
-
-    drift: Positive = 0.02
-    drift_deg: Positive = 0.3
-    floor_m: Positive = 0.1
-    floor_deg: Positive = 0.1
-    miss: float = 0.1
-    jump: float = 0.001
-    hypotheses: int = 60
-    trust: float = 0.98
-    max_std_m: float = 4.0
-    rounds: int = 10
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Odometry between consecutive queries.
-
-    Attributes:
-        motion: (Q, 3) pose of query i in the frame of query i - 1; row 0 means nothing.
-        covariance: (Q, 3, 3) of the motion.
-        known: (Q,) bool; False where a new segment begins and the motion is not known.
-        fresh: (Q,) share of a query's tile that the query before has not seen, 0..1.
-    """
-
-    motion: Array
-    covariance: Array
-    known: NDArray[np.bool_]
-    fresh: Array
-
-    def reversed(self) -> Steps:
-        """The steps of the drive backwards."""
-        return Steps(
-            _shifted(se2_between(self.motion, np.zeros(3))),
-            _shifted(self.covariance),
-            _shifted(self.known),
-            _shifted(self.fresh),
-        )
-
-
-def _shifted(steps: NDArray[Any]) -> NDArray[Any]:
-    """Backwards, the step that led to query i leads to query i - 1."""
-    return np.roll(steps[::-1], 1, axis=0)
-
-
-def make_steps(
-    poses: Array,
-    segment: NDArray[np.int32],
-    metres: Array,
-    submap_m: float,
-    settings: FuseSettings,
-) -> Steps:
-    """Steps from (Q, 3) odometry poses, their (Q,) segments and (Q,) metres travelled.
-
-    ``submap_m`` is the length of a query's window: closer queries see partly the same.
-    """
-    motion = np.zeros_like(poses)
-    motion[1:] = se2_between(poses[:-1], poses[1:])
-    known = np.zeros(len(poses), bool)
-    known[1:] = (segment[1:] == segment[:-1]) & (segment[1:] >= 0)
-    step = np.diff(metres, prepend=metres[:1])
-    position = (settings.drift * step) ** 2 + settings.floor_m**2
-    heading = np.radians(settings.drift_deg) ** 2 * step + np.radians(settings.floor_deg) ** 2
-    covariance = np.zeros((len(poses), 3, 3))
-    covariance[:, 0, 0] = covariance[:, 1, 1] = position
-    covariance[:, 2, 2] = heading
-    fresh = np.clip(step / max(submap_m, 1e-6), 0.05, 1.0)
-    fresh[~known] = 1.0
-    return Steps(motion, covariance, known, fresh)
+__all__ = ["Fixes", "FuseSettings", "Steps", "filter_causal", "is_sure", "make_steps", "smooth"]
 
 
 @dataclass(frozen=True)
@@ -123,19 +40,25 @@ class Bank:
     """Gaussian hypotheses of where the vehicle is, and the probability that it is none of them.
 
     Attributes:
-        poses: (H, 3).
-        covariance: (H, 3, 3).
+        states: (H, 8), as in ``motion.py``.
+        covariance: (H, 8, 8).
         weights: (H,) log-probabilities.
         lost: Log-probability of being elsewhere, on the map or off it.
     """
 
-    poses: Array
+    states: Array
     covariance: Array
     weights: Array
     lost: float
 
 
-NOTHING_KNOWN = Bank(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros(0), 0.0)
+NOTHING_KNOWN = Bank(np.zeros((0, SIZE)), np.zeros((0, SIZE, SIZE)), np.zeros(0), 0.0)
+NEGLIGIBLE = np.log(1e-12)
+SAME_M, SAME_RAD = 2.0, 0.1
+NEAR_M = 5.0
+JUMP_M, JUMP_SHARE = 10.0, 0.1
+"""Further from where the odometry leads, and from that share of the way, is another place."""
+STILL_M = 1e-3
 
 
 def filter_causal(
@@ -149,89 +72,110 @@ def filter_causal(
         area_m2: The searched area; a stray candidate may be anywhere in it.
         settings: Noise and bank size.
     """
-    stray = -np.log(area_m2) - np.log(2 * np.pi)
     bank = NOTHING_KNOWN
     answers = []
     for number, fix in enumerate(fixes):
-        bank = _predict(bank, steps, number) if steps.known[number] else NOTHING_KNOWN
-        bank = _update(bank, fix, steps.fresh[number], stray, settings)
+        bank = _predict(bank, steps, number, settings) if steps.known[number] else NOTHING_KNOWN
+        bank = _update(bank, fix, steps.fresh[number], area_m2, settings)
         bank = _prune(bank, settings.hypotheses)
         answers.append(_best(bank, settings))
     pose, covariance, score, localized = (np.array(column) for column in zip(*answers, strict=True))
     return Estimates(pose, covariance, score, localized)
 
 
-def _predict(bank: Bank, steps: Steps, number: int) -> Bank:
-    moved = se2_compose(bank.poses, steps.motion[number])
-    jacobian = np.tile(np.eye(3), (len(moved), 1, 1))
-    jacobian[:, 0, 2] = -(moved[:, 1] - bank.poses[:, 1])
-    jacobian[:, 1, 2] = moved[:, 0] - bank.poses[:, 0]
-    turn = _turn(bank.poses[:, 2])
-    noise = turn @ steps.covariance[number] @ np.swapaxes(turn, 1, 2)
+def _predict(bank: Bank, steps: Steps, number: int, settings: FuseSettings) -> Bank:
+    moved, jacobian, noise = move(bank.states, steps, number, settings)
     grown = jacobian @ bank.covariance @ np.swapaxes(jacobian, 1, 2) + noise
-    return replace(bank, poses=moved, covariance=grown)
+    # Rounding must not make it lopsided, which grows from step to step.
+    return replace(bank, states=moved, covariance=(grown + np.swapaxes(grown, 1, 2)) / 2)
 
 
-def _update(bank: Bank, fix: Fixes, fresh: float, stray: float, settings: FuseSettings) -> Bank:
+def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: FuseSettings) -> Bank:
     """Every hypothesis with every candidate or none, and every candidate as a new hypothesis.
 
-    Weights are relative to candidates that come from nowhere, at the density exp(``stray``); a tile
-    of which a share ``fresh`` was not in the one before counts by that share.
+    A tile of which a share ``fresh`` was not in the one before counts by that share.
     """
     seen, probability = fix.candidates.poses, fix.candidates.log_scores
     if len(seen) == 0:
         return bank
     right = np.log1p(-settings.miss) + probability
-    # What the candidates leave over: the tile tells nothing, or all of them are wrong.
-    nothing = fresh * np.log(max(1 - np.exp(logsumexp(right)), settings.miss))
-    born = np.logaddexp(bank.lost, np.log(settings.jump)) + fresh * right
-    innovation = seen[None] - bank.poses[:, None]
-    innovation[..., 2] = wrap_angle(innovation[..., 2])
-    total = bank.covariance[:, None] + fix.covariance[None]
+    # What the candidates leave over: the tile tells nothing, or all of them are wrong. Who has lost
+    # track, or left the map, expects just that; who is on the track, rarely.
+    left_over = np.log(max(1 - np.exp(logsumexp(right)), settings.miss))
+    lost = np.logaddexp(bank.lost, np.log(settings.jump))
+
+    jacobian, rest = observe(fix.covariance, settings)
+    crossed = np.einsum("hij,kaj->hkia", bank.covariance, jacobian)
+    total = np.einsum("kai,hkib->hkab", jacobian, crossed) + rest
     inverse = np.linalg.inv(total)
-    gain = bank.covariance[:, None] @ inverse
+    gain = crossed @ inverse
+    innovation = seen - np.einsum("kai,hi->hka", jacobian, bank.states)
+    innovation[..., 2] = wrap_angle(innovation[..., 2])
     distance = np.einsum("hki,hkij,hkj->hk", innovation, inverse, innovation)
-    density = -0.5 * (distance + np.linalg.slogdet(2 * np.pi * total)[1])
-    updated = bank.poses[:, None] + np.einsum("hkij,hkj->hki", gain, innovation)
+    spread = np.linalg.slogdet(2 * np.pi * total[..., :2, :2])[1]
+    # How much likelier the candidate is there than anywhere in the area. That headings agree is no
+    # evidence, as they may all be known; and wrong candidates can be consistent with each other.
+    gained = np.minimum(np.log(area_m2) - 0.5 * (distance + spread), -np.log(settings.repeat))
+    updated = bank.states[:, None] + np.einsum("hkia,hka->hki", gain, innovation)
     updated[..., 2] = wrap_angle(updated[..., 2])
-    shrunk = bank.covariance[:, None] - gain @ bank.covariance[:, None]
-    joined = bank.weights[:, None] + fresh * (right[None] + density - stray)
+    shrunk = bank.covariance[:, None] - gain @ np.swapaxes(crossed, 2, 3)
     return Bank(
-        np.concatenate([updated.reshape(-1, 3), bank.poses, seen]),
-        np.concatenate([shrunk.reshape(-1, 3, 3), bank.covariance, fix.covariance]),
-        np.concatenate([joined.ravel(), bank.weights + nothing, born]),
-        bank.lost + nothing,
+        np.concatenate([updated.reshape(-1, SIZE), bank.states, _born(seen)]),
+        np.concatenate(
+            [shrunk.reshape(-1, SIZE, SIZE), bank.covariance, _doubt(fix.covariance, jacobian)]
+        ),
+        np.concatenate(
+            [
+                (bank.weights[:, None] + fresh * (right + gained)).ravel(),
+                bank.weights + fresh * np.log(settings.miss),
+                lost + fresh * right,
+            ]
+        ),
+        float(lost + fresh * left_over),
     )
+
+
+def _born(seen: Array) -> Array:
+    """(K, 8) states of which (K, 3) poses are all that is known."""
+    return np.hstack([seen, np.zeros((len(seen), SIZE - 3))])
+
+
+def _doubt(covariance: Array, jacobian: Array) -> Array:
+    """(K, 8, 8) covariance of states newly born from fixes of (K, 3, 3) ``covariance``."""
+    born = np.tile(np.eye(SIZE), (len(covariance), 1, 1))
+    born[:, POSE, POSE] = covariance
+    born[:, POSE, COMMON] = -jacobian[:, :, COMMON]
+    born[:, COMMON, POSE] = -np.swapaxes(jacobian[:, :, COMMON], 1, 2)
+    return born
 
 
 def _prune(bank: Bank, most: int) -> Bank:
     """Merge hypotheses that say the same, keep the best, normalise the weights."""
-    weights = bank.weights - np.logaddexp(logsumexp(bank.weights), bank.lost)
-    lost = bank.lost - np.logaddexp(logsumexp(bank.weights), bank.lost)
+    total = np.logaddexp(logsumexp(bank.weights), bank.lost)
+    weights = bank.weights - total
     kept: list[int] = []
     merged = weights.copy()
-    for index in np.argsort(-weights, kind="stable"):
-        gap = bank.poses[kept] - bank.poses[index]
-        same = np.flatnonzero((np.hypot(gap[:, 0], gap[:, 1]) < 2) & (_apart(gap[:, 2]) < 0.1))
+    order = np.argsort(-weights, kind="stable")
+    for index in order[weights[order] > NEGLIGIBLE]:
+        gap = bank.states[kept, :3] - bank.states[index, :3]
+        close = np.hypot(gap[:, 0], gap[:, 1]) < SAME_M
+        same = np.flatnonzero(close & (np.abs(wrap_angle(gap[:, 2])) < SAME_RAD))
         if len(same):
             merged[kept[same[0]]] = np.logaddexp(merged[kept[same[0]]], weights[index])
-        elif len(kept) < most and weights[index] > np.log(1e-12):
+        elif len(kept) < most:
             kept.append(int(index))
-    return Bank(bank.poses[kept], bank.covariance[kept], merged[kept], max(lost, np.log(1e-12)))
-
-
-def _apart(angle: Array) -> Array:
-    return np.abs(wrap_angle(angle))
+    lost = max(float(bank.lost - total), NEGLIGIBLE)
+    return Bank(bank.states[kept], bank.covariance[kept], merged[kept], lost)
 
 
 def _best(bank: Bank, settings: FuseSettings) -> tuple[Array, Array, float, bool]:
     if len(bank.weights) == 0:
         return np.full(3, np.nan), np.full((3, 3), np.nan), 0.0, False
     best = int(bank.weights.argmax())
-    near = np.hypot(*(bank.poses[:, :2] - bank.poses[best, :2]).T) < 5.0
+    pose, covariance = bank.states[best, POSE], bank.covariance[best, POSE, POSE]
+    near = np.hypot(*(bank.states[:, :2] - pose[:2]).T) < NEAR_M
     score = float(np.exp(logsumexp(bank.weights[near])))
-    covariance = bank.covariance[best]
-    return bank.poses[best], covariance, score, is_sure(score, covariance, settings)
+    return pose, covariance, score, is_sure(score, covariance, settings)
 
 
 def is_sure(score: float, covariance: Array, settings: FuseSettings) -> bool:
@@ -256,128 +200,90 @@ def smooth(
     """
     ahead = filter_causal(fixes[::-1], steps.reversed(), area_m2, settings)
     backward = Estimates(*(column[::-1] for column in astuple(ahead)))
-    poses = np.full_like(fused.poses, np.nan)
+    guess, starts = _guess(fused, backward, steps)
     covariance = np.full_like(fused.covariance, np.nan)
-    starts = np.append(np.flatnonzero(~steps.known), len(fixes))
-    for start, stop in pairwise(starts.tolist()):
-        chain = range(start, stop)
-        guess = _guess(fused, backward, steps, chain)
-        if guess is None:
-            continue
-        for _ in range(settings.rounds):
-            chosen = [_choose(fixes[i], guess[n], settings) for n, i in enumerate(chain)]
-            guess, covariance[start:stop] = _solve(guess, chosen, fixes, steps, chain)
-        poses[start:stop] = guess
+    for start, stop in pairwise([*starts, len(fixes)]):
+        chain = slice(start, stop)
+        guess[chain], covariance[chain] = _settle(
+            guess[chain], fixes[chain], steps[chain], settings
+        )
     # Either filter may know of a place what the other does not.
-    doubt = (1 - _agreement(fused, poses)) * (1 - _agreement(backward, poses))
-    score = np.where(np.isfinite(poses[:, 0]), 1 - doubt, 0.0)
+    doubt = (1 - _agreement(fused, guess)) * (1 - _agreement(backward, guess))
+    score = np.where(np.isfinite(guess[:, 0]), 1 - doubt, 0.0)
     localized = [is_sure(*pair, settings) for pair in zip(score, covariance, strict=True)]
-    return Estimates(poses, covariance, score, np.array(localized, bool))
+    return Estimates(guess, covariance, score, np.array(localized, bool))
 
 
 def _agreement(estimates: Estimates, poses: Array) -> Array:
     """(Q,) probability that the filter gives to the (Q, 3) ``poses``."""
     gap = np.hypot(*(estimates.poses[:, :2] - poses[:, :2]).T)
-    return np.where(gap < 5.0, estimates.score, 0.0)
+    return np.where(gap < NEAR_M, estimates.score, 0.0)
 
 
-def _guess(fused: Estimates, backward: Estimates, steps: Steps, chain: range) -> Array | None:
-    """(N, 3) first guess: where either filter is sure, its pose; odometry from there elsewhere."""
-    sure = {i: backward.poses[i] for i in chain if backward.localized[i]}
-    sure |= {i: fused.poses[i] for i in chain if fused.localized[i]}
-    if not sure:
-        return None
-    guess = np.zeros((len(chain), 3))
-    first = min(sure)
-    for i in range(first, chain.stop):
-        n = i - chain.start
-        guess[n] = sure[i] if i in sure else se2_compose(guess[n - 1], steps.motion[i])
-    for i in range(first - 1, chain.start - 1, -1):
-        n = i - chain.start
-        guess[n] = se2_compose(guess[n + 1], se2_between(steps.motion[i + 1], np.zeros(3)))
-    return guess
+def _guess(fused: Estimates, backward: Estimates, steps: Steps) -> tuple[Array, list[int]]:
+    """Where the smoother starts from, and where its chains start.
+
+    Returns:
+        (Q, 3) poses of whichever filter is surer, where one is; odometry from there elsewhere, NaN
+        in chains without. A chain ends where the odometry does, or contradicts the filters.
+    """
+    first = backward.score > fused.score
+    guess = np.where(first[:, None], backward.poses, fused.poses)
+    sure = np.where(first, backward.localized, fused.localized)
+    guess[~sure] = np.nan
+    starts = []
+    come = np.full(3, np.nan)
+    since = 0.0
+    for i in range(len(guess)):
+        come = se2_compose(come, steps.motion[i]) if steps.known[i] else np.full(3, np.nan)
+        since += steps.metres[i]
+        astray = np.hypot(*(guess[i, :2] - come[:2])) > JUMP_M + JUMP_SHARE * since
+        if not steps.known[i] or (sure[i] and astray):
+            starts.append(i)
+        if sure[i]:
+            come, since = guess[i], 0.0
+        guess[i] = come
+    for i in range(len(guess) - 2, -1, -1):
+        if np.isnan(guess[i, 0]) and i + 1 not in starts:
+            guess[i] = se2_compose(guess[i + 1], se2_between(steps.motion[i + 1], np.zeros(3)))
+    return guess, starts
 
 
-def _choose(fix: Fixes, pose: Array, settings: FuseSettings) -> int | None:
-    """The candidate that fits ``pose`` best, None where being astray is likelier."""
+def _settle(
+    guess: Array, fixes: list[Fixes], steps: Steps, settings: FuseSettings
+) -> tuple[Array, Array]:
+    """Solve a chain: (N, 3) poses and their (N, 3, 3) covariances, NaN where ``guess`` is."""
+    covariance = np.full((len(guess), SIZE, SIZE), np.nan)
+    if np.isnan(guess).any():
+        return guess, covariance[:, POSE, POSE]
+    states, doubt, before = _born(guess), np.zeros((len(guess), 3, 3)), None
+    for _ in range(settings.rounds):
+        each = zip(fixes, states[:, POSE], doubt, strict=True)
+        picks = [_choose(fix, pose, spread, settings) for fix, pose, spread in each]
+        fixed = [(i, pick) for i, pick in enumerate(picks) if pick is not None]
+        if not fixed:
+            break
+        seen = np.array([fixes[i].candidates.poses[pick] for i, pick in fixed])
+        own = np.array([fixes[i].covariance[pick] for i, pick in fixed])
+        at = np.array([i for i, _ in fixed])
+        relaxed, covariance = relax(states, at, seen, own, steps, settings)
+        still = picks == before and np.abs(relaxed - states)[:, :2].max() < STILL_M
+        states, doubt, before = relaxed, covariance[:, POSE, POSE], picks
+        if still:
+            break
+    return states[:, POSE], covariance[:, POSE, POSE]
+
+
+def _choose(fix: Fixes, pose: Array, doubt: Array, settings: FuseSettings) -> int | None:
+    """The candidate that fits ``pose`` best, None where being astray is likelier.
+
+    ``doubt`` is the pose's own (3, 3) covariance.
+    """
     if len(fix.candidates.poses) == 0:
         return None
     error = fix.candidates.poses - pose
     error[:, 2] = wrap_angle(error[:, 2])
-    distance = np.einsum("ki,kij,kj->k", error, np.linalg.inv(fix.covariance), error)
+    distance = np.einsum("ki,kij,kj->k", error, np.linalg.inv(fix.covariance + doubt), error)
     fit = fix.candidates.log_scores - 0.5 * distance
     best = int(fit.argmax())
     return best if fit[best] > np.log(settings.miss) - 8.0 else None
-
-
-def _solve(
-    poses: Array, chosen: list[int | None], fixes: list[Fixes], steps: Steps, chain: range
-) -> tuple[Array, Array]:
-    """One Gauss-Newton step over the chain: (N, 3) poses and their (N, 3, 3) covariances."""
-    n = len(poses)
-    diagonal = np.tile(np.eye(3) * 1e-9, (n, 1, 1))
-    upper = np.zeros((n, 3, 3))
-    right = np.zeros((n, 3))
-    for k, pick in enumerate(chosen):
-        if pick is None:
-            continue
-        fix = fixes[chain.start + k]
-        information = np.linalg.inv(fix.covariance[pick])
-        error = fix.candidates.poses[pick] - poses[k]
-        error[2] = wrap_angle(error[2])
-        diagonal[k] += information
-        right[k] += information @ error
-    for k in range(1, n):
-        i = chain.start + k
-        error = se2_between(poses[k - 1], poses[k]) - steps.motion[i]
-        error[2] = wrap_angle(error[2])
-        turn = _turn(poses[k - 1 : k, 2])[0]
-        after = turn.T
-        before = -after.copy()
-        delta = poses[k, :2] - poses[k - 1, :2]
-        before[:2, 2] = turn[:2, :2].T @ np.array([delta[1], -delta[0]])
-        information = np.linalg.inv(steps.covariance[i])
-        diagonal[k - 1] += before.T @ information @ before
-        diagonal[k] += after.T @ information @ after
-        upper[k - 1] = before.T @ information @ after
-        right[k - 1] -= before.T @ information @ error
-        right[k] -= after.T @ information @ error
-    step, covariance = solve_chain(diagonal, upper, right)
-    moved = poses + step
-    moved[:, 2] = wrap_angle(moved[:, 2])
-    return moved, covariance
-
-
-def solve_chain(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Array]:
-    """Solve a symmetric block-tridiagonal system, with the diagonal blocks of the inverse.
-
-    Args:
-        diagonal: (N, 3, 3) diagonal blocks.
-        upper: (N, 3, 3), block (i, i + 1) in row i; the last is not used.
-        right: (N, 3).
-
-    Returns:
-        (N, 3) solution and (N, 3, 3) diagonal blocks of the inverse (the marginal covariances).
-    """
-    n = len(diagonal)
-    pivot, carried = diagonal.copy(), right.copy()
-    for i in range(1, n):
-        factor = upper[i - 1].T @ np.linalg.inv(pivot[i - 1])
-        pivot[i] -= factor @ upper[i - 1]
-        carried[i] -= factor @ carried[i - 1]
-    inverse = np.linalg.inv(pivot)
-    solution, covariance = np.zeros((n, 3)), np.zeros((n, 3, 3))
-    solution[-1], covariance[-1] = inverse[-1] @ carried[-1], inverse[-1]
-    for i in range(n - 2, -1, -1):
-        solution[i] = inverse[i] @ (carried[i] - upper[i] @ solution[i + 1])
-        factor = inverse[i] @ upper[i]
-        covariance[i] = inverse[i] + factor @ covariance[i + 1] @ factor.T
-    return solution, covariance
-
-
-def _turn(heading: Array) -> Array:
-    """(N, 3, 3) rotation of (x, y, heading) errors from the vehicle's into the map frame."""
-    turn = np.tile(np.eye(3), (len(heading), 1, 1))
-    c, s = np.cos(heading), np.sin(heading)
-    turn[:, 0, 0], turn[:, 0, 1], turn[:, 1, 0], turn[:, 1, 1] = c, -s, s, c
-    return turn

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.geometry import se2_between, se2_compose, wrap_angle
-from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, make_steps, smooth, solve_chain
+from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, make_steps, smooth
 from maptile_loc.result import Candidates
 
 SETTINGS = FuseSettings()
@@ -46,27 +46,6 @@ def fixes_at(truth, rng, std=0.5, right=0.7, clutter=4):
 
 def errors(estimates, truth):
     return np.hypot(*(estimates.poses[:, :2] - truth[:, :2]).T)
-
-
-def test_solve_chain_equals_a_dense_solve():
-    rng = np.random.default_rng(0)
-    n = 7
-    root = np.zeros((3 * n, 3 * n))
-    for i in range(n):
-        for j in (i, i - 1):
-            if j >= 0:
-                root[3 * i : 3 * i + 3, 3 * j : 3 * j + 3] = rng.normal(size=(3, 3))
-    matrix = root @ root.T + np.eye(3 * n)
-    blocks = matrix.reshape(n, 3, n, 3).swapaxes(1, 2)
-    diagonal = blocks[np.arange(n), np.arange(n)]
-    upper = np.zeros((n, 3, 3))
-    upper[:-1] = blocks[np.arange(n - 1), np.arange(1, n)]
-    right = rng.normal(size=(n, 3))
-    solution, covariance = solve_chain(diagonal, upper, right)
-    inverse = np.linalg.inv(matrix)
-    np.testing.assert_allclose(solution.ravel(), inverse @ right.ravel(), atol=1e-9)
-    expected = inverse.reshape(n, 3, n, 3).swapaxes(1, 2)[np.arange(n), np.arange(n)]
-    np.testing.assert_allclose(covariance, expected, atol=1e-9)
 
 
 def test_the_filter_finds_the_track_among_strays_and_keeps_it():
