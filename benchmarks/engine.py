@@ -1,0 +1,545 @@
+"""The localization engine beside its baselines, on every drive; prints markdown tables.
+
+Run: python benchmarks/engine.py [DATA] [--work FOLDER] [--only DRIVE ...] [--heading known|unknown]
+                                 [--quick] [--again] [--mapnet MINUTES]
+                                 [--methods METHOD ...]
+
+DATA is the folder of real data (default: ../shared/data). Cities, simulated drives, query tiles and
+results stay in FOLDER; a finished result is not made twice without --again, tiles only when what
+makes them has changed. --quick takes the first 40 queries of each drive.
+
+Figures are of every query whose truth is well inside the map, by its pose alone, whether or not it
+was called localized. "shift" is the constant shift between map and truth, "drift" a shift that
+changes linearly with the way, both fitted to each method's aligned fixes and taken out. Seconds are
+wall time: of a tile from the scans, and of all that follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import inspect
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import kitti360
+import numpy as np
+from baselines import PlainCorrelation, PlainSettings, RayDescriptor, oracle
+from localize import KITTI, RUNS, city, drive
+from numpy.typing import NDArray
+from stamp import stamp
+
+from data_prep.city import City, open_city
+from data_prep.drive import Drive
+from data_prep.geometry import Array, wrap_angle
+from data_prep.sources import open_drive
+from maptile_loc import ground, labels, query, rays, submap, walls
+from maptile_loc import localize as pipeline
+from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+from maptile_loc.config import load_settings
+from maptile_loc.device import pick_device
+from maptile_loc.evaluate import Comparison, chance, compare, pose_errors
+from maptile_loc.localize import Coarse, LocalizeSettings
+from maptile_loc.output import read_result, write_result
+from maptile_loc.query import QuerySettings
+from maptile_loc.result import Estimates, Localization, QueryTile
+from maptile_loc.run import RunOptions, make_coarse, parse_heading
+from maptile_loc.submap import QueryPlan, Submap
+from maptile_loc.train import ModelSettings, train
+
+ROOT = Path(__file__).parent.parent
+QUICK = 40
+SURE_OFF_M = 10.0
+DRIFT_REACH_M = 5.0
+SETTLED_M = 100.0
+TILE_MAKERS = (submap, query, walls, rays, ground, labels)
+"""What the tiles kept in the work folder depend on."""
+METHODS = ("rays", "plain", "mapnet", "ours")
+BASELINE_STAGES = ("coarse", "aligned")
+RECALLS = (1.0, 2.0, 5.0)
+HEAD = ("drive", "heading", "method", "stage", "taken out", "n", "<= 1 m", "<= 2 m", "<= 5 m")
+HEAD += ("median m", "<= 1 deg", "<= 2 m after 100 m", "tile s", "search s")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A drive on a map, and how its queries are made.
+
+    Attributes:
+        name: For people.
+        city, drive: Paths.
+        submap_m, every_m: As in ``RunOptions``.
+        drifts: The shift between map and truth changes along it.
+        home: The drive is on this map.
+    """
+
+    name: str
+    city: Path
+    drive: Path
+    submap_m: float
+    every_m: float
+    drifts: bool = False
+    home: bool = True
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a figure has to be: at least ``least``, at most ``most``."""
+
+    case: str
+    heading: str
+    stage: str
+    removed: str
+    figure: str
+    least: float = -np.inf
+    most: float = np.inf
+
+
+REQUIRED = (
+    Requirement("kitti", "known", "aligned", "shift", "recall_2m", 0.95),
+    Requirement("kitti", "known", "aligned", "shift", "median_m", most=0.8),
+    Requirement("kitti50", "known", "aligned", "shift", "median_m", most=0.8),
+    Requirement("kitti50", "unknown", "aligned", "shift", "recall_5m", 0.95),
+    Requirement("kitti360", "known", "aligned", "nothing", "recall_1m", 0.90),
+    Requirement("kitti360", "known", "aligned", "nothing", "recall_5m", 0.95),
+    Requirement("kitti360", "unknown", "aligned", "nothing", "recall_5m", 0.92),
+    Requirement("kitti360-80", "unknown", "aligned", "nothing", "recall_5m", 0.99),
+    Requirement("kitti360", "unknown", "fused", "nothing", "settled_2m", 1.0),
+    Requirement("full", "known", "aligned", "nothing", "recall_5m", 0.97),
+    Requirement("full", "known", "aligned", "nothing", "median_m", most=0.7),
+    Requirement("full", "known", "aligned", "nothing", "heading_recall_1deg", 0.9),
+    Requirement("full", "unknown", "aligned", "nothing", "recall_5m", 0.90),
+    Requirement("full", "known", "fused", "nothing", "recall_2m", 0.99),
+    Requirement("full", "unknown", "fused", "nothing", "recall_2m", 0.99),
+)
+
+
+def make_cases(data: Path, work: Path) -> dict[str, Case]:
+    """All cases by their short names; cities and drives are made where they are missing."""
+    karlsruhe = city(data / KITTI.parent / "2011_09_26_drive_0005.osm", work / "karlsruhe")
+    oxford = city(data / "oxford" / "oxford.osm", work / "oxford")
+    source, frames = data / "kitti360_0000", work / "kitti360_0000"
+    if not frames.exists():
+        kitti360.write_drive(source, frames)
+    loop, full = (drive(data / RUNS[name], oxford, work / name.replace(" ", "_")) for name in RUNS)
+    kitti, plane = data / KITTI, source / "map.tif"
+    return {
+        "kitti": Case("KITTI 0005, single scan", karlsruhe, kitti, 0.0, 0.0, drifts=True),
+        "kitti50": Case("KITTI 0005, 50 m", karlsruhe, kitti, 50.0, 2.0, drifts=True),
+        "kitti360": Case("KITTI-360 0000, single frame", plane, frames, 0.0, 0.0),
+        "kitti360-80": Case("KITTI-360 0000, 80 m", plane, frames, 80.0, 0.0),
+        "loop": Case("Oxford loop, 50 m", oxford, loop, 50.0, 20.0),
+        "full": Case("Oxford full run, 50 m", oxford, full, 50.0, 20.0),
+        "kitti-away": Case("KITTI 0005 on Oxford", oxford, kitti, 50.0, 5.0, home=False),
+        "loop-away": Case("Oxford loop on Karlsruhe", karlsruhe, loop, 50.0, 20.0, home=False),
+    }
+
+
+# --- Tiles that are made once --------------------------------------------------------------------
+
+
+@dataclass
+class KeptTiles:
+    """The query tiles of a drive in a folder, made when they are first asked for.
+
+    Attributes:
+        folder: One file per query.
+        spent: Seconds that each query's tile took this time.
+    """
+
+    folder: Path
+    spent: dict[int, float] = field(default_factory=dict)
+    number: int = -1
+
+    @property
+    def file(self) -> Path:
+        """Of the query at hand."""
+        return self.folder / f"{self.number}.npz"
+
+    def submap(self, track: Drive, plan: QueryPlan, number: int, *how: Any, **named: Any) -> Submap:
+        """In place of ``build_submap``: a single point where the tile is there already."""
+        self.number, begun = number, time.perf_counter()
+        if self.file.exists():
+            point = np.zeros((1, 3), np.float32)
+            made = Submap(point, np.zeros(1, np.int32), point)
+        else:
+            made = submap.build_submap(track, plan, number, *how, **named)
+        self.spent[number] = time.perf_counter() - begun
+        return made
+
+    def tile(self, cloud: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
+        """In place of ``make_tile``."""
+        begun = time.perf_counter()
+        if self.file.exists():
+            with np.load(self.file) as kept:
+                wall, ground_seen, observed = kept["channels"]
+                tile = QueryTile(wall, ground_seen, observed, float(kept["resolution"]), rotation)
+        else:
+            tile = query.make_tile(cloud, rotation, settings)
+            seconds = self.spent[self.number] + time.perf_counter() - begun
+            channels = np.stack([tile.wall, tile.ground, tile.observed])
+            self.folder.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(
+                self.file, channels=channels, resolution=tile.resolution, seconds=seconds
+            )
+        self.spent[self.number] += time.perf_counter() - begun
+        return tile
+
+    def seconds(self) -> float:
+        """The median time that a tile took when it was made."""
+        times = []
+        for file in self.folder.glob("*.npz"):
+            with np.load(file) as kept:
+                times.append(float(kept["seconds"]))
+        return float(np.median(times)) if times else np.nan
+
+    @contextmanager
+    def in_use(self, most: int | None) -> Iterator[None]:
+        """Localize with these tiles, and only the first ``most`` queries."""
+
+        def planned(track: Drive, every_m: float, submap_m: float) -> QueryPlan:
+            plan = submap.plan_queries(track, every_m, submap_m)
+            return replace(plan, scan=plan.scan[:most])
+
+        with (
+            patch.object(pipeline, "plan_queries", planned),
+            patch.object(pipeline, "build_submap", self.submap),
+            patch.object(pipeline, "make_tile", self.tile),
+        ):
+            yield
+
+
+def tile_folder(work: Path, case: Case, heading: str, settings: LocalizeSettings) -> Path:
+    """Where the tiles of a drive are kept: a name that changes with all that makes them."""
+    digest = hashlib.sha256()
+    for module in TILE_MAKERS:
+        digest.update(inspect.getsource(module).encode())
+    digest.update((settings.submap.model_dump_json() + settings.query.model_dump_json()).encode())
+    digest.update(f"{case.drive} {case.city} {case.submap_m} {case.every_m} {heading}".encode())
+    return work / "tiles" / digest.hexdigest()[:16]
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs have in common."""
+
+    work: Path
+    settings: LocalizeSettings
+    device: str
+    quick: bool
+    again: bool
+    done: set[Path] = field(default_factory=set)
+
+    def out(self, key: str, heading: str, method: str) -> Path:
+        """The folder of one run's result."""
+        return self.work / ("quick" if self.quick else "out") / f"{key}_{heading}_{method}"
+
+    def run(self, key: str, case: Case, heading: str, method: str) -> Path | None:
+        """Localize, unless that is done already; None where the method is not for this case."""
+        out = self.out(key, heading, method)
+        kept_result = not self.again or out in self.done
+        if kept_result and (out / "run.json").exists():
+            return out
+        where = open_city(case.city)
+        coarse = self.coarse(where, case, heading, method)
+        if coarse is None:
+            return None
+        kept = KeptTiles(tile_folder(self.work, case, heading, self.settings))
+        track = open_drive(case.drive)
+        knowledge = parse_heading(heading)
+        with kept.in_use(QUICK if self.quick else None):
+            result = pipeline.localize(
+                track,
+                where.raster,
+                coarse,
+                knowledge,
+                case.submap_m,
+                case.every_m,
+                False,
+                0,
+                self.settings,
+            )
+        spent = np.array([kept.spent.get(i, 0.0) for i in range(len(result.frame))])
+        result = replace(result, query_seconds=result.query_seconds - spent, tiles={})
+        record = {
+            "city": str(case.city.resolve()),
+            "city_content_hash": where.content_hash,
+            "drive": str(case.drive.resolve()),
+            "format": track.format,
+            "sensors": None,
+            "method": method,
+            "heading": knowledge.model_dump(),
+            "tile_seconds": kept.seconds(),
+            "made": stamp(),
+        }
+        write_result(result, where.raster, out, record)
+        self.done.add(out)
+        return out
+
+    def coarse(self, where: City, case: Case, heading: str, method: str) -> Coarse | None:
+        """The coarse method made ready; None where it needs what is not there."""
+        if method == "ours":
+            return make_coarse(RunOptions(case.city, case.drive), where, self.settings)
+        if method == "plain":
+            size = self.settings.query.size_m
+            return PlainCorrelation(where.raster, size, PlainSettings(), self.device)
+        if method == "rays":
+            return RayDescriptor(where.raster)
+        if where.folder is None or not any(where.folder.glob("models/*/")):
+            return None
+        model = MapNetLocator.load(default_model(where, "mapnet"), where, self.device)
+        return model if model.heading in (heading, "unknown") else None
+
+
+# --- Figures -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A result with the truth beside it.
+
+    Attributes:
+        result: The localized drive.
+        run: Its ``run.json``.
+        comparison: The truth at the queries.
+        truth: The (Q, 3) true poses, by what is taken out of them: nothing, shift, drift.
+        travelled: (Q,) metres from the start of the drive.
+    """
+
+    result: Localization
+    run: dict[str, Any]
+    comparison: Comparison
+    truth: dict[str, Array]
+    travelled: Array
+
+
+def judge(out: Path, case: Case) -> Judged:
+    """Read a result and bring the truth to it."""
+    result, run = read_result(out)
+    track, raster = opened_drive(case.drive), opened_city(case.city).raster
+    assert track.truth is not None
+    assert track.odometry is not None
+    comparison = compare(result, track.truth, raster)
+    seconds = (track.odometry.t_ns - result.t_ns[0]) / 1e9
+    way = track.odometry.travelled()
+    travelled = np.interp((result.t_ns - result.t_ns[0]) / 1e9, seconds, way)
+    truth = {"nothing": comparison.truth, "shift": comparison.truth.copy()}
+    truth["shift"][:, :2] += comparison.shift
+    if case.drifts:
+        truth["drift"] = without_drift(result.stages["aligned"].poses, truth["shift"], travelled)
+    return Judged(result, run, comparison, truth, travelled)
+
+
+opened_city = cache(open_city)
+opened_drive = cache(open_drive)
+
+
+def without_drift(poses: Array, truth: Array, travelled: Array) -> Array:
+    """(Q, 3) truth moved by the shift, linear in (Q,) metres travelled, that fits poses best.
+
+    Least squares on the queries that are within ``DRIFT_REACH_M`` already.
+    """
+    off = (poses - truth)[:, :2]
+    near = np.linalg.norm(off, axis=1) < DRIFT_REACH_M
+    design = np.column_stack([np.ones(len(off)), travelled])
+    moved = truth.copy()
+    if near.sum() > 2:
+        moved[:, :2] += design @ np.linalg.lstsq(design[near], off[near], rcond=None)[0]
+    return moved
+
+
+def figures(poses: Array, truth: Array, counted: NDArray[np.bool_], way: Array) -> dict[str, float]:
+    """Recalls (0..1), the median error, and the recall within 2 m after the first 100 m."""
+    metres, angle = pose_errors(poses[counted], truth[counted])
+    settled = way[counted] >= SETTLED_M
+    return {
+        "n": float(len(metres)),
+        **{f"recall_{r:.0f}m": share(metres <= r) for r in RECALLS},
+        "median_m": float(np.sort(metres)[(len(metres) - 1) // 2]) if len(metres) else np.nan,
+        "heading_recall_1deg": share(np.degrees(angle[~np.isnan(angle)]) <= 1),
+        "settled_2m": share(metres[settled] <= 2),
+    }
+
+
+def share(mask: NDArray[np.bool_]) -> float:
+    """How much of it is True; NaN of nothing."""
+    return float(mask.mean()) if len(mask) else np.nan
+
+
+def calibration(stage: Estimates, truth: Array, counted: NDArray[np.bool_]) -> dict[str, float]:
+    """How the errors of the fixes called localized compare with their covariances.
+
+    Returns:
+        ``sure`` (how many), ``off`` (of them by more than 10 m), and the mean normalised squared
+        error over its expectation, of the position and of the pose.
+    """
+    sure = stage.localized & counted & np.isfinite(truth).all(axis=1)
+    error = stage.poses[sure] - truth[sure]
+    error[:, 2] = wrap_angle(error[:, 2])
+    ratios = []
+    for size in (2, 3):
+        part, spread = error[:, :size], stage.covariance[sure][:, :size, :size]
+        squared = np.einsum("qi,qij,qj->q", part, np.linalg.inv(spread), part)
+        ratios.append(float(squared.mean()) / size if len(squared) else np.nan)
+    off = int((np.hypot(error[:, 0], error[:, 1]) > SURE_OFF_M).sum())
+    return {"sure": int(sure.sum()), "off": off, "position": ratios[0], "pose": ratios[1]}
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+
+def accuracy(bench: Bench, key: str, case: Case, heading: str, methods: tuple[str, ...]) -> None:
+    """Print the rows of a case: chance, the oracle, and every method's stages."""
+    names = [case.name, heading]
+    done = bench.run(key, case, heading, "ours")
+    assert done is not None
+    limits(names, judge(done, case), bench.settings, heading, case)
+    for method in methods:
+        out = bench.run(key, case, heading, method)
+        if out is None:
+            continue
+        judged = judge(out, case)
+        took = [judged.run["tile_seconds"], float(np.median(judged.result.query_seconds))]
+        stages = tuple(judged.result.stages) if method == "ours" else BASELINE_STAGES
+        for stage in stages:
+            poses = judged.result.stages[stage].poses
+            for removed, truth in judged.truth.items():
+                got = figures(poses, truth, judged.comparison.counted, judged.travelled)
+                settled = "fused" if stage == "fused" else ""
+                row(*names, method, stage, removed, *cells(got, settled != ""), *map(number, took))
+
+
+def limits(
+    names: list[str], judged: Judged, settings: LocalizeSettings, heading: str, case: Case
+) -> None:
+    """Print the rows that no method makes: chance, and the search grid's nearest point."""
+    area = judged.result.search_area_km2
+    by_chance = [number(chance(radius, area)) for radius in RECALLS]
+    counted = judged.comparison.counted
+    blank = ["", "", ""]
+    turn = "" if heading == "known" else number(2 / 360)
+    row(*names, "chance", "", "", f"{counted.sum()}", *by_chance, "", turn, *blank)
+    truth = judged.comparison.truth
+    step = 0.0 if heading == "known" else np.radians(settings.match.heading_step_deg)
+    nearest = oracle(truth, opened_city(case.city).raster, settings.match.resolution, step)
+    got = figures(nearest, truth, counted, judged.travelled)
+    row(*names, "oracle", "coarse", "", *cells(got, False), "", "")
+
+
+def cells(got: dict[str, float], settled: bool) -> list[str]:
+    """A row's figures as text."""
+    keys = [*(f"recall_{r:.0f}m" for r in RECALLS), "median_m", "heading_recall_1deg"]
+    return [
+        f"{got['n']:.0f}",
+        *(number(got[key]) for key in keys),
+        number(got["settled_2m"]) if settled else "",
+    ]
+
+
+def doubt(bench: Bench, cases: dict[str, Case], heading: str) -> None:
+    """Print how errors compare with covariances, and what is called localized off its map."""
+    for key, case in cases.items():
+        out = bench.run(key, case, heading, "ours")
+        assert out is not None
+        judged = judge(out, case)
+        for stage in ("aligned", "fused", "smoothed"):
+            estimates = judged.result.stages[stage]
+            if not case.home:
+                called = f"{estimates.localized.sum()} of {len(estimates.localized)}"
+                row(case.name, heading, stage, called, "", "", "")
+                continue
+            counted = judged.comparison.counted
+            got = calibration(estimates, judged.truth["shift"], counted)
+            called = f"{got['sure']:.0f} of {counted.sum()}"
+            ratios = number(got["position"]), number(got["pose"])
+            row(case.name, heading, stage, called, f"{got['off']:.0f}", *ratios)
+
+
+def required(bench: Bench, cases: dict[str, Case], headings: tuple[str, ...]) -> None:
+    """Print what has to hold, and whether it does."""
+    for need in REQUIRED:
+        if need.case not in cases or need.heading not in headings:
+            continue
+        case = cases[need.case]
+        judged = judge(bench.out(need.case, need.heading, "ours"), case)
+        poses = judged.result.stages[need.stage].poses
+        counted = judged.comparison.counted
+        got = figures(poses, judged.truth[need.removed], counted, judged.travelled)
+        value = got[need.figure]
+        limit = f">= {need.least}" if np.isfinite(need.least) else f"<= {need.most}"
+        holds = "yes" if need.least <= value <= need.most else "NO"
+        removed = "" if need.removed == "nothing" else need.removed
+        words = [case.name, need.heading, need.stage, removed, need.figure]
+        row(*words, f"{got['n']:.0f}", number(value), limit, holds)
+
+
+def number(value: float) -> str:
+    """Three digits, or a dash."""
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+
+
+def head(*texts: str) -> None:
+    """Print a table's head."""
+    row(*texts)
+    print("|" + "---|" * len(texts))
+
+
+def row(*texts: str) -> None:
+    """Print a row."""
+    print("| " + " | ".join(texts) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs")
+    parser.add_argument("--only", nargs="+", metavar="DRIVE", help="short names, as kitti loop")
+    parser.add_argument("--heading", choices=("known", "unknown"), help="both without")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--quick", action="store_true", help=f"the first {QUICK} queries only")
+    parser.add_argument("--again", action="store_true", help="repeat what is done")
+    parser.add_argument("--mapnet", type=float, metavar="MINUTES", help="train where no model is")
+    given = parser.parse_args()
+    cases = make_cases(given.data, given.work)
+    unknown = set(given.only or ()) - set(cases)
+    if unknown:
+        parser.error(f"no drive {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
+    cases = {key: case for key, case in cases.items() if not given.only or key in given.only}
+    if given.mapnet:
+        recipe = load_settings(ModelSettings, "mapnet")
+        for folder in {case.city for case in cases.values() if case.home and case.city.is_dir()}:
+            if not (folder / "models").exists():
+                train(open_city(folder), recipe, minutes=given.mapnet, device="auto")
+    settings = load_settings(LocalizeSettings, "localize")
+    bench = Bench(given.work, settings, pick_device("auto"), given.quick, given.again)
+    headings = (given.heading,) if given.heading else ("known", "unknown")
+    print(stamp(), end="\n\n")
+    head(*HEAD)
+    for key, case in cases.items():
+        for heading in headings if case.home else ():
+            accuracy(bench, key, case, heading, tuple(given.methods))
+    print(
+        "\nCalled localized (shift taken out); the normalised squared error over what it should be."
+    )
+    print("\n", end="")
+    head("drive", "heading", "stage", "localized", "> 10 m off", "position", "pose")
+    for heading in headings:
+        doubt(bench, cases, heading)
+    print("\nRequired.\n")
+    head("drive", "heading", "stage", "taken out", "figure", "n", "value", "limit", "holds")
+    required(bench, cases, headings)
+
+
+if __name__ == "__main__":
+    main()
