@@ -63,8 +63,10 @@ TILE_MAKERS = (submap, query, walls, rays, ground, labels)
 METHODS = ("rays", "plain", "mapnet", "ours")
 BASELINE_STAGES = ("coarse", "aligned")
 RECALLS = (1.0, 2.0, 5.0)
-HEAD = ("drive", "heading", "method", "stage", "taken out", "n", "<= 1 m", "<= 2 m", "<= 5 m")
-HEAD += ("median m", "<= 1 deg", "<= 2 m after 100 m", "tile s", "search s")
+HEAD = (
+    *("drive", "heading", "method", "stage", "taken out", "n", "<= 1 m", "<= 2 m", "<= 5 m"),
+    *("median m", "<= 1 deg", "<= 2 m after 100 m", "tile s", "search s"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,295 @@
+"""What the search for candidates costs, by the size of the map; prints a markdown table.
+
+Run: python benchmarks/speed.py [DATA] [--work FOLDER] [--maps MAP ...] [--device auto|cpu|cuda]
+
+Tiles are rendered from the maps at random places on roads, with noise, 50 m of travel each. Every
+row is a process of its own: its memory is what the search adds at most to that of the opened map.
+The floor is the time of the Fourier transforms that a plain search would take and of nothing else:
+for every heading that is tried one of each kind of evidence and one back, of the size of what is
+searched, one after another; its bytes are those of two passes over each of them.
+Tracking is a search in a circle of 50 m with the heading known to 10 degrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from localize import city
+from scipy import ndimage
+from scipy.fft import next_fast_len
+from stamp import stamp
+
+from data_prep.city import open_city
+from data_prep.geometry import Array
+from data_prep.raster import BUILDING, ROAD, MapRaster
+from maptile_loc.coarse.match import Disc, Matcher
+from maptile_loc.config import load_settings
+from maptile_loc.device import pick_device
+from maptile_loc.likelihood import CHANNELS
+from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, heading_turns
+from maptile_loc.result import QueryTile
+from maptile_loc.view import EDGE, SOLID, ViewSettings, Worlds, render
+
+ROOT = Path(__file__).parent.parent
+MAPS = {
+    "oxford": "oxford/oxford.osm",
+    "kitti360": "kitti360_0000/map.tif",
+    "kotka-3": "cities/kotka_fi.osm.pbf",
+    "kotka": "cities/kotka_fi.osm.pbf",
+    "bayreuth": "cities/north-bayreuth.osm.gz",
+}
+CUT_KM2 = {"kotka-3": 3.0}
+MODES = {
+    "known": HeadingKnowledge(),
+    "unknown": HeadingKnowledge(kind="unknown"),
+    "tracking": HeadingKnowledge(kind="prior", std_deg=10.0),
+}
+DISC_M = 50.0
+QUERIES = 7
+PATIENCE_S = 30.0
+"""No further query after so long; one is always made."""
+NEAR_HOUSE_M = 15.0
+FOUND_M = 5.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one kind of search on one map.
+
+    Attributes:
+        area_km2, searched_km2: Of the map, and what is searched of it.
+        setup_s: Making the map ready, once.
+        queries, found: How many tiles, and how many of them were found within 5 m.
+        query_s, cpu_s: The median query, by the clock and by processor time of all threads.
+        peak_mb: Memory that the search adds (of the device, on a GPU).
+        headings: How many are tried.
+        floor_s, floor_gb: The Fourier transforms of as many headings: their time, and the bytes
+            that they read and write.
+    """
+
+    area_km2: float
+    searched_km2: float
+    setup_s: float
+    queries: int
+    found: int
+    query_s: float
+    cpu_s: float
+    peak_mb: float
+    headings: int
+    floor_s: float
+    floor_gb: float
+
+
+def open_map(name: str, data: Path, work: Path) -> MapRaster:
+    """The map called ``name``, cut to its middle where ``CUT_KM2`` says so."""
+    source = data / MAPS[name]
+    path = source
+    if source.suffix != ".tif":
+        path = city(source, work / source.name.partition(".")[0])
+    raster = open_city(path).raster
+    if name not in CUT_KM2:
+        return raster
+    share = np.sqrt(CUT_KM2[name] / raster.area_km2)
+    height, width = round(raster.height * share), round(raster.width * share)
+    top, left = (raster.height - height) // 2, (raster.width - width) // 2
+    return replace(
+        raster,
+        data=np.ascontiguousarray(raster.window(top, left, height, width)),
+        west=raster.west + left * raster.resolution,
+        north=raster.north - top * raster.resolution,
+    )
+
+
+def places(raster: MapRaster, count: int, rng: np.random.Generator) -> Array:
+    """(N, 2) places on roads with houses near them."""
+    thin = 4  # half a metre is finer than it need be
+    road = raster.data[ROAD, ::thin, ::thin] > 0
+    house = raster.data[BUILDING, ::thin, ::thin] > 0
+    near = ndimage.distance_transform_edt(~house) * raster.resolution * thin < NEAR_HOUSE_M
+    margin = round(100.0 / raster.resolution / thin)
+    usable = np.argwhere((road & near & ~house)[margin:-margin, margin:-margin]) + margin
+    return raster.world_from_pixel(usable[rng.choice(len(usable), count)] * float(thin) + 0.5)
+
+
+def see(raster: MapRaster, place: Array, size_m: float, seed: int) -> QueryTile:
+    """The tile that a vehicle would see around ``place``, north-up."""
+    half = round(size_m / raster.resolution)
+    row, column = np.floor(raster.pixel_from_world(place)).astype(int) - half
+    solid = raster.window(row, column, 2 * half, 2 * half)[BUILDING] > 0
+    cells = torch.from_numpy(np.where(solid, SOLID, 0).astype(np.uint8))
+    cells[[0, -1]], cells[:, [0, -1]] = EDGE, EDGE
+    corner = raster.world_from_pixel(np.array([row, column])) - place
+    world = Worlds(cells[None], float(corner[0]), float(corner[1]), raster.resolution)
+    size = round(size_m / raster.resolution)
+    view = ViewSettings(size_px=size, resolution=raster.resolution, rays=8192, angle_noise_deg=0.0)
+    angle = np.random.default_rng(seed).uniform(0, np.pi)
+    along = np.linspace(-0.5, 0.5, 11) * view.travel_m
+    path = np.stack([along * np.cos(angle), along * np.sin(angle)], axis=1)
+    generator = torch.Generator().manual_seed(seed)
+    zero = torch.zeros(1, dtype=torch.int64)
+    paths = torch.from_numpy(path.astype(np.float32))[None]
+    seen = render(world, zero, paths, torch.zeros(1, 2), torch.zeros(1), view, generator)
+    wall, ground, observed = seen[0].numpy()
+    return QueryTile(wall, ground, observed, raster.resolution, 0.0)
+
+
+def measure(raster: MapRaster, mode: str, device: str) -> Cost:
+    """Search for some tiles, and time the transforms."""
+    settings = load_settings(LocalizeSettings, "localize")
+    size = settings.query.size_m
+    turns, log_prior = heading_turns(MODES[mode], settings)
+    truth = places(raster, QUERIES, np.random.default_rng(0))
+    tiles = [see(raster, place, size, number) for number, place in enumerate(truth)]
+    seconds: list[float] = []
+    cpu: list[float] = []
+    setup: list[float] = []
+    found = 0
+    forget_peak(device)
+    before = memory_mb(device)
+    for place, tile in zip(truth, tiles, strict=True):
+        if mode == "tracking" or not setup:
+            prior = Disc(float(place[0]), float(place[1]), DISC_M) if mode == "tracking" else None
+            begun = time.perf_counter()
+            matcher = Matcher(
+                raster, size, settings.match, settings.likelihood, prior=prior, device=device
+            )
+            wait(device)
+            setup.append(time.perf_counter() - begun)
+            matcher.candidates(tile, turns[:1], log_prior[:1])  # what is made at the first call
+        wait(device)
+        begun, worked = time.perf_counter(), time.process_time()
+        best = matcher.candidates(tile, turns, log_prior).poses[:1]
+        wait(device)
+        seconds.append(time.perf_counter() - begun)
+        cpu.append(time.process_time() - worked)
+        found += bool((np.hypot(*(best[:, :2] - place).T) < FOUND_M).any())
+        if sum(seconds) + sum(setup) > PATIENCE_S:
+            break
+    peak = memory_mb(device) - before
+    step = settings.match.resolution
+    whole = (raster.height * raster.resolution, raster.width * raster.resolution)
+    reach = (2 * DISC_M, 2 * DISC_M) if mode == "tracking" else whole
+    padded = [next_fast_len(round((side + size) / step), real=True) for side in reach]
+    floor_s = len(turns) * transforms(padded, device)
+    return Cost(
+        raster.area_km2,
+        matcher.area_km2,
+        float(np.median(setup)),
+        len(seconds),
+        found,
+        float(np.median(seconds)),
+        float(np.median(cpu)),
+        peak,
+        len(turns),
+        floor_s,
+        len(turns) * (len(CHANNELS) + 1) * 16 * padded[0] * padded[1] / 1e9,
+    )
+
+
+def transforms(padded: list[int], device: str) -> float:
+    """Seconds that one heading's Fourier transforms take, the best of some rounds."""
+    image = torch.rand(len(CHANNELS), *padded, device=device)
+    best = np.inf
+    for _ in range(5 if image.numel() < 2e7 else 2):
+        wait(device)
+        begun = time.perf_counter()
+        spectrum = torch.fft.rfft2(image)
+        torch.fft.irfft2(spectrum[0], s=padded)
+        wait(device)
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def wait(device: str) -> None:
+    """Until a GPU has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def forget_peak(device: str) -> None:
+    """Let the largest use of memory so far be that of now."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux only
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_mb(device: str) -> float:
+    """The largest use of memory so far."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = status.read_text().partition("VmHWM:")[2].split()[0]
+        return float(peak) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def row(*texts: str) -> None:
+    """Print a row."""
+    print("| " + " | ".join(texts) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs")
+    parser.add_argument("--maps", nargs="+", choices=MAPS, default=tuple(MAPS))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=tuple(MODES))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for one row")
+    parser.add_argument("--row", action="store_true", help="only this map and mode, as JSON")
+    given = parser.parse_args()
+    device = pick_device(given.device)
+    if given.row:
+        raster = open_map(given.maps[0], given.data, given.work)
+        print(json.dumps(asdict(measure(raster, given.modes[0], device))))
+        return
+    print(f"{stamp()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    heads = ["map", "km2", "heading", "headings", "s per query", "CPU s", "queries per s"]
+    heads += ["floor s", "times the floor", "floor GB", "peak MB", "set-up s", "found"]
+    row(*heads)
+    print("|" + "---|" * len(heads))
+    for name in given.maps:
+        for mode in given.modes:
+            print_cost(name, mode, given.limit)
+
+
+def print_cost(name: str, mode: str, limit: float) -> None:
+    """Measure one row in a process of its own, with this one's other options, and print it."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--row", "--maps", name, "--modes", mode]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        row(name, "", mode, "", f"> {limit:.0f}", *[""] * 8)
+        return
+    cost = Cost(**json.loads(done.stdout.splitlines()[-1]))
+    row(
+        name,
+        f"{cost.area_km2:.2f}",
+        mode,
+        f"{cost.headings}",
+        f"{cost.query_s:.4f}",
+        f"{cost.cpu_s:.3f}",
+        f"{1 / cost.query_s:.1f}",
+        f"{cost.floor_s:.4f}",
+        f"{cost.query_s / cost.floor_s:.1f}",
+        f"{cost.floor_gb:.2f}",
+        f"{cost.peak_mb:.0f}",
+        f"{cost.setup_s:.2f}",
+        f"{cost.found} of {cost.queries}",
+    )
+
+
+if __name__ == "__main__":
+    main()
