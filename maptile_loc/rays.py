@@ -65,9 +65,9 @@ class Sheaves:
 def make_sheaves(rays: Rays) -> Sheaves:
     """Rays put together by scan and by ``BIN_DEG``."""
     columns, rows = round(360 / BIN_DEG[0]), round(180 / BIN_DEG[1])
-    row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int64).clip(0, rows - 1)
-    column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int64) % columns
-    sheaf = (rays.scan.astype(np.int64) * rows + row) * columns + column
+    row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int32).clip(0, rows - 1)
+    column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int32) % columns
+    sheaf = ((rays.scan * rows + row) * columns + column).astype(np.int64)
     # Neighbours among the points mostly share a sheaf: a merge sort (stable) finds little to do.
     return Sheaves(sheaf, np.sort((sheaf << 16) | _centimetres(rays.distance), kind="stable"))
 
@@ -90,9 +90,9 @@ def seen_through(sheaves: Sheaves, asked: NDArray[np.integer], behind: F32) -> F
     return ((end - passed) / (end - first)).astype(np.float32)
 
 
-def _centimetres(metres: F32) -> NDArray[np.int64]:
+def _centimetres(metres: F32) -> NDArray[np.int32]:
     """In 16 bits: up to 655 m."""
-    return (np.minimum(metres, 655) * 100).astype(np.int64)
+    return (np.minimum(metres, 655) * 100).astype(np.int32)
 
 
 def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
@@ -116,9 +116,10 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
     top[~seen] = 0
     middle = np.radians((np.arange(_SECTORS) + 0.5) * _SECTOR_DEG - 180)
     shape = np.column_stack([np.ones(_SECTORS), np.cos(middle), np.sin(middle)])
+    product = np.einsum("ki,kj->kij", shape, shape)
     weight = seen.astype(np.float64)
     for _ in range(12):
-        normal = np.einsum("sk,ki,kj->sij", weight, shape, shape) + np.diag([1e-9, 0.5, 0.5])
+        normal = np.tensordot(weight, product, 1) + np.diag([1e-9, 0.5, 0.5])
         cone = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
         last, weight = weight, np.where(top > cone @ shape.T, 1.0, 0.03) * seen
         if np.array_equal(weight, last):
@@ -141,9 +142,9 @@ def farthest(rays: Rays, reach: F32) -> F32:
     return far.reshape(rays.scans, _DEGREES)
 
 
-def _degree(rays: Rays) -> NDArray[np.int64]:
+def _degree(rays: Rays) -> NDArray[np.int32]:
     """(N,) whole degrees of azimuth, 0..359."""
-    return (rays.azimuth + 180).astype(np.int64) % _DEGREES
+    return (rays.azimuth + 180).astype(np.int32) % _DEGREES
 
 
 def free_space(far: F32, origin: F32, size: int, resolution: float) -> F32:

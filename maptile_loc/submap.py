@@ -164,15 +164,15 @@ def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
 
 def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings) -> Submap:
     """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
-    away = block.points - np.take(block.origin, block.scan, axis=0)
-    use = np.einsum("ni,ni->n", away, away) <= settings.max_range_m**2
+    x, y, z = block.points.T - np.take(block.origin.T, block.scan, axis=1)
+    use = x * x + y * y + z * z <= settings.max_range_m**2
     kind = None
     table = settings.labels.get(drive.labels or "")
     if block.label is not None and table is not None:
         kind = kinds(block.label, table)
         use &= kind != MOVING
         kind = kind[use]
-    # A masked array's rows are taken several times faster so than by points[use].
+    # Several times faster than points[use].
     points, scan = np.compress(use, block.points, axis=0), np.compress(use, block.scan)
     if drive.odometry is None:
         return Submap(points, scan, block.origin, kind)
