@@ -101,8 +101,8 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     right = np.log1p(-settings.miss) + probability
     # What the candidates leave over: the tile tells nothing, or all of them are wrong. Who has lost
     # track, or left the map, expects just that; who is on the track, rarely.
-    left_over = np.log(max(1 - np.exp(logsumexp(right)), settings.miss))
-    lost = np.logaddexp(bank.lost, np.log(settings.jump))
+    left_over = max(1 - np.exp(logsumexp(right)), settings.miss)
+    lost = np.logaddexp(bank.lost, np.log(fresh * settings.jump))
 
     jacobian, rest = observe(fix.covariance, settings)
     crossed = np.einsum("hij,kaj->hkia", bank.covariance, jacobian)
@@ -114,24 +114,22 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     distance = np.einsum("hki,hkij,hkj->hk", innovation, inverse, innovation)
     spread = np.linalg.slogdet(2 * np.pi * total[..., :2, :2])[1]
     # How much likelier the candidate is there than anywhere in the area. That headings agree is no
-    # evidence, as they may all be known; and wrong candidates can be consistent with each other.
-    gained = np.minimum(np.log(area_m2) - 0.5 * (distance + spread), -np.log(settings.repeat))
+    # evidence, as they may all be known; and wrong candidates can be consistent with each other,
+    # so that a track gains little by each, however well it fits.
+    gained = np.log(area_m2) - 0.5 * (distance + spread)
+    none = np.full((len(gained), 1), np.log(settings.miss))
+    ways = np.hstack([right + gained, none])
+    evidence = np.hstack([right + np.minimum(gained, -np.log(settings.repeat)), none])
+    ways += (bank.weights + fresh * logsumexp(evidence, axis=1) - logsumexp(ways, axis=1))[:, None]
     updated = bank.states[:, None] + np.einsum("hkia,hka->hki", gain, innovation)
     updated[..., 2] = wrap_angle(updated[..., 2])
     shrunk = bank.covariance[:, None] - gain @ np.swapaxes(crossed, 2, 3)
+    born = _doubt(fix.covariance, jacobian)
     return Bank(
         np.concatenate([updated.reshape(-1, SIZE), bank.states, _born(seen)]),
-        np.concatenate(
-            [shrunk.reshape(-1, SIZE, SIZE), bank.covariance, _doubt(fix.covariance, jacobian)]
-        ),
-        np.concatenate(
-            [
-                (bank.weights[:, None] + fresh * (right + gained)).ravel(),
-                bank.weights + fresh * np.log(settings.miss),
-                lost + fresh * right,
-            ]
-        ),
-        float(lost + fresh * left_over),
+        np.concatenate([shrunk.reshape(-1, SIZE, SIZE), bank.covariance, born]),
+        np.concatenate([ways[:, :-1].ravel(), ways[:, -1], lost + np.log(fresh) + right]),
+        float(lost + np.log1p(-fresh * (1 - left_over))),
     )
 
 
@@ -224,16 +222,19 @@ def _guess(fused: Estimates, backward: Estimates, steps: Steps) -> tuple[Array, 
     """Where the smoother starts from, and where its chains start.
 
     Returns:
-        (Q, 3) poses of whichever filter is surer, where one is; odometry from there elsewhere, NaN
-        in chains without. A chain ends where the odometry does, or contradicts the filters.
+        (Q, 3) poses of the surer filter where it is sure, or where it is surest and likelier right
+        than not; odometry from there elsewhere, NaN in chains without. A chain ends where the
+        odometry does, or leads to another place than the filters.
     """
     first = backward.score > fused.score
     guess = np.where(first[:, None], backward.poses, fused.poses)
+    score = np.maximum(backward.score, fused.score)
     sure = np.where(first, backward.localized, fused.localized)
-    guess[~sure] = np.nan
+    for segment in np.split(np.arange(len(guess)), np.flatnonzero(~steps.known))[1:]:
+        best = segment[score[segment].argmax()]
+        sure[best] |= not sure[segment].any() and score[best] > 0.5
     starts = []
-    come = np.full(3, np.nan)
-    since = 0.0
+    come, since = np.full(3, np.nan), 0.0
     for i in range(len(guess)):
         come = se2_compose(come, steps.motion[i]) if steps.known[i] else np.full(3, np.nan)
         since += steps.metres[i]

@@ -32,6 +32,7 @@ class FuseSettings(Settings):
         common: Share of a fix's variance that its neighbours have too: the map is shifted there,
             and submaps overlap.
         common_m: Metres over which that changes.
+        view_m: Metres apart from which scans show different walls.
         miss: Probability that none of a query's candidates is right.
         jump: Probability per query that the track so far was wrong, or leaves the map.
         repeat: Probability that a wrong candidate follows the odometry as a right one would.
@@ -50,9 +51,10 @@ class FuseSettings(Settings):
     floor_deg: Positive = 0.05
     common: float = 0.9
     common_m: Positive = 60.0
+    view_m: Positive = 30.0
     miss: float = 0.1
     jump: float = 0.001
-    repeat: float = 0.05
+    repeat: float = 0.02
     hypotheses: int = 60
     trust: float = 0.98
     max_std_m: float = 4.0
@@ -105,14 +107,15 @@ def make_steps(
 ) -> Steps:
     """Steps from (Q, 3) odometry poses, their (Q,) segments and (Q,) metres travelled.
 
-    ``submap_m`` is the length of a query's window: closer queries see partly the same.
+    ``submap_m`` is the length of a query's window: closer queries see partly the same. So do scans
+    from places that are close.
     """
     motion = np.zeros_like(poses)
     motion[1:] = se2_between(poses[:-1], poses[1:])
     known = np.zeros(len(poses), bool)
     known[1:] = (segment[1:] == segment[:-1]) & (segment[1:] >= 0)
     step = np.diff(metres, prepend=metres[:1])
-    fresh = np.clip(step / max(submap_m, 1e-6), 0.05, 1.0)
+    fresh = np.clip(step / max(submap_m, settings.view_m), 1e-6, 1.0)
     fresh[~known] = 1.0
     return Steps(motion, _walk(motion, step, settings), known, fresh, step)
 

@@ -13,35 +13,75 @@ SETTINGS = FuseSettings()
 AREA_M2 = 1e6
 
 
-def drive(count=40, step=20.0, seed=0, scale=1.015):
-    """True poses on a winding road, and steps whose odometry is 1.5 % long."""
+def drive(count=40, step=20.0, seed=0, scale=1.015, turn_deg_per_m=0.0, noise=0.0):
+    """True poses on a winding road, and steps of odometry that is too long, turns and wanders.
+
+    ``noise`` 1.0 is what the settings say. The odometry goes in small pieces, as real ones do.
+    """
     rng = np.random.default_rng(seed)
     poses = [np.array([500.0, 500.0, 0.3])]
     for _ in range(count - 1):
         poses.append(se2_compose(poses[-1], [step, 0.0, rng.normal(0, 0.2)]))
     truth = np.array(poses)
+    pieces = 10
+    metres = step / pieces
+    spread = np.array([SETTINGS.walk_m, SETTINGS.walk_m, np.radians(SETTINGS.walk_deg)])
     odometry = [np.zeros(3)]
     for a, b in pairwise(truth):
-        motion = se2_between(a, b) * [scale, scale, 1.0]
-        odometry.append(se2_compose(odometry[-1], motion))
-    metres = np.arange(count) * step
+        way = se2_between(a, b) / pieces
+        here = odometry[-1]
+        for k in range(pieces):
+            c, s = np.cos(k * way[2]), np.sin(k * way[2])
+            motion = np.array([c * way[0] + s * way[1], c * way[1] - s * way[0], way[2]])
+            motion *= [scale, scale, 1.0]
+            motion[2] += np.radians(turn_deg_per_m) * metres
+            motion += noise * spread * np.sqrt(metres) * rng.normal(size=3)
+            here = se2_compose(here, motion)
+        odometry.append(here)
     segment = np.zeros(count, np.int32)
-    return truth, make_steps(np.array(odometry), segment, metres, step, SETTINGS)
+    travelled = scale * step * np.arange(count)
+    return truth, make_steps(np.array(odometry), segment, travelled, step, SETTINGS)
 
 
-def fixes_at(truth, rng, std=0.5, right=0.7, clutter=4):
-    """Candidates: the true place most of the time, and stray ones anywhere."""
+def fixes_at(truth, rng, std=0.5, right=0.7, clutter=4, common=0.0, step=20.0, turn_std=0.01):
+    """Candidates: the true place most of the time, and stray ones anywhere.
+
+    A share ``common`` of the errors' variance is forgotten over ``SETTINGS.common_m`` only.
+    """
     fixes = []
+    shared = rng.normal(size=3)
+    kept = np.exp(-step / SETTINGS.common_m)
     for pose in truth:
+        shared = kept * shared + np.sqrt(1 - kept**2) * rng.normal(size=3)
         stray = np.column_stack([rng.uniform(0, 1000, (clutter, 2)), rng.uniform(-3, 3, clutter)])
         scores = rng.uniform(0.01, 0.1, clutter)
         poses = stray
         if rng.random() < right:
-            noisy = pose + rng.normal(0, [std, std, 0.01])
+            error = np.sqrt(common) * shared + np.sqrt(1 - common) * rng.normal(size=3)
+            noisy = pose + error * [std, std, turn_std]
             poses, scores = np.vstack([noisy, stray]), np.append(rng.uniform(0.05, 0.6), scores)
-        covariance = np.tile(np.diag([std**2, std**2, 0.01**2]), (len(poses), 1, 1))
+        covariance = np.tile(np.diag([std**2, std**2, turn_std**2]), (len(poses), 1, 1))
         fixes.append(Fixes(Candidates(poses, np.log(scores)), covariance))
     return fixes
+
+
+def both(fixes, steps):
+    fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
+    return fused, smooth(fixes, steps, fused, AREA_M2, SETTINGS)
+
+
+def nees(estimates, truth):
+    """Mean normalised error squared of what is localized, per degree of freedom: place and pose."""
+    error = estimates.poses - truth
+    error[:, 2] = wrap_angle(error[:, 2])
+    error, covariance = error[estimates.localized], estimates.covariance[estimates.localized]
+    return [
+        np.einsum("qi,qij,qj->q", e, np.linalg.inv(c), e) / e.shape[1]
+        for e, c in [(error[:, :2], covariance[:, :2, :2]), (error, covariance)]
+    ]
+
+
+NONE = Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
 
 
 def errors(estimates, truth):
@@ -52,8 +92,8 @@ def test_the_filter_finds_the_track_among_strays_and_keeps_it():
     truth, steps = drive()
     fixes = fixes_at(truth, np.random.default_rng(1))
     fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
-    assert fused.localized[8:].all()
-    assert errors(fused, truth)[fused.localized].max() < 3.0
+    assert np.mean(fused.localized[8:]) > 0.8
+    assert errors(fused, truth)[8:].max() < 3.0
 
 
 def test_the_filter_uses_nothing_later():
@@ -79,25 +119,26 @@ def test_the_smoother_covers_the_start_and_is_better():
     fixes = fixes_at(truth, np.random.default_rng(1))
     fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
     smoothed = smooth(fixes, steps, fused, AREA_M2, SETTINGS)
-    assert smoothed.localized.all()
+    assert np.mean(smoothed.localized) > 0.95
     assert errors(smoothed, truth).max() < 2.0
     later = fused.localized
     assert np.mean(errors(smoothed, truth)[later]) < np.mean(errors(fused, truth)[later])
 
 
-def test_smoothed_errors_are_as_large_as_their_covariance_says():
-    squared = []
-    for seed in range(10):
-        truth, steps = drive(seed=seed, scale=1.0)
-        rng = np.random.default_rng(seed)
-        fixes = fixes_at(truth, rng)
-        fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
-        smoothed = smooth(fixes, steps, fused, AREA_M2, SETTINGS)
-        gap = (smoothed.poses - truth)[:, :2]
-        information = np.linalg.inv(smoothed.covariance[:, :2, :2])
-        squared.append(np.einsum("qi,qij,qj->q", gap, information, gap))
-    # Odometry without drift is better than the settings say, so somewhat below 2.
-    assert 0.5 < np.mean(squared) < 3.0
+@pytest.mark.parametrize(
+    ("step", "scale", "turn"), [(5.0, 1.05, 0.01), (20.0, 1.05, 0.01), (20.0, 0.96, -0.02)]
+)
+def test_errors_are_as_large_as_their_covariance_says(step, scale, turn):
+    found = {"fused": [[], []], "smoothed": [[], []]}
+    for seed in range(8):
+        truth, steps = drive(60, step, seed, scale, turn, noise=1.0)
+        fixes = fixes_at(truth, np.random.default_rng(seed), common=SETTINGS.common, step=step)
+        for stage, estimates in zip(found, both(fixes, steps), strict=True):
+            for all_, new in zip(found[stage], nees(estimates, truth), strict=True):
+                all_.extend(new)
+    for stage, values in found.items():
+        for squared in values:
+            assert 0.6 < np.mean(squared) < 1.6, stage
 
 
 def test_strays_alone_are_never_called_localized():
@@ -110,13 +151,79 @@ def test_strays_alone_are_never_called_localized():
         assert smoothed.localized.sum() == 0
 
 
+def test_scale_and_turn_of_the_odometry_are_learned():
+    """In 200 m without a fix: 10 m too long, and 4 degrees off, if nothing were learned before."""
+    off = []
+    for seed in range(5):
+        truth, steps = drive(60, seed=seed, scale=1.05, turn_deg_per_m=0.02)
+        fixes = fixes_at(truth, np.random.default_rng(seed), right=1.0)
+        fixes[40:50] = [NONE] * 10
+        fused, smoothed = both(fixes, steps)
+        assert fused.localized[40:47].all()
+        off.append((errors(fused, truth)[49], errors(smoothed, truth)[40:50].max()))
+    assert np.mean(off, axis=0)[0] < 4.0
+    assert np.mean(off, axis=0)[1] < 1.0
+
+
 def test_it_recovers_when_the_vehicle_is_somewhere_else():
+    for seed in range(5):
+        truth, steps = drive(60, seed=seed)
+        moved = truth.copy()
+        moved[30:, :2] += [250.0, -120.0]
+        fixes = fixes_at(moved, np.random.default_rng(seed), right=0.9)
+        fused, smoothed = both(fixes, steps)
+        assert errors(fused, moved)[45:].max() < 3.0
+        assert np.sum(fused.localized & (errors(fused, moved) > 10)) <= 6
+        # What is behind the jump does not bend what is before it.
+        assert np.mean(errors(smoothed, moved) < 2.0) > 0.9
+        assert np.sum(smoothed.localized & (errors(smoothed, moved) > 10)) <= 2
+
+
+def test_one_wrong_start_is_overcome():
+    truth, steps = drive(count=40)
+    fixes = fixes_at(truth, np.random.default_rng(2), right=1.0)
+    wrong = truth[:4] + [150.0, 80.0, 0.0]
+    covariance = np.tile(np.diag([0.25, 0.25, 1e-4]), (1, 1, 1))
+    fixes[:4] = [Fixes(Candidates(pose[None], np.log([0.99])), covariance) for pose in wrong]
+    fused, smoothed = both(fixes, steps)
+    assert errors(fused, truth)[15:].max() < 3.0
+    assert np.mean(errors(smoothed, truth) < 2.0) >= 0.9
+
+
+def test_leaving_the_map_is_noticed_and_coming_back():
+    truth, steps = drive(count=100)
+    for seed in range(5):
+        fixes = fixes_at(truth, np.random.default_rng(seed), right=1.0)
+        fixes[40:70] = fixes_at(truth[40:70], np.random.default_rng(seed), right=0.0)
+        fused, smoothed = both(fixes, steps)
+        assert not fused.localized[46:70].any()
+        assert not smoothed.localized[47:63].any()
+        assert fused.localized[76:].all()
+        assert errors(smoothed, truth)[:40].max() < 2.0
+        assert errors(smoothed, truth)[70:].max() < 2.0
+
+
+def test_a_few_improbable_fixes_in_a_row_are_not_believed():
     truth, steps = drive(count=60)
-    moved = truth.copy()
-    moved[30:, :2] += [250.0, -120.0]
-    fixes = fixes_at(moved, np.random.default_rng(3), right=0.9)
-    fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
-    assert errors(fused, moved)[45:].max() < 3.0
+    for probability in (0.001, 0.01, 0.03):
+        fixes = fixes_at(truth, np.random.default_rng(4), right=0.0)
+        for i in range(20, 26):
+            poses = np.vstack([truth[i], fixes[i].candidates.poses])
+            scores = np.append(np.log(probability), fixes[i].candidates.log_scores)
+            covariance = np.concatenate([fixes[i].covariance[:1], fixes[i].covariance])
+            fixes[i] = Fixes(Candidates(poses, scores), covariance)
+        fused, smoothed = both(fixes, steps)
+        assert not fused.localized.any()
+        assert not smoothed.localized.any()
+
+
+def test_standing_still_tells_nothing_new():
+    poses = np.tile([500.0, 500.0, 0.3], (200, 1))
+    steps = make_steps(poses, np.zeros(200, np.int32), np.zeros(200), 50.0, SETTINGS)
+    covariance = np.diag([0.25, 0.25, 1e-4])[None]
+    fused, _ = both([Fixes(Candidates(poses[:1], np.log([0.6])), covariance)] * 200, steps)
+    assert not fused.localized.any()
+    np.testing.assert_allclose(fused.score, fused.score[0], atol=0.01)
 
 
 def test_a_gap_in_the_odometry_starts_afresh():
@@ -135,8 +242,7 @@ def test_a_gap_in_the_odometry_starts_afresh():
 def test_queries_without_candidates_are_bridged():
     truth, steps = drive()
     fixes = fixes_at(truth, np.random.default_rng(1), right=1.0)
-    none = Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
-    fixes[20:24] = [none] * 4
+    fixes[20:24] = [NONE] * 4
     fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
     assert errors(fused, truth)[20:24].max() < 4.0
     std = np.sqrt(fused.covariance[:, 0, 0])
@@ -156,9 +262,19 @@ def test_rotating_the_world_rotates_the_result():
             Candidates(poses, fix.candidates.log_scores), rotation @ fix.covariance @ rotation.T
         )
 
-    here = filter_causal(fixes, steps, AREA_M2, SETTINGS)
-    there = filter_causal([turned(fix) for fix in fixes], steps, AREA_M2, SETTINGS)
-    expected = se2_compose(turn, here.poses)
-    np.testing.assert_allclose(there.poses[:, :2], expected[:, :2], atol=1e-6)
-    np.testing.assert_allclose(wrap_angle(there.poses[:, 2] - expected[:, 2]), 0, atol=1e-6)
-    assert there.score == pytest.approx(here.score)
+    stages = zip(both(fixes, steps), both([turned(fix) for fix in fixes], steps), strict=True)
+    for here, there in stages:
+        expected = se2_compose(turn, here.poses)
+        np.testing.assert_allclose(there.poses[:, :2], expected[:, :2], atol=1e-5)
+        np.testing.assert_allclose(wrap_angle(there.poses[:, 2] - expected[:, 2]), 0, atol=1e-6)
+        np.testing.assert_allclose(there.score, here.score, atol=1e-6)
+
+
+def test_the_drive_backwards_gives_the_same_places():
+    truth, steps = drive(60, scale=1.04, turn_deg_per_m=0.01, noise=1.0)
+    fixes = fixes_at(truth, np.random.default_rng(1), right=0.9, common=SETTINGS.common)
+    _, here = both(fixes, steps)
+    _, back = both(fixes[::-1], steps.reversed())
+    np.testing.assert_allclose(back.poses[::-1, :2], here.poses[:, :2], atol=0.05)
+    np.testing.assert_allclose(back.covariance[::-1], here.covariance, rtol=0.1, atol=2e-3)
+    np.testing.assert_allclose(back.score[::-1], here.score, atol=1e-6)
