@@ -19,10 +19,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,29 +38,35 @@ from stamp import stamp
 
 from data_prep.city import City, open_city
 from data_prep.drive import Drive
+from data_prep.files import atomic_file, read_json, write_json
 from data_prep.geometry import Array, wrap_angle
 from data_prep.sources import open_drive
-from maptile_loc import ground, labels, query, rays, submap, walls
+from maptile_loc import ground, labels, query, rays, result, submap, walls
 from maptile_loc import localize as pipeline
+from maptile_loc import run as runner
 from maptile_loc.coarse.mapnet import MapNetLocator, default_model
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.evaluate import Comparison, chance, compare, pose_errors
 from maptile_loc.localize import Coarse, LocalizeSettings
-from maptile_loc.output import read_result, write_result
+from maptile_loc.output import read_result
 from maptile_loc.query import QuerySettings
 from maptile_loc.result import Estimates, Localization, QueryTile
-from maptile_loc.run import RunOptions, make_coarse, parse_heading
+from maptile_loc.run import RunOptions, parse_heading
 from maptile_loc.submap import QueryPlan, Submap
 from maptile_loc.train import ModelSettings, train
 
 ROOT = Path(__file__).parent.parent
 QUICK = 40
-SURE_OFF_M = 10.0
+NOTE = "bench.json"
+"""Written last, so a folder without it holds no finished result."""
+SURE_OFF_M, SURE_OFF, NEES = 10.0, 0.01, (0.5, 2.0)
+"""Of the fixes called localized so few may be off by more, and the aligned ones' error ratio."""
 DRIFT_REACH_M = 5.0
 SETTLED_M = 100.0
-TILE_MAKERS = (submap, query, walls, rays, ground, labels)
-"""What the tiles kept in the work folder depend on."""
+TILE_MAKERS = (submap, query, walls, rays, ground, labels, result)
+MAKERS_TEXT = "".join(inspect.getsource(module) for module in TILE_MAKERS)
+"""What the tiles kept in the work folder depend on; read now, for files may change during a run."""
 METHODS = ("rays", "plain", "mapnet", "ours")
 BASELINE_STAGES = ("coarse", "aligned")
 RECALLS = (1.0, 2.0, 5.0)
@@ -180,16 +187,16 @@ class KeptTiles:
         begun = time.perf_counter()
         if self.file.exists():
             with np.load(self.file) as kept:
-                wall, ground_seen, observed = kept["channels"]
-                tile = QueryTile(wall, ground_seen, observed, float(kept["resolution"]), rotation)
+                parts: dict[str, Any] = {name: kept[name] for name in kept.files}
+            del parts["seconds"]
+            tile = QueryTile(**parts | {n: float(parts[n]) for n in ("resolution", "rotation")})
+            assert tile.rotation == rotation
         else:
             tile = query.make_tile(cloud, rotation, settings)
             seconds = self.spent[self.number] + time.perf_counter() - begun
-            channels = np.stack([tile.wall, tile.ground, tile.observed])
             self.folder.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(
-                self.file, channels=channels, resolution=tile.resolution, seconds=seconds
-            )
+            with atomic_file(self.file) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **asdict(tile), seconds=seconds)
         self.spent[self.number] += time.perf_counter() - begun
         return tile
 
@@ -220,8 +227,7 @@ class KeptTiles:
 def tile_folder(work: Path, case: Case, heading: str, settings: LocalizeSettings) -> Path:
     """Where the tiles of a drive are kept: a name that changes with all that makes them."""
     digest = hashlib.sha256()
-    for module in TILE_MAKERS:
-        digest.update(inspect.getsource(module).encode())
+    digest.update(MAKERS_TEXT.encode())
     digest.update((settings.submap.model_dump_json() + settings.query.model_dump_json()).encode())
     digest.update(f"{case.drive} {case.city} {case.submap_m} {case.every_m} {heading}".encode())
     return work / "tiles" / digest.hexdigest()[:16]
@@ -249,54 +255,46 @@ class Bench:
         """Localize, unless that is done already; None where the method is not for this case."""
         out = self.out(key, heading, method)
         kept_result = not self.again or out in self.done
-        if kept_result and (out / "run.json").exists():
+        if kept_result and (out / NOTE).exists():
             return out
-        where = open_city(case.city)
-        coarse = self.coarse(where, case, heading, method)
-        if coarse is None:
+        coarse = self.baseline(opened_city(case.city), heading, method)
+        if coarse is None and method != "ours":
             return None
         kept = KeptTiles(tile_folder(self.work, case, heading, self.settings))
-        track = open_drive(case.drive)
-        knowledge = parse_heading(heading)
-        with kept.in_use(QUICK if self.quick else None):
-            result = pipeline.localize(
-                track,
-                where.raster,
-                coarse,
-                knowledge,
-                case.submap_m,
-                case.every_m,
-                False,
-                0,
-                self.settings,
-            )
-        spent = np.array([kept.spent.get(i, 0.0) for i in range(len(result.frame))])
-        result = replace(result, query_seconds=result.query_seconds - spent, tiles={})
-        record = {
-            "city": str(case.city.resolve()),
-            "city_content_hash": where.content_hash,
-            "drive": str(case.drive.resolve()),
-            "format": track.format,
-            "sensors": None,
-            "method": method,
-            "heading": knowledge.model_dump(),
-            "tile_seconds": kept.seconds(),
+        options = RunOptions(
+            case.city,
+            case.drive,
+            heading=parse_heading(heading),
+            submap_m=case.submap_m,
+            every_m=case.every_m,
+            device=self.device,
+        )
+        shutil.rmtree(out, ignore_errors=True)
+        with ExitStack() as stack:
+            stack.enter_context(kept.in_use(QUICK if self.quick else None))
+            if coarse is not None:
+                stack.enter_context(patch.object(runner, "make_coarse", lambda *_: coarse))
+            runner.run(options, self.settings, out)
+        seconds = read_result(out)[0].query_seconds
+        spent = [kept.spent.get(number, 0.0) for number in range(len(seconds))]
+        note = {
             "made": stamp(),
+            "tile_seconds": kept.seconds(),
+            "search_seconds": float(np.median(seconds - spent)),
         }
-        write_result(result, where.raster, out, record)
+        write_json(out / NOTE, note)
         self.done.add(out)
         return out
 
-    def coarse(self, where: City, case: Case, heading: str, method: str) -> Coarse | None:
-        """The coarse method made ready; None where it needs what is not there."""
-        if method == "ours":
-            return make_coarse(RunOptions(case.city, case.drive), where, self.settings)
+    def baseline(self, where: City, heading: str, method: str) -> Coarse | None:
+        """A baseline made ready; None where it needs what is not there, and for our own search."""
         if method == "plain":
             size = self.settings.query.size_m
             return PlainCorrelation(where.raster, size, PlainSettings(), self.device)
         if method == "rays":
             return RayDescriptor(where.raster)
-        if where.folder is None or not any(where.folder.glob("models/*/")):
+        trained = where.folder is not None and any(where.folder.glob("models/*/"))
+        if method == "ours" or not trained:
             return None
         model = MapNetLocator.load(default_model(where, "mapnet"), where, self.device)
         return model if model.heading in (heading, "unknown") else None
@@ -311,14 +309,14 @@ class Judged:
 
     Attributes:
         result: The localized drive.
-        run: Its ``run.json``.
+        note: When it was made, and its seconds.
         comparison: The truth at the queries.
         truth: The (Q, 3) true poses, by what is taken out of them: nothing, shift, drift.
         travelled: (Q,) metres from the start of the drive.
     """
 
     result: Localization
-    run: dict[str, Any]
+    note: dict[str, Any]
     comparison: Comparison
     truth: dict[str, Array]
     travelled: Array
@@ -326,19 +324,19 @@ class Judged:
 
 def judge(out: Path, case: Case) -> Judged:
     """Read a result and bring the truth to it."""
-    result, run = read_result(out)
+    localized = read_result(out)[0]
     track, raster = opened_drive(case.drive), opened_city(case.city).raster
     assert track.truth is not None
     assert track.odometry is not None
-    comparison = compare(result, track.truth, raster)
-    seconds = (track.odometry.t_ns - result.t_ns[0]) / 1e9
+    comparison = compare(localized, track.truth, raster)
+    seconds = (track.odometry.t_ns - localized.t_ns[0]) / 1e9
     way = track.odometry.travelled()
-    travelled = np.interp((result.t_ns - result.t_ns[0]) / 1e9, seconds, way)
+    travelled = np.interp((localized.t_ns - localized.t_ns[0]) / 1e9, seconds, way)
     truth = {"nothing": comparison.truth, "shift": comparison.truth.copy()}
     truth["shift"][:, :2] += comparison.shift
     if case.drifts:
-        truth["drift"] = without_drift(result.stages["aligned"].poses, truth["shift"], travelled)
-    return Judged(result, run, comparison, truth, travelled)
+        truth["drift"] = without_drift(localized.stages["aligned"].poses, truth["shift"], travelled)
+    return Judged(localized, read_json(out / NOTE), comparison, truth, travelled)
 
 
 opened_city = cache(open_city)
@@ -410,7 +408,7 @@ def accuracy(bench: Bench, key: str, case: Case, heading: str, methods: tuple[st
         if out is None:
             continue
         judged = judge(out, case)
-        took = [judged.run["tile_seconds"], float(np.median(judged.result.query_seconds))]
+        took = [judged.note["tile_seconds"], judged.note["search_seconds"]]
         stages = tuple(judged.result.stages) if method == "ours" else BASELINE_STAGES
         for stage in stages:
             poses = judged.result.stages[stage].poses
@@ -454,16 +452,26 @@ def doubt(bench: Bench, cases: dict[str, Case], heading: str) -> None:
         assert out is not None
         judged = judge(out, case)
         for stage in ("aligned", "fused", "smoothed"):
-            estimates = judged.result.stages[stage]
+            estimates, names = judged.result.stages[stage], [case.name, heading, stage]
             if not case.home:
-                called = f"{estimates.localized.sum()} of {len(estimates.localized)}"
-                row(case.name, heading, stage, called, "", "", "")
+                called, total = int(estimates.localized.sum()), len(estimates.localized)
+                row(*names, "", f"{called} of {total}", "", "", "", "NO" if called else "yes")
                 continue
             counted = judged.comparison.counted
-            got = calibration(estimates, judged.truth["shift"], counted)
-            called = f"{got['sure']:.0f} of {counted.sum()}"
-            ratios = number(got["position"]), number(got["pose"])
-            row(case.name, heading, stage, called, f"{got['off']:.0f}", *ratios)
+            for removed in [name for name in judged.truth if name != "nothing"]:
+                got = calibration(estimates, judged.truth[removed], counted)
+                called, off = int(got["sure"]), int(got["off"])
+                holds = NEES[0] <= got["pose"] <= NEES[1] or stage != "aligned"
+                holds &= off <= SURE_OFF * called
+                row(
+                    *names,
+                    removed,
+                    f"{called} of {counted.sum()}",
+                    f"{off}",
+                    number(got["position"]),
+                    number(got["pose"]),
+                    "yes" if holds else "NO",
+                )
 
 
 def required(bench: Bench, cases: dict[str, Case], headings: tuple[str, ...]) -> None:
