@@ -85,7 +85,12 @@ class PlainCorrelation:
         self.area_km2 = float(inside[self.inner, self.inner].size) * self.step**2 / 1e6
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
-        """The best places over all turns of the tile; all turns are taken to be equally likely."""
+        """The best places over all turns of the tile; all turns are taken to be equally likely.
+
+        Where there are several, every second degree that they stand for is tried.
+        """
+        if len(turns) > 1:
+            turns = np.radians(whole_degrees(turns)[::2])
         xy, weight = wall_points(tile)
         best = torch.full(self.shape, -torch.inf, device=self.device)
         best_turn = torch.zeros(self.shape, dtype=torch.long, device=self.device)
