@@ -539,16 +539,24 @@ def main() -> None:
     for key, case in cases.items():
         for heading in headings if case.home else ():
             accuracy(bench, key, case, heading, tuple(given.methods))
-    print(
-        "\nCalled localized (shift taken out); the normalised squared error over what it should be."
-    )
-    print("\n", end="")
-    head("drive", "heading", "stage", "localized", "> 10 m off", "position", "pose")
+    print("\nFixes called localized, and their normalised squared errors over expectation.\n")
+    heads = ("drive", "heading", "stage", "taken out", "localized", "> 10 m off")
+    head(*heads, "position", "pose", "holds")
     for heading in headings:
         doubt(bench, cases, heading)
     print("\nRequired.\n")
     head("drive", "heading", "stage", "taken out", "figure", "n", "value", "limit", "holds")
     required(bench, cases, headings)
+    kept = sorted(
+        f"{out.name}: {read_json(out / NOTE)['made']}"
+        for key in cases
+        for heading in headings
+        for method in sorted({*given.methods, "ours"})
+        if (out := bench.out(key, heading, method)) not in bench.done and (out / NOTE).exists()
+    )
+    if kept:
+        print("\nKept from earlier:\n")
+        print("\n".join(f"- {line}" for line in kept))
 
 
 if __name__ == "__main__":
