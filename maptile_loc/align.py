@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
-from data_prep.settings import Settings
-from maptile_loc.likelihood import WALL, Evidence, EvidenceCells, LikelihoodFields
+from data_prep.settings import Positive, Settings
+from maptile_loc.evidence import Evidence, points
+from maptile_loc.likelihood import LikelihoodFields, log_likelihood
 from maptile_loc.result import Candidates
 
 
@@ -19,11 +18,13 @@ class AlignSettings(Settings):
     Attributes:
         steps_m: Spacing of the poses tried around the current one, round after round; the heading's
             spacing is what moves a wall 20 m away by the same.
+        spread: Share of the curvature's covariance that the errors of fixes show.
         map_std_m: Standard deviation of what the likelihood cannot know: the map's own shift here.
     """
 
     steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
-    map_std_m: float = 0.4
+    spread: Positive = 0.5
+    map_std_m: float = 0.3
 
 
 LEVER_M = 20.0
@@ -59,13 +60,13 @@ def align(
     A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
     a step that is wider than the fields' cells.
     """
-    cells = evidence.cells()
+    seen = points(evidence)
     start = candidates.poses
-    if len(start) == 0 or len(cells[WALL].area) == 0:
+    if len(start) == 0 or len(seen[0].xy) == 0:
         return Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3))
 
     def score(poses: Array) -> Array:
-        value = log_likelihood(poses, cells, rotation, fields)
+        value = log_likelihood(poses, seen, rotation, fields)
         if heading_std is not None:
             turn = wrap_angle(poses[..., 2] - start[:, None, 2])
             value -= 0.5 * (turn / heading_std) ** 2
@@ -82,7 +83,8 @@ def align(
     gained = score(poses[:, None])[:, 0] - first
     information: Array = -hessian / np.outer(scale, scale)
     floor = np.diag([1e-4, 1e-4, 1e-2])  # a direction that nothing holds: 100 m, 10 rad
-    covariance = np.asarray(np.linalg.inv(_positive(information) + floor), np.float64)
+    inverse = np.asarray(np.linalg.inv(_positive(information) + floor), np.float64)
+    covariance = settings.spread * inverse
     covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
     poses[:, 2] = wrap_angle(poses[:, 2])
     return Candidates(poses, _normalised(candidates.log_scores, gained)), covariance
@@ -93,42 +95,6 @@ def _normalised(log_scores: Array, gained: Array) -> Array:
     nowhere = np.log(max(1 - np.exp(log_scores).sum(), 1e-12))
     total = np.logaddexp(logsumexp(log_scores + gained), nowhere)
     return log_scores + gained - total
-
-
-def log_likelihood(
-    poses: Array, cells: list[EvidenceCells], rotation: float, fields: LikelihoodFields
-) -> Array:
-    """(K, P) log-likelihood ratio of a tile's evidence, by channel, for (K, P, 3) poses.
-
-    Bilinear in the fields; what falls outside the map adds nothing.
-    """
-    total = np.zeros(poses.size // 3, np.float32)
-    for field, (xy, area) in zip(fields.channels, cells, strict=True):
-        if len(area):
-            total += _sample(field, poses, xy, rotation, fields) @ area
-    return total.astype(np.float64).reshape(poses.shape[:-1])
-
-
-def _sample(
-    field: NDArray[np.float32],
-    poses: Array,
-    xy: NDArray[np.float32],
-    rotation: float,
-    fields: LikelihoodFields,
-) -> NDArray[np.float32]:
-    """(K * P, N) values of one field under the points (N, 2) ``xy`` of the tile."""
-    turn = (poses[..., 2] - rotation).astype(np.float32)
-    c, s = np.cos(turn)[..., None], np.sin(turn)[..., None]
-    # Relative to the raster's corner, float32 holds a city's coordinates to a millimetre.
-    east = (poses[..., 0, None] - fields.west).astype(np.float32)
-    south = (fields.north - poses[..., 1, None]).astype(np.float32)
-    height, width = field.shape
-    across = (east + c * xy[:, 0] - s * xy[:, 1]) * (2 / (width * fields.resolution)) - 1
-    down = (south - s * xy[:, 0] - c * xy[:, 1]) * (2 / (height * fields.resolution)) - 1
-    grid = torch.from_numpy(np.stack([across, down], axis=-1).astype(np.float32))
-    image = torch.from_numpy(field)[None, None]
-    grid = grid.reshape(1, -1, len(xy), 2)
-    return torch.nn.functional.grid_sample(image, grid, align_corners=False)[0, 0].numpy()
 
 
 def _quadratic(values: Array) -> tuple[Array, Array]:

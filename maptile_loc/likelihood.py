@@ -1,14 +1,16 @@
 """How likely a query tile is at a place of the map: the score of coarse search and alignment.
 
-Each cell of the tile adds a log-likelihood ratio: how much more probable what it shows is, given
-the map under it, than anywhere. With d the signed distance to the nearest building edge (negative
-inside a building) of a cell,
+Each piece of evidence adds a log-likelihood ratio: how much more probable it is there, given the
+map under it, than anywhere. For a wall seen at the signed distance d from the nearest building edge
+of the map (negative inside a building), at an angle a from the way that this edge faces, it is
 
-    p(wall | d) = floor + peak * exp(-d^2 / (2 sigma^2)),  a lower floor inside buildings,
-    p(free | d) = leak + (1 - leak) * Phi(d / sigma),
+    wall(d) + facing(d) cos a + line(d) cos 2a,
 
-each divided by its mean over the map. The map's own errors (footprints off by a metre, buildings
-missing or new) are in sigma, floor and leak.
+for a cell seen free free(d), for ground ground(r) with r the distance to the nearest road, and for
+the way that the vehicle drove path(r) + course cos 2b, with b its angle from the road's. The
+functions are piecewise linear. They are a conditional logit (McFadden 1974): fitted so that, of all
+places, the true one is the most probable, they hold the errors of sensors and map (footprints off
+by a metre, buildings missing or new), and how little neighbouring cells tell anew.
 """
 
 from __future__ import annotations
@@ -17,42 +19,75 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pydantic
+import torch
 from numpy.typing import NDArray
-from scipy import ndimage, special
+from scipy import ndimage
 
-from data_prep.errors import MaptileError
-from data_prep.raster import BUILDING, MapRaster
-from data_prep.settings import Positive, Settings
-from maptile_loc.result import QueryTile
+from data_prep.geometry import Array
+from data_prep.raster import BUILDING, ROAD, MapRaster
+from data_prep.settings import Settings
+from maptile_loc.evidence import CHANNELS, SPINS, Points
 
 F32 = NDArray[np.float32]
-CHANNELS = ("wall", "free")
-WALL, FREE = range(2)
-"""The kinds of evidence: walls seen, and cells seen empty."""
+Profile = tuple[float, ...]
+STRIP = 1024
+OVERLAP_M = 48.0
+SMOOTH_M = 0.75
+CROSSROADS_M = 20.0
+"""Fields are made in strips of so many rows; what lies farther away does not matter to a cell. The
+way an edge faces is that of the distance smoothed by so much; a road's course, that of the roads
+within half of the last."""
 
 
 class LikelihoodSettings(Settings):
-    """The noise model of map and sensor together.
+    """The log-likelihood ratios, fitted by ``benchmarks/fit_score.py``.
 
     Attributes:
-        sigma_m: Spread of a seen wall about the map's edge.
-        wall_peak: Probability of wall evidence in a cell on an edge.
-        wall_floor_outside, wall_floor_inside: The same far from any edge, outside and inside
-            buildings.
-        free_leak: Probability that a cell seen empty lies inside a building of the map.
-        wall_weight, free_weight: Independent observations per cell (1 m2) of full evidence;
-            neighbouring cells tell nearly the same.
-        clip_m: Distances beyond this are all alike.
+        edge_m: Signed distances d from a building's edge at which the next four are given.
+        wall, facing, line: Per square metre of full evidence of a wall.
+        free: Per square metre seen free.
+        road_m: Distances r from a road at which the next two are given.
+        ground: Per square metre of ground seen.
+        path: Of the way driven.
+        course: Of the way driven in the direction of the road, against across it: half of it.
     """
 
-    sigma_m: Positive = 1.0
-    wall_peak: Positive = 0.5
-    wall_floor_outside: Positive = 0.03
-    wall_floor_inside: Positive = 0.01
-    free_leak: float = 0.3
-    wall_weight: Positive = 0.25
-    free_weight: Positive = 0.02
-    clip_m: Positive = 8.0
+    edge_m: Profile = (-8, -4, -2.5, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.5, 4, 8)
+    wall: Profile = (
+        *(-0.212, 0.015, 0.123, 0.189, 0.295, 0.369, 0.359),
+        *(0.253, 0.073, -0.062, -0.171, -0.455, -0.428, -0.337),
+    )
+    facing: Profile = (
+        *(-0.150, 0.073, 0.198, 0.265, 0.276, 0.257, 0.246),
+        *(0.215, 0.203, 0.193, 0.216, 0.001, -0.142, -0.277),
+    )
+    line: Profile = (
+        *(0.060, 0.134, 0.204, 0.246, 0.129, 0.026, 0.023),
+        *(0.179, 0.377, 0.539, 0.602, 0.363, 0.145, -0.086),
+    )
+    free: Profile = (
+        *(0.025, 0.000, 0.022, 0.002, 0.000, 0.024, 0.021),
+        *(0.020, 0.016, 0.024, 0.023, 0.031, 0.028, 0.035),
+    )
+    road_m: Profile = (0, 3, 6, 10, 16, 25)
+    ground: Profile = (0.0163, 0.0173, 0.0088, 0.0125, 0.0144, 0.0154)
+    path: Profile = (0.8, 0.5, -0.5, -1.5, -2.5, -3.0)
+    course: float = 0.75
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> LikelihoodSettings:
+        for knots, names in (
+            ("edge_m", ("wall", "facing", "line", "free")),
+            ("road_m", ("ground", "path")),
+        ):
+            at = getattr(self, knots)
+            if len(at) < 2 or not np.all(np.diff(at) > 0):
+                raise ValueError(f"{knots} has to be two or more increasing distances")
+            for name in names:
+                if len(getattr(self, name)) != len(at):
+                    raise ValueError(f"{name} needs {len(at)} values, one for each of {knots}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -60,8 +95,8 @@ class LikelihoodFields:
     """Log-likelihood ratios of the map, on a grid of square cells.
 
     Attributes:
-        channels: (C, H, W) float32, each added by one square metre of its kind of full evidence;
-            order as in ``CHANNELS``, row 0 is north.
+        channels: (C, H, W) float32, each added by one unit of its channel of evidence; order as in
+            ``evidence.CHANNELS``, row 0 is north.
         west, north: Outer corner of cell (0, 0), metres.
         resolution: Metres per cell.
     """
@@ -72,21 +107,93 @@ class LikelihoodFields:
     resolution: float
 
 
+class Surroundings(NamedTuple):
+    """What of the map matters to a cell; all (H, W) float32.
+
+    Attributes:
+        edge: Signed metres to the nearest building edge, negative inside.
+        east, north: Unit vector that this edge faces: out of the building.
+        road: Metres to the nearest road.
+        course_cos, course_sin: Of twice the course of the roads around; shorter at crossroads.
+    """
+
+    edge: F32
+    east: F32
+    north: F32
+    road: F32
+    course_cos: F32
+    course_sin: F32
+
+
+def surroundings(building: F32, road: F32, resolution: float) -> Surroundings:
+    """From the (H, W) shares of each cell that buildings and roads cover."""
+    edge = signed_distance(building, resolution, OVERLAP_M / 4)
+    smooth = ndimage.gaussian_filter(edge, SMOOTH_M / resolution)
+    east, south = ndimage.sobel(smooth, 1), ndimage.sobel(smooth, 0)
+    steep = np.maximum(np.hypot(east, south), 1e-6)
+    distance = signed_distance(np.ceil(road), resolution, OVERLAP_M)
+    cos, sin = _course(road > 0, resolution)
+    return Surroundings(edge, east / steep, -south / steep, np.maximum(distance, 0), cos, sin)
+
+
+def _course(road: NDArray[np.bool_], resolution: float) -> tuple[F32, F32]:
+    """Cosine and sine of twice the angle along which the roads around each cell run."""
+    window = 2 * round(CROSSROADS_M / resolution / 2) + 1
+    x = np.arange(road.shape[1])[None] * resolution
+    y = -np.arange(road.shape[0])[:, None] * resolution
+
+    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return ndimage.uniform_filter(values.astype(np.float64), window, mode="constant")
+
+    # Never below half a pixel: far from roads, what rounding leaves of the sums is no course.
+    total = np.maximum(mean(road.astype(np.float32)), 0.5 / window**2)
+    mean_x, mean_y = mean(road * x) / total, mean(road * y) / total
+    var_x, var_y = mean(road * x * x) / total - mean_x**2, mean(road * y * y) / total - mean_y**2
+    covariance = mean(road * x * y) / total - mean_x * mean_y
+    size = np.maximum(var_x + var_y, 1.0)
+    return ((var_x - var_y) / size).astype(np.float32), (2 * covariance / size).astype(np.float32)
+
+
 def make_fields(
     raster: MapRaster, resolution: float, settings: LikelihoodSettings
 ) -> LikelihoodFields:
-    """The fields of a map at ``resolution`` metres per cell (a multiple of the raster's)."""
-    distance = signed_distance(raster.coverage(BUILDING, resolution), resolution, settings.clip_m)
-    bell = np.exp(-0.5 * (distance / settings.sigma_m) ** 2)
-    floor = np.where(distance > 0, settings.wall_floor_outside, settings.wall_floor_inside)
-    wall = floor + (settings.wall_peak - floor) * bell
-    free = settings.free_leak + (1 - settings.free_leak) * special.ndtr(distance / settings.sigma_m)
-    ratios = [
-        settings.wall_weight * np.log(wall / wall.mean()),
-        settings.free_weight * np.log(free / free.mean()),
-    ]
-    channels = np.stack(ratios).astype(np.float32)
+    """The fields of a map at ``resolution`` metres per cell (a multiple of the raster's).
+
+    Each is shifted so that its mean over the map is 0: what falls off the map tells nothing.
+    """
+    building, road = raster.coverage(BUILDING, resolution), raster.coverage(ROAD, resolution)
+    height, overlap = len(building), round(OVERLAP_M / resolution)
+    channels = np.empty((len(CHANNELS), *building.shape), np.float32)
+    for start in range(0, height, STRIP):
+        top, stop = max(start - overlap, 0), min(start + STRIP, height)
+        strip = slice(top, stop + overlap)
+        around = surroundings(building[strip], road[strip], resolution)
+        inner = slice(start - top, stop - top)
+        channels[:, start:stop] = _ratios(around, settings)[:, inner]
+    for channel in (0, 5, 6, 7):
+        channels[channel] -= channels[channel].mean(dtype=np.float64)
     return LikelihoodFields(channels, raster.west, raster.north, resolution)
+
+
+def _ratios(around: Surroundings, settings: LikelihoodSettings) -> F32:
+    """(C, H, W) log-likelihood ratios."""
+    wall, facing, line, free = (
+        np.interp(around.edge, settings.edge_m, getattr(settings, name)).astype(np.float32)
+        for name in ("wall", "facing", "line", "free")
+    )
+    ground, path = (
+        np.interp(around.road, settings.road_m, getattr(settings, name)).astype(np.float32)
+        for name in ("ground", "path")
+    )
+    east, north = around.east, around.north
+    return np.stack(
+        [
+            *(wall, facing * east, facing * north),
+            *(line * (east**2 - north**2), line * 2 * east * north),
+            *(free, ground, path),
+            *(settings.course * around.course_cos, settings.course * around.course_sin),
+        ]
+    )
 
 
 def signed_distance(coverage: F32, resolution: float, clip_m: float) -> F32:
@@ -101,65 +208,58 @@ def signed_distance(coverage: F32, resolution: float, clip_m: float) -> F32:
     return np.clip(signed, -clip_m, clip_m)
 
 
-class EvidenceCells(NamedTuple):
-    """One channel of evidence as points, in the tile's frame.
+def coarser(fields: LikelihoodFields, factor: int) -> LikelihoodFields:
+    """The mean of blocks of ``factor`` times ``factor`` cells; zeros beyond the map's edge."""
+    height, width = fields.channels.shape[1:]
+    padded = np.pad(fields.channels, ((0, 0), (0, -height % factor), (0, -width % factor)))
+    blocks = padded.reshape(len(padded), padded.shape[1] // factor, factor, -1, factor)
+    return LikelihoodFields(
+        blocks.mean(axis=(2, 4)), fields.west, fields.north, fields.resolution * factor
+    )
 
-    Attributes:
-        xy: (N, 2) float32 metres.
-        area: (N,) float32 square metres of full evidence.
+
+def log_likelihood(
+    poses: Array, evidence: list[Points], rotation: float, fields: LikelihoodFields
+) -> Array:
+    """(K, P) log-likelihood ratio of a tile's evidence at (K, P, 3) poses (east, north, heading).
+
+    Bilinear in the fields; what falls outside the map adds nothing.
+
+    Args:
+        poses: Of the vehicle.
+        evidence: Of the tile, as ``evidence.points`` gives it.
+        rotation: The tile's ``rotation`` (radians).
+        fields: The map's.
     """
-
-    xy: F32
-    area: F32
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A query tile at the fields' resolution.
-
-    Attributes:
-        channels: (C, S, S) float32 square metres of full evidence in each cell; order as in
-            ``CHANNELS``.
-        resolution: Metres per cell.
-    """
-
-    channels: F32
-    resolution: float
-
-    def cells(self) -> list[EvidenceCells]:
-        """The cells of each channel that say anything.
-
-        All but walls are summed four by four, for they hold no fine detail.
-        """
-        fine, *areas = self.channels
-        coarse = [_summed(area, 4) for area in areas]
-        return [
-            _nonzero(fine, self.resolution),
-            *(_nonzero(area, 4 * self.resolution) for area in coarse),
-        ]
+    turn = poses.reshape(-1, 3)[:, 2] - rotation
+    total = np.zeros(len(turn))
+    for group in evidence:
+        if len(group.xy) == 0:
+            continue
+        last = group.first + group.values.shape[1]
+        sampled = _sample(fields, slice(group.first, last), poses.reshape(-1, 3), turn, group.xy)
+        # (C, P, C): the sum over the points of each field times each channel.
+        product = (sampled @ group.values).astype(np.float64)
+        turning = [pair for pair in SPINS if group.first <= pair[0] < last]
+        plain = set(range(group.first, last)) - {c for a, b, _ in turning for c in (a, b)}
+        for channel in plain:
+            total += product[channel - group.first, :, channel - group.first]
+        for first, second, spin in turning:
+            a, b = first - group.first, second - group.first
+            total += np.cos(spin * turn) * (product[a, :, a] + product[b, :, b])
+            total += np.sin(spin * turn) * (product[b, :, a] - product[a, :, b])
+    return total.reshape(poses.shape[:-1])
 
 
-def _summed(values: F32, k: int) -> F32:
-    """(S, S) -> (S / k, S / k) sums of blocks."""
-    side = len(values) // k
-    return values.reshape(side, k, side, k).sum(axis=(1, 3))
-
-
-def _nonzero(values: F32, resolution: float) -> EvidenceCells:
-    row, column = np.nonzero(values)
-    half = len(values) / 2
-    xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * resolution
-    return EvidenceCells(xy.astype(np.float32), values[row, column])
-
-
-def make_evidence(tile: QueryTile, resolution: float) -> Evidence:
-    """Sum a tile's cells up to ``resolution`` (a multiple of the tile's)."""
-    k = round(resolution / tile.resolution)
-    if abs(k * tile.resolution - resolution) > 1e-6 * resolution or tile.size % (4 * k):
-        raise MaptileError(
-            f"query tiles of {tile.size} pixels of {tile.resolution:g} m do not fit cells of "
-            f"{resolution:g} m; see query.resolution, query.size_m and match.resolution"
-        )
-    seen = [tile.wall, tile.observed * (1 - tile.wall)]
-    area = np.float32(tile.resolution**2)
-    return Evidence(np.stack([_summed(channel, k) * area for channel in seen]), resolution)
+def _sample(fields: LikelihoodFields, channels: slice, poses: Array, turn: Array, xy: F32) -> F32:
+    """(C, P, N) values of some fields under the points (N, 2) ``xy`` of a tile at (P, 3) poses."""
+    c, s = np.cos(turn).astype(np.float32)[:, None], np.sin(turn).astype(np.float32)[:, None]
+    # Relative to the raster's corner, float32 holds a city's coordinates to a millimetre.
+    east = (poses[:, :1] - fields.west).astype(np.float32)
+    south = (fields.north - poses[:, 1:2]).astype(np.float32)
+    height, width = fields.channels.shape[1:]
+    across = (east + c * xy[:, 0] - s * xy[:, 1]) * (2 / (width * fields.resolution)) - 1
+    down = (south - s * xy[:, 0] - c * xy[:, 1]) * (2 / (height * fields.resolution)) - 1
+    grid = torch.from_numpy(np.stack([across, down], axis=-1).astype(np.float32))
+    image = torch.from_numpy(fields.channels[channels])[None]
+    return torch.nn.functional.grid_sample(image, grid[None], align_corners=False)[0].numpy()

@@ -16,8 +16,9 @@ from data_prep.raster import MapRaster
 from data_prep.settings import Positive, Settings
 from maptile_loc.align import AlignSettings, align
 from maptile_loc.coarse.match import MatchSettings
+from maptile_loc.evidence import make_evidence
 from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, is_sure, make_steps, smooth
-from maptile_loc.likelihood import LikelihoodSettings, make_evidence, make_fields
+from maptile_loc.likelihood import LikelihoodFields, LikelihoodSettings
 from maptile_loc.query import QuerySettings, make_tile
 from maptile_loc.result import Candidates, Estimates, Localization, QueryTile
 from maptile_loc.submap import QueryPlan, SubmapSettings, build_submap, plan_queries
@@ -70,6 +71,7 @@ class Coarse(Protocol):
 def localize(
     drive: Drive,
     raster: MapRaster,
+    fields: LikelihoodFields,
     coarse: Coarse,
     heading: HeadingKnowledge,
     submap_m: float,
@@ -83,6 +85,7 @@ def localize(
     Args:
         drive: Scans, odometry and, where ``heading`` asks for it, headings.
         raster: The map.
+        fields: Its likelihood.
         coarse: The method that finds candidates.
         heading: What is known of the heading.
         submap_m: Metres of travel put together for a query; 0 is one scan.
@@ -98,8 +101,6 @@ def localize(
     plan = plan_queries(drive, every_m, submap_m)
     rotations = tile_rotations(drive, plan, heading, raster.convergence, seed)
     turns, log_prior = heading_turns(heading, settings)
-    fine = max(raster.resolution, settings.query.resolution)
-    fields = make_fields(raster, fine, settings.likelihood)
     heading_std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
     queries = len(plan.scan)
     shown = set(np.linspace(0, queries - 1, min(queries, 12)).astype(int).tolist())
@@ -118,7 +119,7 @@ def localize(
             continue
         tile = make_tile(submap, rotations[number], settings.query)
         candidates = coarse.candidates(tile, turns, log_prior)
-        evidence = make_evidence(tile, fine)
+        evidence = make_evidence(tile, fields.resolution)
         aligned = align(
             candidates,
             evidence,

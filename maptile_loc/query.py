@@ -29,6 +29,7 @@ from maptile_loc.submap import Submap
 from maptile_loc.walls import Upright, WallSettings, wall_evidence
 
 F32 = NDArray[np.float32]
+PATH_POINTS = 11
 
 
 class QuerySettings(Settings):
@@ -151,7 +152,13 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     wall /= np.maximum(looks, 1)
     ground = _touched(np.compress(low, seen.xy, axis=0), size, resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
-    return QueryTile(wall, ground, observed, resolution, rotation)
+    return QueryTile(wall, ground, observed, resolution, rotation, _path(seen.origin))
+
+
+def _path(origin: F32) -> F32:
+    """(P, 2) where (S, 3) sensors were on average, in at most ``PATH_POINTS`` parts of the way."""
+    parts = np.array_split(origin[:, :2], min(PATH_POINTS, len(origin)))
+    return np.array([part.mean(axis=0) for part in parts], np.float32)
 
 
 def _touched(xy: F32, size: int, resolution: float) -> F32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ class QueryTile:
         resolution: Metres per pixel.
         rotation: Radians by which the vehicle frame was turned counter-clockwise to make the tile:
             the vehicle's heading where that is known, a random angle otherwise.
+        path: (P, 2) float32 metres in the tile's frame, where the vehicle drove; in order.
     """
 
     wall: NDArray[np.float32]
@@ -36,6 +37,7 @@ class QueryTile:
     observed: NDArray[np.float32]
     resolution: float
     rotation: float
+    path: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
 
     @property
     def size(self) -> int:

@@ -17,6 +17,7 @@ from maptile_loc.coarse.match import Disc, Matcher
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.evaluate import evaluate_run, summary
+from maptile_loc.likelihood import LikelihoodFields, make_fields
 from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, localize
 from maptile_loc.odometry import with_lidar_odometry
 from maptile_loc.output import write_result
@@ -77,7 +78,8 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
         raise MaptileError(f"--odometry {options.odometry}: there are {', '.join(ODOMETRY)}")
     city = open_city(options.city)
     drive = open_drive(options.drive, options.format, options.sensors, options.start, options.end)
-    coarse = make_coarse(options, city, settings)
+    fields = make_fields(city.raster, settings.match.resolution, settings.likelihood)
+    coarse = make_coarse(options, city, fields, settings)
     ensure_folder(out)
     needed = drive.odometry is None and (options.submap_m > 0 or options.every_m > 0)
     if needed or options.odometry == "lidar":
@@ -85,6 +87,7 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
     result = localize(
         drive,
         city.raster,
+        fields,
         coarse,
         options.heading,
         options.submap_m,
@@ -101,17 +104,14 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
     return "\n".join(lines)
 
 
-def make_coarse(options: RunOptions, city: City, settings: LocalizeSettings) -> Coarse:
+def make_coarse(
+    options: RunOptions, city: City, fields: LikelihoodFields, settings: LocalizeSettings
+) -> Coarse:
     """The coarse method that ``options`` name, made ready for ``city``."""
     device = pick_device(options.device)
     if options.method == "match":
         return Matcher(
-            city.raster,
-            settings.query.size_m,
-            settings.match,
-            settings.likelihood,
-            _disc(options, city.raster),
-            device,
+            fields, settings.query.size_m, settings.match, _disc(options, city.raster), device
         )
     if options.method == "mapnet":
         from maptile_loc.coarse.mapnet import MapNetLocator, default_model

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from made import blocks_raster, seen_walls
+from scipy import ndimage
 
+from data_prep.city import open_city
+from data_prep.errors import MaptileError
+from data_prep.geometry import rotate, wrap_angle
 from data_prep.raster import BUILDING, ROAD
-from maptile_loc.align import AlignSettings, align, log_likelihood
-from maptile_loc.coarse.match import Disc, Matcher, MatchSettings, turned
-from maptile_loc.likelihood import (
-    FREE,
-    WALL,
-    Evidence,
-    LikelihoodSettings,
-    make_evidence,
-    make_fields,
-    signed_distance,
-)
+from maptile_loc.align import AlignSettings, align
+from maptile_loc.coarse.match import Disc, Matcher, MatchSettings
+from maptile_loc.evidence import Evidence, make_evidence, points, turned
+from maptile_loc.likelihood import LikelihoodSettings, log_likelihood, make_fields
 from maptile_loc.query import QuerySettings, make_tile
 from maptile_loc.result import Candidates
 from maptile_loc.submap import Submap
@@ -23,167 +24,313 @@ from maptile_loc.submap import Submap
 LIKELIHOOD = LikelihoodSettings()
 QUERY = QuerySettings(size_m=96.0)
 RASTER = blocks_raster()
+FIELDS = make_fields(RASTER, 1.0, LIKELIHOOD)
 KNOWN = np.zeros(1), np.zeros(1)
-WEIGHTS = LIKELIHOOD.wall_weight, LIKELIHOOD.free_weight
+ALL_ROUND = np.radians(np.arange(0, 360, 4.0)), np.full(90, -np.log(90))
+CERTAIN = {"nowhere_log_odds": 1000.0}  # so that no probability is rounded to 1
 
 
-def tile_at(east_north, heading=0.0, seed=0, raster=RASTER):
-    """What is seen there, in a tile turned by the heading: north-up."""
-    points = seen_walls(raster, east_north, heading, np.random.default_rng(seed))
-    scan = np.zeros(len(points), np.int32)
-    return make_tile(Submap(points, scan, np.zeros((1, 3), np.float32)), heading, QUERY)
+def in_sight(raster, east_north, heading, cloud):
+    """(N,) bool: points of a vehicle's cloud that no building of the map hides from it."""
+    away = rotate(cloud[:, :2].astype(np.float64), heading)
+    reach = np.hypot(*away.T)
+    clear = np.ones(len(cloud), bool)
+    for metres in np.arange(0.5, 45.0, 0.5):
+        on_the_way = metres < reach - 0.8
+        share = metres / np.maximum(reach, 1e-9)
+        pixel = raster.pixel_from_world(east_north + away * share[:, None]).astype(int)
+        row, column = np.clip(pixel, 0, [raster.height - 1, raster.width - 1]).T
+        clear &= ~(on_the_way & (raster.data[BUILDING, row, column] > 0))
+    return clear
 
 
-def matcher(raster=RASTER, prior=None, **changes):
-    return Matcher(raster, QUERY.size_m, MatchSettings(**changes), LIKELIHOOD, prior)
+def tile_at(east_north, heading=0.0, seed=0, raster=RASTER, rotation=None, query=QUERY):
+    """What is seen there, in a tile turned by ``rotation``, or by the heading: north-up."""
+    cloud = seen_walls(raster, east_north, heading, np.random.default_rng(seed))
+    cloud = cloud[in_sight(raster, east_north, heading, cloud)]
+    scan = np.zeros(len(cloud), np.int32)
+    turn = heading if rotation is None else rotation
+    return make_tile(Submap(cloud, scan, np.zeros((1, 3), np.float32)), turn, query)
 
 
-def test_signed_distance_of_a_square():
-    coverage = np.zeros((40, 40), np.float32)
-    coverage[10:30, 10:30] = 1
-    distance = signed_distance(coverage, 0.5, 8.0)
-    assert distance[20, 10] == pytest.approx(-0.25)  # half a cell inside the western edge
-    assert distance[20, 9] == pytest.approx(0.25)
-    assert distance[20, 20] == pytest.approx(-4.75)
-    assert distance[5, 5] == pytest.approx((np.hypot(5, 5) - 0.5) * 0.5)
-    assert (signed_distance(np.zeros((9, 9), np.float32), 0.5, 8.0) == 8.0).all()
+def matcher(fields=FIELDS, prior=None, **changes):
+    return Matcher(fields, QUERY.size_m, MatchSettings(**changes), prior)
 
 
-def test_fields_are_ratios_whose_mean_is_one():
-    fields = make_fields(RASTER, 1.0, LIKELIHOOD)
-    for weight, field in zip(WEIGHTS, fields.channels, strict=True):
-        assert np.exp(field / weight).mean() == pytest.approx(1, abs=1e-4)
+def places(seed, count, raster=RASTER):
+    """Places out of doors, three metres and more from a house."""
+    rng = np.random.default_rng(seed)
+    free = ndimage.binary_erosion(raster.data[BUILDING] == 0, iterations=6)
+    row, column = np.nonzero(free[150:650, 150:650])
+    chosen = rng.choice(len(row), count, replace=False)
+    return raster.world_from_pixel(np.stack([row, column], 1)[chosen] + 150.0 + rng.random(2))
 
 
-def test_the_search_equals_brute_force():
-    search = matcher()
-    east, north = RASTER.west + 187.0, RASTER.north - 203.0
-    evidence = make_evidence(tile_at((east, north)), 1.0)
-    score = search._correlate(evidence).numpy()
-    fields = make_fields(RASTER, 1.0, LIKELIHOOD)
-    half = evidence.channels.shape[1] // 2
-    padded = np.pad(fields.channels, ((0, 0), (half, half), (half, half)))
-    for row, column in [(203, 187), (0, 0), (399, 399), (17, 390), (100, 250)]:
-        window = padded[:, row : row + 2 * half, column : column + 2 * half]
-        expected = (window * evidence.channels).sum()
-        assert score[row, column] == pytest.approx(expected, abs=1e-3)
+def without_evidence(tile):
+    nothing = np.zeros_like(tile.wall)
+    return replace(tile, wall=nothing, ground=nothing, observed=nothing, path=tile.path[:0])
+
+
+# --- Search -----------------------------------------------------------------------------------
 
 
 def test_the_true_place_comes_first():
     search = matcher()
-    rng = np.random.default_rng(5)
-    for _ in range(8):
-        truth = RASTER.world_from_pixel(rng.uniform(150, 650, 2))
+    probability = []
+    for truth in places(5, 8):
         found = search.candidates(tile_at(truth, seed=1), *KNOWN)
-        assert np.hypot(*(found.poses[0, :2] - truth)) < 1.0
-        assert np.exp(found.log_scores[0]) > 0.9
+        assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
+        probability.append(np.exp(found.log_scores[0]))
         assert (np.diff(found.log_scores) <= 0).all()
+    assert min(probability) > 0.4
+    assert np.median(probability) > 0.99
+
+
+@pytest.mark.parametrize("rotation", [2.5, -1.0])
+def test_an_unknown_heading_is_found(rotation):
+    search = matcher()
+    for truth, heading in zip(places(6, 3), (1.1, -2.0, 3.1), strict=True):
+        tile = tile_at(truth, heading, rotation=rotation)
+        found = search.candidates(tile, *ALL_ROUND)
+        assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
+        assert abs(np.degrees(wrap_angle(found.poses[0, 2] - heading))) < 2.5
+        assert np.exp(found.log_scores[0]) > 0.9
+
+
+def test_a_heading_with_a_prior_is_found():
+    search = matcher()
+    turns = np.radians(np.arange(-20, 21, 4.0))
+    log_prior = -0.5 * (turns / np.radians(8)) ** 2
+    log_prior -= np.log(np.exp(log_prior).sum())
+    for truth in places(7, 3):
+        tile = tile_at(truth, 0.6, rotation=0.6 - np.radians(11))
+        found = search.candidates(tile, turns, log_prior)
+        assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
+        assert abs(np.degrees(found.poses[0, 2] - 0.6)) < 2.5
+
+
+def test_the_prior_decides_between_headings_that_fit_alike():
+    """On a map that looks the same from both sides, the likelier of two headings is taken."""
+    data = np.maximum(RASTER.data, np.rot90(RASTER.data, 2, axes=(1, 2)))
+    same = replace(RASTER, data=data)
+    search = matcher(make_fields(same, 1.0, LIKELIHOOD), **CERTAIN)
+    truth = same.centre + [40.0, -23.0]
+    tile = tile_at(truth, raster=same)
+    turns = np.array([0.0, np.pi])
+    for log_prior, expected in (
+        (np.log([0.9, 0.1]), truth),
+        (np.log([0.1, 0.9]), 2 * same.centre - truth),
+    ):
+        found = search.candidates(tile, turns, log_prior)
+        assert np.hypot(*(found.poses[0, :2] - expected)) < 1.5
+        assert np.hypot(*(found.poses[1, :2] - (2 * same.centre - expected))) < 1.5
+        assert np.ptp(found.log_scores[:2]) == pytest.approx(np.log(9), abs=0.3)
 
 
 def test_candidates_are_distinct_and_probabilities_at_most_one():
-    found = matcher().candidates(tile_at(RASTER.centre), *KNOWN)
-    gaps = np.linalg.norm(found.poses[:, None, :2] - found.poses[None, :, :2], axis=2)
-    assert gaps[~np.eye(len(gaps), dtype=bool)].min() > 4.0
-    assert np.exp(found.log_scores).sum() <= 1.0 + 1e-9
+    settings = MatchSettings()
+    for truth in places(8, 3):
+        for how in (KNOWN, ALL_ROUND):
+            found = matcher().candidates(tile_at(truth), *how)
+            assert 1 < len(found.poses) <= settings.candidates
+            away = found.poses[:, None] - found.poses[None]
+            near = np.hypot(away[..., 0], away[..., 1]) < 0.75 * settings.distinct_m
+            near &= np.abs(wrap_angle(away[..., 2])) < np.radians(15)
+            assert near.sum() == len(found.poses)  # each to itself
+            assert np.exp(found.log_scores).sum() <= 1.0 + 1e-9
+            assert (np.diff(found.log_scores) <= 0).all()
 
 
-def test_an_empty_tile_says_nothing():
-    nothing = tile_at((RASTER.west - 500, RASTER.north + 500))
-    empty = type(nothing)(nothing.wall * 0, nothing.ground * 0, nothing.observed * 0, 0.5, 0.0)
-    found = matcher().candidates(empty, *KNOWN)
-    assert len(found.poses) == 0 or np.exp(found.log_scores).max() < 0.01
+@pytest.mark.parametrize("how", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
+def test_a_tile_without_evidence_gives_no_place(how):
+    found = matcher().candidates(without_evidence(tile_at(RASTER.centre)), *how)
+    assert np.exp(found.log_scores).sum() < 0.01
 
 
-def test_a_tile_of_another_city_is_doubted():
-    elsewhere = blocks_raster(seed=9)
-    scores = [
-        np.exp(matcher().candidates(tile_at(place, raster=elsewhere), *KNOWN).log_scores[0])
-        for place in elsewhere.world_from_pixel(np.array([[300, 300], [500, 260], [420, 600]]))
-    ]
-    assert max(scores) < 0.9
+@pytest.mark.parametrize("turn", [0.3, 0.6])
+def test_a_tile_of_another_city_is_doubted(turn):
+    """Its streets run otherwise: houses at the same spacing fit by chance far too well."""
+    search, elsewhere = matcher(), blocks_raster(seed=9)
+    for place in places(9, 5, elsewhere):
+        away = tile_at(place, raster=elsewhere, rotation=turn)
+        assert np.exp(search.candidates(away, *KNOWN).log_scores).sum() < 0.05
+    home = [search.candidates(tile_at(place), *KNOWN).log_scores[0] for place in places(9, 5)]
+    assert np.exp(home).min() > 0.8
 
 
-def test_unknown_heading_is_found():
-    search = matcher(heading_step_deg=4.0)
-    turns = np.radians(np.arange(0, 360, 4.0))
-    truth, heading = RASTER.centre + [13.0, -8.0], 1.1
-    points = seen_walls(RASTER, truth, heading, np.random.default_rng(0))
-    cloud = Submap(points, np.zeros(len(points), np.int32), np.zeros((1, 3), np.float32))
-    tile = make_tile(cloud, 2.5, QUERY)
-    found = search.candidates(tile, turns, np.full(len(turns), -np.log(len(turns))))
-    assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
-    assert abs(np.degrees(found.poses[0, 2] - heading)) < 4.0
-
-
-def test_turned_evidence_by_a_quarter_is_rot90():
-    rng = np.random.default_rng(0)
-    evidence = Evidence(rng.random((2, 32, 32), np.float32), 1.0)
-    quarter = turned(evidence, np.pi / 2)
-    expected = np.rot90(evidence.channels, axes=(1, 2))
-    np.testing.assert_allclose(quarter.channels, expected, atol=1e-4)
-
-
-def test_a_prior_narrows_the_search():
-    truth = RASTER.centre
-    disc = Disc(truth[0] + 20, truth[1], 40.0)
-    search = matcher(prior=disc)
-    assert search.area_km2 == pytest.approx(np.pi * 0.04**2, rel=0.02)
-    found = search.candidates(tile_at(truth), *KNOWN)
-    assert (np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T) <= 40.0).all()
-    assert np.hypot(*(found.poses[0, :2] - truth)) < 1.0
-
-
-def test_a_place_on_a_road_is_likelier():
-    truth = RASTER.centre
-    tile = tile_at(truth)
-    doubtful = {"nowhere_log_odds": 1000.0}  # so that no probability is rounded to 1
-    plain = matcher(**doubtful).candidates(tile, *KNOWN)
-    data = RASTER.data.copy()
-    row = int(RASTER.pixel_from_world(truth)[0])
-    data[ROAD, row - 8 : row + 8] = 255
-    with_road = type(RASTER)(data, RASTER.west, RASTER.north, RASTER.resolution, RASTER.crs)
-    on_road = matcher(with_road, **doubtful)
-    assert float(on_road.log_prior.exp().sum()) == pytest.approx(1, abs=1e-4)
-    found = on_road.candidates(tile, *KNOWN)
-    assert found.log_scores[0] > plain.log_scores[0]
-    data[ROAD] = np.roll(data[ROAD], 300, axis=0)
-    far = type(RASTER)(data, RASTER.west, RASTER.north, RASTER.resolution, RASTER.crs)
-    off_road = matcher(far, **doubtful).candidates(tile, *KNOWN)
-    assert off_road.log_scores[0] < plain.log_scores[0]
-
-
-def shifted(raster, east, north):
-    return type(raster)(
-        raster.data, raster.west + east, raster.north + north, raster.resolution, raster.crs
-    )
+def test_doubled_scores_keep_the_order():
+    once = LIKELIHOOD
+    values = {name: value for name, value in once if not name.endswith("_m")}
+    doubled = {name: tuple(2 * np.atleast_1d(value)) for name, value in values.items()}
+    twice = once.model_copy(update=doubled | {"course": 2 * once.course})
+    # So near that no peak gathers the scores of neighbours.
+    narrow = dict(distinct_m=1.0, candidates=30, **CERTAIN)
+    one = matcher(**narrow)
+    two = matcher(make_fields(RASTER, 1.0, twice), **narrow)
+    pairs = 0
+    for truth in places(10, 3):
+        tile = tile_at(truth)
+        first, second = (m.candidates(tile, *KNOWN) for m in (one, two))
+        assert (first.poses[0] == second.poses[0]).all()
+        rank = {tuple(pose): number for number, pose in enumerate(second.poses)}
+        place = np.array([rank.get(tuple(pose), len(rank)) for pose in first.poses])
+        # A score holds the nine cells around its peak, so near ties may change places.
+        apart = first.log_scores[:, None] - first.log_scores[None] > 1.5 * np.log(9)
+        assert (place[:, None] <= place[None])[apart].all()
+        pairs += apart.sum()
+    assert pairs > 50
 
 
 def test_shifting_the_world_shifts_the_candidates():
     tile = tile_at(RASTER.centre)
     here = matcher().candidates(tile, *KNOWN)
-    there = matcher(shifted(RASTER, 1000.0, -2000.0)).candidates(tile, *KNOWN)
-    np.testing.assert_allclose(there.poses - here.poses, [[1000, -2000, 0]] * len(here.poses))
-    np.testing.assert_array_equal(here.log_scores, there.log_scores)
+    there = matcher(replace(FIELDS, west=FIELDS.west + 1000.0, north=FIELDS.north - 2000.0))
+    moved = there.candidates(tile, *KNOWN)
+    np.testing.assert_allclose(moved.poses - here.poses, [[1000, -2000, 0]] * len(here.poses))
+    np.testing.assert_array_equal(here.log_scores, moved.log_scores)
 
 
-def test_alignment_finds_the_place_within_decimetres():
-    fields = make_fields(RASTER, 0.5, LIKELIHOOD)
+# --- Where it searches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
+def test_a_prior_narrows_the_search(how):
+    truth = RASTER.centre
+    disc = Disc(truth[0] + 20, truth[1], 40.0)
+    search = matcher(prior=disc)
+    assert search.area_km2 == pytest.approx(np.pi * 0.04**2, rel=0.02)
+    found = search.candidates(tile_at(truth), *how)
+    # Where the grid is made finer afterwards a place may move by two of its steps.
+    slack = 0.0 if how is KNOWN else 2 * np.sqrt(2)
+    away = np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T)
+    assert (away <= 40.0 + slack).all()
+    assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
+    beside = matcher(prior=replace(disc, east=truth[0] + 60)).candidates(tile_at(truth), *how)
+    assert (np.hypot(*(beside.poses[:, :2] - truth).T) > 15).all()
+
+
+def test_a_prior_in_a_point_leaves_its_nearest_place():
+    east, north = RASTER.centre + [0.3, 0.4]
+    search = matcher(prior=Disc(float(east), float(north), 0.01))
+    found = search.candidates(tile_at((east, north)), *KNOWN)
+    assert len(found.poses) == 1
+    assert np.hypot(*(found.poses[0, :2] - [east, north])) < 1.0
+
+
+def test_a_prior_off_the_map_is_an_error():
+    with pytest.raises(MaptileError, match="nowhere to search"):
+        matcher(prior=Disc(RASTER.west - 100.0, RASTER.north, 50.0))
+
+
+@pytest.mark.parametrize("margin", [0.0, 25.0, 60.0])
+def test_nothing_is_found_in_the_margin(margin):
+    search = matcher(margin_m=margin, candidates=200, distinct_m=2.0)
+    assert search.area_km2 == pytest.approx(((400 - 2 * margin) / 1000) ** 2)
+    assert search.fine.allowed.shape == (401 - 2 * margin,) * 2
+    assert search.wide.allowed.shape == (2 * math.floor((200 - margin) / 2) + 1,) * 2
+    for how in (KNOWN, ALL_ROUND):
+        found = search.candidates(tile_at(RASTER.world_from_pixel([140.0, 140.0])), *how)
+        slack = 0.0 if how is KNOWN else 2.0
+        assert RASTER.inside(found.poses[:, :2], margin - slack).all()
+
+
+def test_levels_hold_the_same_places():
+    search = matcher()
+    fine, wide = search.fine, search.wide
+    count = wide.allowed.numel()
+    some = torch.arange(0, count, 97)
+    place = wide.places(some)
+    index = np.round((place - [fine.west, fine.north]) / [fine.step, -fine.step]).astype(int)
+    flat = index[:, 1] * fine.allowed.shape[1] + index[:, 0]
+    np.testing.assert_allclose(fine.places(torch.from_numpy(flat)), place)
+
+
+# --- From coarse to fine ----------------------------------------------------------------------
+
+SEEDS = range(6)
+SMALL = QuerySettings(size_m=64.0)
+
+
+def town_scene(city, seed):
+    """160 m of the town around a place on a road, and a tile of it that is turned anyhow."""
+    rng = np.random.default_rng(seed)
+    raster = city.raster
+    road = np.argwhere(ndimage.binary_erosion(raster.data[ROAD] > 0, iterations=3))
+    road = road[raster.inside(raster.world_from_pixel(road), 130.0)]
+    truth = raster.world_from_pixel(road[rng.integers(len(road))] + rng.random(2))
+    corner = truth + rng.uniform([-110, 50], [-50, 110])
+    row, column = np.round(raster.pixel_from_world(corner)).astype(int)
+    west, north = raster.world_from_pixel([row, column])
+    piece = replace(raster, data=raster.window(row, column, 320, 320), west=west, north=north)
+    heading, rotation = rng.uniform(-np.pi, np.pi, 2)
+    tile = tile_at(truth, heading, seed, piece, rotation, SMALL)
+    way = np.linspace(-8, 8, 5)[:, None] * [[np.cos(rotation), np.sin(rotation)]]
+    return piece, replace(tile, path=way.astype(np.float32)), truth, heading
+
+
+def best_of_all(fields, tile, search):
+    """The best pose of all places of the fine grid and all headings, by brute force."""
+    evidence = make_evidence(tile, 1.0)
+    turns = np.radians(np.arange(0, 360, 2.0))
+    level = search.fine
+    poses, values = [], []
+    for start in range(0, len(turns), 30):
+        some = turns[start : start + 30]
+        tiles = turned(evidence, some, 1.0, search.device)
+        for first, blocks, scores in level.correlator.scores(tiles):
+            assert blocks.start == 0  # one part holds all blocks
+            for number, one in enumerate(scores):
+                value, where = torch.topk(level.correlator.whole(one).flatten(), 20)
+                heading = np.full((20, 1), tile.rotation + some[first + number])
+                poses.append(np.hstack([level.places(where), heading]))
+                values.append(value.numpy())
+    # The transform's scores of turned images are a little blurred: the best again, exactly.
+    top = np.argsort(-np.concatenate(values))[:400]
+    some_poses = np.concatenate(poses)[top]
+    exact = log_likelihood(some_poses[None], points(evidence), tile.rotation, fields)[0]
+    return some_poses[exact.argmax()], exact.max()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_from_coarse_to_fine_is_as_good_as_all_of_the_fine_grid(town_city, seed):
+    piece, tile, truth, heading = town_scene(open_city(town_city), seed)
+    fields = make_fields(piece, 1.0, LIKELIHOOD)
+    search = Matcher(fields, SMALL.size_m, MatchSettings())
+    found = search.candidates(tile, *ALL_ROUND)
+    best, score = best_of_all(fields, tile, search)
+    assert np.hypot(*(found.poses[0] - best)[:2]) <= 1.0 + 1e-6
+    assert abs(np.degrees(wrap_angle(found.poses[0, 2] - best[2]))) <= 2.0 + 1e-6
+    mine = log_likelihood(
+        found.poses[None, :1], points(make_evidence(tile, 1.0)), tile.rotation, fields
+    )
+    assert mine[0, 0] > score - 1.0
+    assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
+    assert abs(np.degrees(wrap_angle(found.poses[0, 2] - heading))) < 3.0
+
+
+# --- Alignment --------------------------------------------------------------------------------
+
+
+def test_alignment_finds_the_place_and_knows_how_well():
     rng = np.random.default_rng(2)
-    errors, turns = [], []
-    for _ in range(6):
-        truth = RASTER.world_from_pixel(rng.uniform(150, 650, 2))
-        tile = tile_at(truth, heading=0.4)
-        off = rng.uniform([-1.2, -1.2, -0.04], [1.2, 1.2, 0.04])
-        start = Candidates(np.array([[*truth, 0.4] + off]), np.log([0.5]))
+    errors, turns, squares = [], [], []
+    for number, truth in enumerate(places(2, 14)):
+        pose = np.array([*truth, 0.4])
+        tile = tile_at(truth, 0.4, number)
+        start = Candidates((pose + rng.uniform([-2, -2, -0.05], [2, 2, 0.05]))[None], np.log([0.5]))
+        evidence = make_evidence(tile, 1.0)
         found, covariance = align(
-            start, make_evidence(tile, 0.5), tile.rotation, fields, None, True, AlignSettings()
+            start, evidence, tile.rotation, FIELDS, None, True, AlignSettings()
         )
-        errors.append(np.hypot(*(found.poses[0, :2] - truth)))
-        turns.append(abs(found.poses[0, 2] - 0.4))
+        off = found.poses[0] - pose
+        errors.append(np.hypot(*off[:2]))
+        turns.append(abs(np.degrees(off[2])))
+        squares.append(off @ np.linalg.solve(covariance[0], off) / 3)
         assert (np.linalg.eigvalsh(covariance[0]) > 0).all()
-    assert np.median(errors) < 0.25
-    assert max(errors) < 0.6
-    assert np.degrees(np.median(turns)) < 0.5
+    assert np.median(errors) < 0.7
+    assert max(errors) < 1.5
+    assert np.median(turns) < 0.5
+    assert np.mean(squares) < 2
 
 
 def test_a_known_heading_holds_the_alignment():
@@ -227,23 +374,19 @@ def test_a_straight_corridor_is_uncertain_along_itself():
     assert std[0] > 5 * std[1]
 
 
-def test_log_likelihood_outside_the_map_is_nothing():
-    fields = make_fields(RASTER, 0.5, LIKELIHOOD)
-    cells = make_evidence(tile_at(RASTER.centre), 0.5).cells()
-    far = np.array([[[RASTER.west - 300.0, RASTER.north + 300.0, 0.0]]])
-    assert log_likelihood(far, cells, 0.0, fields)[0, 0] == 0.0
-
-
-@pytest.mark.parametrize("missing", [WALL, FREE])
+@pytest.mark.parametrize("missing", ["wall", "free", "ground", "path"])
 def test_a_tile_may_lack_a_kind_of_evidence(missing):
     fields = make_fields(RASTER, 0.5, LIKELIHOOD)
-    channels = make_evidence(tile_at(RASTER.centre), 0.5).channels
-    channels[missing] = 0
+    evidence = make_evidence(tile_at(RASTER.centre), 0.5)
+    images = evidence.images.copy()
+    images[{"wall": slice(0, 5), "free": 5, "ground": 6, "path": slice(0, 0)}[missing]] = 0
+    some = slice(0, 0 if missing == "path" else None)
+    evidence = Evidence(images, evidence.path[some], evidence.looks[some], 0.5)
     start = Candidates(np.array([[*(RASTER.centre + [0.8, -0.5]), 0.0]]), np.log([0.5]))
-    found, covariance = align(
-        start, Evidence(channels, 0.5), 0.0, fields, np.radians(1), True, AlignSettings()
-    )
+    found, covariance = align(start, evidence, 0.0, fields, np.radians(1), True, AlignSettings())
+    if missing == "wall":
+        assert len(found.poses) == len(covariance) == 0
+        return
     assert np.isfinite(found.log_scores).all()
     assert np.isfinite(covariance).all()
-    if missing != WALL:
-        assert np.hypot(*(found.poses[0, :2] - RASTER.centre)) < 0.6
+    assert np.hypot(*(found.poses[0, :2] - RASTER.centre)) < 1.2

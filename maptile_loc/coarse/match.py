@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.fft import next_fast_len
+from scipy.special import logsumexp
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from data_prep.raster import ROAD, MapRaster
 from data_prep.settings import Positive, Settings
-from maptile_loc.likelihood import Evidence, LikelihoodSettings, make_evidence, make_fields
+from maptile_loc.coarse.spectra import Correlator
+from maptile_loc.evidence import Evidence, make_evidence, points, turned
+from maptile_loc.likelihood import LikelihoodFields, coarser, log_likelihood
 from maptile_loc.result import Candidates, QueryTile
 
 
@@ -23,26 +23,30 @@ class MatchSettings(Settings):
     """How the search runs.
 
     Attributes:
-        resolution: Metres per cell of the search grid.
+        resolution: Metres per cell of the search grid where the heading is known, and of the
+            fields.
+        coarser: So many times wider is the grid where many headings are tried; the best places
+            found are then searched as finely as where the heading is known.
         heading_step_deg: Step between the headings that are tried.
+        refined: So many places are searched again.
         candidates: How many are kept.
         distinct_m: Two candidates are at least this far apart.
         margin_m: Places nearer to the map's edge are left out: half of what is seen from there is
             not on the map, so almost any tile fits.
-        road_reach_m: A vehicle is expected this near to a road of the map, ...
-        off_road: ... and elsewhere with this weight against 1 there.
-        nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map.
-            Large, for real walls are in rows, and rows fit somewhere by chance.
+        nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map, ...
+        nowhere_per_m2: ... and what each square metre of walls adds to them: walls are in rows, and
+            rows fit somewhere by chance, the better the more there are.
     """
 
     resolution: Positive = 1.0
-    heading_step_deg: Positive = 2.0
+    coarser: int = 2
+    heading_step_deg: Positive = 4.0
+    refined: int = 64
     candidates: int = 8
     distinct_m: Positive = 4.0
     margin_m: float = 25.0
-    road_reach_m: float = 8.0
-    off_road: float = 0.02
-    nowhere_log_odds: float = 10.0
+    nowhere_log_odds: float = 12.0
+    nowhere_per_m2: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,34 @@ class Disc:
     east: float
     north: float
     radius: float
+
+
+FEW_TURNS = 4
+"""Up to so many headings the fine grid is searched at once."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grid of places.
+
+    Attributes:
+        correlator: Scores on it.
+        allowed: (R, C) bool, where the vehicle may be.
+        step: Metres between places.
+        west, north: Of the first place, metres.
+    """
+
+    correlator: Correlator
+    allowed: torch.Tensor
+    step: float
+    west: float
+    north: float
+
+    def places(self, flat: torch.Tensor) -> Array:
+        """(K,) indices -> (K, 2) east and north."""
+        index = flat.cpu().numpy()
+        row, column = np.divmod(index, self.allowed.shape[1])
+        return np.column_stack([self.west + column * self.step, self.north - row * self.step])
 
 
 class Matcher:
@@ -66,59 +98,62 @@ class Matcher:
 
     def __init__(
         self,
-        raster: MapRaster,
+        fields: LikelihoodFields,
         tile_size_m: float,
         settings: MatchSettings,
-        likelihood: LikelihoodSettings,
         prior: Disc | None = None,
         device: str = "cpu",
     ) -> None:
-        self.settings = settings
+        self.fields, self.tile_size_m = fields, tile_size_m
+        self.settings, self.prior = settings, prior
         self.device = torch.device(device)
-        fields = make_fields(raster, settings.resolution, likelihood)
-        self.west, self.north = fields.west, fields.north
-        self.shape = fields.channels.shape[1:]
-        cells = round(tile_size_m / settings.resolution)
-        self.padded = tuple(next_fast_len(side + cells, real=True) for side in self.shape)
-        channels = torch.from_numpy(fields.channels).to(self.device)
-        self.spectrum = torch.fft.rfft2(channels, s=self.padded)
-        self.allowed = self._allowed(prior)
-        if not self.allowed.any():
+        height, width = (side * fields.resolution for side in fields.channels.shape[1:])
+        margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
+        box = np.array([margin, height - margin, margin, width - margin])
+        if prior is not None:
+            south, east = fields.north - prior.north, prior.east - fields.west
+            radius = prior.radius * np.array([-1, 1])
+            box[[0, 2]] = np.maximum(box[[0, 2]], [south + radius[0], east + radius[0]])
+            box[[1, 3]] = np.minimum(box[[1, 3]], [south + radius[1], east + radius[1]])
+        self.box = box
+        if not (box[1] >= box[0] and box[3] >= box[2]):
             raise MaptileError(
                 f"nowhere to search: all of it is within {settings.margin_m:g} m of the map's edge"
             )
-        self.area_km2 = float(self.allowed.sum()) * settings.resolution**2 / 1e6
-        self.log_prior = self._log_prior(raster)
-
-    def _log_prior(self, raster: MapRaster) -> torch.Tensor:
-        """(H, W) log-probability of each grid point before anything is seen; sums to one."""
-        step = self.settings.resolution
-        weight = np.ones(self.shape, np.float32)
-        road = raster.coverage(ROAD, step) > 0
-        if road.any():
-            reached = ndimage.distance_transform_edt(~road) * step <= self.settings.road_reach_m
-            weight = np.where(reached, 1.0, self.settings.off_road).astype(np.float32)
-        prior = torch.from_numpy(weight).to(self.device) * self.allowed
-        return torch.log(prior / prior.sum().clamp(min=1e-9))
-
-    def _allowed(self, prior: Disc | None) -> torch.Tensor:
-        """(H, W) bool: grid points at which the vehicle may be."""
-        step = self.settings.resolution
-        allowed = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
-        margin = min(round(self.settings.margin_m / step), (min(self.shape) - 1) // 2)
-        inner = slice(margin, -margin or None)
-        allowed[inner, inner] = True
+        area = (box[1] - box[0]) * (box[3] - box[2])
         if prior is not None:
-            rows = torch.arange(self.shape[0], device=self.device)
-            columns = torch.arange(self.shape[1], device=self.device)
-            north = self.north - rows * step - prior.north
-            east = self.west + columns * step - prior.east
-            allowed &= north[:, None] ** 2 + east[None] ** 2 <= prior.radius**2
-        return allowed
+            area = min(area, math.pi * prior.radius**2)
+        self.area_km2 = float(area) / 1e6
 
-    def candidates(
-        self, tile: QueryTile, turns: NDArray[np.float64], log_prior: Array
-    ) -> Candidates:
+    @cached_property
+    def fine(self) -> Level:
+        """Places at the fields' resolution."""
+        return self._level(self.fields)
+
+    @cached_property
+    def wide(self) -> Level:
+        """Fewer places, for many headings."""
+        return self._level(coarser(self.fields, self.settings.coarser))
+
+    def _level(self, fields: LikelihoodFields) -> Level:
+        step = fields.resolution
+        first, last = np.ceil(self.box[[0, 2]] / step), np.floor(self.box[[1, 3]] / step)
+        last = np.maximum(first, last)
+        rows, columns = ((int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+        channels = torch.from_numpy(fields.channels)
+        side = round(self.tile_size_m / step)
+        correlator = Correlator(channels, side, rows, columns, self.device)
+        west, north = fields.west + columns[0] * step, fields.north - rows[0] * step
+        allowed = torch.ones(correlator.shape, dtype=torch.bool, device=self.device)
+        if self.prior is not None:
+            up = north - step * torch.arange(len(allowed), device=self.device) - self.prior.north
+            right = west + step * torch.arange(allowed.shape[1], device=self.device)
+            near = up[:, None] ** 2 + (right - self.prior.east)[None] ** 2
+            # At least the place next to the middle.
+            allowed = near <= max(self.prior.radius**2, float(near.min()))
+        return Level(correlator, allowed, step, west, north)
+
+    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The best places for ``tile``, over all positions and the given turns of the tile.
 
         Args:
@@ -128,70 +163,94 @@ class Matcher:
             log_prior: (T,) log-probability of each.
 
         Returns:
-            Candidates with the heading ``tile.rotation + turn``. The scores are log-posteriors of a
-            cell of ``distinct_m``, with one more hypothesis: that the tile is nowhere on the map.
+            Candidates with the heading ``tile.rotation + turn``. The scores are log-posteriors,
+            with one more hypothesis: that the tile is nowhere on the map.
         """
-        evidence = make_evidence(tile, self.settings.resolution)
-        best = torch.full(self.shape, -math.inf, device=self.device)
-        best_turn = torch.zeros(self.shape, dtype=torch.long, device=self.device)
-        total = torch.full(self.shape, -math.inf, device=self.device)
-        for number, turn in enumerate(turns):
-            score = self._correlate(turned(evidence, float(turn))) + float(log_prior[number])
-            best_turn[score > best] = number
-            best = torch.maximum(best, score)
-            total = torch.logaddexp(total, score)
-        total += self.log_prior
-        nowhere = torch.tensor(self.settings.nowhere_log_odds, device=self.device)
-        evidence_log = torch.logaddexp(torch.logsumexp(total.flatten(), 0), nowhere)
-        radius = max(1, round(self.settings.distinct_m / self.settings.resolution))
-        peaks = torch.where((total == _highest(total, radius)) & self.allowed, total, -math.inf)
-        peaks = peaks.flatten()
-        _, where = torch.topk(peaks, min(self.settings.candidates, peaks.numel()))
-        where = where[torch.isfinite(peaks[where])]
-        row, column = where // self.shape[1], where % self.shape[1]
-        mass = [self._mass(total, int(r), int(c), radius) for r, c in zip(row, column, strict=True)]
-        log_scores = np.array(mass, np.float64) - float(evidence_log)
-        poses = np.column_stack(
-            [
-                self.west + column.cpu().numpy() * self.settings.resolution,
-                self.north - row.cpu().numpy() * self.settings.resolution,
-                wrap_angle(tile.rotation + turns[best_turn.flatten()[where].cpu().numpy()]),
-            ]
-        )
-        order = np.argsort(-log_scores, kind="stable")
-        return Candidates(poses[order], log_scores[order])
+        evidence = make_evidence(tile, self.fields.resolution)
+        level = self.fine if len(turns) <= FEW_TURNS else self.wide
+        best, which = self._best(level, evidence, turns, log_prior)
+        radius = max(1, round(self.settings.distinct_m / level.step))
+        refine = level.step > self.fields.resolution
+        count = self.settings.refined if refine else self.settings.candidates
+        where, windows = _peaks(best, radius, count)
+        mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
+        everywhere = float(torch.logsumexp(best.flatten(), 0))
+        # What is left beside the peaks.
+        rest = everywhere + np.log(max(1 - np.exp(logsumexp(mass) - everywhere), 1e-6))
+        chosen = which.flatten()[where].cpu().numpy()
+        poses = np.column_stack([level.places(where), tile.rotation + turns[chosen]])
+        if refine:
+            poses, mass = self._refine(poses, log_prior[chosen], evidence, tile.rotation)
+        total = logsumexp([*mass, rest]) - np.log(float(level.allowed.sum()))
+        log_scores = mass - np.log(float(level.allowed.sum()))
+        walls = float(evidence.images[0].sum())
+        nowhere = self.settings.nowhere_log_odds + self.settings.nowhere_per_m2 * walls
+        log_scores -= np.logaddexp(total, nowhere)
+        poses[:, 2] = wrap_angle(poses[:, 2])
+        kept = self._distinct(poses, log_scores)
+        return Candidates(poses[kept], log_scores[kept])
 
-    def _mass(self, total: torch.Tensor, row: int, column: int, radius: int) -> float:
-        window = total[
-            max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1
-        ]
-        return float(torch.logsumexp(window.flatten(), 0))
+    def _best(
+        self, level: Level, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R, C) the highest score of all turns at each place, and the turn that has it."""
+        correlator = level.correlator
+        side = correlator.block - correlator.side
+        shape = (correlator.spectra.shape[1], side, side)
+        best = torch.full(shape, -math.inf, device=self.device)
+        which = torch.zeros(shape, dtype=torch.long, device=self.device)
+        prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
+        tiles = turned(evidence, turns, level.step, self.device)
+        for start, blocks, scores in correlator.scores(tiles):
+            scores = scores + prior[start : start + len(scores), None, None, None]
+            value, index = scores.max(0)
+            better = value > best[blocks]
+            best[blocks] = torch.where(better, value, best[blocks])
+            which[blocks] = torch.where(better, index + start, which[blocks])
+        whole = correlator.whole(best)
+        return torch.where(level.allowed, whole, -math.inf), correlator.whole(which)
 
-    def _correlate(self, evidence: Evidence) -> torch.Tensor:
-        """(H, W) log-likelihood ratio with the tile's centre on each grid point (cell corner)."""
-        tile = torch.from_numpy(evidence.channels).to(self.device)
-        half = tile.shape[-1] // 2
-        product = (self.spectrum * torch.fft.rfft2(tile, s=self.padded).conj()).sum(0)
-        score = torch.fft.irfft2(product, s=self.padded)
-        score = torch.roll(score, (half, half), (0, 1))
-        return score[: self.shape[0], : self.shape[1]]
+    def _refine(
+        self, poses: Array, log_prior: Array, evidence: Evidence, rotation: float
+    ) -> tuple[Array, Array]:
+        """(K, 3) poses of the wide grid on the fine one, and the (K,) log-mass around each."""
+        seen = points(evidence)
+        step, turn = self.fields.resolution, np.radians(self.settings.heading_step_deg / 2)
+        offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+        offsets = offsets * [step, step, turn]
+        for _ in range(2):
+            around = poses[:, None] + offsets
+            scores = log_likelihood(around, seen, rotation, self.fields) + log_prior[:, None]
+            poses = around[np.arange(len(poses)), scores.argmax(axis=1)]
+        share = 1 / (2 * self.settings.coarser**2)
+        return poses, logsumexp(scores, axis=1) + np.log(share)
+
+    def _distinct(self, poses: Array, log_scores: Array) -> list[int]:
+        """The best, no two of them at the same place."""
+        kept: list[int] = []
+        for index in np.argsort(-log_scores, kind="stable"):
+            gap = poses[kept] - poses[index]
+            near = np.hypot(gap[:, 0], gap[:, 1]) < 0.75 * self.settings.distinct_m
+            if not (near & (np.abs(wrap_angle(gap[:, 2])) < np.radians(15))).any():
+                kept.append(int(index))
+        return kept[: self.settings.candidates]
 
 
-def _highest(values: torch.Tensor, radius: int) -> torch.Tensor:
-    """The maximum over the square around each cell: along rows, then along columns."""
-    pool = torch.nn.functional.max_pool2d
-    rows = pool(values[None], (1, 2 * radius + 1), 1, (0, radius))
-    return pool(rows, (2 * radius + 1, 1), 1, (radius, 0))[0]
+def _peaks(values: torch.Tensor, radius: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest local maxima, best first, and the squares of ``radius`` cells around them.
 
-
-def turned(evidence: Evidence, turn: float) -> Evidence:
-    """Evidence turned counter-clockwise by ``turn`` radians about the tile's centre."""
-    if turn == 0.0:
-        return evidence
-    c, s = math.cos(turn), math.sin(turn)
-    # Maps the output's (x right, y down) to where in the input it comes from.
-    matrix = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
-    channels = torch.from_numpy(evidence.channels)[None]
-    grid = torch.nn.functional.affine_grid(matrix, list(channels.shape), align_corners=False)
-    channels = torch.nn.functional.grid_sample(channels, grid, align_corners=False)
-    return Evidence(channels[0].numpy(), evidence.resolution)
+    Returns:
+        (K,) flat indices, K <= count; and (K, n) values, -inf beyond the edge.
+    """
+    most, where = torch.nn.functional.max_pool2d(
+        values[None], radius, ceil_mode=True, return_indices=True
+    )
+    # The squares next to a maximum's are full of its flanks, which are none.
+    top, order = torch.topk(most.flatten(), min(12 * count, most.numel()))
+    index = where.flatten()[order[torch.isfinite(top)]]
+    padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)
+    row, column = index // values.shape[1], index % values.shape[1]
+    reach = torch.arange(2 * radius + 1, device=values.device)
+    windows = padded[row[:, None, None] + reach[:, None], column[:, None, None] + reach].flatten(1)
+    highest = torch.nonzero(values.flatten()[index] == windows.amax(1))[:count, 0]
+    return index[highest], windows[highest]

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from data_prep.errors import MaptileError
+from maptile_loc.evidence import (
+    CHANNELS,
+    IMAGES,
+    LOOK_M,
+    PATH,
+    SPINS,
+    Evidence,
+    facing,
+    make_evidence,
+    points,
+    turned,
+)
+from maptile_loc.result import QueryTile
+
+CPU = torch.device("cpu")
+RESOLUTION = 0.5
+SIDE = 64
+NO_PATH = np.zeros((0, 2), np.float32)
+NO_LOOKS = np.zeros((0, 3), np.float32)
+
+
+def centres(side=SIDE, resolution=RESOLUTION):
+    """East and north of the cells' centres about the middle of the tile."""
+    at = (np.arange(side) + 0.5 - side / 2) * resolution
+    return at[None], -at[:, None]
+
+
+def drawn_wall(degrees, offset=3.3):
+    """A wall ``offset`` metres ahead in direction ``degrees``; free is what lies before it."""
+    east, north = centres()
+    ahead = np.cos(np.radians(degrees)) * east + np.sin(np.radians(degrees)) * north
+    wall = np.clip(1 - np.abs(ahead - offset) / RESOLUTION, 0, 1)
+    return wall.astype(np.float32), (ahead < offset - RESOLUTION).astype(np.float32)
+
+
+def made_tile(seed=0, side=SIDE):
+    """A tile of random things, all of whose values differ."""
+    rng = np.random.default_rng(seed)
+    wall = np.where(rng.random((side, side)) < 0.5, rng.random((side, side)), 0)
+    observed = np.maximum(rng.random((side, side)) < 0.7, wall > 0)
+    ground = observed * rng.random((side, side))
+    path = rng.uniform(-side / 5, side / 5, (6, 2))
+    wall, ground, observed, path = (
+        values.astype(np.float32) for values in (wall, ground, observed, path)
+    )
+    return QueryTile(wall, ground, observed, RESOLUTION, 0.3, path)
+
+
+def turned_tile(tile, quarters):
+    images = (np.rot90(image, quarters).copy() for image in (tile.wall, tile.ground, tile.observed))
+    c, s = round(np.cos(quarters * np.pi / 2)), round(np.sin(quarters * np.pi / 2))
+    path = tile.path @ np.array([[c, s], [-s, c]], np.float32)
+    return QueryTile(*images, tile.resolution, tile.rotation, path)
+
+
+# --- Which way walls face ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degrees", [0, 17, 45, 73, 90, 118, 135, 180, 200, 270, 301, 359])
+def test_a_wall_faces_the_side_that_is_free(degrees):
+    wall, free = drawn_wall(degrees)
+    east, north, straight = facing(wall, free, RESOLUTION)
+    inner = np.zeros_like(wall, bool)
+    inner[8:-8, 8:-8] = wall[8:-8, 8:-8] > 0.3
+    np.testing.assert_allclose(np.hypot(east, north)[inner], 1, atol=1e-6)
+    off = np.degrees(np.angle((east + 1j * north) / np.exp(1j * np.radians(degrees + 180))))
+    assert np.abs(off[inner]).max() < 3
+    assert straight[inner].min() > 0.87  # two cells wide where it lies between cells
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 5])
+def test_straightness_of_a_strip(cells):
+    """That of a rectangle of so many cells by the window's seven."""
+    wall = np.zeros((SIDE, SIDE), np.float32)
+    wall[:, 30 : 30 + cells] = 1
+    free = np.zeros_like(wall)
+    free[:, 30 + cells :] = 1
+    # The middle of the strip, seven cells up and down and the whole strip across.
+    _, _, straight = facing(wall, free, RESOLUTION)
+    expected = (7**2 - cells**2) / (7**2 + cells**2 - 2)
+    assert straight[SIDE // 2, 30 + cells // 2] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_blob_and_a_lone_cell_are_not_straight():
+    wall = np.zeros((SIDE, SIDE), np.float32)
+    wall[10:30, 10:30] = 1
+    wall[50, 50] = 1
+    free = 1 - wall
+    straight = facing(wall, free, RESOLUTION)[2]
+    assert straight[20, 20] < 1e-4
+    assert straight[50, 50] < 1e-4
+    east, north = centres()
+    disc = (np.hypot(east, north) < 1.2).astype(np.float32)
+    assert facing(disc, 1 - disc, RESOLUTION)[2][SIDE // 2, SIDE // 2] < 1e-3
+
+
+def test_a_wall_with_nothing_free_faces_nowhere():
+    wall, free = drawn_wall(0.0)
+    east, north, straight = facing(wall, free * 0, RESOLUTION)
+    assert not east.any()
+    assert not north.any()
+    assert straight[8:-8][wall[8:-8] > 0.5].min() > 0.87
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_what_a_turned_tile_faces_is_turned(quarters):
+    tile = made_tile()
+    free = tile.observed * (1 - tile.wall)
+    east, north, straight = facing(tile.wall, free, RESOLUTION)
+    there = facing(np.rot90(tile.wall, quarters), np.rot90(free, quarters), RESOLUTION)
+    expected = np.rot90(east + 1j * north, quarters) * 1j**quarters
+    seen = np.rot90(tile.wall, quarters) > 0
+    np.testing.assert_allclose((there[0] + 1j * there[1])[seen], expected[seen], atol=1e-4)
+    np.testing.assert_allclose(there[2][seen], np.rot90(straight, quarters)[seen], atol=1e-4)
+
+
+# --- Evidence ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
+def test_evidence_is_square_metres(resolution):
+    tile = made_tile()
+    evidence = make_evidence(tile, resolution)
+    side = round(SIDE * RESOLUTION / resolution)
+    assert evidence.images.shape == (IMAGES, side, side)
+    k = round(resolution / RESOLUTION)
+    for channel, whole in (
+        (0, tile.wall),
+        (5, tile.observed * (1 - tile.wall)),
+        (6, tile.ground),
+    ):
+        block = whole[3 * k : 4 * k, 5 * k : 6 * k].sum() * RESOLUTION**2
+        assert evidence.images[channel, 3, 5] == pytest.approx(block, rel=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [10, 100, 215, 330])
+def test_channels_of_a_wall_are_the_series_of_its_angle(degrees):
+    wall, free = drawn_wall(degrees)
+    observed = np.maximum(free, wall > 0).astype(np.float32)
+    sums = make_evidence(QueryTile(wall, free, observed, RESOLUTION, 0.0), 1.0).images[
+        :5, 4:-4, 4:-4
+    ]
+    total, east, north, cos, sin = sums.sum(axis=(1, 2))
+    angle = np.radians(degrees + 180)
+    np.testing.assert_allclose(
+        [east / total, north / total], [np.cos(angle), np.sin(angle)], atol=0.05
+    )
+    twice = np.array([np.cos(2 * angle), np.sin(2 * angle)])
+    np.testing.assert_allclose([cos / total, sin / total], twice, atol=0.1)
+
+
+def test_resolutions_that_do_not_fit_are_an_error():
+    for resolution in (0.7, 0.25, 4.5):
+        with pytest.raises(MaptileError, match="do not fit cells"):
+            make_evidence(made_tile(), resolution)
+
+
+def test_the_way_counts_by_its_length_and_course():
+    course = np.radians(25.0)
+    way = np.linspace(-20, 20, 9)[:, None] * [np.cos(course), np.sin(course)]
+    tile = replace(made_tile(), path=way.astype(np.float32))
+    looks = make_evidence(tile, 1.0).looks
+    total = 1 + 40 / LOOK_M
+    expected = total * np.array([1, np.cos(2 * course), np.sin(2 * course)])
+    np.testing.assert_allclose(looks.sum(axis=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(looks, np.tile(expected / 9, (9, 1)), rtol=1e-4)
+    backwards = make_evidence(replace(tile, path=tile.path[::-1].copy()), 1.0).looks
+    np.testing.assert_allclose(backwards, looks, rtol=1e-4, atol=1e-6)
+
+
+def test_a_vehicle_that_stands_has_no_course():
+    still = make_evidence(replace(made_tile(), path=np.full((5, 2), 3.0, np.float32)), 1.0).looks
+    np.testing.assert_allclose(still, np.tile([0.2, 0, 0], (5, 1)), rtol=1e-6)
+    one = make_evidence(replace(made_tile(), path=np.zeros((1, 2), np.float32)), 1.0).looks
+    np.testing.assert_allclose(one, [[1, 0, 0]])
+    assert make_evidence(replace(made_tile(), path=NO_PATH), 1.0).looks.shape == (0, 3)
+
+
+# --- Turned -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+@pytest.mark.parametrize("resolution", [0.5, 1.0])
+def test_evidence_turned_by_quarters_is_that_of_the_turned_tile(quarters, resolution):
+    tile = made_tile()
+    fine = make_evidence(tile, RESOLUTION)
+    found = turned(fine, np.array([quarters * np.pi / 2]), resolution, CPU)[0].numpy()
+    assert len(found) == len(CHANNELS)
+    other = make_evidence(turned_tile(tile, quarters), resolution)
+    np.testing.assert_allclose(found[:IMAGES], other.images, atol=1e-4)
+    expected = turned(other, np.zeros(1), resolution, CPU)[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [20.0, -75.0, 161.0])
+def test_turned_images_are_those_that_scipy_turns(degrees):
+    rng = np.random.default_rng(1)
+    images = rng.random((IMAGES, SIDE, SIDE)).astype(np.float32)
+    evidence = Evidence(images, NO_PATH, NO_LOOKS, RESOLUTION)
+    found = turned(evidence, np.radians([degrees]), RESOLUTION, CPU)[0].numpy()
+    east, north = centres()
+    inner = np.hypot(east, north) < SIDE * RESOLUTION / 2 - 1
+    scipy = [ndimage.rotate(image, degrees, reshape=False, order=1) for image in images]
+    for channel in (0, 5, 6):
+        np.testing.assert_allclose(found[channel][inner], scipy[channel][inner], atol=1e-4)
+    for first, second, spin in SPINS[:2]:
+        pair = (scipy[first] + 1j * scipy[second]) * np.exp(1j * spin * np.radians(degrees))
+        both = found[first] + 1j * found[second]
+        np.testing.assert_allclose(both[inner], pair[inner], atol=1e-4)
+
+
+def test_many_turns_are_the_same_as_each():
+    evidence = make_evidence(made_tile(), RESOLUTION)
+    turns = np.array([0.0, 0.4, -2.0, np.pi])
+    together = turned(evidence, turns, 1.0, CPU)
+    for turn, one in zip(turns, together, strict=True):
+        torch.testing.assert_close(one, turned(evidence, np.array([turn]), 1.0, CPU)[0])
+
+
+def test_wider_cells_hold_the_sum():
+    evidence = make_evidence(made_tile(), RESOLUTION)
+    fine = turned(evidence, np.array([0.7]), RESOLUTION, CPU)[0].numpy()
+    wide = turned(evidence, np.array([0.7]), 2.0, CPU)[0].numpy()
+    blocks = fine.reshape(len(fine), SIDE // 4, 4, SIDE // 4, 4).sum(axis=(2, 4))
+    np.testing.assert_allclose(wide, blocks, atol=1e-4)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.9, -2.2])
+def test_the_turned_way_is_in_the_cells_it_turns_to(turn):
+    rng = np.random.default_rng(3)
+    path = rng.uniform(-22, 22, (40, 2)).astype(np.float32)  # some of it is off the tile
+    looks = rng.normal(size=(40, 3)).astype(np.float32)
+    evidence = Evidence(np.zeros((IMAGES, 32, 32), np.float32), path, looks, 1.0)
+    found = turned(evidence, np.array([turn]), 1.0, CPU)[0, PATH:].numpy()
+    expected = np.zeros((3, 32, 32))
+    for (x, y), (one, cos, sin) in zip(path.tolist(), looks.tolist(), strict=True):
+        east, north = np.array([x, y]) @ [
+            [np.cos(turn), np.sin(turn)],
+            [-np.sin(turn), np.cos(turn)],
+        ]
+        row, column = int(np.floor(16 - north)), int(np.floor(east + 16))
+        if 0 <= row < 32 and 0 <= column < 32:
+            course = (cos + 1j * sin) * np.exp(2j * turn)
+            expected[:, row, column] += [one, course.real, course.imag]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# --- Points -----------------------------------------------------------------------------------
+
+
+def test_points_hold_all_the_evidence():
+    evidence = make_evidence(made_tile(), 1.0)
+    wall, free, ground, way = points(evidence)
+    assert (wall.first, free.first, ground.first, way.first) == (0, 5, 6, PATH)
+    assert len(wall.xy) == (evidence.images[0] > 0).sum()
+    for group, channels in ((wall, slice(0, 5)), (free, slice(5, 6)), (ground, slice(6, 7))):
+        total = evidence.images[channels].sum(axis=(1, 2))
+        np.testing.assert_allclose(group.values.sum(axis=0), total, rtol=1e-4, atol=1e-4)
+        east, north = centres(32, 1.0)
+        moments = [(evidence.images[channels] * at).sum(axis=(1, 2)) for at in (east, north)]
+        blocks = [(group.values * at[:, None]).sum(axis=0) for at in group.xy.T]
+        # A block's own middle is at most 1.5 cells from any of its cells.
+        slack = 1e-3 if group is wall else 1.5 * total
+        assert (np.abs(np.array(blocks) - moments) <= slack).all()
+    np.testing.assert_array_equal(way.xy, evidence.path)
+    np.testing.assert_array_equal(way.values, evidence.looks)
+
+
+def test_a_lone_cell_is_a_point_at_its_centre():
+    images = np.zeros((IMAGES, 16, 16), np.float32)
+    images[:5, 2, 11] = [1.0, 0.6, -0.8, 0.5, 0.2]
+    images[5, 9, 6] = 0.7
+    wall, free, ground, way = points(Evidence(images, NO_PATH, NO_LOOKS, 0.5))
+    np.testing.assert_allclose(wall.xy, [[1.75, 2.75]])
+    np.testing.assert_allclose(wall.values, [[1.0, 0.6, -0.8, 0.5, 0.2]])
+    np.testing.assert_allclose(free.xy, [[-1.0, -1.0]])
+    np.testing.assert_allclose(free.values, [[0.7]])
+    assert len(ground.xy) == len(way.xy) == 0

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from maptile_loc.coarse import spectra
+from maptile_loc.coarse.spectra import Correlator
+
+CPU = torch.device("cpu")
+
+
+def brute_force(fields, tiles, rows, columns):
+    """(T, R, C) sums of fields times tiles, these with their centre at each cell corner."""
+    side, half = tiles.shape[-1], tiles.shape[-1] // 2
+    padded = np.pad(fields, ((0, 0), (3 * side, 3 * side), (3 * side, 3 * side)))
+    result = np.empty((len(tiles), rows[1] - rows[0], columns[1] - columns[0]))
+    for i, row in enumerate(range(*rows)):
+        for j, column in enumerate(range(*columns)):
+            top, left = row - half + 3 * side, column - half + 3 * side
+            window = padded[:, top : top + side, left : left + side]
+            result[:, i, j] = np.einsum("chw,tchw->t", window, tiles)
+    return result
+
+
+def all_scores(correlator, tiles):
+    """(T, R, C) scores, put together from their parts; each place and turn is scored once."""
+    step = correlator.block - correlator.side
+    shape = (len(tiles), correlator.grid[0] * correlator.grid[1], step, step)
+    scores, times = torch.zeros(shape), torch.zeros(shape[:2])
+    for start, blocks, part in correlator.scores(torch.from_numpy(tiles)):
+        scores[start : start + len(part), blocks] = part
+        times[start : start + len(part), blocks] += 1
+    assert (times == 1).all()
+    return torch.stack([correlator.whole(one) for one in scores]).numpy()
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "rows", "columns"),
+    [
+        ((20, 30), 8, (4, 16), (4, 26)),  # tiles never leave the map
+        ((20, 30), 8, (0, 21), (0, 31)),  # half of them off each edge
+        ((33, 47), 8, (3, 30), (5, 7)),
+        ((33, 47), 7, (0, 33), (2, 46)),  # an odd tile
+        ((50, 90), 6, (10, 50), (0, 91)),  # many blocks
+        ((90, 21), 12, (71, 90), (20, 21)),  # one column at the edge
+        ((15, 15), 16, (0, 15), (0, 15)),  # a tile wider than the map
+        ((40, 40), 8, (20, 21), (20, 21)),  # one place
+        ((40, 25), 4, (-6, 46), (-3, 30)),  # places off the map
+    ],
+)
+def test_scores_are_those_of_brute_force(shape, side, rows, columns):
+    rng = np.random.default_rng(sum(shape) + side)
+    fields = rng.normal(size=(3, *shape)).astype(np.float32)
+    tiles = rng.normal(size=(2, 3, side, side)).astype(np.float32)
+    correlator = Correlator(torch.from_numpy(fields), side, rows, columns, CPU)
+    assert correlator.shape == (rows[1] - rows[0], columns[1] - columns[0])
+    found = all_scores(correlator, tiles)
+    np.testing.assert_allclose(found, brute_force(fields, tiles, rows, columns), atol=1e-3)
+
+
+@pytest.mark.parametrize(("turns", "blocks"), [(1, 1), (3, 2), (4, 64)])
+def test_parts_of_any_size_give_the_same(monkeypatch, turns, blocks):
+    monkeypatch.setattr(spectra, "TURNS", turns)
+    monkeypatch.setattr(spectra, "BLOCKS", blocks)
+    rng = np.random.default_rng(7)
+    fields = rng.normal(size=(2, 45, 60)).astype(np.float32)
+    tiles = rng.normal(size=(7, 2, 6, 6)).astype(np.float32)
+    correlator = Correlator(torch.from_numpy(fields), 6, (0, 45), (0, 60), CPU)
+    assert correlator.grid[0] * correlator.grid[1] > 4
+    expected = brute_force(fields, tiles, (0, 45), (0, 60))
+    np.testing.assert_allclose(all_scores(correlator, tiles), expected, atol=1e-3)
