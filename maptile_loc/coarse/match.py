@@ -60,6 +60,8 @@ class Disc:
 
 FEW_TURNS = 4
 """Up to so many headings the fine grid is searched at once."""
+HOPELESS = 30.0
+"""A place so much less probable than the best (natural logarithm) is not looked at again."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def _peaks(values: torch.Tensor, radius: int, count: int) -> tuple[torch.Tensor,
     )
     # The squares next to a maximum's are full of its flanks, which are none.
     top, order = torch.topk(most.flatten(), min(12 * count, most.numel()))
-    index = where.flatten()[order[torch.isfinite(top)]]
+    index = where.flatten()[order[top > top[0] - HOPELESS]]
     padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)
     row, column = index // values.shape[1], index % values.shape[1]
     reach = torch.arange(2 * radius + 1, device=values.device)
