@@ -56,7 +56,7 @@ class FuseSettings(Settings):
     jump: float = 0.001
     repeat: float = 0.02
     hypotheses: int = 60
-    trust: float = 0.98
+    trust: float = 0.99
     max_std_m: float = 4.0
     rounds: int = 10
 
