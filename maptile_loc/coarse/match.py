@@ -46,7 +46,7 @@ class MatchSettings(Settings):
     distinct_m: Positive = 4.0
     margin_m: float = 25.0
     nowhere_log_odds: float = 12.0
-    nowhere_per_m2: float = 0.4
+    nowhere_per_m2: float = 0.57
 
 
 @dataclass(frozen=True)
