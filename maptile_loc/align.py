@@ -54,7 +54,7 @@ def align(
 
     Returns:
         Candidates in the same order (none where no wall is seen: there is nothing to align), their
-        probabilities weighed anew by the gain in likelihood, and (K, 3, 3) covariances: the inverse
+        probabilities weighed by the likelihood if they were not, and (K, 3, 3) covariances: the inverse
         of the negative curvature, plus the map's own.
 
     A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
@@ -73,14 +73,14 @@ def align(
         return value
 
     poses = start.copy()
-    first = score(poses[:, None])[:, 0] if weighed else 0.0
     for step in settings.steps_m:
         scale = np.array([step, step, step / LEVER_M])
         around = poses[:, None] + OFFSETS * scale
         values = score(around)
         gradient, hessian = _quadratic(values)
         poses = poses + _newton(gradient, hessian, values) * scale
-    gained = score(poses[:, None])[:, 0] - first
+    # A search has summed the likelihood around each candidate: its peak tells nothing more.
+    gained = np.zeros(len(poses)) if weighed else score(poses[:, None])[:, 0]
     information: Array = -hessian / np.outer(scale, scale)
     floor = np.diag([1e-4, 1e-4, 1e-2])  # a direction that nothing holds: 100 m, 10 rad
     inverse = np.asarray(np.linalg.inv(_positive(information) + floor), np.float64)

@@ -41,7 +41,11 @@ within half of the last."""
 
 
 class LikelihoodSettings(Settings):
-    """The log-likelihood ratios, fitted by ``benchmarks/fit_score.py``.
+    """The log-likelihood ratios.
+
+    ``wall``, ``facing`` and ``line`` are fitted (``benchmarks/fit_score.py``); ``free`` and
+    ``ground``, whose fits zigzag, are smoothed by hand; ``path`` and ``course`` are set by how real
+    trajectories lie on the map's roads, for simulated routes follow them exactly.
 
     Attributes:
         edge_m: Signed distances d from a building's edge at which the next four are given.
@@ -72,8 +76,8 @@ class LikelihoodSettings(Settings):
     )
     road_m: Profile = (0, 3, 6, 10, 16, 25)
     ground: Profile = (0.0165, 0.0150, 0.0125, 0.0125, 0.0135, 0.0150)
-    path: Profile = (0.8, 0.5, -0.5, -1.5, -2.5, -3.0)
-    course: float = 0.75
+    path: Profile = (1.2, 0.75, -0.75, -2.25, -3.75, -4.5)
+    course: float = 1.125
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> LikelihoodSettings:
