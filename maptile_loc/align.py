@@ -54,8 +54,8 @@ def align(
 
     Returns:
         Candidates in the same order (none where no wall is seen: there is nothing to align), their
-        probabilities weighed by the likelihood if they were not, and (K, 3, 3) covariances: the inverse
-        of the negative curvature, plus the map's own.
+        probabilities weighed by the likelihood if they were not, and (K, 3, 3) covariances: a share
+        of the inverse of the negative curvature, plus the map's own.
 
     A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
     a step that is wider than the fields' cells.
