@@ -117,7 +117,6 @@ class Matcher:
             radius = prior.radius * np.array([-1, 1])
             box[[0, 2]] = np.maximum(box[[0, 2]], [south + radius[0], east + radius[0]])
             box[[1, 3]] = np.minimum(box[[1, 3]], [south + radius[1], east + radius[1]])
-        self.box = box
         if not (box[1] >= box[0] and box[3] >= box[2]):
             raise MaptileError(
                 f"nowhere to search: all of it is within {settings.margin_m:g} m of the map's edge"
@@ -126,16 +125,30 @@ class Matcher:
         if prior is not None:
             area = min(area, math.pi * prior.radius**2)
         self.area_km2 = float(area) / 1e6
+        # Only what tiles in the box can cover is looked at, in whole cells of the wide grid.
+        cell = settings.coarser * fields.resolution
+        reach = np.array([-1, 1, -1, 1]) * (tile_size_m / 2 + cell)
+        top, bottom, left, right = (
+            np.maximum(np.round((box + reach) / cell), 0).astype(int) * settings.coarser
+        )
+        shift = np.array([top, left]) * fields.resolution
+        self.part = LikelihoodFields(
+            fields.channels[:, top:bottom, left:right],
+            fields.west + float(shift[1]),
+            fields.north - float(shift[0]),
+            fields.resolution,
+        )
+        self.box = box - shift[[0, 0, 1, 1]]
 
     @cached_property
     def fine(self) -> Level:
         """Places at the fields' resolution."""
-        return self._level(self.fields)
+        return self._level(self.part)
 
     @cached_property
     def wide(self) -> Level:
         """Fewer places, for many headings."""
-        return self._level(coarser(self.fields, self.settings.coarser))
+        return self._level(coarser(self.part, self.settings.coarser))
 
     def _level(self, fields: LikelihoodFields) -> Level:
         step = fields.resolution
