@@ -109,7 +109,9 @@ def test_a_place_by_chance_is_on_a_road_more_often(fit_score, raster):
     chance = fit_score.Sampler(raster, QUERY.size_m, SETTINGS).chance
     assert chance.sum() == pytest.approx(1)
     assert chance[:25].sum() == 0
-    assert chance[153, 100] == pytest.approx(chance[100, 100] * np.exp(0.8 + 3.0), rel=1e-3)
+    nearest, *_, farthest = SETTINGS.likelihood.path
+    expected = chance[100, 100] * np.exp(nearest - farthest)
+    assert chance[153, 100] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_surprise_is_minus_the_log_density_of_the_truth(fit_score):
