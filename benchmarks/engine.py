@@ -34,7 +34,7 @@ import numpy as np
 from baselines import PlainCorrelation, PlainSettings, RayDescriptor, oracle
 from localize import KITTI, RUNS, city, drive
 from numpy.typing import NDArray
-from stamp import stamp
+from stamp import head, row, stamp
 
 from data_prep.city import City, open_city
 from data_prep.drive import Drive
@@ -497,17 +497,6 @@ def number(value: float) -> str:
     if not np.isfinite(value):
         return "-"
     return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
-
-
-def head(*texts: str) -> None:
-    """Print a table's head."""
-    row(*texts)
-    print("|" + "---|" * len(texts))
-
-
-def row(*texts: str) -> None:
-    """Print a row."""
-    print("| " + " | ".join(texts) + " |", flush=True)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ import torch
 from localize import city
 from scipy import ndimage
 from scipy.fft import next_fast_len
-from stamp import stamp
+from stamp import row, stamp
 
 from data_prep.city import open_city
 from data_prep.geometry import Array
@@ -240,11 +240,6 @@ def memory_mb(device: str) -> float:
         peak = status.read_text().partition("VmHWM:")[2].split()[0]
         return float(peak) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def row(*texts: str) -> None:
-    """Print a row."""
-    print("| " + " | ".join(texts) + " |", flush=True)
 
 
 def main() -> None:

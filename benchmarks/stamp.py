@@ -1,4 +1,4 @@
-"""Says when, of which commit and on which machine a table was measured."""
+"""Tables of benchmarks: their rows, and when, of which commit and where they were measured."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def stamp() -> str:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     python = platform.python_version()
     return f"{datetime.date.today()}, commit {commit or 'unknown'}, {machine}, Python {python}"
+
+
+def head(*texts: str) -> None:
+    """Print a table's head."""
+    row(*texts)
+    print("|" + "---|" * len(texts))
+
+
+def row(*texts: str) -> None:
+    """Print a row."""
+    print("| " + " | ".join(texts) + " |", flush=True)

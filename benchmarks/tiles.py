@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 from scipy import ndimage
-from stamp import stamp
+from stamp import head, row, stamp
 
 from data_prep.city import City, open_city
 from data_prep.drive import Drive
@@ -291,17 +291,6 @@ def speed(data: Path, work: Path) -> None:
 def called(submap_m: float) -> str:
     """How the tables call a query."""
     return f"submap {submap_m:.0f} m" if submap_m else "single scan"
-
-
-def head(*cells: str) -> None:
-    """Print a table's head."""
-    row(*cells)
-    print("|" + "---|" * len(cells))
-
-
-def row(*cells: str) -> None:
-    """Print a row."""
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:

@@ -95,16 +95,7 @@ def facing(wall: F32, free: F32, resolution: float) -> tuple[F32, F32, F32]:
     around a cell; which of its ends the wall faces is where more was seen free.
     """
     window = 2 * round(NEIGHBOURHOOD_M / resolution / 2 - 0.5) + 1
-    x = (np.arange(len(wall)) * resolution)[None]
-    y = -x.T
-
-    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        return ndimage.uniform_filter(values.astype(np.float64), window, mode="constant")
-
-    total = np.maximum(mean(wall), 1e-9)
-    mean_x, mean_y = mean(wall * x) / total, mean(wall * y) / total
-    var_x, var_y = mean(wall * x * x) / total - mean_x**2, mean(wall * y * y) / total - mean_y**2
-    covariance = mean(wall * x * y) / total - mean_x * mean_y
+    var_x, var_y, covariance = spread(wall, window, resolution, 1e-9)
     half, root = (var_x + var_y) / 2, np.hypot((var_x - var_y) / 2, covariance)
     along = np.arctan2(2 * covariance, var_x - var_y) / 2
     across = -np.sin(along), np.cos(along)
@@ -114,6 +105,32 @@ def facing(wall: F32, free: F32, resolution: float) -> tuple[F32, F32, F32]:
     straight = np.clip(root / np.maximum(half, 0.3 * resolution**2), 0, 1)
     # Where neither side is freer the wall faces nowhere.
     return tuple(v.astype(np.float32) for v in (side * across[0], side * across[1], straight))  # type: ignore[return-value]
+
+
+def spread(
+    weight: NDArray[np.floating], window: int, resolution: float, least: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Variance east, variance north and covariance (m2) of the weight in a square around each cell.
+
+    Args:
+        weight: (H, W), row 0 is north.
+        window: Cells along the square's side.
+        resolution: Metres per cell.
+        least: Mean weight below which there is taken to be no more than that.
+    """
+    x = np.arange(weight.shape[1])[None] * resolution
+    y = -np.arange(weight.shape[0])[:, None] * resolution
+
+    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
+        return ndimage.uniform_filter(values.astype(np.float64), window, mode="constant")
+
+    total = np.maximum(mean(weight), least)
+    mean_x, mean_y = mean(weight * x) / total, mean(weight * y) / total
+    var_x, var_y = (
+        mean(weight * x * x) / total - mean_x**2,
+        mean(weight * y * y) / total - mean_y**2,
+    )
+    return var_x, var_y, mean(weight * x * y) / total - mean_x * mean_y
 
 
 def _looks(path: F32) -> F32:

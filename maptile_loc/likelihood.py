@@ -27,7 +27,7 @@ from scipy import ndimage
 from data_prep.geometry import Array
 from data_prep.raster import BUILDING, ROAD, MapRaster
 from data_prep.settings import Settings
-from maptile_loc.evidence import CHANNELS, SPINS, Points
+from maptile_loc.evidence import CHANNELS, SPINS, Points, spread
 
 F32 = NDArray[np.float32]
 Profile = tuple[float, ...]
@@ -143,17 +143,9 @@ def surroundings(building: F32, road: F32, resolution: float) -> Surroundings:
 def _course(road: NDArray[np.bool_], resolution: float) -> tuple[F32, F32]:
     """Cosine and sine of twice the angle along which the roads around each cell run."""
     window = 2 * round(CROSSROADS_M / resolution / 2) + 1
-    x = np.arange(road.shape[1])[None] * resolution
-    y = -np.arange(road.shape[0])[:, None] * resolution
-
-    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        return ndimage.uniform_filter(values.astype(np.float64), window, mode="constant")
-
     # Never below half a pixel: far from roads, what rounding leaves of the sums is no course.
-    total = np.maximum(mean(road.astype(np.float32)), 0.5 / window**2)
-    mean_x, mean_y = mean(road * x) / total, mean(road * y) / total
-    var_x, var_y = mean(road * x * x) / total - mean_x**2, mean(road * y * y) / total - mean_y**2
-    covariance = mean(road * x * y) / total - mean_x * mean_y
+    weight = road.astype(np.float32)
+    var_x, var_y, covariance = spread(weight, window, resolution, 0.5 / window**2)
     size = np.maximum(var_x + var_y, 1.0)
     return ((var_x - var_y) / size).astype(np.float32), (2 * covariance / size).astype(np.float32)
 

@@ -390,3 +390,8 @@ def test_a_tile_may_lack_a_kind_of_evidence(missing):
     assert np.isfinite(found.log_scores).all()
     assert np.isfinite(covariance).all()
     assert np.hypot(*(found.poses[0, :2] - RASTER.centre)) < 1.2
+
+
+def test_a_tile_that_does_not_fit_the_wide_grid_is_told():
+    with pytest.raises(MaptileError, match=r"even number of cells.*match\.coarser"):
+        matcher(coarser=5)

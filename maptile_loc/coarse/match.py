@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pydantic
 import torch
 from scipy.special import logsumexp
 
@@ -39,7 +40,7 @@ class MatchSettings(Settings):
     """
 
     resolution: Positive = 1.0
-    coarser: int = 2
+    coarser: int = pydantic.Field(default=2, ge=1)
     heading_step_deg: Positive = 4.0
     refined: int = 64
     candidates: int = 8
@@ -127,6 +128,11 @@ class Matcher:
         self.area_km2 = float(area) / 1e6
         # Only what tiles in the box can cover is looked at, in whole cells of the wide grid.
         cell = settings.coarser * fields.resolution
+        if tile_size_m / cell % 2:
+            raise MaptileError(
+                f"query tiles of {tile_size_m:g} m are no even number of cells of {cell:g} m; "
+                "see query.size_m, match.resolution and match.coarser"
+            )
         reach = np.array([-1, 1, -1, 1]) * (tile_size_m / 2 + cell)
         top, bottom, left, right = (
             np.maximum(np.round((box + reach) / cell), 0).astype(int) * settings.coarser
