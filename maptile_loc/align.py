@@ -23,8 +23,8 @@ class AlignSettings(Settings):
     """
 
     steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
-    spread: Positive = 0.42
-    map_std_m: float = 0.27
+    spread: Positive = 0.35
+    map_std_m: float = 0.28
 
 
 LEVER_M = 20.0

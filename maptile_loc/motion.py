@@ -45,12 +45,12 @@ class FuseSettings(Settings):
     scale: Positive = 0.03
     turn_deg_per_m: Positive = 0.015
     drift_m: Positive = 1000.0
-    walk_m: Positive = 0.05
+    walk_m: Positive = 0.07
     walk_deg: Positive = 0.06
     floor_m: Positive = 0.05
     floor_deg: Positive = 0.05
     common: float = 0.9
-    common_m: Positive = 60.0
+    common_m: Positive = 25.0
     view_m: Positive = 30.0
     miss: float = 0.1
     jump: float = 0.001
