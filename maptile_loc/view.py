@@ -57,7 +57,7 @@ class ViewSettings(Settings):
     """Share of rays that clutter stops."""
     range_loss: float = Field(0.4, ge=0, lt=1)
     """The largest share by which a tile's range falls short of ``range_m``."""
-    ground_range: tuple[float, float] = (12.0, 40.0)
+    ground_range: tuple[float, float] = (8.0, 30.0)
     """Metres up to which ground is seen, from the worst tile to the best."""
     drop_rays: float = Field(0.3, ge=0, lt=1)
     """The largest share of a tile's rays that see nothing."""
@@ -67,7 +67,7 @@ class ViewSettings(Settings):
     """The largest share of a tile's area where wall evidence is missing, in connected pieces."""
     spurious: float = Field(0.02, ge=0, lt=1)
     """The largest share of a tile's observed pixels with wall evidence that the map lacks."""
-    wall_gain: tuple[float, float] = (0.3, 1.5)
+    wall_gain: tuple[float, float] = (0.5, 4.0)
     """Evidence per ray that hits a pixel (it saturates), from the faintest tile to the firmest."""
     angle_noise_deg: float = Field(1.0, ge=0)
     """Standard deviation of the tile's direction: a known heading is not exact."""
@@ -256,14 +256,16 @@ def tile_from_query(query: QueryTile, settings: ViewSettings) -> Tensor:
         settings: The view that the model knows.
 
     Returns:
-        (3, S, S) float32: the most that was seen anywhere within each pixel, as ``render`` does.
+        (3, S, S) float32: the most that was seen anywhere within each pixel, and no ground where
+        a wall is, as ``render`` does.
     """
     channels = np.stack([query.wall, query.ground, query.observed])
     tile = torch.from_numpy(np.ascontiguousarray(channels, np.float32))
     spare = round((query.size - settings.size_m / query.resolution) / 2)
     tile = functional.pad(tile, [-spare] * 4)
     size = (settings.size_px, settings.size_px)
-    return functional.adaptive_max_pool2d(tile, size)
+    wall, ground, observed = functional.adaptive_max_pool2d(tile, size)
+    return torch.stack([wall, ground * (1 - wall), observed])
 
 
 class _Walk(NamedTuple):
