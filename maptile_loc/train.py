@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import Field
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
@@ -26,44 +25,15 @@ from tqdm import tqdm
 from data_prep.city import City
 from data_prep.errors import MaptileError
 from data_prep.files import read_json, write_error, write_json
-from data_prep.settings import Settings
 from maptile_loc.config import save_settings
-from maptile_loc.datamodule import DataSettings, Heading, TileDataModule, training_ground
+from maptile_loc.datamodule import TileDataModule, training_ground
 from maptile_loc.device import pick_device
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.models.base import TileModel
+from maptile_loc.models.kinds import make_model
 from maptile_loc.models.published import publish
-from maptile_loc.models.resnet import NetworkSettings
+from maptile_loc.models.settings import ModelSettings, TrainingSettings
 
-
-class TrainingSettings(Settings):
-    """How long and how fast to learn."""
-
-    steps: int = Field(20_000, ge=1)
-    """Batches, unless the minutes are up earlier."""
-    epoch_steps: int = Field(250, ge=1)
-    """Batches between validations, each of which leaves a checkpoint to resume from."""
-    learning_rate: float = Field(2e-3, gt=0)
-    """At its peak; it rises for ``warmup`` of the training, and falls as a cosine to nothing."""
-    warmup: float = Field(0.02, ge=0, lt=1)
-    weight_decay: float = Field(1e-2, ge=0)
-    relative_from: float = Field(0.5, ge=0, le=1)
-    """Share of the training after which MapNet's relative term counts."""
-    patience: int = Field(40, ge=1)
-    """Validations without a better median after which training stops early."""
-
-
-class ModelSettings(Settings):
-    """A model's recipe."""
-
-    name: str = Field("mapnet", pattern=r"^[\w.-]+$")
-    """The model's folder in the city's ``models/``."""
-    relative: bool = True
-    """MapNet; without the relative term it is PoseNet."""
-    heading: Heading = "known"
-    seed: int = Field(0, ge=0)
-    network: NetworkSettings = NetworkSettings()
-    data: DataSettings = DataSettings()
-    training: TrainingSettings = TrainingSettings()
+__all__ = ["ModelSettings", "Pace", "TrainingSettings", "read_checkpoint", "train"]
 
 
 def train(
@@ -99,21 +69,10 @@ def train(
     folder = city.folder / "models" / settings.name
     state = folder / "training"
     ground = training_ground(city)
-    mean, deviation = ground.mean_and_deviation()
     recipe = settings.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = MapNet(
-            size=settings.data.view.size_px,
-            network=settings.network.model_dump(mode="json"),
-            heading=settings.heading,
-            relative=settings.relative,
-            relative_from=recipe.relative_from,
-            mean=mean.tolist(),
-            deviation=deviation.tolist(),
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-        )
+        model = make_model(settings, ground)
     data = TileDataModule(
         ground, settings.data, settings.heading, settings.seed, recipe.epoch_steps
     )
@@ -211,7 +170,7 @@ class Pace(pl.Callback):
         """Set the learning rate."""
         self.elapsed = time.monotonic() - self._since
         progress = self.progress(trainer.global_step)
-        assert isinstance(pl_module, MapNet)
+        assert isinstance(pl_module, TileModel)
         pl_module.progress = progress
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.rate(progress)
@@ -269,7 +228,7 @@ def _prepare(state: Path, city: City, settings: ModelSettings, resume: bool) -> 
     return None
 
 
-def _validation(trainer: pl.Trainer, model: MapNet, data: TileDataModule) -> dict[str, float]:
+def _validation(trainer: pl.Trainer, model: TileModel, data: TileDataModule) -> dict[str, float]:
     """The errors of the published weights, beside those of the best constant answer."""
     metrics = trainer.validate(model, data, verbose=False)[0]
     places = torch.cat([batch.offset.flatten(0, 1) for batch in data.validation()])

@@ -8,25 +8,13 @@ PoseNet with learned weights is the same without the relative term.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from maptile_loc.datamodule import Batch, Heading
-from maptile_loc.models.resnet import NetworkSettings, ResNet
-
-
-def log_quaternion(angle: Tensor) -> Tensor:
-    """Radians -> the vertical part of the log-quaternion with w >= 0: half the wrapped angle."""
-    return (torch.remainder(angle + math.pi, 2 * math.pi) - math.pi) / 2
-
-
-def angle_of_log_quaternion(log_q: Tensor) -> Tensor:
-    """The angle in [-pi, pi) that ``log_quaternion`` turns into ``log_q``."""
-    return torch.remainder(2 * log_q + math.pi, 2 * math.pi) - math.pi
+from maptile_loc.datamodule import Batch
+from maptile_loc.models.base import TileModel, angle_of_log_quaternion, log_quaternion
 
 
 class PoseLoss(nn.Module):
@@ -62,55 +50,31 @@ class PoseLoss(nn.Module):
         return loss
 
 
-class MapNet(pl.LightningModule):
+class MapNet(TileModel):
     """Tile to 2D offset, and to the tile's direction where the heading is unknown.
 
     Args:
-        size: Pixels along a tile's side.
-        network: ``NetworkSettings`` as a plain dictionary.
-        heading: Whether tiles are north-up ("known") or turned by an angle that is to be learned.
         relative: MapNet's relative term; without it the model is PoseNet.
         relative_from: Share of the training after which the relative term counts. From the very
             start it holds an untrained network at its constant answer: neighbours that agree cost
             least.
-        mean, deviation: Metres, per axis, for normalising offsets.
-        learning_rate, weight_decay: Of AdamW; the rate is its peak.
-
-    Attributes:
-        progress: 0..1, the share of the training that is done; whoever trains keeps it.
+        common: The arguments of ``TileModel``.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    method = "mapnet"
 
-    def __init__(
-        self,
-        size: int,
-        network: dict[str, Any],
-        heading: Heading,
-        relative: bool,
-        relative_from: float,
-        mean: list[float],
-        deviation: list[float],
-        learning_rate: float,
-        weight_decay: float,
-    ) -> None:
-        super().__init__()
+    def __init__(self, relative: bool, relative_from: float, **common: Any) -> None:
+        super().__init__(**common)
         self.save_hyperparameters()
-        settings = NetworkSettings.model_validate(network)
-        self.backbone = ResNet(size, settings)
-        self.translation = nn.Linear(settings.features, 2)
-        self.rotation = nn.Linear(settings.features, 1) if heading == "unknown" else None
-        self.loss = PoseLoss(relative, heading == "unknown")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.relative_from, self.progress = relative_from, 0.0
-        self._errors: list[Tensor] = []
+        self.translation = nn.Linear(self.settings.features, 2)
+        turned = self.heading == "unknown"
+        self.rotation = nn.Linear(self.settings.features, 1) if turned else None
+        self.loss = PoseLoss(relative, turned)
+        self.relative_from = relative_from
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 2 or 3) float32: normalised offset, log-quaternion."""
-        features = self.backbone(tiles.contiguous(memory_format=torch.channels_last))
+        features = self.features(tiles)
         heads = [self.translation(features)]
         if self.rotation is not None:
             heads.append(self.rotation(features))
@@ -124,39 +88,15 @@ class MapNet(pl.LightningModule):
             return offset, torch.zeros_like(offset[:, 0])
         return offset, angle_of_log_quaternion(predicted[:, 2])
 
-    def training_step(self, batch: Batch, number: int) -> Tensor:
-        """The loss of one batch of tuples."""
-        batch = Batch(*batch)
+    def objective(self, batch: Batch) -> Tensor:
+        """The pose loss of a batch of tuples."""
         predicted = self(batch.tiles.flatten(0, 1)).view(*batch.offset.shape[:2], -1)
         relative = self.progress >= self.relative_from
-        loss: Tensor = self.loss(predicted, self._target(batch), relative)
-        if number % 20 == 0:
-            self.log("loss", loss)
+        loss: Tensor = self.loss(predicted, self.target(batch), relative)
         return loss
 
-    def validation_step(self, batch: Batch, number: int) -> None:
-        """Note the errors of one batch."""
-        batch = Batch(*batch)
-        offset, _ = self.pose(batch.tiles.flatten(0, 1))
-        self._errors.append((offset - batch.offset.flatten(0, 1)).norm(dim=1))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the median and the mean error in metres."""
-        errors = torch.cat(self._errors)
-        self._errors.clear()
-        self.log_dict({"val_median_m": errors.median(), "val_mean_m": errors.mean()})
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; neither biases, norms nor the loss's weights decay."""
-        decaying = [p for p in self.parameters() if p.ndim > 1]
-        others = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decaying, "weight_decay": self.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.learning_rate)
-
-    def _target(self, batch: Batch) -> Tensor:
+    def target(self, batch: Batch) -> Tensor:
+        """(B, T, 2 or 3): what is to be predicted."""
         offset = (batch.offset - self.mean) / self.deviation
         if self.rotation is None:
             return offset

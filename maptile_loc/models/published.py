@@ -16,13 +16,14 @@ from data_prep.city import City
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_error, write_json
 from data_prep.raster import ATTRIBUTION
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.models.base import TileModel
+from maptile_loc.models.kinds import KINDS
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
 FORMAT, FORMAT_VERSION = "maptile-model", 1
 
 
-def publish(folder: Path, model: MapNet, city: City, facts: dict[str, Any]) -> None:
+def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -> None:
     """Write a model for use: ``model.safetensors`` and, once that is whole, ``model.json``.
 
     Args:
@@ -41,7 +42,8 @@ def publish(folder: Path, model: MapNet, city: City, facts: dict[str, Any]) -> N
     card = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "method": "mapnet",
+        "method": model.method,
+        "kind": next(kind for kind, known in KINDS.items() if type(model) is known),
         "city": {
             "name": city.name,
             "content_hash": city.content_hash,
@@ -56,7 +58,7 @@ def publish(folder: Path, model: MapNet, city: City, facts: dict[str, Any]) -> N
     write_json(folder / CARD, card | facts)
 
 
-def read_model(folder: Path, city: City) -> tuple[MapNet, dict[str, Any]]:
+def read_model(folder: Path, city: City) -> tuple[TileModel, dict[str, Any]]:
     """Read a published model of ``city``, ready for use, and its card.
 
     Raises:
@@ -87,7 +89,7 @@ def read_model(folder: Path, city: City) -> tuple[MapNet, dict[str, Any]]:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
             raise damaged
-        model = MapNet(**card["model"])
+        model = KINDS[card.get("kind", "mapnet")](**card["model"])
         model.load_state_dict(tensors_of(content))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged from error
