@@ -23,7 +23,7 @@ from maptile_loc.odometry import with_lidar_odometry
 from maptile_loc.output import write_result
 from maptile_loc.result import Localization
 
-METHODS = ("match", "mapnet")
+METHODS = ("match", "mapnet", "cells")
 ODOMETRY = ("auto", "lidar")
 
 
@@ -113,13 +113,18 @@ def make_coarse(
         return Matcher(
             fields, settings.query.size_m, settings.match, _disc(options, city.raster), device
         )
-    if options.method == "mapnet":
-        from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+    if options.method not in METHODS:
+        raise MaptileError(f"--method {options.method}: there are {', '.join(METHODS)}")
+    if options.prior is not None:
+        raise MaptileError("--prior narrows the search of the whole map: --method match")
+    from maptile_loc.coarse.cells import CellsLocator
+    from maptile_loc.coarse.mapnet import MapNetLocator, default_model
 
-        if options.prior is not None:
-            raise MaptileError("--prior narrows a search; --method mapnet does not search")
-        return MapNetLocator.load(options.model or default_model(city, "mapnet"), city, device)
-    raise MaptileError(f"--method {options.method}: there are {', '.join(METHODS)}")
+    folder = options.model or default_model(city, options.method)
+    if options.method == "mapnet":
+        return MapNetLocator.load(folder, city, device)
+    size_m = settings.query.size_m
+    return CellsLocator(folder, city, fields, size_m, settings.cells, settings.match, device)
 
 
 def _disc(options: RunOptions, raster: MapRaster) -> Disc | None:

@@ -77,7 +77,8 @@ def test_every_shipped_recipe_fits_its_settings():
     from maptile_loc.train import ModelSettings
 
     kinds = {"localize": LocalizeSettings, "simulate": SimulateSettings}
-    kinds |= {"mapnet": ModelSettings, "posenet": ModelSettings}
+    models = ("mapnet", "posenet", "posterior", "cells")
+    kinds |= dict.fromkeys(models, ModelSettings)
     recipes = sorted(config_folder().glob("*.yaml"))
     assert {path.stem for path in recipes} >= {*kinds, "city", "oxford"}
     for path in recipes:

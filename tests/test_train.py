@@ -21,6 +21,7 @@ from data_prep.geometry import wrap_angle
 from maptile_loc.coarse.mapnet import MapNetLocator, default_model
 from maptile_loc.config import load_settings
 from maptile_loc.datamodule import DataSettings
+from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.published import read_model
 from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.result import QueryTile
@@ -248,7 +249,7 @@ def test_the_locator_gives_one_candidate_in_the_map_frame(city: City, trained: P
     turned = locator.candidates(query(0.7), turns, np.zeros(72))
     assert here.poses.shape == (1, 3)
     assert here.log_scores.shape == (1,)
-    model, _ = read_model(trained, city)
+    model, _ = read_model(trained, city, MapNet)
     channels = np.stack([query().wall, query().ground, query().observed])
     blocks = channels[:, 32:-32, 32:-32].reshape(3, 16, 12, 16, 12)  # the middle 96 m, in 6 m
     seen = blocks.max(axis=(2, 4))

@@ -40,7 +40,7 @@ class MapNetLocator:
         self._model = model.to(device=device, memory_format=torch.channels_last)
         self._view, self._reference, self._folder = view, city.reference, folder
         self.area_km2 = city.raster.area_km2
-        self.heading: str = model.hparams["heading"]
+        self.heading: str = model.heading
 
     @classmethod
     def load(cls, model_folder: Path, city: City, device: str = "cpu") -> MapNetLocator:
@@ -49,7 +49,7 @@ class MapNetLocator:
         Raises:
             MaptileError: No model there, a damaged one, or one of another city.
         """
-        model, card = read_model(model_folder, city)
+        model, card = read_model(model_folder, city, MapNet)
         return cls(model, ViewSettings.model_validate(card["view"]), city, model_folder, device)
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
@@ -64,11 +64,7 @@ class MapNetLocator:
         Raises:
             MaptileError: The model was trained for known headings, and this one is not known.
         """
-        if self.heading == "known" and np.abs(wrap_angle(turns)).max() > _NORTH_UP_RAD:
-            raise MaptileError(
-                f"{self._folder}: trained for known headings; use --heading known, or train with "
-                "--set heading=unknown"
-            )
+        north_up(self.heading, turns, self._folder)
         with torch.inference_mode():
             seen = tile_from_query(tile, self._view)[None].to(self._model.device)
             offset, angle = self._model.pose(seen)
@@ -76,6 +72,19 @@ class MapNetLocator:
         turn = float(angle[0]) if self.heading == "unknown" else float(turns[np.argmax(log_prior)])
         pose = np.array([[east, north, wrap_angle(tile.rotation + turn)]])
         return Candidates(pose, np.full(1, _LOG_PRIOR))
+
+
+def north_up(heading: str, turns: Array, folder: Path) -> None:
+    """Refuse to turn tiles for a model that was trained for a known ``heading``.
+
+    Raises:
+        MaptileError: One of (T,) ``turns`` is too far from north-up.
+    """
+    if heading == "known" and np.abs(wrap_angle(turns)).max() > _NORTH_UP_RAD:
+        raise MaptileError(
+            f"{folder}: trained for known headings; use --heading known, or train with "
+            "--set heading=unknown"
+        )
 
 
 def default_model(city: City, method: str) -> Path:

@@ -7,47 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pydantic
 import torch
 from scipy.special import logsumexp
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from data_prep.settings import Positive, Settings
+from maptile_loc.coarse.hypotheses import FEW_TURNS, distinct, posterior, refined
+from maptile_loc.coarse.settings import MatchSettings
 from maptile_loc.coarse.spectra import Correlator
-from maptile_loc.evidence import Evidence, make_evidence, points, turned
-from maptile_loc.likelihood import LikelihoodFields, coarser, log_likelihood
+from maptile_loc.evidence import Evidence, make_evidence, turned
+from maptile_loc.likelihood import LikelihoodFields, coarser
 from maptile_loc.result import Candidates, QueryTile
 
-
-class MatchSettings(Settings):
-    """How the search runs.
-
-    Attributes:
-        resolution: Metres per cell of the search grid where the heading is known, and of the
-            fields.
-        coarser: So many times wider is the grid where many headings are tried; the best places
-            found are then searched as finely as where the heading is known.
-        heading_step_deg: Step between the headings that are tried.
-        refined: So many places are searched again.
-        candidates: How many are kept.
-        distinct_m: Two candidates are at least this far apart.
-        margin_m: Places nearer to the map's edge are left out: half of what is seen from there is
-            not on the map, so almost any tile fits.
-        nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map, ...
-        nowhere_per_m2: ... and what each square metre of walls adds to them: walls are in rows, and
-            rows fit somewhere by chance, the better the more there are.
-    """
-
-    resolution: Positive = 1.0
-    coarser: int = pydantic.Field(default=2, ge=1)
-    heading_step_deg: Positive = 4.0
-    refined: int = 64
-    candidates: int = 8
-    distinct_m: Positive = 4.0
-    margin_m: float = 25.0
-    nowhere_log_odds: float = 12.0
-    nowhere_per_m2: float = 0.57
+__all__ = ["Disc", "MatchSettings", "Matcher"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +31,6 @@ class Disc:
     radius: float
 
 
-FEW_TURNS = 4
-"""Up to so many headings the fine grid is searched at once."""
 HOPELESS = 30.0
 """A place so much less probable than the best (natural logarithm) is not looked at again."""
 
@@ -201,14 +171,13 @@ class Matcher:
         chosen = which.flatten()[where].cpu().numpy()
         poses = np.column_stack([level.places(where), tile.rotation + turns[chosen]])
         if refine:
-            poses, mass = self._refine(poses, log_prior[chosen], evidence, tile.rotation)
-        total = logsumexp([*mass, rest]) - np.log(float(level.allowed.sum()))
-        log_scores = mass - np.log(float(level.allowed.sum()))
-        walls = float(evidence.images[0].sum())
-        nowhere = self.settings.nowhere_log_odds + self.settings.nowhere_per_m2 * walls
-        log_scores -= np.logaddexp(total, nowhere)
+            poses, mass = refined(
+                poses, log_prior[chosen], evidence, tile.rotation, self.fields, self.settings
+            )
+        places = float(level.allowed.sum())
+        log_scores = posterior(mass, rest, places, evidence, self.settings)
         poses[:, 2] = wrap_angle(poses[:, 2])
-        kept = self._distinct(poses, log_scores)
+        kept = distinct(poses, log_scores, self.settings)
         return Candidates(poses[kept], log_scores[kept])
 
     def _best(
@@ -230,31 +199,6 @@ class Matcher:
             which[blocks] = torch.where(better, index + start, which[blocks])
         whole = correlator.whole(best)
         return torch.where(level.allowed, whole, -math.inf), correlator.whole(which)
-
-    def _refine(
-        self, poses: Array, log_prior: Array, evidence: Evidence, rotation: float
-    ) -> tuple[Array, Array]:
-        """(K, 3) poses of the wide grid on the fine one, and the (K,) log-mass around each."""
-        seen = points(evidence)
-        step, turn = self.fields.resolution, np.radians(self.settings.heading_step_deg / 2)
-        offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-        offsets = offsets * [step, step, turn]
-        for _ in range(2):
-            around = poses[:, None] + offsets
-            scores = log_likelihood(around, seen, rotation, self.fields) + log_prior[:, None]
-            poses = around[np.arange(len(poses)), scores.argmax(axis=1)]
-        share = 1 / (2 * self.settings.coarser**2)
-        return poses, logsumexp(scores, axis=1) + np.log(share)
-
-    def _distinct(self, poses: Array, log_scores: Array) -> list[int]:
-        """The best, no two of them at the same place."""
-        kept: list[int] = []
-        for index in np.argsort(-log_scores, kind="stable"):
-            gap = poses[kept] - poses[index]
-            near = np.hypot(gap[:, 0], gap[:, 1]) < 0.75 * self.settings.distinct_m
-            if not (near & (np.abs(wrap_angle(gap[:, 2])) < np.radians(15))).any():
-                kept.append(int(index))
-        return kept[: self.settings.candidates]
 
 
 def _peaks(values: torch.Tensor, radius: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

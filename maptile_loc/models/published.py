@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -21,6 +21,9 @@ from maptile_loc.models.kinds import KINDS
 
 CARD, WEIGHTS = "model.json", "model.safetensors"
 FORMAT, FORMAT_VERSION = "maptile-model", 1
+
+
+M = TypeVar("M", bound=TileModel)
 
 
 def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -> None:
@@ -58,11 +61,17 @@ def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -
     write_json(folder / CARD, card | facts)
 
 
-def read_model(folder: Path, city: City) -> tuple[TileModel, dict[str, Any]]:
+def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str, Any]]:
     """Read a published model of ``city``, ready for use, and its card.
 
+    Args:
+        folder: Where it was published.
+        city: What it is to be used for.
+        expected: The class that it has to be, or be derived from.
+
     Raises:
-        MaptileError: No model there, damaged, of a newer version, or trained for another city.
+        MaptileError: No model there, damaged, of a newer version, of another method, or trained for
+            another city.
     """
     if not (folder / CARD).is_file():
         raise MaptileError(f"{folder}: no model there ({CARD} is missing); see maptile train")
@@ -90,6 +99,8 @@ def read_model(folder: Path, city: City) -> tuple[TileModel, dict[str, Any]]:
         if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
             raise damaged
         model = KINDS[card.get("kind", "mapnet")](**card["model"])
+        if not isinstance(model, expected):
+            raise MaptileError(f"{folder}: a model for --method {model.method}")
         model.load_state_dict(tensors_of(content))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged from error

@@ -1,0 +1,75 @@
+"""What every search ends with: places looked at again, probabilities, the best few."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import logsumexp
+
+from data_prep.geometry import Array, wrap_angle
+from maptile_loc.coarse.settings import MatchSettings
+from maptile_loc.evidence import Evidence, points
+from maptile_loc.likelihood import LikelihoodFields, log_likelihood
+
+FEW_TURNS = 4
+"""Up to so many headings the fine grid is searched at once."""
+
+
+def refined(
+    poses: Array,
+    log_prior: Array,
+    evidence: Evidence,
+    rotation: float,
+    fields: LikelihoodFields,
+    settings: MatchSettings,
+) -> tuple[Array, Array]:
+    """Places of the wide grid on the fine one.
+
+    Args:
+        poses: (K, 3).
+        log_prior: (K,) of their headings.
+        evidence: The tile's.
+        rotation: The tile's (radians).
+        fields: The map's.
+        settings: Steps.
+
+    Returns:
+        (K, 3) poses, and the (K,) logarithm of the likelihood's mass around each.
+    """
+    seen = points(evidence)
+    step, turn = fields.resolution, np.radians(settings.heading_step_deg / 2)
+    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    offsets = offsets * [step, step, turn]
+    for _ in range(2):
+        around = poses[:, None] + offsets
+        scores = log_likelihood(around, seen, rotation, fields) + log_prior[:, None]
+        poses = around[np.arange(len(poses)), scores.argmax(axis=1)]
+    share = 1 / (2 * settings.coarser**2)
+    return poses, np.asarray(logsumexp(scores, axis=1) + np.log(share))
+
+
+def posterior(
+    mass: Array, rest: float, places: float, evidence: Evidence, settings: MatchSettings
+) -> Array:
+    """(K,) log-probabilities that the tile is at each hypothesis.
+
+    Args:
+        mass: (K,) logarithm of the likelihood's sum around each.
+        rest: The same of all other places.
+        places: How many places there are, each as probable before anything is seen.
+        evidence: The tile's; one more hypothesis is that it is nowhere on the map.
+        settings: The odds of that.
+    """
+    total = logsumexp([*mass, rest]) - np.log(places)
+    nowhere = settings.nowhere_log_odds + settings.nowhere_per_m2 * float(evidence.images[0].sum())
+    return np.asarray(mass - np.log(places) - np.logaddexp(total, nowhere))
+
+
+def distinct(poses: Array, log_scores: Array, settings: MatchSettings) -> list[int]:
+    """The best of (K, 3) poses, no two of them at the same place."""
+    kept: list[int] = []
+    for index in np.argsort(-log_scores, kind="stable"):
+        gap = poses[kept] - poses[index]
+        near = np.hypot(gap[:, 0], gap[:, 1]) < 0.75 * settings.distinct_m
+        if not (near & (np.abs(wrap_angle(gap[:, 2])) < np.radians(15))).any():
+            kept.append(int(index))
+    return kept[: settings.candidates]

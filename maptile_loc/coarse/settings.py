@@ -1,0 +1,49 @@
+"""How each method finds its candidates: parts of ``configs/localize.yaml``."""
+
+from __future__ import annotations
+
+import pydantic
+
+from data_prep.settings import Positive, Settings
+
+
+class MatchSettings(Settings):
+    """How the search runs.
+
+    Attributes:
+        resolution: Metres per cell of the search grid where the heading is known, and of the
+            fields.
+        coarser: So many times wider is the grid where many headings are tried; the best places
+            found are then searched as finely as where the heading is known.
+        heading_step_deg: Step between the headings that are tried.
+        refined: So many places are searched again.
+        candidates: How many are kept.
+        distinct_m: Two candidates are at least this far apart.
+        margin_m: Places nearer to the map's edge are left out: half of what is seen from there is
+            not on the map, so almost any tile fits.
+        nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map, ...
+        nowhere_per_m2: ... and what each square metre of walls adds to them: walls are in rows, and
+            rows fit somewhere by chance, the better the more there are.
+    """
+
+    resolution: Positive = 1.0
+    coarser: int = pydantic.Field(default=2, ge=1)
+    heading_step_deg: Positive = 4.0
+    refined: int = 64
+    candidates: int = 8
+    distinct_m: Positive = 4.0
+    margin_m: float = 25.0
+    nowhere_log_odds: float = 12.0
+    nowhere_per_m2: float = 0.57
+
+
+class CellsSettings(Settings):
+    """How a model's answers are used.
+
+    Attributes:
+        places: So many of its likeliest places are searched.
+        radius_m: ... so far around.
+    """
+
+    places: int = 24
+    radius_m: Positive = 16.0

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, places, tile_at
+
+from data_prep.geometry import wrap_angle
+from maptile_loc.coarse.match import Matcher
+from maptile_loc.coarse.near import NearSearch
+from maptile_loc.coarse.settings import MatchSettings
+
+SETTINGS = MatchSettings(nowhere_log_odds=1000.0)
+NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS, 16.0)
+EVERYWHERE = Matcher(FIELDS, QUERY.size_m, SETTINGS)
+
+
+@pytest.mark.parametrize("turns", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
+def test_it_finds_what_the_search_of_all_the_map_finds_there(turns) -> None:
+    rng = np.random.default_rng(0)
+    for place in places(3, 4):
+        rotation = None if turns is KNOWN else 0.9
+        tile = tile_at(place, 0.3, rotation=rotation)
+        all_over = EVERYWHERE.candidates(tile, *turns)
+        aside = all_over.poses[:, :2] + rng.uniform(-12, 12, (len(all_over.poses), 2))
+        near = NEAR.candidates(tile, aside, *turns)
+        np.testing.assert_allclose(near.poses[0], all_over.poses[0], atol=1e-9)
+        # The scores differ by what is far from all centres.
+        assert near.log_scores[0] == pytest.approx(all_over.log_scores[0], abs=0.5)
+
+
+def test_a_square_without_the_place_does_not_hold_it() -> None:
+    (place,) = places(3, 1)
+    found = NEAR.candidates(tile_at(place), place[None] + [40.0, 0.0], *KNOWN)
+    east, north = np.abs(found.poses[:, :2] - place - [40.0, 0.0]).T
+    assert (east <= 16.5).all()
+    assert (north <= 16.5).all()
+
+
+def test_squares_that_overlap_give_a_place_once() -> None:
+    (place,) = places(3, 1)
+    tile = tile_at(place)
+    once = NEAR.candidates(tile, place[None], *KNOWN)
+    thrice = NEAR.candidates(tile, place + np.array([[0.0, 0], [3, 1], [-2, 4]]), *KNOWN)
+    np.testing.assert_allclose(thrice.poses[0], once.poses[0])
+    gap = np.hypot(*(thrice.poses[:, None, :2] - thrice.poses[:, :2]).T)
+    assert (gap[np.triu_indices(len(gap), 1)] > 2.9).all()
+
+
+def test_squares_over_the_edge_of_the_map_are_searched() -> None:
+    corner = np.array([[FIELDS.west + 2, FIELDS.north - 2]])
+    found = NEAR.candidates(tile_at(places(3, 1)[0]), corner, *KNOWN)
+    assert np.isfinite(found.poses).all()
+    assert np.isfinite(found.log_scores).all()
+
+
+def test_a_turned_tile_gives_the_same_place_and_heading() -> None:
+    (place,) = places(5, 1)
+    plain = NEAR.candidates(tile_at(place, 0.3, rotation=0.3), place[None], *ALL_ROUND)
+    turned = NEAR.candidates(tile_at(place, 0.3, rotation=2.0), place[None], *ALL_ROUND)
+    assert np.hypot(*(plain.poses[0, :2] - turned.poses[0, :2])) < 1.5
+    assert abs(wrap_angle(plain.poses[0, 2] - turned.poses[0, 2])) < np.radians(4.1)
