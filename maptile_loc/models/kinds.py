@@ -15,11 +15,13 @@ from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.partition import make_cells
 from maptile_loc.models.posterior import PosteriorMapNet
 from maptile_loc.models.settings import Kind, ModelSettings
+from maptile_loc.models.vlocnet import VLocNet
 
 KINDS: dict[Kind, type[TileModel]] = {
     "mapnet": MapNet,
     "posterior": PosteriorMapNet,
     "cells": CellsModel,
+    "vlocnet": VLocNet,
 }
 
 
@@ -43,6 +45,8 @@ def make_model(settings: ModelSettings, ground: Ground) -> TileModel:
         model.centre.copy_(torch.from_numpy(cells.centre))
         model.side.copy_(torch.from_numpy(cells.side))
         return model
+    if settings.kind == "vlocnet":
+        return VLocNet(**common)
     published: dict[str, Any] = {
         "relative": settings.relative,
         "relative_from": settings.training.relative_from,

@@ -11,7 +11,7 @@ from maptile_loc.datamodule import DataSettings, Heading
 from maptile_loc.models.partition import PartitionSettings
 from maptile_loc.models.resnet import NetworkSettings
 
-Kind = Literal["mapnet", "posterior", "cells"]
+Kind = Literal["mapnet", "posterior", "cells", "vlocnet"]
 
 
 class TrainingSettings(Settings):
