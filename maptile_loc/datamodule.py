@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.raster import ROAD, MapRaster
 from data_prep.settings import Settings
-from maptile_loc.places import RoadGraph, road_graph
+from maptile_loc.places import Places, RoadGraph, road_graph
 from maptile_loc.view import ViewSettings, Worlds, render
 from maptile_loc.world import DisguiseSettings, build_world
 
@@ -143,33 +144,38 @@ class RenderedBatches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         """Render batch ``number``, any whole number from 0."""
-        view, data = self.settings.view, self.settings
+        data = self.settings
         generator = torch.Generator().manual_seed(self._seed(0, number))
-        worlds = self.worlds(number)
+        self.worlds(number)
         places = self.ground.roads.draw(
             data.batch_tuples,
             self.ground.weights,
             data.tuple_size,
             data.spacing_m,
-            view.travel_m,
+            data.view.travel_m,
             generator,
         )
-        shape = places.centre.shape[:2]
-        count = shape[0] * shape[1]
-        which = torch.randint(self.slots, shape[:1], generator=generator)
-        angle = torch.zeros(count)
+        which = torch.randint(self.slots, places.centre.shape[:1], generator=generator)
+        angle = torch.zeros(places.centre.shape[:2])
         if self.heading == "unknown":
-            angle = (2 * torch.rand(count, generator=generator) - 1) * math.pi
+            angle = (2 * torch.rand(angle.shape, generator=generator) - 1) * math.pi
+        return Batch(self._tiles(places, which, angle, generator), places.centre, angle)
+
+    def _tiles(
+        self, places: Places, which: Tensor, angle: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """(B, T, 3, S, S) views of worlds number ``which`` (B,), turned by (B, T) ``angle``."""
+        assert self._worlds is not None
         tiles = render(
-            worlds,
-            which.repeat_interleave(shape[1]),
+            self._worlds,
+            which.repeat_interleave(angle.shape[1]),
             places.paths.flatten(0, 1),
             places.centre.flatten(0, 1),
-            angle,
-            view,
+            angle.flatten(),
+            self.settings.view,
             generator,
         )
-        return Batch(tiles.view(*shape, *tiles.shape[1:]), places.centre, angle.view(shape))
+        return tiles.view(*angle.shape, *tiles.shape[1:])
 
     def worlds(self, number: int) -> Worlds:
         """The variants of the city that batch ``number`` is rendered from."""
@@ -195,6 +201,54 @@ class RenderedBatches(Dataset[Batch]):
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+class PairedBatches(RenderedBatches):
+    """Tuples of two: a tile as a vehicle sees it, and the map's own view of the second place."""
+
+    def _tiles(
+        self, places: Places, which: Tensor, angle: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        first = Places(places.centre[:, :1], places.paths[:, :1])
+        seen = super()._tiles(first, which, angle[:, :1], generator)
+        angle[:, 1] = 0
+        paths, centre = places.paths[:, 1], places.centre[:, 1]
+        own = map_view(self._exact, paths, centre, self.settings.view, generator)
+        return torch.cat([seen, own[:, None]], 1)
+
+    @cached_property
+    def _exact(self) -> Worlds:
+        return exact_world(self.ground, self.settings.disguise)
+
+
+def map_view(
+    exact: Worlds, paths: Tensor, centre: Tensor, view: ViewSettings, generator: torch.Generator
+) -> Tensor:
+    """(B, 3, S, S) north-up tiles: all that is seen from (B, P, 2) paths through (B, 2) centres."""
+    around = view.without_noise().model_copy(update={"line_scanner": 0.0})
+    nothing = torch.zeros(len(paths))
+    return render(exact, nothing.long(), paths, centre, nothing, around, generator)
+
+
+def exact_world(ground: Ground, disguise: DisguiseSettings) -> Worlds:
+    """The city as it is on the map."""
+    exact, rng = disguise.nothing(), np.random.default_rng(0)
+    cells = build_world(ground.buildings, ground.roads.middle(), ground.bounds, exact, rng)
+    return Worlds(
+        torch.from_numpy(cells)[None], ground.bounds[0], ground.bounds[3], exact.resolution
+    )
+
+
+class SeveralCities(Dataset[Batch]):
+    """The batches of several cities in turn."""
+
+    def __init__(self, cities: list[RenderedBatches]) -> None:
+        self.cities = cities
+
+    def __getitem__(self, number: int) -> Batch:
+        """Batch ``number``, any whole number from 0."""
+        turn, city = divmod(number, len(self.cities))
+        return self.cities[city][turn]
+
+
 class EpochSampler(Sampler[int]):
     """The numbers of an epoch's batches, from the first that was not trained on yet.
 
@@ -215,17 +269,26 @@ class EpochSampler(Sampler[int]):
 
 
 class TileDataModule(pl.LightningDataModule):
-    """Rendered tuples of one city for a ``Trainer``.
+    """Rendered tuples for a ``Trainer``, of one city or several.
 
     Validation sees other places in worlds that training never enters; they stay the same.
     """
 
     def __init__(
-        self, ground: Ground, settings: DataSettings, heading: Heading, seed: int, epoch_steps: int
+        self,
+        grounds: list[Ground],
+        settings: DataSettings,
+        heading: Heading,
+        seed: int,
+        epoch_steps: int,
+        paired: bool = False,
     ) -> None:
         super().__init__()
-        self.training = RenderedBatches(ground, settings, heading, seed, _TRAINING)
-        self.held_out = RenderedBatches(ground, settings, heading, seed, _VALIDATION)
+        kind = PairedBatches if paired else RenderedBatches
+        self.training, self.held_out = (
+            SeveralCities([kind(ground, settings, heading, seed, stream) for ground in grounds])
+            for stream in (_TRAINING, _VALIDATION)
+        )
         self.sampler = EpochSampler(epoch_steps, self._trained)
         self.settings = settings
         cores = os.cpu_count() or 1

@@ -95,12 +95,32 @@ class RoadGraph:
             generator: Source of all randomness.
         """
         first = torch.multinomial(weights, count, replacement=True, generator=generator)
+        aside = self.half_width[first] * _uniform(-1, 1, generator, count)
+        return self.routes(first, aside, tuple_size, spacing_m, travel_m, generator)
+
+    def routes(
+        self,
+        first: Tensor,
+        aside: Tensor,
+        tuple_size: int,
+        spacing_m: tuple[float, float],
+        travel_m: float,
+        generator: torch.Generator,
+    ) -> Places:
+        """Places along random routes over given pieces.
+
+        Args:
+            first: (B,) pieces, on which the tuples begin.
+            aside: (B,) metres to the left of the middle of the road.
+            tuple_size: And the rest, as for ``draw``.
+        """
+        count = len(first)
         reach = travel_m / 2 + (tuple_size - 1) * spacing_m[1]
         behind = int(travel_m / 2 / SPACING_M) + 2
         ahead = int(reach / SPACING_M) + 2
         back = self.walk(self.opposite(first), behind, generator).flip(1)
         route = torch.cat([back, self.walk(first, ahead, generator)], 1)
-        route = _beside(route, self.half_width[first] * _uniform(-1, 1, generator, count))
+        route = _beside(route, aside)
 
         low, high = spacing_m
         step = _uniform(low, high, generator, count) / SPACING_M

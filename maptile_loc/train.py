@@ -74,7 +74,7 @@ def train(
         torch.manual_seed(settings.seed)
         model = make_model(settings, ground)
     data = TileDataModule(
-        ground, settings.data, settings.heading, settings.seed, recipe.epoch_steps
+        [ground], settings.data, settings.heading, settings.seed, recipe.epoch_steps
     )
     checkpoint = _prepare(state, city, settings, resume)
     pace = Pace(recipe.steps, minutes, recipe.warmup, recipe.learning_rate)

@@ -242,15 +242,15 @@ def test_an_epoch_goes_on_where_training_is() -> None:
 
 
 def test_workers_render_the_same_batches(ground: Ground) -> None:
-    alone = TileDataModule(ground, SMALL, "known", 0, 4)
-    helped = TileDataModule(ground, SMALL.model_copy(update={"workers": 2}), "known", 0, 4)
+    alone = TileDataModule([ground], SMALL, "known", 0, 4)
+    helped = TileDataModule([ground], SMALL.model_copy(update={"workers": 2}), "known", 0, 4)
     for first, second in zip(alone.train_dataloader(), helped.train_dataloader(), strict=True):
         assert torch.equal(first.tiles, second.tiles)
         assert torch.equal(first.offset, second.offset)
 
 
 def test_validation_stays_the_same_and_is_never_trained_on(ground: Ground) -> None:
-    data = TileDataModule(ground, SMALL, "known", 0, 4)
+    data = TileDataModule([ground], SMALL, "known", 0, 4)
     first, again = (list(data.val_dataloader()) for _ in range(2))
     assert len(first) == 2
     assert all(torch.equal(a.tiles, b.tiles) for a, b in zip(first, again, strict=True))
