@@ -288,6 +288,42 @@ def inspect(path: Path, picture: Path | None, submap: float, at: float | None) -
         print(line, flush=True)
 
 
+@app.command("city-report")
+@click.argument("city", type=FOLDER)
+@click.option("--out", type=FOLDER, show_default="CITY/report", help="Folder to write to.")
+@click.option("--submap", default=20.0, help="Metres of travel that a vehicle sees at once.")
+@click.option(
+    "--sensor", default="robotcar", help="robotcar (looks across the track) or hdl64 (all around)."
+)
+@click.option("--places", default=1500, help="Look at no more; a place is 20 m of road.")
+@device
+@seed
+@recipe("localize")
+@overrides
+def city_report(
+    city: Path,
+    out: Path | None,
+    submap: float,
+    sensor: str,
+    places: int,
+    device: str,
+    seed: int,
+    config: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Say how well each place of CITY can be told from the others, and draw a map of it.
+
+    CITY is a city folder, or a georeferenced raster (.tif) with --out.
+    """
+    from maptile_loc.city_report import ReportOptions
+    from maptile_loc.city_report import city_report as run
+    from maptile_loc.config import load_settings
+    from maptile_loc.localize import LocalizeSettings
+
+    options = ReportOptions(city, out, submap, sensor, places, device, seed)
+    print(run(options, load_settings(LocalizeSettings, config, overrides)))
+
+
 @app.command()
 @click.argument("folder", type=FOLDER, default=Path("demo"))
 @click.option("--minutes", default=3.0, help="Minutes of training.")
