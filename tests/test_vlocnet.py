@@ -27,6 +27,8 @@ def make_model(heading: Heading = "unknown", **change: Any) -> VLocNet:
         "size": 32,
         "network": {"width": 8, "blocks": [1, 1], "features": 64},
         "heading": heading,
+        "relative": True,
+        "relative_from": 0.0,
         "mean": [10.0, -20.0],
         "deviation": [100.0, 200.0],
         "learning_rate": 3e-3,
@@ -101,8 +103,18 @@ def test_the_first_tile_of_a_tuple_has_none_before_it() -> None:
         poses = model.regress(
             model.look(batch.tiles[:, 0]), torch.zeros_like(model.look(batch.tiles[:, 0]))
         )
-        expected = model.loss.poses(poses[:, None], model.target(batch)[:, :1])
+        expected = model.pair_loss.poses(poses[:, None], model.target(batch)[:, :1])
     assert first.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_consistency_waits_for_its_share_of_the_training_or_is_left_out() -> None:
+    batch = make_batch()
+    late, plain = make_model(relative_from=0.5), make_model(relative=False)
+    plain.load_state_dict(late.state_dict())
+    early = late.training_step(batch, 1).item()
+    assert early == plain.training_step(batch, 1).item()
+    late.progress = 0.5
+    assert late.training_step(batch, 1).item() > early + 1
 
 
 def test_each_part_learns() -> None:
@@ -158,7 +170,7 @@ def test_the_shipped_recipe_is_trained_published_and_read(tmp_path: Path) -> Non
         }
     )
     city = small_city(tmp_path)
-    model, card = read_model(train(city, tiny, device="cpu"), city)
+    model, card = read_model(train(city, tiny, device="cpu"), city, VLocNet)
     assert isinstance(model, VLocNet)
     assert card["kind"] == "vlocnet"
     assert card["method"] == "mapnet"

@@ -45,8 +45,6 @@ def make_model(settings: ModelSettings, ground: Ground) -> TileModel:
         model.centre.copy_(torch.from_numpy(cells.centre))
         model.side.copy_(torch.from_numpy(cells.side))
         return model
-    if settings.kind == "vlocnet":
-        return VLocNet(**common)
     published: dict[str, Any] = {
         "relative": settings.relative,
         "relative_from": settings.training.relative_from,
@@ -56,7 +54,8 @@ def make_model(settings: ModelSettings, ground: Ground) -> TileModel:
         posterior = PosteriorMapNet(places=len(grid), **published, **common)
         posterior.grid.copy_(torch.from_numpy(grid))
         return posterior
-    return MapNet(**published, **common)
+    kind = VLocNet if settings.kind == "vlocnet" else MapNet
+    return kind(**published, **common)
 
 
 def _grid(places: Array, spacing: float) -> Array:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maptile_loc.datamodule import Batch
-from maptile_loc.models.base import TileModel, angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.base import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.resnet import Block
 
 MOTION_M = 10.0
@@ -42,10 +43,13 @@ class PairLoss(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(value)))
         self.rotation = rotation
 
-    def poses(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion."""
+    def poses(self, predicted: Tensor, target: Tensor, relative: bool = True) -> Tensor:
+        """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion.
+
+        ``relative=False`` leaves the geometric consistency out.
+        """
         errors = [predicted - target]
-        if predicted.shape[1] > 1:
+        if relative and predicted.shape[1] > 1:
             errors.append(predicted.diff(dim=1) - target.diff(dim=1))
         return self._weighed(errors, "sx", "sq")
 
@@ -63,26 +67,24 @@ class PairLoss(nn.Module):
         return torch.stack(losses).sum()
 
 
-class VLocNet(TileModel):
+class VLocNet(MapNet):
     """Tile, and the tile before it where there is one, to 2D offset and direction.
 
     In training the first tile of each tuple has none before it.
 
     Args:
-        common: The arguments of ``TileModel``.
+        arguments: Those of ``MapNet``; the relative term is the geometric consistency.
     """
 
-    method = "mapnet"
-
-    def __init__(self, **common: Any) -> None:
-        super().__init__(**common)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.save_hyperparameters()
+        self.consistent = self.loss.relative
+        del self.loss
         blocks = self.settings.blocks
         self.shared = 2 + sum(blocks[:-1])  # a convolution and its ReLU come before the blocks
         width = self.settings.width * 2 ** max(len(blocks) - 2, 0)
-        answers = 3 if self.heading == "unknown" else 2
         self.fuse = nn.Conv2d(2 * width, width, 1)
-        self.answer = nn.Linear(self.settings.features, answers)
         self.odometry = nn.Sequential(
             Block(2 * width, width, 1),
             Block(width, width, 2),
@@ -90,9 +92,9 @@ class VLocNet(TileModel):
             nn.Flatten(),
             nn.Linear(16 * width, MOTION_FEATURES),
             nn.ReLU(),
-            nn.Linear(MOTION_FEATURES, answers),
+            nn.Linear(MOTION_FEATURES, 2 if self.rotation is None else 3),
         )
-        self.loss = PairLoss(self.heading == "unknown")
+        self.pair_loss = PairLoss(self.rotation is not None)
 
     def look(self, tiles: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, C, H, W), what both streams share of each tile."""
@@ -105,8 +107,10 @@ class VLocNet(TileModel):
         fused = functional.relu(self.fuse(torch.cat([seen, before], 1)))
         own = self.backbone.stages[self.shared :](fused)
         features = functional.relu(self.backbone.features(own.flatten(1)))
-        poses: Tensor = self.answer(features).float()
-        return poses
+        heads = [self.translation(features)]
+        if self.rotation is not None:
+            heads.append(self.rotation(features))
+        return torch.cat(heads, dim=1).float()
 
     def motion(self, before: Tensor, seen: Tensor) -> Tensor:
         """Shared features -> (B, 2 or 3): the second tile in the frame of the first.
@@ -116,14 +120,18 @@ class VLocNet(TileModel):
         moved: Tensor = self.odometry(torch.cat([before, seen], 1)).float()
         return moved
 
-    def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians."""
+    def forward(self, tiles: Tensor) -> Tensor:
+        """(B, 3, S, S) with none before them -> (B, 2 or 3) float32, as ``MapNet``."""
         seen = self.look(tiles)
-        return self._metric(self.regress(seen, torch.zeros_like(seen)))
+        return self.regress(seen, torch.zeros_like(seen))
 
     def pose_after(self, tiles: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """As ``pose``, of tiles (B, 3, S, S) each of which comes after its ``previous`` one."""
-        return self._metric(self.regress(self.look(tiles), self.look(previous)))
+        poses = self.regress(self.look(tiles), self.look(previous))
+        offset = poses[:, :2] * self.deviation + self.mean
+        if self.rotation is None:
+            return offset, torch.zeros_like(offset[:, 0])
+        return offset, angle_of_log_quaternion(poses[:, 2])
 
     def objective(self, batch: Batch) -> Tensor:
         """The loss of poses and, where tuples have several tiles, of the motions between them."""
@@ -132,31 +140,21 @@ class VLocNet(TileModel):
         seen = seen.reshape(count, length, *seen.shape[1:])
         before = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-1]], 1)
         poses = self.regress(seen.flatten(0, 1), before.flatten(0, 1))
-        loss = self.loss.poses(poses.view(count, length, -1), self.target(batch))
+        poses = poses.view(count, length, -1)
+        relative = self.consistent and self.progress >= self.relative_from
+        loss = self.pair_loss.poses(poses, self.target(batch), relative)
         if length > 1:
             moved = self.motion(seen[:, :-1].flatten(0, 1), seen[:, 1:].flatten(0, 1))
-            loss = loss + self.loss.motions(moved, self.motion_target(batch).flatten(0, 1))
+            target = self.motion_target(batch).flatten(0, 1)
+            loss = loss + self.pair_loss.motions(moved, target)
         return loss
-
-    def target(self, batch: Batch) -> Tensor:
-        """(B, T, 2 or 3): the poses that are to be predicted."""
-        return self._with_turn((batch.offset - self.mean) / self.deviation, batch.angle)
 
     def motion_target(self, batch: Batch) -> Tensor:
         """(B, T - 1, 2 or 3): the motions that are to be predicted."""
         angle = batch.angle[:, :-1]
         c, s = torch.cos(angle), torch.sin(angle)
         east, north = batch.offset.diff(dim=1).unbind(-1)
-        moved = torch.stack([c * east + s * north, c * north - s * east], -1)
-        return self._with_turn(moved / MOTION_M, batch.angle.diff(dim=1))
-
-    def _with_turn(self, translation: Tensor, angle: Tensor) -> Tensor:
-        if self.heading == "known":
-            return translation
-        return torch.cat([translation, log_quaternion(angle)[..., None]], dim=-1)
-
-    def _metric(self, poses: Tensor) -> tuple[Tensor, Tensor]:
-        offset = poses[:, :2] * self.deviation + self.mean
-        if self.heading == "known":
-            return offset, torch.zeros_like(offset[:, 0])
-        return offset, angle_of_log_quaternion(poses[:, 2])
+        moved = torch.stack([c * east + s * north, c * north - s * east], -1) / MOTION_M
+        if self.rotation is None:
+            return moved
+        return torch.cat([moved, log_quaternion(batch.angle.diff(dim=1))[..., None]], dim=-1)
