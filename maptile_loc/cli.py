@@ -143,28 +143,39 @@ def simulate(
 
 @app.command()
 @click.argument("city", type=FOLDER)
+@click.argument("others", type=FOLDER, nargs=-1)
 @click.option("--minutes", type=float, help="Stop after so many minutes.")
 @device
 @recipe("mapnet")
 @overrides
 def train(
-    city: Path, minutes: float | None, device: str, config: str, overrides: tuple[str, ...]
+    city: Path,
+    others: tuple[Path, ...],
+    minutes: float | None,
+    device: str,
+    config: str,
+    overrides: tuple[str, ...],
 ) -> None:
-    """Train a model for CITY on tiles rendered from its map alone."""
+    """Train a model for CITY on tiles rendered from its map alone.
+
+    OTHERS are more cities to learn from, for models that then serve in any (--config retrieval).
+    """
     from data_prep.city import open_city
     from maptile_loc.config import load_settings
     from maptile_loc.train import ModelSettings
     from maptile_loc.train import train as run
 
     settings = load_settings(ModelSettings, config, overrides)
-    print(f"{run(open_city(city), settings, minutes=minutes, device=device)}: trained")
+    more = [open_city(other) for other in others]
+    folder = run(open_city(city), settings, minutes=minutes, device=device, others=more)
+    print(f"{folder}: trained")
 
 
 @app.command()
 @click.argument("city", type=FOLDER)
 @click.argument("drive", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder to write the trajectory to.")
-@click.option("--method", default="match", help="match or mapnet.")
+@click.option("--method", default="match", help="match, mapnet, cells or retrieval.")
 @click.option("--model", type=FOLDER, help="Model folder; default: the city's newest.")
 @click.option(
     "--heading", default="known", help="known, prior:DEG (to a standard deviation) or unknown."

@@ -15,7 +15,7 @@ from data_prep.lidar_odometry import OdometrySettings
 from data_prep.raster import MapRaster
 from data_prep.settings import Positive, Settings
 from maptile_loc.align import AlignSettings, align
-from maptile_loc.coarse.settings import CellsSettings, MatchSettings
+from maptile_loc.coarse.settings import CellsSettings, MatchSettings, RetrievalSettings
 from maptile_loc.evidence import make_evidence
 from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, is_sure, make_steps, smooth
 from maptile_loc.likelihood import LikelihoodFields, LikelihoodSettings
@@ -33,6 +33,7 @@ class LocalizeSettings(Settings):
     likelihood: LikelihoodSettings = LikelihoodSettings()
     match: MatchSettings = MatchSettings()
     cells: CellsSettings = CellsSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
     align: AlignSettings = AlignSettings()
     fuse: FuseSettings = FuseSettings()
     known_heading_std_deg: Positive = 1.0

@@ -23,7 +23,7 @@ from maptile_loc.odometry import with_lidar_odometry
 from maptile_loc.output import write_result
 from maptile_loc.result import Localization
 
-METHODS = ("match", "mapnet", "cells")
+METHODS = ("match", "mapnet", "cells", "retrieval")
 ODOMETRY = ("auto", "lidar")
 
 
@@ -119,12 +119,15 @@ def make_coarse(
         raise MaptileError("--prior narrows the search of the whole map: --method match")
     from maptile_loc.coarse.cells import CellsLocator
     from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+    from maptile_loc.coarse.retrieval import RetrievalLocator
 
     folder = options.model or default_model(city, options.method)
     if options.method == "mapnet":
         return MapNetLocator.load(folder, city, device)
-    size_m = settings.query.size_m
-    return CellsLocator(folder, city, fields, size_m, settings.cells, settings.match, device)
+    size_m, match = settings.query.size_m, settings.match
+    if options.method == "cells":
+        return CellsLocator(folder, city, fields, size_m, settings.cells, match, device)
+    return RetrievalLocator(folder, city, fields, size_m, settings.retrieval, match, device)
 
 
 def _disc(options: RunOptions, raster: MapRaster) -> Disc | None:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def train(
     minutes: float | None = None,
     device: str = "auto",
     resume: bool = True,
+    others: Sequence[City] = (),
 ) -> Path:
     """Train a model and publish it in the city's folder.
 
@@ -51,6 +52,7 @@ def train(
         minutes: Stop after so much training; the learning rate falls accordingly.
         device: auto, cpu or cuda.
         resume: Go on with an interrupted training of the same recipe.
+        others: More cities to learn from; only models that are bound to no city can.
 
     Returns:
         The model's folder: weights, card, ``config.yaml``, and ``training/`` with the checkpoint
@@ -68,20 +70,27 @@ def train(
     on_gpu = pick_device(device) == "cuda"
     folder = city.folder / "models" / settings.name
     state = folder / "training"
-    ground = training_ground(city)
+    ground, *more = (training_ground(each) for each in (city, *others))
     recipe = settings.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = make_model(settings, ground)
+    if others and model.bound:
+        raise MaptileError(f"{settings.name}: learns one city; train one for each")
     data = TileDataModule(
-        [ground], settings.data, settings.heading, settings.seed, recipe.epoch_steps
+        [ground, *more],
+        settings.data,
+        settings.heading,
+        settings.seed,
+        recipe.epoch_steps,
+        paired=settings.kind == "retrieval",
     )
-    checkpoint = _prepare(state, city, settings, resume)
+    checkpoint = _prepare(state, [city, *others], settings, resume)
     pace = Pace(recipe.steps, minutes, recipe.warmup, recipe.learning_rate)
     best = ModelCheckpoint(
         state,
         "best",
-        monitor="val_median_m",
+        monitor=model.judged_by,
         save_last=True,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
@@ -97,7 +106,7 @@ def train(
             logger=[CSVLogger(state, "csv"), TensorBoardLogger(state, "tensorboard")],
             callbacks=[
                 pace,
-                EarlyStopping("val_median_m", patience=recipe.patience, check_finite=True),
+                EarlyStopping(model.judged_by, patience=recipe.patience, check_finite=True),
                 best,
             ],
             enable_progress_bar=False,
@@ -115,6 +124,7 @@ def train(
         facts = {
             "name": settings.name,
             "view": settings.data.view.model_dump(mode="json"),
+            "cities": [each.name for each in (city, *others)],
             "validation": _validation(trainer, model, data),
             "training": {"steps": trainer.global_step, "seconds": round(pace.elapsed, 1)},
         }
@@ -216,10 +226,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _prepare(state: Path, city: City, settings: ModelSettings, resume: bool) -> Path | None:
+def _prepare(state: Path, cities: list[City], settings: ModelSettings, resume: bool) -> Path | None:
     """Make the folder of a training ready; the checkpoint to go on from, or None."""
     last, described = state / "last.ckpt", state / "recipe.json"
-    recipe = {"city": city.content_hash, "settings": settings.model_dump(mode="json")}
+    names = [city.content_hash for city in cities]
+    recipe = {"cities": names, "settings": settings.model_dump(mode="json")}
     if resume and last.is_file() and described.is_file() and read_json(described) == recipe:
         read_checkpoint(last)
         return last

@@ -77,7 +77,7 @@ def test_every_shipped_recipe_fits_its_settings():
     from maptile_loc.train import ModelSettings
 
     kinds = {"localize": LocalizeSettings, "simulate": SimulateSettings}
-    models = ("mapnet", "posenet", "posterior", "cells")
+    models = ("mapnet", "posenet", "posterior", "cells", "retrieval", "vlocnet")
     kinds |= dict.fromkeys(models, ModelSettings)
     recipes = sorted(config_folder().glob("*.yaml"))
     assert {path.stem for path in recipes} >= {*kinds, "city", "oxford"}

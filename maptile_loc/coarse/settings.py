@@ -47,3 +47,22 @@ class CellsSettings(Settings):
 
     places: int = 24
     radius_m: Positive = 16.0
+
+
+class RetrievalSettings(Settings):
+    """How the map's views are kept and asked for.
+
+    Attributes:
+        every_m: Metres of road between the places of the database.
+        heading_step_deg: Step between the headings at which a tile is looked up, where the heading
+            is not known; the model bears half of it.
+        places: So many of the most similar places are searched.
+        apart_m: ... no two of them nearer than that.
+        radius_m: ... so far around.
+    """
+
+    every_m: Positive = 5.0
+    heading_step_deg: Positive = 10.0
+    places: int = 24
+    apart_m: Positive = 10.0
+    radius_m: Positive = 16.0

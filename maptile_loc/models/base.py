@@ -25,10 +25,14 @@ class TileModel(pl.LightningModule):
 
     Attributes:
         method: The ``--method`` of ``maptile localize`` that its answers go to.
+        bound: Whether it knows one city only.
+        judged_by: The figure of validation that the best weights have the least of.
         progress: 0..1, the share of the training that is done; whoever trains keeps it.
     """
 
     method: str
+    bound = True
+    judged_by = "val_median_m"
     mean: Tensor
     deviation: Tensor
 

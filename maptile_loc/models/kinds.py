@@ -14,6 +14,7 @@ from maptile_loc.models.cells import CellsModel
 from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.partition import make_cells
 from maptile_loc.models.posterior import PosteriorMapNet
+from maptile_loc.models.retrieval import DescriptorModel
 from maptile_loc.models.settings import Kind, ModelSettings
 from maptile_loc.models.vlocnet import VLocNet
 
@@ -21,6 +22,7 @@ KINDS: dict[Kind, type[TileModel]] = {
     "mapnet": MapNet,
     "posterior": PosteriorMapNet,
     "cells": CellsModel,
+    "retrieval": DescriptorModel,
     "vlocnet": VLocNet,
 }
 
@@ -37,6 +39,8 @@ def make_model(settings: ModelSettings, ground: Ground) -> TileModel:
         "learning_rate": settings.training.learning_rate,
         "weight_decay": settings.training.weight_decay,
     }
+    if settings.kind == "retrieval":
+        return DescriptorModel(**settings.retrieval.model_dump(mode="json"), **common)
     places = ((ground.roads.start + ground.roads.end) / 2).double().numpy()
     weights = ground.weights.double().numpy()
     if settings.kind == "cells":

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import safetensors
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save_file
@@ -82,8 +81,12 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
         raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")
     if not {"city", "view", "model"} <= set(card):
         raise MaptileError(f"{folder / CARD}: damaged, keys are missing; train again")
-    trained_for = card["city"]
-    if trained_for["content_hash"] != city.content_hash:
+    kind, trained_for = KINDS.get(card.get("kind", "mapnet")), card["city"]
+    if kind is None:
+        raise MaptileError(f"{folder}: of a kind that this maptile-loc does not know; update")
+    if not issubclass(kind, expected):
+        raise MaptileError(f"{folder}: a model for --method {kind.method}, not this one")
+    if kind.bound and trained_for["content_hash"] != city.content_hash:
         same_name = trained_for["name"] == city.name
         other = "another state of it" if same_name else f"the city {trained_for['name']!r}"
         raise MaptileError(
@@ -91,16 +94,13 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
             f"{city.name!r} ({city.content_hash[:12]}); train again: maptile train "
             f"{city.folder or 'CITY'}"
         )
-    assert np.allclose(trained_for["reference"], city.reference)  # part of the content hash
     path = folder / WEIGHTS
     damaged = MaptileError(f"{path}: missing, damaged or not the weights of {CARD}; train again")
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
             raise damaged
-        model = KINDS[card.get("kind", "mapnet")](**card["model"])
-        if not isinstance(model, expected):
-            raise MaptileError(f"{folder}: a model for --method {model.method}")
+        model = kind(**card["model"])
         model.load_state_dict(tensors_of(content))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged from error

@@ -43,6 +43,9 @@ class ResNet(nn.Module):
 
     The last feature map is flattened, not averaged: where in the tile a wall stands says where the
     tile is.
+
+    Attributes:
+        channels: Of the last feature map.
     """
 
     def __init__(self, size: int, settings: NetworkSettings) -> None:
@@ -57,6 +60,7 @@ class ResNet(nn.Module):
                 stages.append(Block(width, outputs, stride))
                 width, side = outputs, math.ceil(side / stride)
         self.stages = nn.Sequential(*stages)
+        self.channels = width
         self.features = nn.Linear(width * side**2, settings.features)
 
     def forward(self, tiles: Tensor) -> Tensor:

@@ -11,7 +11,18 @@ from maptile_loc.datamodule import DataSettings, Heading
 from maptile_loc.models.partition import PartitionSettings
 from maptile_loc.models.resnet import NetworkSettings
 
-Kind = Literal["mapnet", "posterior", "cells", "vlocnet"]
+Kind = Literal["mapnet", "posterior", "cells", "retrieval", "vlocnet"]
+
+
+class RetrievalSettings(Settings):
+    """What a descriptor is made of, and what it is told from."""
+
+    head: Literal["layout", "max", "netvlad"] = "layout"
+    """layout keeps where in the tile a thing is; max and netvlad do not."""
+    length: int = Field(256, ge=2)
+    temperature: float = Field(0.05, gt=0)
+    memory: int = Field(4096, ge=1)
+    """Map views of the last batches that a seen tile is told from."""
 
 
 class TrainingSettings(Settings):
@@ -44,6 +55,7 @@ class ModelSettings(Settings):
     seed: int = Field(0, ge=0)
     network: NetworkSettings = NetworkSettings()
     cells: PartitionSettings = PartitionSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
     grid_m: float = Field(10.0, gt=0)
     """Spacing of the places that ``posterior`` tells apart."""
     data: DataSettings = DataSettings()

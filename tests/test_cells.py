@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_city import small_city
+from test_train import TINY
+
+from data_prep.city import City
+from data_prep.errors import MaptileError
+from maptile_loc.coarse.cells import CellsLocator
+from maptile_loc.coarse.settings import CellsSettings, MatchSettings
+from maptile_loc.likelihood import LikelihoodSettings, make_fields
+from maptile_loc.models.cells import SOFT_M, CellsModel
+from maptile_loc.models.partition import PartitionSettings, make_cells
+from maptile_loc.result import QueryTile
+from maptile_loc.train import train
+
+KNOWN = np.zeros(1), np.zeros(1)
+
+
+# --- Partitions --------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), partitions=st.integers(1, 3), share=st.floats(0.001, 0.5))
+def test_every_place_is_in_one_cell_of_each_partition(seed, partitions, share) -> None:
+    places = np.random.default_rng(seed).normal(0, 100, (200, 2))
+    recipe = PartitionSettings(partitions=partitions, share=share)
+    cells = make_cells(places, np.ones(200), recipe)
+    away = np.abs(places[:, None] - cells.centre)
+    inside = (away < cells.side[:, None] / 2).all(axis=2)
+    for number in range(partitions):
+        np.testing.assert_array_equal(inside[:, cells.partition == number].sum(axis=1), 1)
+
+
+def test_cells_are_small_where_places_are_dense() -> None:
+    rng = np.random.default_rng(0)
+    dense, sparse = rng.uniform(0, 128, (900, 2)), rng.uniform(512, 640, (20, 2))
+    recipe = PartitionSettings(partitions=1, least_m=16.0, levels=3, share=0.01)
+    cells = make_cells(np.concatenate([dense, sparse]), np.ones(920), recipe)
+    near = (cells.centre < 200).all(axis=1)
+    assert (cells.side[near] == 16).any()
+    assert (cells.side[~near] >= 32).all()
+
+
+def test_a_place_without_weight_has_no_cell() -> None:
+    places = np.array([[8.0, 8.0], [500.0, 500.0]])
+    cells = make_cells(places, np.array([1.0, 0.0]), PartitionSettings(partitions=1))
+    np.testing.assert_allclose(cells.centre, [[8.0, 8.0]])
+
+
+# --- The model ---------------------------------------------------------------------------------
+
+
+def made_model(log_p: list[list[float]], places: list[list[float]]) -> CellsModel:
+    """A model that gives the same answer to every tile: cells of 16 m of two partitions."""
+    model = CellsModel(
+        counts=[len(part) for part in log_p],
+        size=16,
+        network={"width": 4, "blocks": [1], "features": 8},
+        heading="known",
+        mean=[0.0, 0.0],
+        deviation=[1.0, 1.0],
+        learning_rate=1e-3,
+        weight_decay=0.0,
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.logits.bias.copy_(torch.tensor(log_p).flatten())
+        model.centre.copy_(torch.tensor(places))
+        model.side.fill_(16.0)
+    return model
+
+
+def test_partitions_decide_together() -> None:
+    """Each alone is torn between two places; only one place is likely in both."""
+    model = made_model(
+        [[2.0, 2.0, 0.0], [2.0, 0.0, 2.0]],
+        [[0, 0], [100, 0], [200, 0], [4, 0], [104, 0], [204, 0]],
+    )
+    places, log_p = model.top(torch.zeros(1, 3, 16, 16), 3)
+    assert places[0, 0, 0].item() in (0.0, 4.0)
+    assert log_p[0, 0] > log_p[0, 1] + 1
+    assert torch.cdist(places[0], places[0])[0, 1:].min() > 2 * SOFT_M
+    assert log_p.exp().sum().item() == pytest.approx(1)
+
+
+def test_the_offset_moves_the_answer_within_its_cell() -> None:
+    model = made_model([[0.0]], [[50.0, 20.0]])
+    with torch.no_grad():
+        model.within[1].bias.copy_(torch.tensor([0.25, -0.5]))
+    offset, angle = model.pose(torch.zeros(2, 3, 16, 16))
+    assert offset.tolist() == [[54.0, 12.0]] * 2
+    assert angle.tolist() == [0.0, 0.0]
+
+
+def test_it_learns_a_handful_of_tiles() -> None:
+    torch.manual_seed(0)
+    model = made_model([[0.0] * 4], [[0, 0], [64, 0], [0, 64], [64, 64]])
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    model.train()
+    tiles = (torch.rand(8, 1, 3, 16, 16) < 0.3).float()
+    truth = model.centre.repeat(2, 1)[:, None] + torch.rand(8, 1, 2) * 12 - 6
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    from maptile_loc.datamodule import Batch
+
+    for _ in range(250):
+        optimiser.zero_grad()
+        model.objective(Batch(tiles, truth, torch.zeros(8, 1))).backward()
+        optimiser.step()
+    offset, _ = model.pose(tiles[:, 0])
+    assert (offset - truth[:, 0]).norm(dim=1).median() < 3.0
+
+
+# --- In a city ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> City:
+    return small_city(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(city: City) -> Path:
+    recipe = TINY.model_copy(update={"name": "cells", "kind": "cells", "heading": "known"})
+    return train(city, recipe, device="cpu")
+
+
+def locator(folder: Path, city: City, places: int = 5) -> CellsLocator:
+    fields = make_fields(city.raster, 1.0, LikelihoodSettings())
+    return CellsLocator(folder, city, fields, 96.0, CellsSettings(places=places), MatchSettings())
+
+
+def query(seed: int = 0) -> QueryTile:
+    rng = np.random.default_rng(seed)
+    wall, ground, observed = (rng.random((3, 192, 192)) < 0.1).astype(np.float32)
+    return QueryTile(wall, ground, observed, 0.5, 0.0)
+
+
+def test_a_published_model_gives_places_that_are_searched(city: City, trained: Path) -> None:
+    card = json.loads((trained / "model.json").read_text())
+    assert (card["method"], card["kind"]) == ("cells", "cells")
+    found = locator(trained, city)
+    centres = found.places(query())
+    assert centres.shape == (5, 2)
+    candidates = found.candidates(query(), *KNOWN)
+    away = np.abs(candidates.poses[:, None, :2] - centres).max(axis=2).min(axis=1)
+    assert (away <= 16.5).all()
+    assert np.exp(candidates.log_scores).sum() <= 1
+
+
+def test_a_model_of_known_headings_turns_no_tile(city: City, trained: Path) -> None:
+    with pytest.raises(MaptileError, match="trained for known headings"):
+        locator(trained, city).candidates(query(), np.radians([0.0, 90.0]), np.log([0.5, 0.5]))
+
+
+def test_another_methods_model_is_refused(city: City) -> None:
+    folder = train(city, TINY, device="cpu")
+    with pytest.raises(MaptileError, match="--method mapnet"):
+        locator(folder, city)
