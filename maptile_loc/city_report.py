@@ -31,8 +31,8 @@ DISTRICT_M = 250.0
 """Side of the squares of ``districts.csv``, which begin at multiples of it in the map frame."""
 TOLD_APART = 0.5
 """A place is told apart where it is more probable than all others together."""
-PAIRS, PAIR_PROBABILITY, PAIRS_APART_M = 3, 0.2, 100.0
-"""So many pairs of look-alikes are shown, where one is so probable, so far from each other."""
+PAIRS, PAIR_PROBABILITY, PAIRS_APART_M = 3, 0.2, 50.0
+"""So many pairs of look-alikes are shown, where one is so probable; all so far from each other."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,9 @@ def pick_pairs(
         if probability < PAIR_PROBABILITY or len(pairs) == PAIRS:
             break
         ends = np.array([found.true[row, draw], found.alike[row, draw]])
-        taken = np.array([[pair.place, pair.alike] for pair in pairs]).reshape(-1, 2)
-        if (np.linalg.norm(ends[:, None] - taken, axis=-1) < PAIRS_APART_M).any():
+        taken = np.array([end for pair in pairs for end in (pair.place, pair.alike)] + [ends[1]])
+        gaps = np.linalg.norm(ends[:, None] - taken, axis=-1)
+        if (gaps[0] < PAIRS_APART_M).any() or (gaps[1, :-1] < PAIRS_APART_M).any():
             continue
         walls = np.unpackbits(found.walls[row, draw], axis=1).astype(bool)
         pairs.append(Pair(ends[0], ends[1], probability, walls, settings.view.resolution))

@@ -202,9 +202,7 @@ def look(
         generator = torch.Generator().manual_seed(_seed(settings.seed, _LOOKS, draw, world))
         for start in range(0, len(numbers), _BATCH):
             some = numbers[start : start + _BATCH]
-            paths = torch.cat(
-                [_path(ground, int(p), settings, generator) for p in spots.piece[some]]
-            )
+            paths = _paths(ground, spots.piece[some], settings, generator)
             centre = paths[:, paths.shape[1] // 2]
             zeros = torch.zeros(len(some))
             tiles = render(worlds, zeros.long(), paths, centre, zeros, settings.view, generator)
@@ -221,14 +219,19 @@ def _world(ground: Ground, number: int, settings: DistinctSettings) -> Worlds:
     return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution)
 
 
-def _path(
-    ground: Ground, piece: int, settings: DistinctSettings, generator: torch.Generator
+def _paths(
+    ground: Ground,
+    pieces: NDArray[np.int64],
+    settings: DistinctSettings,
+    generator: torch.Generator,
 ) -> Tensor:
-    """(1, P, 2) a way through a piece of road, one way or the other."""
-    both = torch.zeros(len(ground.weights))
-    both[[piece, piece + len(both) // 2]] = 1.0
+    """(B, P, 2) ways over (B,) pieces of road, each one way or the other, anywhere across it."""
+    roads, first = ground.roads, torch.from_numpy(pieces)
+    back, across = torch.rand(2, len(first), generator=generator)
+    first = torch.where(back < 0.5, first, roads.opposite(first))
+    aside = roads.half_width[first] * (2 * across - 1)
     travel = settings.view.travel_m
-    return ground.roads.draw(1, both, 1, (0.0, 0.0), travel, generator).paths[:, 0]
+    return roads.routes(first, aside, 1, (0.0, 0.0), travel, generator).paths[:, 0]
 
 
 def _seed(*numbers: int) -> int:

@@ -1,0 +1,182 @@
+"""What the geometry of a city's views tells of where they were seen: memory and interpolation.
+
+Run: python benchmarks/lean_images.py [CITY] [--work FOLDER] [--tests N]
+
+The protocol is that of Kadosh, Moses and Shamir, On the role of geometry in geo-localization
+(Computational Visual Media 7, 2021), with views from above in place of images. Known are views from
+a grid of free places, rendered from the map alone: walls, ground, or both. Asked is where other
+views were seen, rendered with noise in a world that is not quite the map.
+
+- *Memory*: seen again from the very grid points, how many are recognised.
+- *Between*: seen from random places, so that no view is near a known one but by chance. 1nn takes
+  the place of the known view that looks most alike, 3nn the mean of the best three; the search
+  knows the map instead of a grid. D is the error in units of the distance to the nearest grid
+  point: with D < 1 a place is told better than by any view in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from localize import city as prepared
+from numpy.typing import NDArray
+from stamp import head, row, stamp
+from torch import Tensor
+from torch.nn import functional
+
+from data_prep.city import City, open_city
+from data_prep.geometry import Array
+from maptile_loc.coarse.match import Matcher
+from maptile_loc.config import load_settings
+from maptile_loc.datamodule import training_ground
+from maptile_loc.distinctive import DistinctSettings, query_view
+from maptile_loc.likelihood import make_fields
+from maptile_loc.localize import LocalizeSettings
+from maptile_loc.result import QueryTile
+from maptile_loc.view import FREE, GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
+from maptile_loc.world import DisguiseSettings, build_world
+
+ROOT = Path(__file__).parent.parent
+STEPS_M = (10.0, 20.0, 40.0)
+CHANNELS = {"walls": (WALL,), "ground": (GROUND,), "both": (WALL, GROUND)}
+MARGIN_M = 30.0
+SHRINK = 8
+"""Views are compared at pixels of so many of theirs: 4 m, so that a metre matters little."""
+BATCH = 16
+
+
+class Scene:
+    """A city to be looked at: as it is mapped, and as it might be."""
+
+    def __init__(self, city: City, seed: int) -> None:
+        self.city, self.ground = city, training_ground(city)
+        self.seed = seed
+        self.view = query_view("hdl64", 1.0)
+        self.mapped = self._world(DisguiseSettings(resolution=0.5).nothing())
+        self.other = self._world(DistinctSettings().disguise)
+
+    def _world(self, disguise: DisguiseSettings) -> Worlds:
+        ground, rng = self.ground, np.random.default_rng(self.seed)
+        cells = build_world(ground.buildings, ground.roads.middle(), ground.bounds, disguise, rng)
+        west, north = ground.bounds[0], ground.bounds[3]
+        return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution)
+
+    def free(self, places: Array) -> Array:
+        """Those of (N, 2) places (metres from the reference) where nothing stands."""
+        worlds = self.mapped
+        inside = self.city.raster.inside(places + self.city.reference, MARGIN_M)
+        places = places[inside]
+        row = ((worlds.north - places[:, 1]) / worlds.resolution).astype(np.int64)
+        column = ((places[:, 0] - worlds.west) / worlds.resolution).astype(np.int64)
+        free: NDArray[np.bool_] = worlds.cells[0].numpy()[row, column] == FREE
+        return np.compress(free, places, axis=0)
+
+    def grid(self, step: float) -> Array:
+        """(N, 2) free places every ``step`` metres."""
+        west, south, east, north = self.ground.bounds
+        x, y = np.meshgrid(np.arange(west, east, step), np.arange(south, north, step))
+        return self.free(np.column_stack([x.ravel(), y.ravel()]))
+
+    def random(self, count: int) -> Array:
+        """(count, 2) free places anywhere."""
+        west, south, east, north = self.ground.bounds
+        rng = np.random.default_rng([self.seed, 1])
+        return self.free(rng.uniform((west, south), (east, north), (4 * count, 2)))[:count]
+
+    def seen(self, places: Array, worlds: Worlds, view: ViewSettings) -> Iterator[Tensor]:
+        """(B, 3, S, S) what is seen at (N, 2) places, some at a time."""
+        generator = torch.Generator().manual_seed(self.seed)
+        along = torch.tensor([[-0.05, 0.0], [0.05, 0.0]])
+        for start in range(0, len(places), BATCH):
+            centre = torch.from_numpy(places[start : start + BATCH]).float()
+            zeros = torch.zeros(len(centre))
+            paths = centre[:, None] + along
+            yield render(worlds, zeros.long(), paths, centre, zeros, view, generator)
+
+
+def described(views: Iterable[Tensor]) -> dict[str, Tensor]:
+    """(N, F) features of views by the channels that are looked at."""
+    parts = [{name: features(v, used) for name, used in CHANNELS.items()} for v in views]
+    return {name: torch.cat([part[name] for part in parts]) for name in CHANNELS}
+
+
+def features(tiles: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """(N, F) unit vectors: each channel coarse and smooth, as heavy as the others."""
+    parts = []
+    for channel in channels:
+        small = functional.avg_pool2d(tiles[:, channel : channel + 1], SHRINK)
+        small = functional.avg_pool2d(small, 3, stride=1, padding=1).flatten(1)
+        small = small - small.mean(dim=1, keepdim=True)
+        parts.append(functional.normalize(small, dim=1))
+    return functional.normalize(torch.cat(parts, dim=1), dim=1)
+
+
+def searched(
+    tiles: Tensor, channels: tuple[int, ...], matcher: Matcher, resolution: float
+) -> Array:
+    """(N, 2) east, north of the best candidate of the exhaustive search."""
+    best = np.zeros((len(tiles), 2))
+    nothing = np.zeros(tiles.shape[2:], np.float32)
+    for number, tile in enumerate(tiles.numpy()):
+        wall, observed = (tile[c] if WALL in channels else nothing for c in (WALL, OBSERVED))
+        ground = tile[GROUND] if GROUND in channels else nothing
+        query = QueryTile(wall, ground, observed, resolution, 0.0)
+        best[number] = matcher.candidates(query, np.zeros(1), np.zeros(1)).poses[0, :2]
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("city", type=Path, nargs="?")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "lean_images")
+    parser.add_argument("--tests", type=int, default=400, help="Views that are asked for.")
+    given = parser.parse_args()
+    where = given.city
+    if where is None:
+        source = ROOT.parent / "shared" / "data" / "oxford" / "oxford.osm"
+        where = prepared(source, given.work / "oxford")
+    print(stamp(), end="\n\n")
+    scene = Scene(open_city(where), seed=0)
+    settings = load_settings(LocalizeSettings, "localize")
+    fields = make_fields(scene.city.raster, settings.match.resolution, settings.likelihood)
+    matcher = Matcher(fields, scene.view.size_m, settings.match)
+    tests = scene.random(given.tests)
+    views = torch.cat(list(scene.seen(tests, scene.other, scene.view)))
+    asked = described([views])
+    found = {
+        name: searched(views, channels, matcher, scene.view.resolution) - scene.city.reference
+        for name, channels in CHANNELS.items()
+    }
+    methods = ("1nn", "3nn", "search")
+    figures = [f"{what} {method}" for what in ("median m", "D<1", "D<3") for method in methods]
+    head("grid", "views", "channels", "recognised", *figures)
+    for step in STEPS_M:
+        grid = scene.grid(step)
+        known = described(scene.seen(grid, scene.mapped, scene.view.without_noise()))
+        chosen = np.random.default_rng(2).permutation(len(grid))[: given.tests]
+        again = described(scene.seen(grid[chosen], scene.other, scene.view))
+        nearest = distances(tests, grid).min(axis=1)
+        for name, memory in known.items():
+            recognised = (again[name] @ memory.T).argmax(dim=1).numpy() == chosen
+            three = (asked[name] @ memory.T).topk(3, dim=1).indices.numpy()
+            guesses = (grid[three[:, 0]], grid[three].mean(axis=1), found[name])
+            error = np.stack([np.linalg.norm(guess - tests, axis=1) for guess in guesses])
+            medians = [f"{value:.1f}" for value in np.median(error, axis=1)]
+            shares = [
+                f"{value:.2f}" for d in (1, 3) for value in (error < d * nearest).mean(axis=1)
+            ]
+            cells = f"{step:g} m", f"{len(grid)}", name, f"{recognised.mean():.2f}"
+            row(*cells, *medians, *shares)
+
+
+def distances(a: Array, b: Array) -> NDArray[np.float64]:
+    """(N, M) metres between (N, 2) and (M, 2) places."""
+    return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=-1))
+
+
+if __name__ == "__main__":
+    main()
