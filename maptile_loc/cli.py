@@ -254,6 +254,62 @@ def localize(
 
 
 @app.command()
+@click.argument("city", type=FOLDER)
+@click.argument("drive", type=FOLDER)
+@click.option("--model", type=FOLDER, help="Model folder; default: the city's newest mapnet.")
+@click.option("--minutes", type=float, help="Stop after so many minutes.")
+@click.option("--heading", default="known", help="known or unknown, as the model was trained.")
+@click.option("--submap", default=50.0, help="Metres of travel per query tile; 0: one scan.")
+@click.option("--every", default=20.0, help="Metres between query tiles; 0: every scan.")
+@click.option("--format", default="auto", help="As of localize.")
+@device
+@recipe("mapnet_plus")
+@overrides
+def adapt(
+    city: Path,
+    drive: Path,
+    model: Path | None,
+    minutes: float | None,
+    heading: str,
+    submap: float,
+    every: float,
+    format: str,
+    device: str,
+    config: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Make a model of CITY used to what DRIVE sees (MapNet+); no truth is needed.
+
+    The drive's odometry says how its tiles lie to each other. The model, a mapnet or a posterior,
+    stays; the adapted one is written beside it, and is then the newest.
+    """
+    from data_prep.city import open_city
+    from data_prep.sources import open_drive
+    from maptile_loc.adapt import AdaptSettings
+    from maptile_loc.adapt import adapt as run
+    from maptile_loc.coarse.mapnet import default_model
+    from maptile_loc.config import load_settings
+    from maptile_loc.localize import LocalizeSettings
+    from maptile_loc.run import parse_heading
+
+    settings = load_settings(AdaptSettings, config, overrides)
+    opened = open_city(city)
+    folder = run(
+        opened,
+        model or default_model(opened, "mapnet"),
+        open_drive(drive, format),
+        parse_heading(heading),
+        submap,
+        every,
+        settings,
+        load_settings(LocalizeSettings, "localize"),
+        minutes,
+        device,
+    )
+    print(f"{folder}: adapted")
+
+
+@app.command()
 @click.argument("out", type=FOLDER)
 def evaluate(out: Path) -> None:
     """Compare the trajectory in OUT with the drive's truth, and write metrics.json."""
