@@ -9,14 +9,18 @@ import torch
 
 from data_prep.city import City
 from data_prep.geometry import Array
-from maptile_loc.coarse.mapnet import north_up
 from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.settings import CellsSettings, MatchSettings
+from maptile_loc.coarse.turning import best_apart, spaced_turns, turned_tiles
 from maptile_loc.likelihood import LikelihoodFields
 from maptile_loc.models.cells import CellsModel
 from maptile_loc.models.published import read_model
 from maptile_loc.result import Candidates, QueryTile
 from maptile_loc.view import ViewSettings, tile_from_query
+
+PER_TURN = 4
+"""Places that a tile of unknown heading is asked for at each turn."""
+APART_M = 10.0
 
 
 class CellsLocator:
@@ -47,23 +51,30 @@ class CellsLocator:
         model, card = read_model(folder, city, CellsModel)
         self._model = model.to(device=device, memory_format=torch.channels_last)
         self._view = ViewSettings.model_validate(card["view"])
-        self._reference, self._folder, self._places = city.reference, folder, settings.places
+        self._reference, self._settings = city.reference, settings
         self._search = NearSearch(fields, tile_size_m, match, settings.radius_m, device)
         self.area_km2 = city.raster.area_km2
 
-    def places(self, tile: QueryTile) -> Array:
-        """(K, 2) east and north of the likeliest places for ``tile``, best first."""
+    def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
+        """(K, 3) east, north and turn of the likeliest places, best first; arguments as below."""
+        asked = np.zeros(1)
+        if self._model.heading == "known":
+            step = np.radians(self._settings.heading_step_deg)
+            asked = spaced_turns(turns, log_prior, step)
+        count = self._settings.places
         with torch.inference_mode():
-            seen = tile_from_query(tile, self._view)[None].to(self._model.device)
-            offset, _ = self._model.top(seen, self._places)
-        found: Array = self._reference + offset[0].double().cpu().numpy()
-        return found
+            seen = turned_tiles(tile_from_query(tile, self._view), asked).to(self._model.device)
+            offset, score = self._model.top(seen, count if len(asked) == 1 else PER_TURN)
+        places = self._reference + offset.double().cpu().numpy()
+        found = np.concatenate(
+            [places, np.broadcast_to(asked[:, None, None], score[..., None].shape)], 2
+        )
+        flat: Array = found.reshape(-1, 3)
+        return flat[best_apart(flat[:, :2], score.flatten().cpu().numpy(), count, APART_M)]
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
-        """The best places near those that the model names; arguments as for ``Matcher``.
-
-        Raises:
-            MaptileError: The model was trained for known headings, and this one is not known.
-        """
-        north_up(self._model.heading, turns, self._folder)
-        return self._search.candidates(tile, self.places(tile), turns, np.asarray(log_prior))
+        """The best places near those that the model names; arguments as for ``Matcher``."""
+        starts = self.starts(tile, turns, log_prior)
+        any_turn = self._model.heading == "unknown"
+        reach = np.pi if any_turn else np.radians(self._settings.heading_step_deg)
+        return self._search.candidates(tile, starts, turns, log_prior, reach)

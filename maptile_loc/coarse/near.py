@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
@@ -13,8 +14,10 @@ from maptile_loc.evidence import Evidence, make_evidence, turned
 from maptile_loc.likelihood import LikelihoodFields, coarser
 from maptile_loc.result import Candidates, QueryTile
 
-TURNS = 16
-"""So many turns are in work at a time."""
+SQUARES = 4
+"""So many squares are in work at a time."""
+
+Ints = NDArray[np.int_]
 
 
 class NearSearch:
@@ -41,15 +44,21 @@ class NearSearch:
         self._grids: dict[bool, LikelihoodFields] = {False: fields}
 
     def candidates(
-        self, tile: QueryTile, centres: Array, turns: Array, log_prior: Array
+        self,
+        tile: QueryTile,
+        starts: Array,
+        turns: Array,
+        log_prior: Array,
+        reach_rad: float = np.pi,
     ) -> Candidates:
-        """The best place in the square about each of (K, 2) ``centres``, over all turns.
+        """The best place in the square about each start, over the turns near its own.
 
         Args:
             tile: As for ``Matcher.candidates``; so are ``turns`` and ``log_prior``.
-            centres: East and north (metres) of the squares.
+            starts: (K, 3) east and north (metres) of the squares' centres, turn (radians).
             turns: (T,) radians.
             log_prior: (T,) log-probability of each.
+            reach_rad: How far from a start's turn the turns are tried.
 
         Returns:
             Candidates with log-posteriors: that the tile is elsewhere on the map is left out, that
@@ -59,9 +68,10 @@ class NearSearch:
         fields = self._grid(wide := len(turns) > FEW_TURNS)
         step = fields.resolution
         reach = max(1, round(self.radius_m / step))
-        corner = np.column_stack([fields.north - centres[:, 1], centres[:, 0] - fields.west])
+        corner = np.column_stack([fields.north - starts[:, 1], starts[:, 0] - fields.west])
         first = np.round(corner / step).astype(int) - reach
-        best, which = self._best(fields, first, 2 * reach + 1, evidence, turns, log_prior)
+        tried = _tried(starts[:, 2], turns, reach_rad)
+        best, which = self._best(fields, first, 2 * reach + 1, evidence, turns, log_prior, tried)
         flat = best.argmax(axis=1)
         row, column = np.divmod(flat, 2 * reach + 1)
         every = np.arange(len(flat))
@@ -98,48 +108,49 @@ class NearSearch:
     def _best(
         self,
         fields: LikelihoodFields,
-        first: np.ndarray[tuple[int, ...], np.dtype[np.int_]],
+        first: Ints,
         count: int,
         evidence: Evidence,
         turns: Array,
         log_prior: Array,
-    ) -> tuple[Array, np.ndarray[tuple[int, ...], np.dtype[np.int_]]]:
+        tried: Ints,
+    ) -> tuple[Array, Ints]:
         """(K, count^2) best scores of the places from (K, 2) ``first`` on, and their turns."""
         side = round(self.tile_size_m / fields.resolution)
         block = side + count + count % 2
-        cut = torch.from_numpy(_cut(fields.channels, first - side // 2, block)).to(self.device)
-        # One matrix per frequency, of squares times channels with channels times turns.
-        spectra = torch.fft.rfft2(cut).flatten(2).permute(2, 0, 1).contiguous()
-        best = torch.full((len(first), count, count), -torch.inf, device=self.device)
-        which = torch.zeros(best.shape, dtype=torch.long, device=self.device)
-        for start in range(0, len(turns), TURNS):
-            some = slice(start, start + TURNS)
-            tiles = turned(evidence, turns[some], fields.resolution, self.device)
-            spectrum = torch.fft.rfft2(tiles, s=(block, block)).conj().flatten(2)
-            product = torch.bmm(spectra, spectrum.permute(2, 1, 0).contiguous())
-            product = product.permute(2, 1, 0).reshape(len(tiles), -1, block, block // 2 + 1)
+        used, index = np.unique(tried, return_inverse=True)
+        tiles = turned(evidence, turns[used], fields.resolution, self.device)
+        spectrum = torch.fft.rfft2(tiles, s=(block, block)).conj()
+        prior = torch.tensor(log_prior[tried], dtype=torch.float32, device=self.device)
+        pick = torch.from_numpy(index.reshape(tried.shape)).to(self.device)
+        best, which = [], []
+        for start in range(0, len(first), SQUARES):
+            some = slice(start, start + SQUARES)
+            cut = torch.from_numpy(_cut(fields.channels, first[some] - side // 2, block))
+            squares = torch.fft.rfft2(cut.to(self.device))
+            product = torch.einsum("kcuv,ktcuv->ktuv", squares, spectrum[pick[some]])
             scores = torch.fft.irfft2(product, s=(block, block))[..., :count, :count]
-            prior = torch.tensor(log_prior[some], dtype=scores.dtype, device=self.device)
-            value, index = (scores + prior[:, None, None, None]).max(0)
-            better = value > best
-            best = torch.where(better, value, best)
-            which = torch.where(better, index + start, which)
-        scores = best.flatten(1).cpu().numpy().astype(np.float64)
-        return scores, which.flatten(1).cpu().numpy()
+            value, at = (scores + prior[some, :, None, None]).max(1)
+            best.append(value.flatten(1))
+            which.append(pick[some].gather(1, at.flatten(1)))
+        scores = torch.cat(best).cpu().numpy().astype(np.float64)
+        return scores, used[torch.cat(which).cpu().numpy()]
 
 
-def _cut(
-    channels: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-    first: np.ndarray[tuple[int, ...], np.dtype[np.int_]],
-    side: int,
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
+    """(K, n) the turns that are tried: of all, those nearest to each of (K,) ``about``."""
+    away = np.abs(wrap_angle(turns - about[:, None]))
+    count = max(1, int((away <= reach_rad + 1e-9).sum(axis=1).max()))
+    return np.argsort(away, axis=1, kind="stable")[:, :count]
+
+
+def _cut(channels: NDArray[np.float32], first: Ints, side: int) -> NDArray[np.float32]:
     """(K, C, side, side) squares of (C, H, W) fields from (K, 2) row, column; 0 off the map."""
     at = np.arange(side)
     rows, columns = first[:, :1] + at, first[:, 1:] + at
     height, width = channels.shape[1:]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
-        :, None
-    ]
+    on_map = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
     values = channels[:, rows[:, :, None], columns[:, None]]
-    return np.ascontiguousarray(np.where(inside, values, 0).swapaxes(0, 1), np.float32)
+    values *= on_map[0][:, :, None] & on_map[1][:, None]
+    return np.ascontiguousarray(values.swapaxes(0, 1))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from data_prep.city import City
 from data_prep.files import atomic_file
-from data_prep.geometry import Array, wrap_angle
+from data_prep.geometry import Array
 from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.settings import MatchSettings, RetrievalSettings
+from maptile_loc.coarse.turning import best_apart, spaced_turns, turned_tiles
 from maptile_loc.datamodule import exact_world, map_view, training_ground
 from maptile_loc.likelihood import LikelihoodFields
 from maptile_loc.models.published import read_model
@@ -74,40 +73,25 @@ class RetrievalLocator:
         self._search = NearSearch(fields, tile_size_m, match, settings.radius_m, device)
         self.area_km2 = city.raster.area_km2
 
-    def places(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 2) east and north of the most similar places, best first; arguments as below."""
-        seen = tile_from_query(tile, self._view)[None]
-        asked = self._turns(turns, log_prior)
+    def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
+        """(K, 3) east, north and turn of the most similar views, best first; arguments as below."""
+        asked = spaced_turns(turns, log_prior, np.radians(self._settings.heading_step_deg))
         with torch.inference_mode():
-            descriptors = self._model(_turned(seen, asked).to(self._model.device))
-            similar = (self._database @ descriptors.T).amax(1)
+            seen = turned_tiles(tile_from_query(tile, self._view), asked)
+            descriptors = self._model(seen.to(self._model.device))
+            similar, turn = (self._database @ descriptors.T).max(1)
             # More than are needed, as those next to the best are much like it.
-            count = min(len(similar), 40 * self._settings.places)
-            found = self._places[similar.topk(count).indices].cpu()
-        kept: list[int] = []
-        away = torch.cdist(found, found)
-        for index in range(count):
-            if (
-                len(kept) < self._settings.places
-                and not (away[index, kept] < self._settings.apart_m).any()
-            ):
-                kept.append(index)
-        centres: Array = self._reference + found[kept].double().numpy()
-        return centres
+            score, index = similar.topk(min(len(similar), 40 * self._settings.places))
+        places = self._reference + self._places[index].double().cpu().numpy()
+        found = np.column_stack([places, asked[turn[index].cpu().numpy()]])
+        apart = self._settings.apart_m
+        return found[best_apart(places, score.cpu().numpy(), self._settings.places, apart)]
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The best places near the most similar views; arguments as for ``Matcher``."""
-        return self._search.candidates(tile, self.places(tile, turns, log_prior), turns, log_prior)
-
-    def _turns(self, turns: Array, log_prior: Array) -> Array:
-        """Those of the turns, some degrees apart, that are to be looked up."""
-        step = np.radians(self._settings.heading_step_deg)
-        likely = turns[np.argsort(-log_prior, kind="stable")]
-        kept: list[float] = []
-        for turn in likely:
-            if not (np.abs(wrap_angle(np.array(kept) - turn)) < 0.75 * step).any():
-                kept.append(float(turn))
-        return np.array(kept)
+        starts = self.starts(tile, turns, log_prior)
+        reach = np.radians(self._settings.heading_step_deg)
+        return self._search.candidates(tile, starts, turns, log_prior, reach)
 
 
 def describe(
@@ -127,7 +111,9 @@ def describe(
     marks = torch.arange(every_m / 2, max(float(counted[-1]), every_m), every_m)
     pieces = torch.searchsorted(counted, marks).clamp_max(half - 1)
     descriptors, places = [], []
-    for some in tqdm(torch.split(pieces, BATCH), desc="describe the map", disable=None, leave=False):
+    for some in tqdm(
+        torch.split(pieces, BATCH), desc="describe the map", disable=None, leave=False
+    ):
         at = roads.routes(some, torch.zeros(len(some)), 1, (0.0, 0.0), view.travel_m, generator)
         tiles = map_view(world, at.paths[:, 0], at.centre[:, 0], view, generator)
         with torch.inference_mode():
@@ -137,16 +123,3 @@ def describe(
         "descriptors": torch.cat(descriptors),
         "places": torch.cat(places).to(model.device),
     }
-
-
-def _turned(tile: Tensor, turns: Array) -> Tensor:
-    """(T, 3, S, S): a tile (1, 3, S, S) turned counter-clockwise by (T,) radians."""
-    if len(turns) == 1 and math.isclose(turns[0], 0.0, abs_tol=1e-9):
-        return tile
-    turn = torch.tensor(turns, dtype=torch.float32)
-    c, s, zero = torch.cos(turn), torch.sin(turn), torch.zeros_like(turn)
-    # Maps the output's (x right, y down) to where in the input it comes from.
-    rows = torch.stack([torch.stack([c, -s, zero], 1), torch.stack([s, c, zero], 1)], 1)
-    grid = functional.affine_grid(rows, [len(turns), *tile.shape[1:]], align_corners=False)
-    every = tile.expand(len(turns), -1, -1, -1)
-    return functional.grid_sample(every, grid, align_corners=False)

@@ -41,10 +41,13 @@ class CellsSettings(Settings):
     """How a model's answers are used.
 
     Attributes:
+        heading_step_deg: Step between the headings at which a tile is shown to it, where the
+            heading is not known.
         places: So many of its likeliest places are searched.
         radius_m: ... so far around.
     """
 
+    heading_step_deg: Positive = 10.0
     places: int = 24
     radius_m: Positive = 16.0
 
@@ -55,7 +58,7 @@ class RetrievalSettings(Settings):
     Attributes:
         every_m: Metres of road between the places of the database.
         heading_step_deg: Step between the headings at which a tile is looked up, where the heading
-            is not known; the model bears half of it.
+            is not known.
         places: So many of the most similar places are searched.
         apart_m: ... no two of them nearer than that.
         radius_m: ... so far around.

@@ -77,8 +77,9 @@ class CellsModel(TileModel):
             count: How many places, K.
 
         Returns:
-            (B, K, 2) metres from the reference and (B, K) log-probabilities. Two places are further
-            apart than ``SOFT_M``; where fewer are found, the rest are infinitely improbable.
+            (B, K, 2) metres from the reference and (B, K) log-scores, 0 where all partitions are sure
+            of the same place. Two places are ``2 SOFT_M`` apart or more; where fewer are found, the
+            rest have scores of minus infinity.
         """
         log_p, place = self(tiles)
         best = [
@@ -105,8 +106,7 @@ class CellsModel(TileModel):
             scores.append(score)
             row = distance[torch.arange(len(at)), at]
             rest = torch.where(row < 2 * SOFT_M, -torch.inf, rest)
-        log_scores = torch.stack(scores, 1)
-        return torch.stack(chosen, 1), log_scores - log_scores.logsumexp(1, keepdim=True)
+        return torch.stack(chosen, 1), torch.stack(scores, 1) / len(self.counts)
 
     def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) -> (B, 2) the likeliest place, (B,) zeros: cells know no direction."""
