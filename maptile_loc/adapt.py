@@ -29,7 +29,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.settings import Positive, Settings
 from maptile_loc.config import load_settings, save_settings
-from maptile_loc.datamodule import Batch, DataSettings, RenderedBatches, training_ground
+from maptile_loc.datamodule import Batch, RenderedBatches, training_ground
 from maptile_loc.device import pick_device
 from maptile_loc.localize import HeadingKnowledge, LocalizeSettings
 from maptile_loc.models.base import angle_of_log_quaternion, log_quaternion
@@ -100,45 +100,71 @@ def adapt(
         MaptileError: No such model, one without a relative term or of the other kind of heading; a
             drive that lacks something; nothing can be written.
     """
-    on = pick_device(device)
-    model, card = read_model(model_folder, city, MapNet)
-    recipe = load_settings(ModelSettings, model_folder / "config.yaml")
-    if recipe.kind not in ("mapnet", "posterior") or not recipe.relative:
-        raise MaptileError(f"{model_folder}: has no relative term; adapt a mapnet or a posterior")
+    recipe = _recipe(model_folder, city)
     if heading.kind != recipe.heading:
         raise MaptileError(
             f"{model_folder}: trained for --heading {recipe.heading}, not {heading.kind}"
         )
-    name = f"{model_folder.name}-{drive.name}"
-    folder = model_folder.parent / re.sub(r"[^\w.-]+", "_", name)
     if drive.odometry is None:
-        drive = with_lidar_odometry(drive, localize.odometry, folder)
-    view = recipe.data.view
+        drive = with_lidar_odometry(drive, localize.odometry, _folder(model_folder, drive.name))
     sequence = see(
-        drive, city.raster.convergence, heading, submap_m, every_m, settings.seed, view, localize
+        drive,
+        city.raster.convergence,
+        heading,
+        submap_m,
+        every_m,
+        settings.seed,
+        recipe.data.view,
+        localize,
     )
+    about = {"drive": drive.name, "submap_m": submap_m, "every_m": every_m}
+    return adapt_to(city, model_folder, sequence, about, settings, minutes, device)
+
+
+def adapt_to(
+    city: City,
+    model_folder: Path,
+    sequence: Sequence,
+    about: dict[str, Any],
+    settings: AdaptSettings,
+    minutes: float | None = None,
+    device: str = "auto",
+) -> Path:
+    """As ``adapt``, to tiles that were made before.
+
+    Args:
+        city: Whose model it is.
+        model_folder: A MapNet or one over a posterior; it stays as it is.
+        sequence: The tiles, of the view that the model knows.
+        about: For the card: the ``drive``'s name, and how the tiles were made.
+        settings: The recipe.
+        minutes: Stop after so much tuning.
+        device: auto, cpu or cuda.
+    """
+    on = pick_device(device)
+    recipe = _recipe(model_folder, city)
+    model, card = read_model(model_folder, city, MapNet)
     ground = training_ground(city)
+    data = recipe.data.model_copy(update={"batch_tuples": settings.rendered_tuples})
     rendered, judged = (
-        RenderedBatches(ground, _data(recipe, settings), recipe.heading, settings.seed, stream)
+        RenderedBatches(ground, data, recipe.heading, settings.seed, stream)
         for stream in (_LABELLED, _JUDGED)
     )
     model = model.to(device=on, memory_format=torch.channels_last)
     before = on_renders(model, judged)
     steps = tune(model, sequence, rendered, settings, minutes)
-    after = on_renders(model, judged)
+    folder = _folder(model_folder, about["drive"])
     facts: dict[str, Any] = {
         "name": folder.name,
-        "view": view.model_dump(mode="json"),
-        "validation": after,
+        "view": card["view"],
+        "validation": on_renders(model, judged),
         "training": card["training"],
-        "adapted": {
+        "adapted": about
+        | {
             "from": model_folder.name,
             "from_sha256": card["weights"]["sha256"],
             "validation_before": before,
-            "drive": drive.name,
             "tiles": len(sequence.tiles),
-            "submap_m": submap_m,
-            "every_m": every_m,
             "steps": steps,
         },
     }
@@ -254,8 +280,18 @@ def on_renders(model: MapNet, batches: Dataset[Batch]) -> dict[str, float]:
     return {"median_m": float(error.median()), "mean_m": float(error.mean()), "tiles": len(error)}
 
 
-def _data(recipe: ModelSettings, settings: AdaptSettings) -> DataSettings:
-    return recipe.data.model_copy(update={"batch_tuples": settings.rendered_tuples})
+def _recipe(model_folder: Path, city: City) -> ModelSettings:
+    """The recipe of a model that can be adapted."""
+    read_model(model_folder, city, MapNet)
+    recipe = load_settings(ModelSettings, model_folder / "config.yaml")
+    if recipe.kind not in ("mapnet", "posterior") or not recipe.relative:
+        raise MaptileError(f"{model_folder}: has no relative term; adapt a mapnet or a posterior")
+    return recipe
+
+
+def _folder(model_folder: Path, drive: str) -> Path:
+    """Where the model adapted to the drive of this name lies."""
+    return model_folder.parent / re.sub(r"[^\w.-]+", "_", f"{model_folder.name}-{drive}")
 
 
 def _weighed(error: Tensor, log_scale: Tensor) -> Tensor:

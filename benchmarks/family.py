@@ -1,0 +1,254 @@
+"""Every regressor of the family side by side, on renders and on drives; prints markdown tables.
+
+Run: python benchmarks/family.py CITY [DRIVE ...] [--work FOLDER] [--train MINUTES]
+                                 [--only NAME ...] [--submap METRES] [--every METRES]
+
+Takes the models in CITY/models; --train trains those of the recipes that are missing, so many
+minutes each, and adapts what can be adapted to each drive. Query tiles of a drive are made once and
+kept in FOLDER. Renders are of other places, worlds and noise than in training; each has another 16
+to 24 m before it, which only VLocNet is shown. On a drive every row is the network's raw answer to
+single tiles at queries whose truth is well inside the map; PGO is the published optimisation over
+windows of seven. Chance is the best constant answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stamp import head, row, stamp
+
+from data_prep.city import City, open_city
+from data_prep.drive import Drive
+from data_prep.files import read_json
+from data_prep.geometry import Array, wrap_angle
+from data_prep.sources import open_drive
+from maptile_loc.adapt import AdaptSettings, adapt_to
+from maptile_loc.config import load_settings
+from maptile_loc.datamodule import DataSettings, Ground, RenderedBatches, training_ground
+from maptile_loc.evaluate import MARGIN_M, truth_in_map
+from maptile_loc.localize import HeadingKnowledge, LocalizeSettings
+from maptile_loc.models.mapnet import MapNet
+from maptile_loc.models.published import CARD, read_model
+from maptile_loc.models.vlocnet import VLocNet
+from maptile_loc.sequence import Sequence, read_sequence, see
+from maptile_loc.train import ModelSettings, train
+from maptile_loc.view import ViewSettings
+from maptile_loc.window import WindowSettings, optimise
+
+RECIPES = ("posenet", "mapnet", "vlocnet", "posterior")
+ADAPTABLE = ("mapnet", "posterior")
+SEED = 20_000
+BEFORE_M = (16.0, 24.0)
+BATCH = 50
+COLUMNS = ("n", "median m", "mean m", "p95 m", "<= 5 m", "<= 10 m", "<= 20 m")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published model."""
+
+    name: str
+    model: MapNet
+    card: dict[str, Any]
+
+    @property
+    def settled(self) -> str:
+        """How long it was trained."""
+        taken = self.card["training"]
+        steps = f"{taken['steps']} steps, {taken['seconds'] / 60:.1f} min"
+        adapted = self.card.get("adapted")
+        return f"{steps} + {adapted['steps']} steps" if adapted else steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("city", type=Path)
+    parser.add_argument("drives", type=Path, nargs="*")
+    parser.add_argument("--work", type=Path, default=Path("family"))
+    parser.add_argument("--train", type=float, metavar="MINUTES")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="Of the recipes.")
+    parser.add_argument("--renders", type=int, default=2000)
+    parser.add_argument("--submap", type=float, default=50.0)
+    parser.add_argument("--every", type=float, default=20.0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    city = open_city(arguments.city)
+    recipes = arguments.only or RECIPES
+    if arguments.train:
+        for name in recipes:
+            if not (arguments.city / "models" / name / CARD).is_file():
+                train(city, load_settings(ModelSettings, name), minutes=arguments.train)
+    print(stamp(), end="\n\n")
+    entries = list(models(city, recipes))
+    on_renders(city, entries, arguments.renders)
+    for path in arguments.drives:
+        on_drive(city, path, entries, arguments)
+
+
+def models(city: City, names: tuple[str, ...]) -> Iterator[Entry]:
+    """Those of the names that are published for the city."""
+    assert city.folder is not None
+    for name in names:
+        folder = city.folder / "models" / name
+        if (folder / CARD).is_file():
+            model, card = read_model(folder, city, MapNet)
+            yield Entry(name, model, card)
+
+
+# --- Renders --------------------------------------------------------------------------------------
+
+
+def on_renders(city: City, entries: list[Entry], count: int) -> None:
+    """Print the table of held-out renders."""
+    ground = training_ground(city)
+    print(f"Rendering: {rendered_per_second(ground):.0f} tiles/s on one core\n")
+    head("renders", "heading", "trained", *COLUMNS)
+    for heading in sorted({entry.model.heading for entry in entries}):
+        mine = [entry for entry in entries if entry.model.heading == heading]
+        view = ViewSettings.model_validate(mine[0].card["view"])
+        data = DataSettings(tuple_size=2, spacing_m=BEFORE_M, batch_tuples=BATCH, view=view)
+        batches = RenderedBatches(ground, data, heading, SEED, 0)
+        tests = [batches[number] for number in range(-(-count // BATCH))]
+        truth = torch.cat([batch.offset[:, 1] for batch in tests]).double().numpy()
+        row("chance", heading, "", *figures(truth - np.median(truth, axis=0)))
+        for entry in mine:
+            with torch.inference_mode():
+                answers = [answer(entry.model, *batch.tiles.unbind(1)) for batch in tests]
+            off = torch.cat(answers).double().numpy() - truth
+            row(entry.name, heading, entry.settled, *figures(off))
+    print()
+
+
+def answer(model: MapNet, before: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    """(B, 2) offsets of ``tiles``; the tiles ``before`` them count for VLocNet only."""
+    if isinstance(model, VLocNet):
+        return model.pose_after(tiles, before)[0]
+    return model.pose(tiles)[0]
+
+
+def rendered_per_second(ground: Ground) -> float:
+    batches = RenderedBatches(ground, DataSettings(), "known", SEED, 0)
+    batches.worlds(0)
+    start, count = time.process_time(), 10
+    tiles = sum(batches[number].angle.numel() for number in range(count))
+    return tiles / (time.process_time() - start)
+
+
+# --- Drives ---------------------------------------------------------------------------------------
+
+
+def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.Namespace) -> None:
+    """Print the table of one drive."""
+    drive = open_drive(path)
+    assert drive.truth is not None
+    head(drive.name, "heading", "", *COLUMNS)
+    for heading in sorted({entry.model.heading for entry in entries}):
+        mine = [entry for entry in entries if entry.model.heading == heading]
+        view = ViewSettings.model_validate(mine[0].card["view"])
+        sequence = tiles_of(drive, city, heading, view, arguments)
+        truth = truth_in_map(drive.truth, city.raster, sequence.t_ns)[:, :2]
+        inside = city.raster.inside(truth, MARGIN_M)
+        if not inside.any():
+            print(f"| no query's truth is inside the map of {city.name} |")
+            continue
+        middle = np.median(truth[inside], axis=0)
+        row("chance", heading, "", *figures(truth[inside] - middle))
+        for entry in [*mine, *adapted(city, drive, sequence, mine, arguments)]:
+            poses = regress(entry.model, sequence, city.reference)
+            held = optimise(
+                poses, sequence.odometry, sequence.segment, heading == "known", WindowSettings()
+            )
+            for label, found in (("", poses), ("PGO", held)):
+                row(entry.name, heading, label, *figures((found[:, :2] - truth)[inside]))
+    print()
+
+
+def tiles_of(
+    drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
+) -> Sequence:
+    """The drive's query tiles; kept for the next time, as long as they are made in this way."""
+    settings = load_settings(LocalizeSettings, "localize")
+    how = [settings.submap, settings.query, view]
+    made = f"{[one.model_dump_json() for one in how]} {arguments.submap} {arguments.every}"
+    made += f" {city.raster.convergence} {len(drive.scans.t_ns)}"
+    digest = hashlib.sha256(made.encode()).hexdigest()[:12]
+    path = arguments.work / f"{drive.name}_{heading}_{digest}.npz"
+    if not path.is_file():
+        see(
+            drive,
+            city.raster.convergence,
+            HeadingKnowledge.model_validate({"kind": heading}),
+            arguments.submap,
+            arguments.every,
+            0,
+            view,
+            settings,
+        ).save(path)
+    return read_sequence(path)
+
+
+def adapted(
+    city: City,
+    drive: Drive,
+    sequence: Sequence,
+    entries: list[Entry],
+    arguments: argparse.Namespace,
+) -> Iterator[Entry]:
+    """The models that were adapted to this drive; with --train those that are missing are made."""
+    assert city.folder is not None
+    about = {"drive": drive.name, "submap_m": arguments.submap, "every_m": arguments.every}
+    for entry in entries:
+        if entry.name not in ADAPTABLE:
+            continue
+        known = [card.parent for card in (city.folder / "models").glob(f"*/{CARD}")]
+        source = entry.card["weights"]["sha256"]
+        wanted = about | {"from_sha256": source}
+        fitting = [
+            folder
+            for folder in known
+            if wanted.items() <= read_json(folder / CARD).get("adapted", {}).items()
+        ]
+        if not fitting and arguments.train:
+            folder = city.folder / "models" / entry.name
+            fitting = [adapt_to(city, folder, sequence, about, AdaptSettings())]
+        for folder in fitting:
+            model, card = read_model(folder, city, MapNet)
+            yield Entry(f"{entry.name} adapted", model, card)
+
+
+def regress(model: MapNet, sequence: Sequence, reference: Array) -> Array:
+    """(Q, 3) poses of the tiles, each by itself; VLocNet sees the one before it where it can."""
+    tiles, follows = torch.from_numpy(sequence.tiles), torch.zeros(len(sequence.tiles), 1)
+    follows[sequence.tuples(2)[:, 1]] = 1
+    offsets, angles = [], []
+    for part in torch.arange(len(tiles)).split(BATCH):
+        with torch.inference_mode():
+            offset, angle = model.pose(tiles[part])
+            if isinstance(model, VLocNet):
+                offset_after, angle_after = model.pose_after(tiles[part], tiles[part - 1])
+                offset = torch.where(follows[part] > 0, offset_after, offset)
+                angle = torch.where(follows[part, 0] > 0, angle_after, angle)
+        offsets.append(offset.double().numpy())
+        angles.append(angle.double().numpy())
+    heading = wrap_angle(sequence.rotation + np.concatenate(angles))
+    return np.column_stack([reference + np.concatenate(offsets), heading])
+
+
+def figures(off: Array) -> list[str]:
+    """Texts of ``COLUMNS`` from (N, 2) metres."""
+    metres = np.linalg.norm(off, axis=1)
+    numbers = np.median(metres), metres.mean(), np.quantile(metres, 0.95)
+    within = [f"{(metres <= limit).mean():.1%}" for limit in (5, 10, 20)]
+    return [str(len(metres)), *(f"{number:.1f}" for number in numbers), *within]
+
+
+if __name__ == "__main__":
+    main()
