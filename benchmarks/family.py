@@ -8,7 +8,8 @@ minutes each, and adapts what can be adapted to each drive. Query tiles of a dri
 kept in FOLDER. Renders are of other places, worlds and noise than in training; each has another 16
 to 24 m before it, which only VLocNet is shown. On a drive every row is the network's raw answer to
 single tiles at queries whose truth is well inside the map; PGO is the published optimisation over
-windows of seven. Chance is the best constant answer.
+windows of seven, robust is ours, in which single answers may be wrong. Chance is the best constant
+answer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from maptile_loc.window import WindowSettings, optimise
 
 RECIPES = ("posenet", "mapnet", "vlocnet", "posterior")
 ADAPTABLE = ("mapnet", "posterior")
+WINDOWS = {"PGO": WindowSettings(), "PGO, robust": WindowSettings(robust_m=20.0)}
 SEED = 20_000
 BEFORE_M = (16.0, 24.0)
 BATCH = 50
@@ -163,11 +165,11 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
         row("chance", heading, "", *figures(truth[inside] - middle))
         for entry in [*mine, *adapted(city, drive, sequence, mine, arguments)]:
             poses = regress(entry.model, sequence, city.reference)
-            held = optimise(
-                poses, sequence.odometry, sequence.segment, heading == "known", WindowSettings()
-            )
-            for label, found in (("", poses), ("PGO", held)):
-                row(entry.name, heading, label, *figures((found[:, :2] - truth)[inside]))
+            row(entry.name, heading, "", *figures((poses[:, :2] - truth)[inside]))
+            motion = sequence.odometry, sequence.segment, heading == "known"
+            for label, settings in WINDOWS.items():
+                held = optimise(poses, *motion, settings)
+                row(entry.name, heading, label, *figures((held[:, :2] - truth)[inside]))
     print()
 
 

@@ -110,6 +110,33 @@ def test_nothing_is_held_together_across_a_gap(known: bool) -> None:
     np.testing.assert_allclose(found[7:], seen[7:], atol=1e-6)  # no odometry at all
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_wrong_poses_pull_the_rest_unless_they_may_be_wrong(known: bool) -> None:
+    poses, odometry = drive(21)
+    seen = regressed(poses, 2.0)
+    wrong = np.array([1, 4, 5, 10, 13, 14, 19])
+    seen[wrong, :2] += np.random.default_rng(2).normal(0, 400, (len(wrong), 2))
+    robust = SETTINGS.model_copy(update={"robust_m": 10.0})
+    plain, held = (
+        np.linalg.norm(
+            (optimise(seen, odometry, one_segment(seen), known, s) - poses)[:, :2], axis=1
+        )
+        for s in (SETTINGS, robust)
+    )
+    assert np.median(plain) > 50
+    assert held.max() < 6
+
+
+def test_without_wrong_poses_both_are_alike() -> None:
+    poses, odometry = drive(21)
+    seen = regressed(poses, 1.0)
+    plain, held = (
+        optimise(seen, odometry, one_segment(seen), True, s)
+        for s in (SETTINGS, SETTINGS.model_copy(update={"robust_m": 20.0}))
+    )
+    np.testing.assert_allclose(plain, held, atol=0.05)
+
+
 def test_a_drive_of_one_query_is_that_query() -> None:
     poses, odometry = drive(1)
     np.testing.assert_allclose(optimise(poses, odometry, one_segment(poses), True, SETTINGS), poses)
