@@ -46,7 +46,11 @@ from maptile_loc.window import WindowSettings, optimise
 
 RECIPES = ("posenet", "mapnet", "vlocnet", "posterior")
 ADAPTABLE = ("mapnet", "posterior")
-WINDOWS = {"PGO": WindowSettings(), "PGO, robust": WindowSettings(robust_m=20.0)}
+WINDOWS = {
+    "PGO": WindowSettings(),
+    "PGO, robust": WindowSettings(robust_m=10.0),
+    "PGO, robust, 15 tiles": WindowSettings(robust_m=10.0, size=15),
+}
 SEED = 20_000
 BEFORE_M = (16.0, 24.0)
 BATCH = 50
