@@ -130,20 +130,22 @@ def place_table(city: City, found: Distinctiveness) -> pd.DataFrame:
 
 
 def district_table(places: pd.DataFrame, side_m: float = DISTRICT_M) -> pd.DataFrame:
-    """A row per square of ``side_m`` that holds places, means weighted by length of road.
+    """A row per square of ``side_m`` that holds places; a place counts as much as another.
 
     Returns:
         ``west``, ``south`` (metres, map frame), ``size_m``, ``places``, ``road_m``,
         ``expected_recall``, ``distinctiveness``.
     """
     west, south = (np.floor(places[axis] / side_m) * side_m for axis in ("east", "north"))
-    names = ["expected_recall", "distinctiveness"]
-    weighted = places[names].mul(places["road_m"], axis=0)
-    table = weighted.assign(west=west, south=south, places=1, road_m=places["road_m"])
-    table = table.groupby(["west", "south"]).sum().reset_index()
-    table[names] = table[names].div(table["road_m"], axis=0)
-    columns = ["west", "south", "size_m", "places", "road_m", *names]
-    return table.assign(size_m=side_m)[columns]
+    squares = places.assign(west=west, south=south).groupby(["west", "south"])
+    table = squares.agg(
+        places=("east", "size"),
+        road_m=("road_m", "sum"),
+        expected_recall=("expected_recall", "mean"),
+        distinctiveness=("distinctiveness", "mean"),
+    ).reset_index()
+    table.insert(2, "size_m", side_m)
+    return table
 
 
 def summarise(

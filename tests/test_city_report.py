@@ -178,7 +178,7 @@ def test_expected_recall_is_the_hits_among_views_as_probable() -> None:
     assert expected.mean() == pytest.approx(hit.mean(), abs=0.02)
 
 
-def test_districts_weigh_places_by_road() -> None:
+def test_districts_hold_the_means_of_their_places() -> None:
     places = pd.DataFrame(
         {
             "east": [10.0, 240.0, 260.0],
@@ -194,8 +194,9 @@ def test_districts_weigh_places_by_road() -> None:
         [250.0, -250.0, 250.0],
     ]
     assert table["places"].tolist() == [2, 1]
-    assert table["expected_recall"].tolist() == [0.25, 0.5]
-    assert table["distinctiveness"].tolist() == pytest.approx([0.5, 0.5])
+    assert table["road_m"].tolist() == [40.0, 5.0]
+    assert table["expected_recall"].tolist() == [0.5, 0.5]
+    assert table["distinctiveness"].tolist() == pytest.approx([0.6, 0.5])
 
 
 def test_pairs_are_the_most_confusable_and_far_from_one_another(city: City) -> None:
