@@ -70,7 +70,8 @@ class DescriptorModel(TileModel):
         }
         self.head = head
         self.pool, width = pools[head]
-        self.project = nn.Linear(width, length)
+        # Without the norm all descriptors begin as nearly one, and stay so for long.
+        self.project = nn.Sequential(nn.Linear(width, length), nn.BatchNorm1d(length))
         self.temperature = temperature
         self.register_buffer("kept", torch.zeros(memory, length), persistent=False)
         self.register_buffer("kept_at", torch.full((memory, 2), math.inf), persistent=False)
@@ -97,7 +98,7 @@ class DescriptorModel(TileModel):
         alike = torch.cdist(at, other) < SAME_M
         alike[same, same] = False
         within = within.masked_fill(alike, -torch.inf)
-        kept = seen @ self.kept.T / self.temperature
+        kept = seen @ self.kept.T.clone() / self.temperature
         known = torch.isfinite(self.kept_at[:, 0])
         near = torch.cdist(at, torch.nan_to_num(self.kept_at, posinf=FAR_M)) < SAME_M
         kept = kept.masked_fill(near | ~known, -torch.inf)
