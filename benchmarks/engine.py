@@ -1,12 +1,14 @@
 """The localization engine beside its baselines, on every drive; prints markdown tables.
 
 Run: python benchmarks/engine.py [DATA] [--work FOLDER] [--only DRIVE ...] [--heading known|unknown]
-                                 [--quick] [--again] [--mapnet MINUTES]
-                                 [--methods METHOD ...]
+                                 [--quick] [--again] [--methods METHOD ...]
+                                 [--retrieval MODEL]
 
 DATA is the folder of real data (default: ../shared/data). Cities, simulated drives, query tiles and
 results stay in FOLDER; a finished result is not made twice without --again, tiles only when what
-makes them has changed. --quick takes the first 40 queries of each drive.
+makes them has changed. --quick takes the first 40 queries of each drive. The learned methods use
+what maptile train left in the cities in FOLDER; without a model they are left out.
+--retrieval names a descriptor model for all cities.
 
 Figures are of every query whose truth is well inside the map, by its pose alone, whether or not it
 was called localized. "shift" is the constant shift between map and truth, "drift" a shift that
@@ -38,23 +40,24 @@ from stamp import head, row, stamp
 
 from data_prep.city import City, open_city
 from data_prep.drive import Drive
+from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_json
 from data_prep.geometry import Array, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc import ground, labels, query, rays, result, submap, walls
 from maptile_loc import localize as pipeline
 from maptile_loc import run as runner
-from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+from maptile_loc.coarse.mapnet import default_model
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.evaluate import Comparison, chance, compare, pose_errors
 from maptile_loc.localize import Coarse, LocalizeSettings
+from maptile_loc.models.published import CARD
 from maptile_loc.output import read_result
 from maptile_loc.query import QuerySettings
 from maptile_loc.result import Estimates, Localization, QueryTile
 from maptile_loc.run import RunOptions, parse_heading
 from maptile_loc.submap import QueryPlan, Submap
-from maptile_loc.train import ModelSettings, train
 
 ROOT = Path(__file__).parent.parent
 QUICK = 40
@@ -67,7 +70,8 @@ SETTLED_M = 100.0
 TILE_MAKERS = (submap, query, walls, rays, ground, labels, result)
 MAKERS_TEXT = "".join(inspect.getsource(module) for module in TILE_MAKERS)
 """What the tiles kept in the work folder depend on; read now, for files may change during a run."""
-METHODS = ("rays", "plain", "mapnet", "ours")
+LEARNED = ("mapnet", "cells", "retrieval")
+METHODS = ("rays", "plain", *LEARNED, "ours")
 BASELINE_STAGES = ("coarse", "aligned")
 RECALLS = (1.0, 2.0, 5.0)
 HEAD = (
@@ -136,8 +140,9 @@ def make_cases(data: Path, work: Path) -> dict[str, Case]:
     source, frames = data / "kitti360_0000", work / "kitti360_0000"
     if not frames.exists():
         kitti360.write_drive(source, frames)
+    plane = city(source / "map.tif", work / "kitti360")
     loop, full = (drive(data / RUNS[name], oxford, work / name.replace(" ", "_")) for name in RUNS)
-    kitti, plane = data / KITTI, source / "map.tif"
+    kitti = data / KITTI
     return {
         "kitti": Case("KITTI 0005, single scan", karlsruhe, kitti, 0.0, 0.0, drifts=True),
         "kitti50": Case("KITTI 0005, 50 m", karlsruhe, kitti, 50.0, 2.0, drifts=True),
@@ -245,6 +250,7 @@ class Bench:
     device: str
     quick: bool
     again: bool
+    descriptors: Path | None
     done: set[Path] = field(default_factory=set)
 
     def out(self, key: str, heading: str, method: str) -> Path:
@@ -257,8 +263,8 @@ class Bench:
         kept_result = not self.again or out in self.done
         if kept_result and (out / NOTE).exists():
             return out
-        coarse = self.baseline(opened_city(case.city), heading, method)
-        if coarse is None and method != "ours":
+        model = self.model(opened_city(case.city), heading, method)
+        if model is None and method in LEARNED:
             return None
         kept = KeptTiles(tile_folder(self.work, case, heading, self.settings))
         options = RunOptions(
@@ -267,8 +273,11 @@ class Bench:
             heading=parse_heading(heading),
             submap_m=case.submap_m,
             every_m=case.every_m,
+            method=method if method in LEARNED else "match",
+            model=model,
             device=self.device,
         )
+        coarse = self.baseline(opened_city(case.city), method)
         shutil.rmtree(out, ignore_errors=True)
         with ExitStack() as stack:
             stack.enter_context(kept.in_use(QUICK if self.quick else None))
@@ -286,18 +295,25 @@ class Bench:
         self.done.add(out)
         return out
 
-    def baseline(self, where: City, heading: str, method: str) -> Coarse | None:
-        """A baseline made ready; None where it needs what is not there, and for our own search."""
+    def baseline(self, where: City, method: str) -> Coarse | None:
+        """A baseline made ready; None for our own methods."""
         if method == "plain":
             size = self.settings.query.size_m
             return PlainCorrelation(where.raster, size, PlainSettings(), self.device)
-        if method == "rays":
-            return RayDescriptor(where.raster)
-        trained = where.folder is not None and any(where.folder.glob("models/*/"))
-        if method == "ours" or not trained:
+        return RayDescriptor(where.raster) if method == "rays" else None
+
+    def model(self, where: City, heading: str, method: str) -> Path | None:
+        """The model of a learned method; None where there is none for this city and heading."""
+        if method == "retrieval" and self.descriptors is not None:
+            return self.descriptors
+        if method not in LEARNED or where.folder is None:
             return None
-        model = MapNetLocator.load(default_model(where, "mapnet"), where, self.device)
-        return model if model.heading in (heading, "unknown") else None
+        try:
+            folder = default_model(where, method)
+        except MaptileError:
+            return None
+        trained_for = read_json(folder / CARD)["model"]["heading"]
+        return None if method == "mapnet" and trained_for != heading else folder
 
 
 # --- Figures -------------------------------------------------------------------------------------
@@ -508,20 +524,16 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--quick", action="store_true", help=f"the first {QUICK} queries only")
     parser.add_argument("--again", action="store_true", help="repeat what is done")
-    parser.add_argument("--mapnet", type=float, metavar="MINUTES", help="train where no model is")
+    parser.add_argument("--retrieval", type=Path, metavar="MODEL", help="for all cities")
     given = parser.parse_args()
     cases = make_cases(given.data, given.work)
     unknown = set(given.only or ()) - set(cases)
     if unknown:
         parser.error(f"no drive {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
     cases = {key: case for key, case in cases.items() if not given.only or key in given.only}
-    if given.mapnet:
-        recipe = load_settings(ModelSettings, "mapnet")
-        for folder in {case.city for case in cases.values() if case.home and case.city.is_dir()}:
-            if not (folder / "models").exists():
-                train(open_city(folder), recipe, minutes=given.mapnet, device="auto")
     settings = load_settings(LocalizeSettings, "localize")
-    bench = Bench(given.work, settings, pick_device("auto"), given.quick, given.again)
+    device = pick_device("auto")
+    bench = Bench(given.work, settings, device, given.quick, given.again, given.retrieval)
     headings = (given.heading,) if given.heading else ("known", "unknown")
     print(stamp(), end="\n\n")
     head(*HEAD)
