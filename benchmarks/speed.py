@@ -1,6 +1,7 @@
 """What the search for candidates costs, by the size of the map; prints a markdown table.
 
 Run: python benchmarks/speed.py [DATA] [--work FOLDER] [--maps MAP ...] [--device auto|cpu|cuda]
+                                [--model FOLDER]
 
 Tiles are rendered from the maps at random places on roads, with noise, 50 m of travel each. Every
 row is a process of its own: its memory is what the search adds at most to that of the opened map.
@@ -9,7 +10,8 @@ the size of what is searched, and of nothing else: for every heading that is tri
 channel of evidence and one back. Its bytes are those of two passes over each of them. Transforms of
 smaller blocks may need less. Query and floor are compared by the best of their rounds.
 Tracking is a search in a circle of 50 m, a new one for each query, with the heading known to a
-standard deviation of 10 degrees.
+standard deviation of 10 degrees. With --model, a model of cells or descriptors names the places to
+search instead; what it names is not judged here.
 """
 
 from __future__ import annotations
@@ -31,15 +33,20 @@ from scipy import ndimage
 from scipy.fft import next_fast_len
 from stamp import row, stamp
 
-from data_prep.city import open_city
+from data_prep.city import City, open_city
+from data_prep.files import read_json
 from data_prep.geometry import Array
 from data_prep.raster import BUILDING, ROAD, MapRaster
-from maptile_loc.coarse.match import FEW_TURNS, Disc, Matcher
+from maptile_loc.coarse.cells import CellsLocator
+from maptile_loc.coarse.hypotheses import FEW_TURNS
+from maptile_loc.coarse.match import Disc, Matcher
+from maptile_loc.coarse.retrieval import RetrievalLocator
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.evidence import CHANNELS
-from maptile_loc.likelihood import make_fields
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, heading_turns
+from maptile_loc.likelihood import LikelihoodFields, make_fields
+from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, heading_turns
+from maptile_loc.models.published import CARD
 from maptile_loc.result import QueryTile
 from maptile_loc.view import EDGE, SOLID, ViewSettings, Worlds, render
 
@@ -95,13 +102,17 @@ class Cost:
     floor_gb: float
 
 
-def open_map(name: str, data: Path, work: Path) -> MapRaster:
-    """The map called ``name``, cut to its middle where ``CUT_KM2`` says so."""
+def open_map(name: str, data: Path, work: Path) -> City:
+    """The city that the map called ``name`` is, or is cut from."""
     source = data / MAPS[name]
     path = source
     if source.suffix != ".tif":
         path = city(source, work / source.name.partition(".")[0])
-    raster = open_city(path).raster
+    return open_city(path)
+
+
+def cut_map(name: str, raster: MapRaster) -> MapRaster:
+    """The middle of the map, where ``CUT_KM2`` says so."""
     if name not in CUT_KM2:
         return raster
     share = np.sqrt(CUT_KM2[name] / raster.area_km2)
@@ -148,8 +159,19 @@ def see(raster: MapRaster, place: Array, size_m: float, seed: int) -> QueryTile:
     return QueryTile(wall, ground, observed, raster.resolution, 0.0)
 
 
-def measure(raster: MapRaster, mode: str, device: str) -> Cost:
+def locator(
+    where: City, model: Path, fields: LikelihoodFields, settings: LocalizeSettings, device: str
+) -> Coarse:
+    """The locator that a model's card asks for."""
+    size, match = settings.query.size_m, settings.match
+    if read_json(model / CARD)["method"] == "cells":
+        return CellsLocator(model, where, fields, size, settings.cells, match, device)
+    return RetrievalLocator(model, where, fields, size, settings.retrieval, match, device)
+
+
+def measure(name: str, where: City, model: Path | None, mode: str, device: str) -> Cost:
     """Search for some tiles, and time the transforms."""
+    raster = cut_map(name, where.raster)
     settings = load_settings(LocalizeSettings, "localize")
     size = settings.query.size_m
     turns, log_prior = heading_turns(MODES[mode], settings)
@@ -162,7 +184,9 @@ def measure(raster: MapRaster, mode: str, device: str) -> Cost:
     before = memory_mb(device)
     begun = time.perf_counter()
     fields = make_fields(raster, settings.match.resolution, settings.likelihood)
-    whole_map = Matcher(fields, size, settings.match, None, device)
+    whole_map: Coarse = Matcher(fields, size, settings.match, None, device)
+    if model is not None:
+        whole_map = locator(where, model, fields, settings, device)
     if mode != "tracking":
         whole_map.candidates(tiles[0], turns, log_prior)  # readies what is made when first needed
     wait(device)
@@ -250,12 +274,16 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=tuple(MODES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one row")
+    parser.add_argument(
+        "--model", type=Path, help="of cells or descriptors, in place of the search"
+    )
     parser.add_argument("--row", action="store_true", help="only this map and mode, as JSON")
     given = parser.parse_args()
     device = pick_device(given.device)
     if given.row:
-        raster = open_map(given.maps[0], given.data, given.work)
-        print(json.dumps(asdict(measure(raster, given.modes[0], device))))
+        where = open_map(given.maps[0], given.data, given.work)
+        cost = measure(given.maps[0], where, given.model, given.modes[0], device)
+        print(json.dumps(asdict(cost)))
         return
     print(f"{stamp()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     heads = ["map", "km2", "heading", "headings", "s per query", "CPU s", "queries per s"]

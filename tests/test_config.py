@@ -74,9 +74,11 @@ def test_saved_settings_load_again(tmp_path):
 def test_every_shipped_recipe_fits_its_settings():
     from data_prep.city import CitySettings
     from data_prep.simulate import SimulateSettings
+    from maptile_loc.adapt import AdaptSettings
     from maptile_loc.train import ModelSettings
 
     kinds = {"localize": LocalizeSettings, "simulate": SimulateSettings}
+    kinds["mapnet_plus"] = AdaptSettings
     models = ("mapnet", "posenet", "posterior", "cells", "retrieval", "vlocnet")
     kinds |= dict.fromkeys(models, ModelSettings)
     recipes = sorted(config_folder().glob("*.yaml"))
