@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from small_city import small_city
 
 from data_prep.geometry import se2_between
@@ -17,6 +19,7 @@ from maptile_loc.models.published import read_model
 from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.models.settings import ModelSettings, TrainingSettings
 from maptile_loc.models.vlocnet import MOTION_M, PairLoss, VLocNet
+from maptile_loc.sequence import Sequence
 from maptile_loc.train import train
 from maptile_loc.view import ViewSettings
 
@@ -174,3 +177,26 @@ def test_the_shipped_recipe_is_trained_published_and_read(tmp_path: Path) -> Non
     assert isinstance(model, VLocNet)
     assert card["kind"] == "vlocnet"
     assert card["method"] == "mapnet"
+
+
+def test_the_benchmark_shows_the_tile_before_where_odometry_connects_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    family = import_module("family")
+    model = make_model("unknown").eval()
+    tiles = make_batch().tiles.flatten(0, 1)[:4]
+    segment = np.array([0, 0, 1, 1], np.int32)
+    rotation = np.array([0.0, 0.5, -1.0, 3.0])
+    sequence = Sequence(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
+    reference = np.array([620_000.0, 5_735_000.0])
+    with torch.no_grad():
+        alone, _ = model.pose(tiles)
+        after, turn = model.pose_after(tiles[[1, 3]], tiles[[0, 2]])
+    found = family.regress(model, sequence, reference)
+    expected = torch.stack([alone[0], after[0], alone[2], after[1]]).double().numpy()
+    np.testing.assert_allclose(found[:, :2], reference + expected, atol=1e-4)
+    headings = rotation[[1, 3]] + turn.numpy()
+    np.testing.assert_allclose(np.exp(1j * found[[1, 3], 2]), np.exp(1j * headings), atol=1e-5)
+    texts = family.figures(np.array([[3.0, 4.0], [6.0, 8.0], [0.0, 30.0]]))
+    assert texts == ["3", "10.0", "15.0", "28.0", "33.3%", "66.7%", "66.7%"]
