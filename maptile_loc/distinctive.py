@@ -41,7 +41,7 @@ def query_view(sensor: Sensor, submap_m: float) -> ViewSettings:
     """Tiles of 128 m at 0.5 m that look like those of a submap of ``submap_m`` metres of travel.
 
     How much of walls and free ground is seen, and how well it fits the map, is set to be that of
-    query tiles of simulated drives (LMS, Helsinki, Cambridge and Kotka; submaps of 10 and 50 m).
+    query tiles of simulated drives (LMS; Oxford, Helsinki, Cambridge, Kotka; 10 and 50 m).
     """
     return ViewSettings(
         size_px=256,
