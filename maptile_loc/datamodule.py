@@ -43,6 +43,8 @@ class DataSettings(Settings):
     tuple_size: int = Field(3, ge=1)
     spacing_m: tuple[float, float] = (4.0, 16.0)
     """Least and greatest distance along the road between the tiles of a tuple."""
+    beside_m: float = Field(3.0, ge=0)
+    """How far beyond a road's half width vehicles are: lanes, and maps that are not exact."""
     batch_tuples: int = Field(20, ge=1)
     worlds: int = Field(8, ge=1)
     """Variants of the city in use at a time (fewer where they would fill the memory)."""
@@ -153,6 +155,7 @@ class RenderedBatches(Dataset[Batch]):
             data.tuple_size,
             data.spacing_m,
             data.view.travel_m,
+            data.beside_m,
             generator,
         )
         which = torch.randint(self.slots, places.centre.shape[:1], generator=generator)

@@ -82,6 +82,7 @@ class RoadGraph:
         tuple_size: int,
         spacing_m: tuple[float, float],
         travel_m: float,
+        beside_m: float,
         generator: torch.Generator,
     ) -> Places:
         """Draw places along random routes.
@@ -92,11 +93,16 @@ class RoadGraph:
             tuple_size: Places per tuple, one after the other along one route.
             spacing_m: Least and greatest distance along the road between the places of a tuple.
             travel_m: Length of the path about each place.
+            beside_m: How far beyond a road's half width a route may lie to its side.
             generator: Source of all randomness.
         """
         first = torch.multinomial(weights, count, replacement=True, generator=generator)
-        aside = self.half_width[first] * _uniform(-1, 1, generator, count)
+        aside = self.aside(first, beside_m, generator)
         return self.routes(first, aside, tuple_size, spacing_m, travel_m, generator)
+
+    def aside(self, piece: Tensor, beside_m: float, generator: torch.Generator) -> Tensor:
+        """(B,) metres to the left of the middle of the road, up to ``beside_m`` beyond its half."""
+        return (self.half_width[piece] + beside_m) * _uniform(-1, 1, generator, len(piece))
 
     def routes(
         self,
@@ -112,7 +118,10 @@ class RoadGraph:
         Args:
             first: (B,) pieces, on which the tuples begin.
             aside: (B,) metres to the left of the middle of the road.
-            tuple_size: And the rest, as for ``draw``.
+            tuple_size: Places per tuple; this and the rest as for ``draw``.
+            spacing_m: Least and greatest distance between them.
+            travel_m: Length of the path about each place.
+            generator: Source of all randomness.
         """
         count = len(first)
         reach = travel_m / 2 + (tuple_size - 1) * spacing_m[1]

@@ -69,7 +69,7 @@ def test_drawn_places_lie_on_roads_and_follow_one_another() -> None:
     graph = road_graph([line], [6.0])
     generator = torch.Generator().manual_seed(0)
     weights = graph.length() * ((graph.start[:, 0] > 90) & (graph.start[:, 0] < 210))
-    places = graph.draw(500, weights, 3, (4.0, 16.0), 50.0, generator)
+    places = graph.draw(500, weights, 3, (4.0, 16.0), 50.0, 0.0, generator)
     centre = places.centre
     assert centre[:, 0, 0].min() > 86
     assert centre[:, 0, 0].max() < 214
@@ -90,7 +90,7 @@ def test_drawn_places_lie_on_roads_and_follow_one_another() -> None:
 
 def test_places_cover_every_road(ground: Ground) -> None:
     generator = torch.Generator().manual_seed(1)
-    places = ground.roads.draw(4000, ground.weights, 1, (4.0, 4.0), 50.0, generator)
+    places = ground.roads.draw(4000, ground.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
     apart = torch.cdist(ground.roads.start, places.centre[:, 0]).min(dim=1).values
     assert apart[ground.weights > 0].max() < 6
 
@@ -226,7 +226,7 @@ def test_walls_of_a_tile_stand_where_the_map_has_them(
 def test_offsets_are_normalised_by_the_places_statistics(ground: Ground) -> None:
     mean, deviation = ground.mean_and_deviation()
     generator = torch.Generator().manual_seed(0)
-    places = ground.roads.draw(4000, ground.weights, 1, (4.0, 4.0), 50.0, generator)
+    places = ground.roads.draw(4000, ground.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
     offsets = places.centre[:, 0].double().numpy()
     np.testing.assert_allclose(offsets.mean(0), mean, atol=3)
     np.testing.assert_allclose(offsets.std(0), deviation, rtol=0.05)
@@ -267,7 +267,7 @@ def test_a_bare_raster_offers_its_road_surface(city: City) -> None:
     bare = open_city(city.folder / "map.tif")
     ground = training_ground(bare)
     generator = torch.Generator().manual_seed(0)
-    places = ground.roads.draw(300, ground.weights, 1, (4.0, 4.0), 30.0, generator)
+    places = ground.roads.draw(300, ground.weights, 1, (4.0, 4.0), 30.0, 0.0, generator)
     roads = shapely.union_all(city.roads().geometry.to_numpy())
     points = places.centre[:, 0].double().numpy() + bare.reference
     apart = shapely.distance(shapely.points(points), roads)

@@ -16,7 +16,7 @@ from data_prep.geometry import Array
 from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.settings import MatchSettings, RetrievalSettings
 from maptile_loc.coarse.turning import best_apart, spaced_turns, turned_tiles
-from maptile_loc.datamodule import exact_world, map_view, training_ground
+from maptile_loc.datamodule import DataSettings, exact_world, map_view, training_ground
 from maptile_loc.likelihood import LikelihoodFields
 from maptile_loc.models.published import read_model
 from maptile_loc.models.retrieval import DescriptorModel
@@ -25,6 +25,7 @@ from maptile_loc.view import ViewSettings, tile_from_query
 from maptile_loc.world import DisguiseSettings
 
 BATCH = 256
+BESIDE_M = DataSettings().beside_m
 
 
 class RetrievalLocator:
@@ -114,7 +115,8 @@ def describe(
     for some in tqdm(
         torch.split(pieces, BATCH), desc="describe the map", disable=None, leave=False
     ):
-        at = roads.routes(some, torch.zeros(len(some)), 1, (0.0, 0.0), view.travel_m, generator)
+        aside = roads.aside(some, BESIDE_M, generator)
+        at = roads.routes(some, aside, 1, (0.0, 0.0), view.travel_m, generator)
         tiles = map_view(world, at.paths[:, 0], at.centre[:, 0], view, generator)
         with torch.inference_mode():
             descriptors.append(model(tiles.to(model.device)))

@@ -56,7 +56,7 @@ class RetrievalSettings(Settings):
     """How the map's views are kept and asked for.
 
     Attributes:
-        every_m: Metres of road between the places of the database.
+        every_m: Metres of road between the places of the database, which lie on both its sides.
         heading_step_deg: Step between the headings at which a tile is looked up, where the heading
             is not known.
         places: So many of the most similar places are searched.
@@ -64,7 +64,7 @@ class RetrievalSettings(Settings):
         radius_m: ... so far around.
     """
 
-    every_m: Positive = 5.0
+    every_m: Positive = 2.5
     heading_step_deg: Positive = 10.0
     places: int = 24
     apart_m: Positive = 10.0
