@@ -40,6 +40,7 @@ from data_prep.raster import BUILDING, ROAD, MapRaster
 from maptile_loc.coarse.cells import CellsLocator
 from maptile_loc.coarse.hypotheses import FEW_TURNS
 from maptile_loc.coarse.match import Disc, Matcher
+from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.retrieval import RetrievalLocator
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
@@ -163,10 +164,10 @@ def locator(
     where: City, model: Path, fields: LikelihoodFields, settings: LocalizeSettings, device: str
 ) -> Coarse:
     """The locator that a model's card asks for."""
-    size, match = settings.query.size_m, settings.match
+    search = NearSearch(fields, settings.query.size_m, settings.match, device)
     if read_json(model / CARD)["method"] == "cells":
-        return CellsLocator(model, where, fields, size, settings.cells, match, device)
-    return RetrievalLocator(model, where, fields, size, settings.retrieval, match, device)
+        return CellsLocator(model, where, search, settings.cells, device)
+    return RetrievalLocator(model, where, search, settings.retrieval, device)
 
 
 def measure(name: str, where: City, model: Path | None, mode: str, device: str) -> Cost:

@@ -119,15 +119,16 @@ def make_coarse(
         raise MaptileError("--prior narrows the search of the whole map: --method match")
     from maptile_loc.coarse.cells import CellsLocator
     from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+    from maptile_loc.coarse.near import NearSearch
     from maptile_loc.coarse.retrieval import RetrievalLocator
 
     folder = options.model or default_model(city, options.method)
     if options.method == "mapnet":
         return MapNetLocator.load(folder, city, device)
-    size_m, match = settings.query.size_m, settings.match
+    search = NearSearch(fields, settings.query.size_m, settings.match, device)
     if options.method == "cells":
-        return CellsLocator(folder, city, fields, size_m, settings.cells, match, device)
-    return RetrievalLocator(folder, city, fields, size_m, settings.retrieval, match, device)
+        return CellsLocator(folder, city, search, settings.cells, device)
+    return RetrievalLocator(folder, city, search, settings.retrieval, device)
 
 
 def _disc(options: RunOptions, raster: MapRaster) -> Disc | None:

@@ -14,6 +14,7 @@ from test_train import TINY
 from data_prep.city import City
 from data_prep.errors import MaptileError
 from maptile_loc.coarse.cells import CellsLocator
+from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.settings import CellsSettings, MatchSettings
 from maptile_loc.likelihood import LikelihoodSettings, make_fields
 from maptile_loc.models.cells import SOFT_M, CellsModel
@@ -136,7 +137,8 @@ def trained(city: City) -> Path:
 
 def locator(folder: Path, city: City, places: int = 5) -> CellsLocator:
     fields = make_fields(city.raster, 1.0, LikelihoodSettings())
-    return CellsLocator(folder, city, fields, 96.0, CellsSettings(places=places), MatchSettings())
+    search = NearSearch(fields, 96.0, MatchSettings())
+    return CellsLocator(folder, city, search, CellsSettings(places=places))
 
 
 def query(seed: int = 0) -> QueryTile:

@@ -10,7 +10,7 @@ from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.settings import MatchSettings
 
 SETTINGS = MatchSettings(nowhere_log_odds=1000.0)
-NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS, 16.0)
+NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS)
 EVERYWHERE = Matcher(FIELDS, QUERY.size_m, SETTINGS)
 
 

@@ -11,6 +11,7 @@ from test_train import TINY
 
 from data_prep.city import City
 from data_prep.errors import MaptileError
+from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.retrieval import RetrievalLocator, describe
 from maptile_loc.coarse.settings import MatchSettings, RetrievalSettings
 from maptile_loc.datamodule import (
@@ -171,7 +172,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> City:
 def locator(folder: Path, city: City, **settings: float) -> RetrievalLocator:
     fields = make_fields(city.raster, 1.0, LikelihoodSettings())
     chosen = RetrievalSettings.model_validate({"places": 5} | settings)
-    return RetrievalLocator(folder, city, fields, 96.0, chosen, MatchSettings())
+    return RetrievalLocator(folder, city, NearSearch(fields, 96.0, MatchSettings()), chosen)
 
 
 def query(seed: int = 0) -> QueryTile:

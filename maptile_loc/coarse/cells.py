@@ -10,9 +10,8 @@ import torch
 from data_prep.city import City
 from data_prep.geometry import Array
 from maptile_loc.coarse.near import NearSearch
-from maptile_loc.coarse.settings import CellsSettings, MatchSettings
+from maptile_loc.coarse.settings import CellsSettings
 from maptile_loc.coarse.turning import best_apart, spaced_turns, turned_tiles
-from maptile_loc.likelihood import LikelihoodFields
 from maptile_loc.models.cells import CellsModel
 from maptile_loc.models.published import read_model
 from maptile_loc.result import Candidates, QueryTile
@@ -37,13 +36,11 @@ class CellsLocator:
         self,
         folder: Path,
         city: City,
-        fields: LikelihoodFields,
-        tile_size_m: float,
+        search: NearSearch,
         settings: CellsSettings,
-        match: MatchSettings,
         device: str = "cpu",
     ) -> None:
-        """Read a published model; ``device`` is cpu or cuda.
+        """Read a published model, whose answers ``search`` looks at; ``device`` is cpu or cuda.
 
         Raises:
             MaptileError: No model of cells there, a damaged one, or one of another city.
@@ -51,8 +48,7 @@ class CellsLocator:
         model, card = read_model(folder, city, CellsModel)
         self._model = model.to(device=device, memory_format=torch.channels_last)
         self._view = ViewSettings.model_validate(card["view"])
-        self._reference, self._settings = city.reference, settings
-        self._search = NearSearch(fields, tile_size_m, match, settings.radius_m, device)
+        self._reference, self._search, self._settings = city.reference, search, settings
         self.area_km2 = city.raster.area_km2
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:

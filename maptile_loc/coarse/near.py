@@ -27,7 +27,6 @@ class NearSearch:
         fields: The map's likelihood.
         tile_size_m: Side of the tiles.
         settings: As for the search of the whole map.
-        radius_m: Half the side of a square.
         device: Where to compute.
     """
 
@@ -36,11 +35,10 @@ class NearSearch:
         fields: LikelihoodFields,
         tile_size_m: float,
         settings: MatchSettings,
-        radius_m: float,
         device: str = "cpu",
     ) -> None:
         self.fields, self.tile_size_m, self.settings = fields, tile_size_m, settings
-        self.radius_m, self.device = radius_m, torch.device(device)
+        self.device = torch.device(device)
         self._grids: dict[bool, LikelihoodFields] = {False: fields}
 
     def candidates(
@@ -67,7 +65,7 @@ class NearSearch:
         evidence = make_evidence(tile, self.fields.resolution)
         fields = self._grid(wide := len(turns) > FEW_TURNS)
         step = fields.resolution
-        reach = max(1, round(self.radius_m / step))
+        reach = max(1, round(self.settings.radius_m / step))
         corner = np.column_stack([fields.north - starts[:, 1], starts[:, 0] - fields.west])
         first = np.round(corner / step).astype(int) - reach
         tried = _tried(starts[:, 2], turns, reach_rad)

@@ -14,10 +14,9 @@ from data_prep.city import City
 from data_prep.files import atomic_file
 from data_prep.geometry import Array
 from maptile_loc.coarse.near import NearSearch
-from maptile_loc.coarse.settings import MatchSettings, RetrievalSettings
+from maptile_loc.coarse.settings import RetrievalSettings
 from maptile_loc.coarse.turning import best_apart, spaced_turns, turned_tiles
 from maptile_loc.datamodule import DataSettings, exact_world, map_view, training_ground
-from maptile_loc.likelihood import LikelihoodFields
 from maptile_loc.models.published import read_model
 from maptile_loc.models.retrieval import DescriptorModel
 from maptile_loc.result import Candidates, QueryTile
@@ -42,13 +41,13 @@ class RetrievalLocator:
         self,
         folder: Path,
         city: City,
-        fields: LikelihoodFields,
-        tile_size_m: float,
+        search: NearSearch,
         settings: RetrievalSettings,
-        match: MatchSettings,
         device: str = "cpu",
     ) -> None:
         """Read a published model, of whichever city, and describe this one's places.
+
+        ``search`` looks at its answers; ``device`` is cpu or cuda.
 
         Where the city has a folder the descriptors are kept there, in ``descriptors/``.
 
@@ -70,8 +69,7 @@ class RetrievalLocator:
                 with atomic_file(kept) as path:
                     save_file({name: value.cpu() for name, value in database.items()}, path)
         self._database, self._places = database["descriptors"], database["places"]
-        self._reference = city.reference
-        self._search = NearSearch(fields, tile_size_m, match, settings.radius_m, device)
+        self._reference, self._search = city.reference, search
         self.area_km2 = city.raster.area_km2
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:

@@ -24,6 +24,7 @@ class MatchSettings(Settings):
         nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map, ...
         nowhere_per_m2: ... and what each square metre of walls adds to them: walls are in rows, and
             rows fit somewhere by chance, the better the more there are.
+        radius_m: How far around the places that a model names is searched.
     """
 
     resolution: Positive = 1.0
@@ -35,6 +36,7 @@ class MatchSettings(Settings):
     margin_m: float = 25.0
     nowhere_log_odds: float = 12.0
     nowhere_per_m2: float = 0.57
+    radius_m: Positive = 16.0
 
 
 class CellsSettings(Settings):
@@ -44,12 +46,10 @@ class CellsSettings(Settings):
         heading_step_deg: Step between the headings at which a tile is shown to it, where the
             heading is not known.
         places: So many of its likeliest places are searched.
-        radius_m: ... so far around.
     """
 
     heading_step_deg: Positive = 10.0
     places: int = 24
-    radius_m: Positive = 16.0
 
 
 class RetrievalSettings(Settings):
@@ -61,11 +61,9 @@ class RetrievalSettings(Settings):
             is not known.
         places: So many of the most similar places are searched.
         apart_m: ... no two of them nearer than that.
-        radius_m: ... so far around.
     """
 
     every_m: Positive = 2.5
     heading_step_deg: Positive = 10.0
     places: int = 24
     apart_m: Positive = 10.0
-    radius_m: Positive = 16.0

@@ -77,9 +77,9 @@ class CellsModel(TileModel):
             count: How many places, K.
 
         Returns:
-            (B, K, 2) metres from the reference and (B, K) log-scores, 0 where all partitions are sure
-            of the same place. Two places are ``2 SOFT_M`` apart or more; where fewer are found, the
-            rest have scores of minus infinity.
+            (B, K, 2) metres from the reference and (B, K) log-scores, 0 where all partitions are
+            sure of the same place. Two places are ``2 SOFT_M`` apart or more; where fewer are
+            found, the rest have scores of minus infinity.
         """
         log_p, place = self(tiles)
         best = [
