@@ -23,7 +23,7 @@ class AlignSettings(Settings):
     """
 
     steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
-    spread: Positive = 0.35
+    spread: Positive = 0.32
     map_std_m: float = 0.28
 
 
