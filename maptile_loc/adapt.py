@@ -153,7 +153,9 @@ def adapt_to(
     )
     model = model.to(device=on, memory_format=torch.channels_last)
     before = on_renders(model, judged)
-    steps = tune(model, sequence, rendered, settings, minutes)
+    workers = recipe.data.workers
+    workers = (os.cpu_count() or 1) // 2 if workers is None else workers
+    steps = tune(model, sequence, rendered, settings, minutes, workers)
     folder = _folder(model_folder, about["drive"])
     facts: dict[str, Any] = {
         "name": folder.name,
@@ -180,7 +182,8 @@ def tune(
     sequence: Sequence,
     rendered: Dataset[Batch],
     settings: AdaptSettings,
-    minutes: float | None = None,
+    minutes: float | None,
+    workers: int,
 ) -> int:
     """Tune a model in place; it stays in evaluation mode, so that its layers' statistics stay too.
 
@@ -190,6 +193,7 @@ def tune(
         rendered: Batch number n of labelled tuples, for every step.
         settings: The recipe.
         minutes: Stop after so many.
+        workers: Processes that render.
 
     Returns:
         The steps taken.
@@ -209,7 +213,7 @@ def tune(
         rendered,
         batch_size=None,
         sampler=range(settings.steps),
-        num_workers=(os.cpu_count() or 1) // 2,
+        num_workers=workers,
     )
     model.eval()
     seconds, begun = math.inf if minutes is None else minutes * 60, time.monotonic()

@@ -244,7 +244,7 @@ def test_the_drive_is_learned_and_the_map_is_kept() -> None:
     before, statistics = errors(drive.tiles), model.backbone.state_dict()["stages.0.1.running_mean"]
     statistics = statistics.clone()
     settings = AdaptSettings(steps=150, learning_rate=1e-3, tuple_size=5, drive_tuples=3)
-    assert tune(model, drive, Always(batch), settings) == 150
+    assert tune(model, drive, Always(batch), settings, None, 0) == 150
     assert errors(drive.tiles) < 0.7 * before
     assert errors(sequence.tiles) < 0.3 * before
     assert torch.equal(model.backbone.state_dict()["stages.0.1.running_mean"], statistics)
@@ -255,7 +255,7 @@ def test_minutes_end_the_tuning() -> None:
     offset = torch.from_numpy(axes[None, :3, :2]).float()
     batch = Batch(torch.from_numpy(sequence.tiles[None, :3]), offset, torch.zeros(1, 3))
     endless = AdaptSettings(steps=10_000_000, tuple_size=3)
-    assert 0 < tune(make_model("known"), sequence, Always(batch), endless, 0.005) < 10_000
+    assert 0 < tune(make_model("known"), sequence, Always(batch), endless, 0.005, 0) < 10_000
 
 
 def test_moving_the_truth_away_changes_no_weight(

@@ -242,6 +242,14 @@ def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
 
 def test_a_small_query_tile_is_unobserved_around() -> None:
     ones = np.ones((80, 80), np.float32)
-    tile = tile_from_query(QueryTile(ones, ones, ones, 0.6, 0.0), ViewSettings())
-    assert tile[:, 16:48, 16:48].min() == 1
-    assert tile.sum() == 3 * 32 * 32
+    tile = tile_from_query(QueryTile(0 * ones, ones, ones, 0.6, 0.0), ViewSettings())
+    assert tile[1:, 16:48, 16:48].min() == 1
+    assert tile.sum() == 2 * 32 * 32
+
+
+def test_ground_on_walls_does_not_count() -> None:
+    """Rays reach the ground beside a wall's foot; renders know only the one or the other."""
+    ones = np.ones((160, 160), np.float32)
+    tile = tile_from_query(QueryTile(0.75 * ones, ones, ones, 0.6, 0.0), ViewSettings())
+    assert (tile[0] == 0.75).all()
+    assert (tile[1] == 0.25).all()
