@@ -124,7 +124,7 @@ def make_coarse(
 
     folder = options.model or default_model(city, options.method)
     if options.method == "mapnet":
-        return MapNetLocator.load(folder, city, device)
+        return MapNetLocator.load(folder, city, device, settings.match)
     search = NearSearch(fields, settings.query.size_m, settings.match, device)
     if options.method == "cells":
         return CellsLocator(folder, city, search, settings.cells, device)

@@ -241,6 +241,15 @@ def test_what_cannot_be_trained_is_told_in_a_line(city: City) -> None:
 # --- Using a model -----------------------------------------------------------------------------
 
 
+def test_more_walls_make_a_regressed_place_less_certain(city: City, trained: Path) -> None:
+    """Walls fit anywhere by chance, so a fit has to gain more before it is believed."""
+    locator, plain = MapNetLocator.load(trained, city), query()
+    more = QueryTile(np.minimum(2 * plain.wall + 0.5, 1), plain.ground, plain.observed, 0.5, 0.0)
+    turns = np.radians(np.arange(0, 360, 5.0))
+    few, many = (locator.candidates(tile, turns, np.zeros(72)).log_scores for tile in (plain, more))
+    assert many[0] < few[0] - 100
+
+
 def test_the_locator_gives_one_candidate_in_the_map_frame(city: City, trained: Path) -> None:
     locator = MapNetLocator.load(trained, city)
     assert locator.area_km2 == city.raster.area_km2

@@ -62,11 +62,9 @@ class CellsLocator:
             seen = turned_tiles(tile_from_query(tile, self._view), asked).to(self._model.device)
             offset, score = self._model.top(seen, count if len(asked) == 1 else PER_TURN)
         places = self._reference + offset.double().cpu().numpy()
-        found = np.concatenate(
-            [places, np.broadcast_to(asked[:, None, None], score[..., None].shape)], 2
-        )
-        flat: Array = found.reshape(-1, 3)
-        return flat[best_apart(flat[:, :2], score.flatten().cpu().numpy(), count, APART_M)]
+        turn = np.broadcast_to(asked[:, None], score.shape)
+        found = np.column_stack([places.reshape(-1, 2), turn.ravel()])
+        return found[best_apart(found[:, :2], score.flatten().cpu().numpy(), count, APART_M)]
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The best places near those that the model names; arguments as for ``Matcher``."""

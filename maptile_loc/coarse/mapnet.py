@@ -11,6 +11,7 @@ from data_prep.city import City
 from data_prep.errors import MaptileError
 from data_prep.files import read_json
 from data_prep.geometry import Array, wrap_angle
+from maptile_loc.coarse.settings import MatchSettings
 from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.published import CARD, read_model
 from maptile_loc.result import Candidates, QueryTile
@@ -35,22 +36,36 @@ class MapNetLocator:
     weighed = False
 
     def __init__(
-        self, model: MapNet, view: ViewSettings, city: City, folder: Path, device: str
+        self,
+        model: MapNet,
+        view: ViewSettings,
+        city: City,
+        folder: Path,
+        device: str,
+        match: MatchSettings,
     ) -> None:
+        self._nowhere_per_m2 = match.nowhere_per_m2
         self._model = model.to(device=device, memory_format=torch.channels_last)
         self._view, self._reference, self._folder = view, city.reference, folder
         self.area_km2 = city.raster.area_km2
         self.heading: str = model.heading
 
     @classmethod
-    def load(cls, model_folder: Path, city: City, device: str = "cpu") -> MapNetLocator:
-        """Read a published model; ``device`` is cpu or cuda.
+    def load(
+        cls,
+        model_folder: Path,
+        city: City,
+        device: str = "cpu",
+        match: MatchSettings | None = None,
+    ) -> MapNetLocator:
+        """Read a published model; ``device`` is cpu or cuda, ``match`` has the odds of nowhere.
 
         Raises:
             MaptileError: No model there, a damaged one, or one of another city.
         """
         model, card = read_model(model_folder, city, MapNet)
-        return cls(model, ViewSettings.model_validate(card["view"]), city, model_folder, device)
+        view = ViewSettings.model_validate(card["view"])
+        return cls(model, view, city, model_folder, device, match or MatchSettings())
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The one place of ``tile``; its score says nothing, for a regressor does not doubt.
@@ -71,7 +86,9 @@ class MapNetLocator:
         east, north = self._reference + offset[0].double().cpu().numpy()
         turn = float(angle[0]) if self.heading == "unknown" else float(turns[np.argmax(log_prior)])
         pose = np.array([[east, north, wrap_angle(tile.rotation + turn)]])
-        return Candidates(pose, np.full(1, _LOG_PRIOR))
+        # As for the search: rows of walls fit by chance, the better the more there are.
+        walls = float(tile.wall.sum()) * tile.resolution**2
+        return Candidates(pose, np.full(1, _LOG_PRIOR - self._nowhere_per_m2 * walls))
 
 
 def north_up(heading: str, turns: Array, folder: Path) -> None:
