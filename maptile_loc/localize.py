@@ -15,7 +15,12 @@ from data_prep.lidar_odometry import OdometrySettings
 from data_prep.raster import MapRaster
 from data_prep.settings import Positive, Settings
 from maptile_loc.align import AlignSettings, align
-from maptile_loc.coarse.settings import CellsSettings, MatchSettings, RetrievalSettings
+from maptile_loc.coarse.settings import (
+    CellsSettings,
+    MapNetSettings,
+    MatchSettings,
+    RetrievalSettings,
+)
 from maptile_loc.evidence import make_evidence
 from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, is_sure, make_steps, smooth
 from maptile_loc.likelihood import LikelihoodFields, LikelihoodSettings
@@ -32,6 +37,7 @@ class LocalizeSettings(Settings):
     query: QuerySettings = QuerySettings()
     likelihood: LikelihoodSettings = LikelihoodSettings()
     match: MatchSettings = MatchSettings()
+    mapnet: MapNetSettings = MapNetSettings()
     cells: CellsSettings = CellsSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     align: AlignSettings = AlignSettings()

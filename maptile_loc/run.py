@@ -123,9 +123,9 @@ def make_coarse(
     from maptile_loc.coarse.retrieval import RetrievalLocator
 
     folder = options.model or default_model(city, options.method)
-    if options.method == "mapnet":
-        return MapNetLocator.load(folder, city, device, settings.match)
     search = NearSearch(fields, settings.query.size_m, settings.match, device)
+    if options.method == "mapnet":
+        return MapNetLocator(folder, city, search, settings.mapnet, device)
     if options.method == "cells":
         return CellsLocator(folder, city, search, settings.cells, device)
     return RetrievalLocator(folder, city, search, settings.retrieval, device)

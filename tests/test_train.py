@@ -13,14 +13,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file
+from scipy import ndimage
 from small_city import small_city
 
 from data_prep.city import City, open_city
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
+from data_prep.raster import BUILDING
 from maptile_loc.coarse.mapnet import MapNetLocator, default_model
+from maptile_loc.coarse.near import NearSearch
+from maptile_loc.coarse.settings import MapNetSettings, MatchSettings
 from maptile_loc.config import load_settings
 from maptile_loc.datamodule import DataSettings
+from maptile_loc.likelihood import LikelihoodSettings, make_fields
 from maptile_loc.models.mapnet import MapNet
 from maptile_loc.models.published import read_model
 from maptile_loc.models.resnet import NetworkSettings
@@ -241,23 +246,17 @@ def test_what_cannot_be_trained_is_told_in_a_line(city: City) -> None:
 # --- Using a model -----------------------------------------------------------------------------
 
 
-def test_more_walls_make_a_regressed_place_less_certain(city: City, trained: Path) -> None:
-    """Walls fit anywhere by chance, so a fit has to gain more before it is believed."""
-    locator, plain = MapNetLocator.load(trained, city), query()
-    more = QueryTile(np.minimum(2 * plain.wall + 0.5, 1), plain.ground, plain.observed, 0.5, 0.0)
-    turns = np.radians(np.arange(0, 360, 5.0))
-    few, many = (locator.candidates(tile, turns, np.zeros(72)).log_scores for tile in (plain, more))
-    assert many[0] < few[0] - 100
+def locator(folder: Path, city: City) -> MapNetLocator:
+    fields = make_fields(city.raster, 1.0, LikelihoodSettings())
+    search = NearSearch(fields, 128.0, MatchSettings())
+    return MapNetLocator(folder, city, search, MapNetSettings())
 
 
-def test_the_locator_gives_one_candidate_in_the_map_frame(city: City, trained: Path) -> None:
-    locator = MapNetLocator.load(trained, city)
-    assert locator.area_km2 == city.raster.area_km2
-    turns = np.radians(np.arange(0, 360, 5.0))
-    here = locator.candidates(query(0.0), turns, np.zeros(72))
-    turned = locator.candidates(query(0.7), turns, np.zeros(72))
-    assert here.poses.shape == (1, 3)
-    assert here.log_scores.shape == (1,)
+def test_squares_around_the_networks_answer_are_searched(city: City, trained: Path) -> None:
+    found = locator(trained, city)
+    assert found.area_km2 == city.raster.area_km2
+    turns, log_prior = np.radians(np.arange(0, 360, 5.0)), np.full(72, -np.log(72))
+    starts = found.starts(query(0.7), turns, log_prior)
     model, _ = read_model(trained, city, MapNet)
     channels = np.stack([query().wall, query().ground, query().observed])
     blocks = channels[:, 32:-32, 32:-32].reshape(3, 16, 12, 16, 12)  # the middle 96 m, in 6 m
@@ -265,32 +264,57 @@ def test_the_locator_gives_one_candidate_in_the_map_frame(city: City, trained: P
     seen[1] *= 1 - seen[0]  # no ground where a wall is
     with torch.no_grad():
         offset, angle = model.pose(torch.from_numpy(seen)[None])
-    np.testing.assert_allclose(here.poses[0, :2], city.reference + offset[0].numpy(), atol=1e-3)
-    assert here.poses[0, 2] == pytest.approx(float(angle[0]), abs=1e-5)
-    np.testing.assert_array_equal(turned.poses[0, :2], here.poses[0, :2])
-    assert turned.poses[0, 2] == pytest.approx(float(wrap_angle(here.poses[0, 2] + 0.7)))
+    answer = city.reference + offset[0].numpy()
+    np.testing.assert_allclose(starts[4, :2], answer, atol=1e-3)
+    np.testing.assert_allclose(np.ptp(starts[:, :2], axis=0), 64.0)
+    np.testing.assert_allclose(starts[:, 2], float(angle[0]), atol=1e-5)
+    candidates = found.candidates(query(0.7), turns, log_prior)
+    assert 1 <= len(candidates.poses) <= 9
+    assert (np.abs(candidates.poses[:, :2] - answer) < 48 + 3).all()
+    off = wrap_angle(candidates.poses[:, 2] - 0.7 - starts[0, 2])
+    assert (np.abs(np.degrees(off)) < 30 + 5).all()
+    assert np.exp(candidates.log_scores).sum() <= 1
+
+
+def test_a_vehicle_tens_of_metres_from_the_networks_answer_is_found(
+    city: City, trained: Path
+) -> None:
+    """What the map itself looks like 35 m away from what the network says."""
+    found = locator(trained, city)
+    north = np.zeros(1)
+    answer = found.starts(query(), north, north)[4, :2]
+    middle = city.raster.centre
+    with torch.no_grad():  # as if it had learned to say: 35 m beside the middle
+        found.model.mean += torch.from_numpy(middle + [35.0, 0.0] - answer)
+    seen = city.raster.coverage(BUILDING, 0.5) >= 0.5
+    row, column = np.round(city.raster.pixel_from_world(middle)).astype(int)
+    part = seen[row - 128 : row + 128, column - 128 : column + 128]
+    wall = (part & ~ndimage.binary_erosion(part)).astype(np.float32)
+    tile = QueryTile(wall, np.zeros_like(wall), np.zeros_like(wall), 0.5, 0.0)
+    best = found.candidates(tile, north, north)
+    assert np.hypot(*(best.poses[best.log_scores.argmax(), :2] - middle)) < 2.0
 
 
 def test_a_model_of_known_headings_keeps_the_heading_and_wants_it_known(city: City) -> None:
     settings = TINY.model_copy(update={"name": "north-up", "heading": "known"})
-    locator = MapNetLocator.load(train(city, settings, device="cpu"), city)
-    found = locator.candidates(query(1.2), NORTH_UP, NORTH_UP)
-    assert found.poses[0, 2] == pytest.approx(1.2)
-    about = locator.candidates(query(1.2), np.radians([-10.0, 0.0, 10.0]), np.array([-2.0, 0, -2]))
-    assert about.poses[0, 2] == pytest.approx(1.2)
+    known = locator(train(city, settings, device="cpu"), city)
+    found = known.candidates(query(1.2), NORTH_UP, NORTH_UP)
+    np.testing.assert_allclose(found.poses[:, 2], 1.2)
+    about = known.starts(query(1.2), np.radians([-10.0, 0.0, 10.0]), np.array([-2.0, 0, -2]))
+    np.testing.assert_array_equal(about[:, 2], 0.0)
     with pytest.raises(MaptileError, match="--heading known"):
-        locator.candidates(query(), np.radians(np.arange(0, 360, 5.0)), np.zeros(72))
+        known.candidates(query(), np.radians(np.arange(0, 360, 5.0)), np.zeros(72))
 
 
 def test_a_model_of_another_city_is_refused(tmp_path: Path, trained: Path) -> None:
     other = replace(small_city(tmp_path, seed=1), name="elsewhere")
     with pytest.raises(MaptileError, match=r"trained for the city 'city'.*not for 'elsewhere'"):
-        MapNetLocator.load(trained, other)
+        locator(trained, other)
 
 
 def test_a_model_of_another_state_of_the_city_is_refused(tmp_path: Path, trained: Path) -> None:
     with pytest.raises(MaptileError, match="another state of it"):
-        MapNetLocator.load(trained, small_city(tmp_path, seed=1))
+        locator(trained, small_city(tmp_path, seed=1))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "pickle"])
@@ -313,7 +337,7 @@ def test_damaged_weights_are_one_clear_error(
         card["weights"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         (model / "model.json").write_text(json.dumps(card))
     with pytest.raises(MaptileError, match=r"model\.safetensors: .*damaged"):
-        MapNetLocator.load(model, city)
+        locator(model, city)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +353,7 @@ def test_a_wrong_card_is_one_clear_error(
 ) -> None:
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(MaptileError, match=message):
-        MapNetLocator.load(tmp_path, city)
+        locator(tmp_path, city)
 
 
 def test_the_newest_model_is_the_default(tmp_path: Path, city: City, trained: Path) -> None:
@@ -347,4 +371,4 @@ def test_the_newest_model_is_the_default(tmp_path: Path, city: City, trained: Pa
     with pytest.raises(MaptileError, match="maptile train"):
         default_model(open_city(folder), "mapnet")
     with pytest.raises(MaptileError, match="no model there"):
-        MapNetLocator.load(folder / "models" / "mapnet", city)
+        locator(folder / "models" / "mapnet", city)

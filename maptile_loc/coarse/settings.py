@@ -39,6 +39,19 @@ class MatchSettings(Settings):
     radius_m: Positive = 16.0
 
 
+class MapNetSettings(Settings):
+    """How a regressor's answer, which may be off by tens of metres, is used.
+
+    Attributes:
+        squares: So many squares on each side, each searched as about the places of other models,
+            with the answer in the middle.
+        heading_deg: How far from the heading that it gives, where the heading is not known.
+    """
+
+    squares: int = pydantic.Field(default=3, ge=1)
+    heading_deg: Positive = 30.0
+
+
 class CellsSettings(Settings):
     """How a model's answers are used.
 
@@ -48,8 +61,8 @@ class CellsSettings(Settings):
         places: So many of its likeliest places are searched.
     """
 
-    heading_step_deg: Positive = 10.0
-    places: int = 24
+    heading_step_deg: Positive = 5.0
+    places: int = 48
 
 
 class RetrievalSettings(Settings):

@@ -96,7 +96,7 @@ class TileModel(pl.LightningModule):
             {"params": decaying, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.learning_rate)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
 
 
 def log_quaternion(angle: Tensor) -> Tensor:
