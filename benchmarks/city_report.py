@@ -3,7 +3,7 @@
 Run: python benchmarks/city_report.py [CITY DRIVE] [--work FOLDER] [--submap M]
 
 Without CITY and DRIVE: Oxford and the full run with simulated LMS, made from the real data as
-`benchmarks/localize.py` makes them. Submaps are short, for with 50 m nearly all places are found.
+the other benchmarks use them. Submaps are short, for with 50 m nearly all places are found.
 The report knows the map alone: nothing of it is fitted to the drive. Draws FOLDER/scatter_*.png.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from localize import RUNS, city, drive
+from inputs import RUNS, city, drive
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from stamp import head, row, stamp

@@ -34,7 +34,7 @@ from unittest.mock import patch
 import kitti360
 import numpy as np
 from baselines import PlainCorrelation, PlainSettings, RayDescriptor, oracle
-from localize import KITTI, RUNS, city, drive
+from inputs import KITTI, RUNS, city, drive
 from numpy.typing import NDArray
 from stamp import head, row, stamp
 

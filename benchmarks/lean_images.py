@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from localize import city as prepared
+from inputs import city as prepared
 from numpy.typing import NDArray
 from stamp import head, row, stamp
 from torch import Tensor

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from localize import city
+from inputs import city
 from scipy import ndimage
 from scipy.fft import next_fast_len
 from stamp import row, stamp

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from localize import KITTI, RUNS, city, drive
+from inputs import KITTI, RUNS, city, drive
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import Affine
