@@ -11,7 +11,6 @@ was trained.
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from pathlib import Path
@@ -131,16 +130,9 @@ def adapt_to(
     minutes: float | None = None,
     device: str = "auto",
 ) -> Path:
-    """As ``adapt``, to tiles that were made before.
+    """As ``adapt``, to the tiles of ``sequence``, made before in the view that the model knows.
 
-    Args:
-        city: Whose model it is.
-        model_folder: A MapNet or one over a posterior; it stays as it is.
-        sequence: The tiles, of the view that the model knows.
-        about: For the card: the ``drive``'s name, and how the tiles were made.
-        settings: The recipe.
-        minutes: Stop after so much tuning.
-        device: auto, cpu or cuda.
+    ``about`` is for the card: the ``drive``'s name, and how the tiles were made.
     """
     on = pick_device(device)
     recipe = _recipe(model_folder, city)
@@ -153,9 +145,7 @@ def adapt_to(
     )
     model = model.to(device=on, memory_format=torch.channels_last)
     before = on_renders(model, judged)
-    workers = recipe.data.workers
-    workers = (os.cpu_count() or 1) // 2 if workers is None else workers
-    steps = tune(model, sequence, rendered, settings, minutes, workers)
+    steps = tune(model, sequence, rendered, settings, minutes, recipe.data.processes())
     folder = _folder(model_folder, about["drive"])
     facts: dict[str, Any] = {
         "name": folder.name,

@@ -56,6 +56,10 @@ class DataSettings(Settings):
     view: ViewSettings = ViewSettings()
     disguise: DisguiseSettings = DisguiseSettings()
 
+    def processes(self) -> int:
+        """How many of them render."""
+        return (os.cpu_count() or 1) // 2 if self.workers is None else self.workers
+
 
 class Batch(NamedTuple):
     """Tuples of tiles and their poses.
@@ -294,8 +298,7 @@ class TileDataModule(pl.LightningDataModule):
         )
         self.sampler = EpochSampler(epoch_steps, self._trained)
         self.settings = settings
-        cores = os.cpu_count() or 1
-        self.workers = cores // 2 if settings.workers is None else settings.workers
+        self.workers = settings.processes()
         self._validation: list[Batch] | None = None
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -126,7 +126,11 @@ def train(
             "view": settings.data.view.model_dump(mode="json"),
             "cities": [each.name for each in (city, *others)],
             "validation": _validation(trainer, model, data),
-            "training": {"steps": trainer.global_step, "seconds": round(pace.elapsed, 1)},
+            "training": {
+                "steps": trainer.global_step,
+                "seconds": round(pace.elapsed, 1),
+                "waiting": round(pace.waited / max(pace.elapsed, 1e-9), 4),
+            },
         }
         save_settings(settings, folder / "config.yaml")
         publish(folder, model, city, facts)
@@ -139,13 +143,14 @@ class Pace(pl.Callback):
 
     Attributes:
         elapsed: Seconds trained so far, those before an interrupt included.
+        waited: Seconds of them in which there was no batch to learn from.
     """
 
     def __init__(self, steps: int, minutes: float | None, warmup: float, peak: float) -> None:
         self.steps, self.seconds = steps, math.inf if minutes is None else minutes * 60
         self.warmup, self.peak = warmup, peak
-        self.elapsed = 0.0
-        self._since = 0.0
+        self.elapsed = self.waited = 0.0
+        self._since = self._idle_since = 0.0
         self._bar: tqdm[Any] | None = None
 
     def progress(self, step: int) -> float:
@@ -160,11 +165,11 @@ class Pace(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs."""
-        return {"elapsed": self.elapsed}
+        return {"elapsed": self.elapsed, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self.elapsed = float(state_dict["elapsed"])
+        self.elapsed, self.waited = float(state_dict["elapsed"]), float(state_dict["waited"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -174,11 +179,17 @@ class Pace(pl.Callback):
             total=1.0, desc="train", file=sys.stderr, disable=None, bar_format=form, leave=False
         )
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start waiting for a batch."""
+        self._idle_since = time.monotonic()
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rate."""
-        self.elapsed = time.monotonic() - self._since
+        now = time.monotonic()
+        self.elapsed = now - self._since
+        self.waited += now - self._idle_since
         progress = self.progress(trainer.global_step)
         assert isinstance(pl_module, TileModel)
         pl_module.progress = progress
@@ -198,6 +209,7 @@ class Pace(pl.Callback):
         trainer.should_stop = trainer.should_stop or progress >= 1
         if self._bar is not None:
             self._bar.update(progress - self._bar.n)
+        self._idle_since = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the error."""

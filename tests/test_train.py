@@ -79,6 +79,7 @@ def test_a_model_folder_holds_what_localizing_needs(city: City, trained: Path) -
     assert card["city"]["reference"] == city.reference.tolist()
     assert "UTM zone 30N" in card["city"]["crs"]
     assert card["training"]["steps"] == 6
+    assert 0 < card["training"]["waiting"] < 1  # rendering takes a while, learning too
     assert card["validation"]["tiles"] == 24
     assert 0 < card["validation"]["chance_median_m"] < 200
     assert "OpenStreetMap" in card["attribution"]
@@ -216,7 +217,7 @@ def test_the_pace_is_a_warm_up_and_a_cosine() -> None:
     assert pace.progress(500) == 0.5
     pace.elapsed = 540.0
     assert pace.progress(500) == 0.9
-    pace.load_state_dict({"elapsed": 6000.0})
+    pace.load_state_dict({"elapsed": 6000.0, "waited": 0.0})
     assert pace.progress(0) == 1.0
     assert pace.rate(0.0) == pytest.approx(0.02)
     assert pace.rate(0.05) == pytest.approx(1.01)
