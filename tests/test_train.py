@@ -250,7 +250,7 @@ def test_what_cannot_be_trained_is_told_in_a_line(city: City) -> None:
 def locator(folder: Path, city: City) -> MapNetLocator:
     fields = make_fields(city.raster, 1.0, LikelihoodSettings())
     search = NearSearch(fields, 128.0, MatchSettings())
-    return MapNetLocator(folder, city, search, MapNetSettings())
+    return MapNetLocator(folder, city, search, MapNetSettings(squares=3))
 
 
 def test_squares_around_the_networks_answer_are_searched(city: City, trained: Path) -> None:

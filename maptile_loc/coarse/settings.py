@@ -48,7 +48,7 @@ class MapNetSettings(Settings):
         heading_deg: How far from the heading that it gives, where the heading is not known.
     """
 
-    squares: int = pydantic.Field(default=3, ge=1)
+    squares: int = pydantic.Field(default=5, ge=1)
     heading_deg: Positive = 30.0
 
 
