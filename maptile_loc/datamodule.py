@@ -45,6 +45,9 @@ class DataSettings(Settings):
     """Least and greatest distance along the road between the tiles of a tuple."""
     beside_m: float = Field(3.0, ge=0)
     """How far beyond a road's half width vehicles are: lanes, and maps that are not exact."""
+    yards: float = Field(0.0, ge=0, le=1)
+    """Share of tuples that are drawn up to ``yard_m`` beyond the road: yards and car parks."""
+    yard_m: float = Field(30.0, ge=0)
     batch_tuples: int = Field(20, ge=1)
     worlds: int = Field(8, ge=1)
     """Variants of the city in use at a time (fewer where they would fill the memory)."""
@@ -152,21 +155,33 @@ class RenderedBatches(Dataset[Batch]):
         """Render batch ``number``, any whole number from 0."""
         data = self.settings
         generator = torch.Generator().manual_seed(self._seed(0, number))
-        self.worlds(number)
-        places = self.ground.roads.draw(
+        worlds = self.worlds(number)
+        places = self._draw(data.beside_m, generator)
+        which = torch.randint(self.slots, places.centre.shape[:1], generator=generator)
+        if data.yards:
+            yards = self._draw(data.yard_m, generator)
+            off_road = torch.rand(len(which), generator=generator) < data.yards
+            off_road &= worlds.free(which, yards.centre).all(1)
+            places = Places(
+                torch.where(off_road[:, None, None], yards.centre, places.centre),
+                torch.where(off_road[:, None, None, None], yards.paths, places.paths),
+            )
+        angle = torch.zeros(places.centre.shape[:2])
+        if self.heading == "unknown":
+            angle = (2 * torch.rand(angle.shape, generator=generator) - 1) * math.pi
+        return Batch(self._tiles(places, which, angle, generator), places.centre, angle)
+
+    def _draw(self, beside_m: float, generator: torch.Generator) -> Places:
+        data = self.settings
+        return self.ground.roads.draw(
             data.batch_tuples,
             self.ground.weights,
             data.tuple_size,
             data.spacing_m,
             data.view.travel_m,
-            data.beside_m,
+            beside_m,
             generator,
         )
-        which = torch.randint(self.slots, places.centre.shape[:1], generator=generator)
-        angle = torch.zeros(places.centre.shape[:2])
-        if self.heading == "unknown":
-            angle = (2 * torch.rand(angle.shape, generator=generator) - 1) * math.pi
-        return Batch(self._tiles(places, which, angle, generator), places.centre, angle)
 
     def _tiles(
         self, places: Places, which: Tensor, angle: Tensor, generator: torch.Generator

@@ -33,8 +33,8 @@ def demo(folder: Path, minutes: float) -> str:
     print(f"2/5 simulate a drive of {ROUTE_M:.0f} m in a world that is not quite the map")
     trajectory = trajectory_from_route(city, ROUTE_M, seed=1)
     simulate(city, trajectory, drive, "robotcar", load_settings(SimulateSettings, "simulate"))
-    print(f"3/5 train MapNet on the map alone, for {minutes:g} minutes")
-    train(city, load_settings(ModelSettings, "mapnet"), minutes=minutes, device="auto")
+    print(f"3/5 train a MapNet (posterior) on the map alone, for {minutes:g} minutes")
+    train(city, load_settings(ModelSettings, "posterior"), minutes=minutes, device="auto")
     settings = load_settings(LocalizeSettings, "localize")
     for number, method in ((4, "mapnet"), (5, "match")):
         print(f"{number}/5 localize the drive, --method {method}")

@@ -109,6 +109,13 @@ class Worlds:
     north: float
     resolution: float
 
+    def free(self, world: Tensor, places: Tensor) -> Tensor:
+        """(B, T) bool: nothing solid, nor the map's edge, at (B, T, 2) places of (B,) worlds."""
+        _, rows, columns = self.cells.shape
+        row = ((self.north - places[..., 1]) / self.resolution).floor().long().clamp(0, rows - 1)
+        column = ((places[..., 0] - self.west) / self.resolution).floor().long()
+        return self.cells[world[:, None], row, column.clamp(0, columns - 1)] < SOLID
+
 
 class Rays(NamedTuple):
     """Rays in the plane, all tensors (B, K).

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import shapely
 import torch
+from numpy.typing import NDArray
 from small_city import small_city
 
 from data_prep.city import City, open_city
@@ -221,6 +222,25 @@ def test_walls_of_a_tile_stand_where_the_map_has_them(
     points = shapely.points(east + city.reference[0], north + city.reference[1])
     outlines = shapely.union_all(city.buildings().geometry.boundary.to_numpy())
     assert shapely.distance(points, outlines).max() < 1.7  # a pixel's diagonal, a cell's half
+
+
+def test_some_vehicles_are_in_yards_but_none_is_in_a_house(ground: Ground) -> None:
+    exact = {"disguise": SMALL.disguise.nothing(), "batch_tuples": 200}
+    pieces = torch.stack([ground.roads.start, ground.roads.end], 1).numpy()
+    roads = shapely.union_all(shapely.linestrings(pieces))
+    houses = shapely.STRtree([shapely.buffer(house, -1.0) for house in ground.buildings])
+
+    def away(yards: float) -> NDArray[np.float64]:
+        settings = SMALL.model_copy(update=exact | {"yards": yards})
+        places = RenderedBatches(ground, settings, "known", 0, 0)[0].offset.double()
+        points = shapely.points(places.reshape(-1, 2).numpy())
+        assert len(houses.query(points, predicate="within")[0]) == 0 or yards == 0
+        return np.asarray(shapely.distance(points, roads))
+
+    beside = float(ground.roads.half_width.max()) + SMALL.beside_m + 0.5
+    assert away(0.0).max() < beside
+    assert 0.2 < (away(1.0) > beside).mean() < 0.95
+    assert (away(0.3) > beside).mean() < 0.3
 
 
 def test_offsets_are_normalised_by_the_places_statistics(ground: Ground) -> None:
