@@ -62,7 +62,7 @@ class CellsSettings(Settings):
     """
 
     heading_step_deg: Positive = 5.0
-    places: int = 48
+    places: int = 96
 
 
 class RetrievalSettings(Settings):
@@ -78,5 +78,5 @@ class RetrievalSettings(Settings):
 
     every_m: Positive = 2.5
     heading_step_deg: Positive = 10.0
-    places: int = 24
+    places: int = 96
     apart_m: Positive = 10.0

@@ -19,7 +19,7 @@ from maptile_loc.models.base import TileModel
 SOFT_M = 5.0
 """Standard deviation of the target beyond a cell's border, and of the density about an answer."""
 BOTTLENECK = 64
-MIXED = 40
+MIXED = 64
 """Cells per partition of which a tile's density is made."""
 
 
