@@ -37,8 +37,8 @@ def test_a_square_without_the_place_does_not_hold_it() -> None:
     (place,) = places(3, 1)
     found = NEAR.candidates(tile_at(place), at(place) + [40.0, 0.0, 0.0], *KNOWN)
     east, north = np.abs(found.poses[:, :2] - place - [40.0, 0.0]).T
-    assert (east <= 16.5).all()
-    assert (north <= 16.5).all()
+    assert (east <= 20.5).all()
+    assert (north <= 20.5).all()
 
 
 def test_squares_that_overlap_give_a_place_once() -> None:

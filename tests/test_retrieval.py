@@ -191,7 +191,7 @@ def test_a_model_serves_in_a_city_that_it_never_saw(other: City, trained: Path) 
     assert gap[np.triu_indices(5, 1)].min() >= 10.0
     candidates = found.candidates(query(), *KNOWN)
     away = np.abs(candidates.poses[:, None, :2] - centres).max(axis=2).min(axis=1)
-    assert (away <= 16.5).all()
+    assert (away <= 20.5).all()
 
 
 def test_descriptors_are_kept_and_read_again(other: City, trained: Path) -> None:

@@ -36,7 +36,7 @@ class MatchSettings(Settings):
     margin_m: float = 25.0
     nowhere_log_odds: float = 12.0
     nowhere_per_m2: float = 0.57
-    radius_m: Positive = 16.0
+    radius_m: Positive = 20.0
 
 
 class MapNetSettings(Settings):
