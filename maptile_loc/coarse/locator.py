@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ from maptile_loc.view import ViewSettings
 M = TypeVar("M", bound=TileModel)
 
 
-class ModelLocator(Generic[M]):
+class ModelLocator(ABC, Generic[M]):
     """A published model, and a city's map to search what it names on.
 
     Attributes:
@@ -52,9 +53,9 @@ class ModelLocator(Generic[M]):
         self.reference, self.search, self.reach_rad = city.reference, search, reach_rad
         self.area_km2 = city.raster.area_km2
 
+    @abstractmethod
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
         """(K, 3) east, north and turn of what is to be searched; arguments as for ``Matcher``."""
-        raise NotImplementedError
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The best places near those that the model names; arguments as for ``Matcher``."""

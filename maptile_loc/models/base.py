@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ from maptile_loc.datamodule import Batch, Heading
 from maptile_loc.models.resnet import NetworkSettings, ResNet
 
 
-class TileModel(pl.LightningModule):
+class TileModel(pl.LightningModule, ABC):
     """A network that tells where in its city a tile is.
 
     Args:
@@ -62,12 +63,16 @@ class TileModel(pl.LightningModule):
         return seen
 
     def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians."""
-        raise NotImplementedError
+        """(B, 3, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians.
 
+        Raises:
+            TypeError: A descriptor, which names no place by itself.
+        """
+        raise TypeError(f"{type(self).__name__} gives no poses")
+
+    @abstractmethod
     def objective(self, batch: Batch) -> Tensor:
         """The loss of a batch of tuples."""
-        raise NotImplementedError
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         """The loss of one batch of tuples."""
