@@ -108,7 +108,7 @@ def overview_png(folder: Path, path: Path) -> None:
     axes.set_xlabel("east, m")
     axes.set_ylabel("north, m")
     drive = Path(str(run.get("drive", "a drive"))).name
-    axes.set_title(f"{drive} on {city.name}, stage {result.final}", loc="left")
+    axes.set_title(f"{drive} on {city.name}, method {run['method']}, {result.final}", loc="left")
     handles = axes.get_legend_handles_labels()
     beside.legend(*handles, loc="upper left", bbox_to_anchor=(0, 0.57), frameon=False, fontsize=9)
     credit = ATTRIBUTION.replace("(c)", "\N{COPYRIGHT SIGN}")
