@@ -27,8 +27,8 @@ SPINS = ((1, 2, 1), (3, 4, 2), (8, 9, 2))
 """Channels that turn with the tile: the first and second component, and by how many of its angle.
 
 Lines and courses are the same from both ends, so they turn twice."""
-IMAGES, PATH = 7, 7
-"""So many channels come from the tile's cells; those from ``PATH`` on from the way driven."""
+WALL, FREE, GROUND, PATH = 0, 5, 6, 7
+"""Where these channels, or groups of them, begin; those before the path are the tile's cells."""
 NEIGHBOURHOOD_M = 3.5
 LOOK_M = 50.0
 """A way so long tells about roads once more than a point does."""
@@ -149,9 +149,9 @@ def _looks(path: F32) -> F32:
 
 def points(evidence: Evidence) -> list[Points]:
     """The evidence as points: walls by cell, the rest by four times four cells, and the way."""
-    walls = evidence.images[:5]
-    groups = [_nonzero(0, walls, np.abs(walls[0]) > 0, evidence.resolution)]
-    for first in (5, 6):
+    walls = evidence.images[WALL:FREE]
+    groups = [_nonzero(WALL, walls, np.abs(walls[0]) > 0, evidence.resolution)]
+    for first in (FREE, GROUND):
         coarse = _summed(evidence.images[first : first + 1], 4)
         groups.append(_nonzero(first, coarse, coarse[0] > 0, 4 * evidence.resolution))
     return [*groups, Points(PATH, evidence.path, evidence.looks)]

@@ -10,7 +10,6 @@ from scipy import ndimage
 from data_prep.errors import MaptileError
 from maptile_loc.evidence import (
     CHANNELS,
-    IMAGES,
     LOOK_M,
     PATH,
     SPINS,
@@ -132,7 +131,7 @@ def test_evidence_is_square_metres(resolution):
     tile = made_tile()
     evidence = make_evidence(tile, resolution)
     side = round(SIDE * RESOLUTION / resolution)
-    assert evidence.images.shape == (IMAGES, side, side)
+    assert evidence.images.shape == (PATH, side, side)
     k = round(resolution / RESOLUTION)
     for channel, whole in (
         (0, tile.wall),
@@ -197,7 +196,7 @@ def test_evidence_turned_by_quarters_is_that_of_the_turned_tile(quarters, resolu
     found = turned(fine, np.array([quarters * np.pi / 2]), resolution, CPU)[0].numpy()
     assert len(found) == len(CHANNELS)
     other = make_evidence(turned_tile(tile, quarters), resolution)
-    np.testing.assert_allclose(found[:IMAGES], other.images, atol=1e-4)
+    np.testing.assert_allclose(found[:PATH], other.images, atol=1e-4)
     expected = turned(other, np.zeros(1), resolution, CPU)[0].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -205,7 +204,7 @@ def test_evidence_turned_by_quarters_is_that_of_the_turned_tile(quarters, resolu
 @pytest.mark.parametrize("degrees", [20.0, -75.0, 161.0])
 def test_turned_images_are_those_that_scipy_turns(degrees):
     rng = np.random.default_rng(1)
-    images = rng.random((IMAGES, SIDE, SIDE)).astype(np.float32)
+    images = rng.random((PATH, SIDE, SIDE)).astype(np.float32)
     evidence = Evidence(images, NO_PATH, NO_LOOKS, RESOLUTION)
     found = turned(evidence, np.radians([degrees]), RESOLUTION, CPU)[0].numpy()
     east, north = centres()
@@ -240,7 +239,7 @@ def test_the_turned_way_is_in_the_cells_it_turns_to(turn):
     rng = np.random.default_rng(3)
     path = rng.uniform(-22, 22, (40, 2)).astype(np.float32)  # some of it is off the tile
     looks = rng.normal(size=(40, 3)).astype(np.float32)
-    evidence = Evidence(np.zeros((IMAGES, 32, 32), np.float32), path, looks, 1.0)
+    evidence = Evidence(np.zeros((PATH, 32, 32), np.float32), path, looks, 1.0)
     found = turned(evidence, np.array([turn]), 1.0, CPU)[0, PATH:].numpy()
     expected = np.zeros((3, 32, 32))
     for (x, y), (one, cos, sin) in zip(path.tolist(), looks.tolist(), strict=True):
@@ -277,7 +276,7 @@ def test_points_hold_all_the_evidence():
 
 
 def test_a_lone_cell_is_a_point_at_its_centre():
-    images = np.zeros((IMAGES, 16, 16), np.float32)
+    images = np.zeros((PATH, 16, 16), np.float32)
     images[:5, 2, 11] = [1.0, 0.6, -0.8, 0.5, 0.2]
     images[5, 9, 6] = 0.7
     wall, free, ground, way = points(Evidence(images, NO_PATH, NO_LOOKS, 0.5))

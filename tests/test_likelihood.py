@@ -12,7 +12,6 @@ from maptile_loc import likelihood
 from maptile_loc.coarse.spectra import Correlator
 from maptile_loc.evidence import (
     CHANNELS,
-    IMAGES,
     PATH,
     SPINS,
     Evidence,
@@ -344,7 +343,7 @@ def test_search_and_score_agree_at_quarter_turns():
     rng = np.random.default_rng(8)
     channels = rng.normal(size=(len(CHANNELS), 30, 37)).astype(np.float32)
     fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 1.0)
-    images = rng.normal(size=(IMAGES, 16, 16)).astype(np.float32)
+    images = rng.normal(size=(PATH, 16, 16)).astype(np.float32)
     path = (rng.integers(-7, 7, (5, 2)) + 0.5).astype(np.float32)
     looks = rng.normal(size=(5, 3)).astype(np.float32)
     evidence = Evidence(images, path, looks, 1.0)
@@ -366,8 +365,8 @@ def test_search_and_score_agree_at_any_turn():
     ]
     fields = LikelihoodFields(np.array(waves, np.float32), 620_000.0, 5_736_000.0, 1.0)
     # Away from the corners, which a turn would push off the tile.
-    images = np.zeros((IMAGES, 32, 32), np.float32)
-    images[:, 7:25, 7:25] = rng.random((IMAGES, 18, 18))
+    images = np.zeros((PATH, 32, 32), np.float32)
+    images[:, 7:25, 7:25] = rng.random((PATH, 18, 18))
     none = np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
     evidence = Evidence(images, *none, 1.0)
     turns = np.radians([10.0, 77.0, 200.0, 333.0])

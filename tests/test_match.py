@@ -14,6 +14,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import rotate, wrap_angle
 from data_prep.raster import BUILDING, ROAD
 from maptile_loc.align import AlignSettings, align
+from maptile_loc.coarse.hypotheses import by_chance, posterior
 from maptile_loc.coarse.match import Disc, Matcher, MatchSettings
 from maptile_loc.evidence import Evidence, make_evidence, points, turned
 from maptile_loc.likelihood import LikelihoodSettings, log_likelihood, make_fields
@@ -395,3 +396,40 @@ def test_a_tile_may_lack_a_kind_of_evidence(missing):
 def test_a_tile_that_does_not_fit_the_wide_grid_is_told():
     with pytest.raises(MaptileError, match=r"even number of cells.*match\.coarser"):
         matcher(coarser=5)
+
+
+# --- Being nowhere ----------------------------------------------------------------------------
+
+
+def test_what_fits_by_chance_is_read_off_far_from_the_best_place():
+    settings = MatchSettings(distinct_m=4.0)
+    scores = np.arange(1000.0)
+    away = np.where(scores > 990, 5.0, 100.0)  # the best place and its flanks
+    assert by_chance(scores, away, 1000, settings) == 989.0  # one in a thousand is higher
+    order = np.random.default_rng(0).permutation(1000)
+    assert by_chance(scores[order], away[order], 1000, settings) == 989.0
+    # Where only the best tenth of the map was searched, it is the same of the whole map.
+    assert by_chance(scores[900:], away[900:], 1000, settings) == 989.0
+    assert by_chance(np.full(9, -np.inf), np.full(9, 50.0), 9, settings) == 0.0
+    assert by_chance(scores[:3], np.zeros(3), 3, settings) == 0.0
+
+
+def test_a_tile_that_fits_many_places_is_less_sure_to_be_at_the_best():
+    evidence = make_evidence(tile_at(places(5, 1)[0]), 1.0)
+    mass = np.array([40.0])
+    sure = [
+        posterior(mass, 0.0, 1e5, chance, evidence, MatchSettings())[0] for chance in (0, 30, 60)
+    ]
+    assert sure[0] > sure[1] > sure[2]
+    assert sure[2] == pytest.approx(sure[1] - 0.6 * 30, abs=0.1)  # far below one half
+
+
+def test_the_place_in_another_town_is_not_called_localized():
+    """A tile of the blocks on their mirror image: rows of houses, but other ones."""
+    other = replace(RASTER, data=np.ascontiguousarray(RASTER.data[:, :, ::-1]))
+    elsewhere = matcher(make_fields(other, 1.0, LIKELIHOOD))
+    here = matcher()
+    for truth in places(5, 4):
+        tile = tile_at(truth)
+        assert np.exp(here.candidates(tile, *KNOWN).log_scores[0]) > 0.99
+        assert np.exp(elsewhere.candidates(tile, *KNOWN).log_scores[0]) < 0.99

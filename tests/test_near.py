@@ -9,7 +9,7 @@ from maptile_loc.coarse.match import Matcher
 from maptile_loc.coarse.near import NearSearch
 from maptile_loc.coarse.settings import MatchSettings
 
-SETTINGS = MatchSettings(nowhere_log_odds=1000.0)
+SETTINGS = MatchSettings(nowhere_log_odds=1000.0, nowhere_by_chance=0.0)
 NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS)
 EVERYWHERE = Matcher(FIELDS, QUERY.size_m, SETTINGS)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.coarse.settings import MatchSettings
-from maptile_loc.evidence import Evidence, points
+from maptile_loc.evidence import GROUND, WALL, Evidence, points
 from maptile_loc.likelihood import LikelihoodFields, log_likelihood
 
 FEW_TURNS = 4
 """Up to so many headings the fine grid is searched at once."""
+CHANCE = 0.001
+"""The share of all squares of a map whose best place is taken to fit by chance."""
 
 
 def refined(
@@ -47,8 +50,40 @@ def refined(
     return poses, np.asarray(logsumexp(scores, axis=1) + np.log(share))
 
 
+def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K, H, W) scores -> (K, n) highest of squares of ``radius`` cells, and their flat indices."""
+    highest, index = torch.nn.functional.max_pool2d(
+        values, radius, ceil_mode=True, return_indices=True
+    )
+    return highest.flatten(1), index.flatten(1)
+
+
+def by_chance(maxima: Array, metres: Array, places: float, settings: MatchSettings) -> float:
+    """What a tile scores somewhere on the map without having been seen there.
+
+    Args:
+        maxima: (N,) the highest scores of squares of the map; -inf where it cannot be.
+        metres: (N,) how far these are from the best place.
+        places: So many squares there are on the map; those left out have lower scores.
+        settings: How far apart places are.
+
+    Returns:
+        What one in a thousand squares far from the best reaches; 0 where there is no such square.
+    """
+    elsewhere = maxima[(metres > 3 * settings.distinct_m) & np.isfinite(maxima)]
+    if len(elsewhere) == 0:
+        return 0.0
+    rank = min(int(CHANCE * places), len(elsewhere) - 1)
+    return float(-np.partition(-elsewhere, rank)[rank])
+
+
 def posterior(
-    mass: Array, rest: float, places: float, evidence: Evidence, settings: MatchSettings
+    mass: Array,
+    rest: float,
+    places: float,
+    chance: float,
+    evidence: Evidence,
+    settings: MatchSettings,
 ) -> Array:
     """(K,) log-probabilities that the tile is at each hypothesis.
 
@@ -56,11 +91,18 @@ def posterior(
         mass: (K,) logarithm of the likelihood's sum around each.
         rest: The same of all other places.
         places: How many places there are, each as probable before anything is seen.
+        chance: What the tile scores by chance.
         evidence: The tile's; one more hypothesis is that it is nowhere on the map.
         settings: The odds of that.
     """
     total = logsumexp([*mass, rest]) - np.log(places)
-    nowhere = settings.nowhere_log_odds + settings.nowhere_per_m2 * float(evidence.images[0].sum())
+    seen = evidence.images.sum(axis=(1, 2), dtype=np.float64)
+    nowhere = (
+        settings.nowhere_log_odds
+        + settings.nowhere_by_chance * chance
+        + settings.nowhere_per_wall_m2 * seen[WALL]
+        + settings.nowhere_per_ground_m2 * seen[GROUND]
+    )
     return np.asarray(mass - np.log(places) - np.logaddexp(total, nowhere))
 
 

@@ -12,11 +12,19 @@ from scipy.special import logsumexp
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.coarse.hypotheses import FEW_TURNS, distinct, posterior, refined
+from maptile_loc.coarse.exact import ExactSearch
+from maptile_loc.coarse.hypotheses import (
+    FEW_TURNS,
+    by_chance,
+    distinct,
+    local_maxima,
+    posterior,
+    refined,
+)
 from maptile_loc.coarse.settings import MatchSettings
 from maptile_loc.coarse.spectra import Correlator
-from maptile_loc.evidence import Evidence, make_evidence, turned
-from maptile_loc.likelihood import LikelihoodFields, coarser
+from maptile_loc.evidence import Evidence, make_evidence, points, turned
+from maptile_loc.likelihood import LikelihoodFields, coarser, log_likelihood
 from maptile_loc.result import Candidates, QueryTile
 
 __all__ = ["Disc", "MatchSettings", "Matcher"]
@@ -126,6 +134,23 @@ class Matcher:
         """Fewer places, for many headings."""
         return self._level(coarser(self.part, self.settings.coarser))
 
+    @cached_property
+    def exact(self) -> ExactSearch:
+        """All poses of the fine grid, at half the steps of heading."""
+        fine, step = self.fine, self.fields.resolution
+        first = (
+            round((self.fields.north - fine.north) / step),
+            round((fine.west - self.fields.west) / step),
+        )
+        return ExactSearch(
+            self.fields,
+            first,
+            fine.allowed,
+            self.settings.coarser,
+            np.radians(self.settings.heading_step_deg / 2),
+            self.device,
+        )
+
     def _level(self, fields: LikelihoodFields) -> Level:
         step = fields.resolution
         first, last = np.ceil(self.box[[0, 2]] / step), np.floor(self.box[[1, 3]] / step)
@@ -163,7 +188,8 @@ class Matcher:
         radius = max(1, round(self.settings.distinct_m / level.step))
         refine = level.step > self.fields.resolution
         count = self.settings.refined if refine else self.settings.candidates
-        where, windows = _peaks(best, radius, count)
+        maxima, index = (one[0] for one in local_maxima(best[None], radius))
+        where, windows = _peaks(best, maxima, index, radius, count)
         mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
         everywhere = float(torch.logsumexp(best.flatten(), 0))
         # What is left beside the peaks.
@@ -171,14 +197,39 @@ class Matcher:
         chosen = which.flatten()[where].cpu().numpy()
         poses = np.column_stack([level.places(where), tile.rotation + turns[chosen]])
         if refine:
-            poses, mass = refined(
-                poses, log_prior[chosen], evidence, tile.rotation, self.fields, self.settings
-            )
+            prior = log_prior[chosen]
+            poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
+            if self.settings.exact:
+                poses, mass = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
+        away = np.hypot(*(level.places(index) - level.places(where[:1])).T)
+        chance = by_chance(maxima.cpu().numpy(), away, len(maxima), self.settings)
         places = float(level.allowed.sum())
-        log_scores = posterior(mass, rest, places, evidence, self.settings)
+        log_scores = posterior(mass, rest, places, chance, evidence, self.settings)
         poses[:, 2] = wrap_angle(poses[:, 2])
         kept = distinct(poses, log_scores, self.settings)
         return Candidates(poses[kept], log_scores[kept])
+
+    def _proven(
+        self,
+        poses: Array,
+        mass: Array,
+        prior: Array,
+        evidence: Evidence,
+        tile: QueryTile,
+        turns: Array,
+        log_prior: Array,
+    ) -> tuple[Array, Array]:
+        """(K, 3) poses and their (K,) mass, with those of the best pose of all if it is another."""
+        seen, rotation = points(evidence), tile.rotation
+        score = (log_likelihood(poses, seen, rotation, self.fields) + prior).max()
+        better = self.exact.better(evidence, rotation, turns, log_prior, float(score))
+        if better is None:
+            return poses, mass
+        pose, turn = better
+        found = refined(
+            pose[None], log_prior[turn : turn + 1], evidence, rotation, self.fields, self.settings
+        )
+        return np.concatenate([poses, found[0]]), np.concatenate([mass, found[1]])
 
     def _best(
         self, level: Level, evidence: Evidence, turns: Array, log_prior: Array
@@ -201,18 +252,17 @@ class Matcher:
         return torch.where(level.allowed, whole, -math.inf), correlator.whole(which)
 
 
-def _peaks(values: torch.Tensor, radius: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The highest local maxima, best first, and the squares of ``radius`` cells around them.
+def _peaks(
+    values: torch.Tensor, maxima: torch.Tensor, index: torch.Tensor, radius: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest of the local ``maxima``, best first, and the squares of ``radius`` about them.
 
     Returns:
         (K,) flat indices, K <= count; and (K, n) values, -inf beyond the edge.
     """
-    most, where = torch.nn.functional.max_pool2d(
-        values[None], radius, ceil_mode=True, return_indices=True
-    )
     # The squares next to a maximum's are full of its flanks, which are none.
-    top, order = torch.topk(most.flatten(), min(12 * count, most.numel()))
-    index = where.flatten()[order[top > top[0] - HOPELESS]]
+    top, order = torch.topk(maxima, min(12 * count, len(maxima)))
+    index = index[order[top > top[0] - HOPELESS]]
     padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)
     row, column = index // values.shape[1], index % values.shape[1]
     reach = torch.arange(2 * radius + 1, device=values.device)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.coarse.hypotheses import FEW_TURNS, distinct, posterior, refined
+from maptile_loc.coarse.hypotheses import (
+    FEW_TURNS,
+    by_chance,
+    distinct,
+    local_maxima,
+    posterior,
+    refined,
+)
 from maptile_loc.coarse.settings import MatchSettings
 from maptile_loc.evidence import Evidence, make_evidence, turned
 from maptile_loc.likelihood import LikelihoodFields, coarser
@@ -94,8 +103,16 @@ class NearSearch:
         poses[:, 2] = wrap_angle(poses[:, 2])
         # Squares that overlap find the same place.
         kept = distinct(poses, mass, self.settings)
-        height, width = fields.channels.shape[1:]
-        log_scores = posterior(mass[kept], -np.inf, height * width, evidence, self.settings)
+        places = math.prod(fields.channels.shape[1:])
+        side = max(1, round(self.settings.distinct_m / step))
+        squares = torch.from_numpy(best.reshape(len(best), 2 * reach + 1, -1))
+        maxima, index = (one.numpy() for one in local_maxima(squares, side))
+        there = first[:, None] + np.stack(np.divmod(index, 2 * reach + 1), -1)
+        away = step * np.linalg.norm(
+            there - first[kept[0]] - [row[kept[0]], column[kept[0]]], axis=-1
+        )
+        chance = by_chance(maxima.ravel(), away.ravel(), places / side**2, self.settings)
+        log_scores = posterior(mass[kept], -np.inf, places, chance, evidence, self.settings)
         return Candidates(poses[kept], log_scores)
 
     def _grid(self, wide: bool) -> LikelihoodFields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 TURNS, BLOCKS = 16, 64
@@ -34,7 +35,7 @@ class Correlator:
     ) -> None:
         self.rows, self.columns, self.side = rows, columns, side
         self.shape = rows[1] - rows[0], columns[1] - columns[0]
-        self.block = _block(side, max(self.shape))
+        self.block = _block(side, len(channels), self.shape[0] * self.shape[1])
         step = self.block - side
         self.grid = math.ceil(self.shape[0] / step), math.ceil(self.shape[1] / step)
         half, (height, width) = side // 2, channels.shape[1:]
@@ -84,7 +85,8 @@ class Correlator:
         return laid[: self.shape[0], : self.shape[1]]
 
 
-def _block(side: int, extent: int) -> int:
-    """Blocks four times as wide as a tile waste little; a small search area needs no more."""
-    block = 2 ** math.ceil(math.log2(2 * side))
-    return block if extent <= block - side else 2 * block
+def _block(side: int, channels: int, places: int) -> int:
+    """Wide blocks waste little of the map, narrow ones are less work for each tile's channels."""
+    sizes = 2 ** np.arange(math.ceil(math.log2(1.5 * side)), math.ceil(math.log2(8 * side)) + 1)
+    work = sizes**2 * (channels + np.ceil(places / (sizes - side) ** 2))
+    return int(sizes[work.argmin()])
