@@ -20,11 +20,14 @@ class AlignSettings(Settings):
             spacing is what moves a wall 20 m away by the same.
         spread: Share of the curvature's covariance that the errors of fixes show.
         map_std_m: Standard deviation of what the likelihood cannot know: the map's own shift here.
+        bend_deg: And of how the odometry bends what was put together, at each end of a way, for a
+            square root of a metre to that end.
     """
 
     steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
     spread: Positive = 0.32
     map_std_m: float = 0.28
+    bend_deg: float = 0.038
 
 
 LEVER_M = 20.0
@@ -39,6 +42,7 @@ def align(
     heading_std: float | None,
     weighed: bool,
     settings: AlignSettings,
+    reach_m: float = 0.0,
 ) -> tuple[Candidates, Array]:
     """Move each candidate to the likelihood's maximum near it.
 
@@ -51,11 +55,12 @@ def align(
             None where they are not.
         weighed: Whether the candidates' scores hold the likelihood at their poses already.
         settings: How.
+        reach_m: Metres of travel from the query to the ends of what was put together.
 
     Returns:
         Candidates in the same order (none where no wall is seen: there is nothing to align), their
         probabilities weighed by the likelihood if they were not, and (K, 3, 3) covariances: a share
-        of the inverse of the negative curvature, plus the map's own.
+        of the inverse of the negative curvature, plus the map's own and the odometry's.
 
     A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
     a step that is wider than the fields' cells.
@@ -86,6 +91,7 @@ def align(
     inverse = np.asarray(np.linalg.inv(_positive(information) + floor), np.float64)
     covariance = settings.spread * inverse
     covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
+    covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
     poses[:, 2] = wrap_angle(poses[:, 2])
     return Candidates(poses, _normalised(candidates.log_scores, gained)), covariance
 

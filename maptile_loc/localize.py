@@ -136,6 +136,7 @@ def localize(
             heading_std,
             coarse.weighed,
             settings.align,
+            submap_m if online else submap_m / 2,
         )
         found.append(candidates)
         fixes.append(Fixes(*aligned))

@@ -398,6 +398,20 @@ def test_a_tile_that_does_not_fit_the_wide_grid_is_told():
         matcher(coarser=5)
 
 
+def test_what_was_put_together_over_a_longer_way_may_be_bent():
+    (truth,) = places(2, 1)
+    evidence = make_evidence(tile_at(truth, 0.4), 1.0)
+    start = Candidates(np.array([[*truth, 0.4]]), np.log([0.5]))
+    one, long = (
+        align(start, evidence, 0.4, FIELDS, None, True, AlignSettings(), reach_m)
+        for reach_m in (0.0, 25.0)
+    )
+    np.testing.assert_array_equal(one[0].poses, long[0].poses)
+    added = long[1] - one[1]
+    assert np.degrees(np.sqrt(added[0, 2, 2])) == pytest.approx(0.19)
+    assert np.count_nonzero(added) == 1
+
+
 # --- Being nowhere ----------------------------------------------------------------------------
 
 
