@@ -1,14 +1,22 @@
-"""Cities and drives that the benchmarks share, made from the real data where they are missing."""
+"""Cities, drives and query tiles that the benchmarks share, made from the real data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from data_prep.city import CitySettings, open_city, prepare_city
 from data_prep.osm import OsmSource
 from data_prep.simulate import SimulateSettings, simulate
+from data_prep.sources import open_drive
 from data_prep.trajectory import open_trajectory
 from maptile_loc.config import load_settings
+from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, tile_rotations
+from maptile_loc.query import make_tile
+from maptile_loc.result import QueryTile
+from maptile_loc.submap import build_submap, plan_queries
 
 KITTI = Path("kitti_raw/2011_09_26/2011_09_26_drive_0005_sync")
 RUNS = {
@@ -31,3 +39,22 @@ def drive(trajectory: Path, where: Path, folder: Path) -> Path:
         path = open_trajectory(str(trajectory), opened, 0.0, 0)
         simulate(opened, path, folder, "robotcar", load_settings(SimulateSettings, "simulate"))
     return folder
+
+
+def query_tiles(
+    folder: Path,
+    every_m: float,
+    submap_m: float,
+    convergence: float,
+    heading: HeadingKnowledge,
+    count: int,
+    settings: LocalizeSettings,
+) -> Iterator[QueryTile]:
+    """Up to ``count`` query tiles of a drive, evenly spaced, as the pipeline makes them."""
+    opened = open_drive(folder).without_truth()
+    plan = plan_queries(opened, every_m, submap_m)
+    rotations = tile_rotations(opened, plan, heading, convergence, 0)
+    last = len(plan.scan) - 1
+    for number in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
+        submap = build_submap(opened, plan, int(number), submap_m, False, settings.submap)
+        yield make_tile(submap, float(rotations[number]), settings.query)
