@@ -23,8 +23,9 @@ class MatchSettings(Settings):
             not on the map, so almost any tile fits.
         nowhere_log_odds: Log-odds, before anything is seen, that a tile is nowhere on the map, ...
         nowhere_by_chance: ... the share of what it scores by chance that is added to them, ...
-        nowhere_per_wall_m2, nowhere_per_ground_m2: ... and what each square metre seen of these
-            adds: walls are in rows, and rows fit somewhere, the better the more there are.
+        nowhere_per_wall_m2, nowhere_per_free_m2: ... and what each square metre adds that was seen
+            to be a wall, or free: walls are in rows, and rows fit somewhere, the better the more
+            there are.
         exact: Where many headings are tried, search on until no place can be better than the best
             found. It takes seconds for each square kilometre.
         radius_m: How far around the places that a model names is searched.
@@ -38,9 +39,9 @@ class MatchSettings(Settings):
     distinct_m: Positive = 4.0
     margin_m: float = 25.0
     nowhere_log_odds: float = -4.0
-    nowhere_by_chance: float = 0.6
+    nowhere_by_chance: float = 0.62
     nowhere_per_wall_m2: float = 0.35
-    nowhere_per_ground_m2: float = 0.0065
+    nowhere_per_free_m2: float = 0.0022
     exact: bool = False
     radius_m: Positive = 20.0
 
