@@ -251,7 +251,7 @@ class ExactSearch:
     @cached_property
     def highest(self) -> Array:
         """(C,) the most that a unit of each channel adds, whatever its direction."""
-        single = [float(one.max().clamp(min=0)) for one in self._plain()]
+        single = [float(one.max().clamp(min=0)) for one in self._plain]
         wall, line = max(single[:SECTORS]), max(single[SECTORS:RING])
         return np.array([*([wall] * SECTORS + [line] * SECTORS) * 2, *single[RING:]])
 
@@ -261,7 +261,7 @@ class ExactSearch:
         That is from 1.5 of the fields' cells and the ring's arc before its north-west corner to
         ``after`` and the arc behind it. All around there is as much more as a tile reaches.
         """
-        plain = self._plain()
+        plain = self._plain
         rings = [(one, ARCS[0]) for one in plain[:RING]] + [(one, ARCS[1]) for one in plain]
         out = []
         for one, arc in rings:
@@ -273,6 +273,7 @@ class ExactSearch:
             out.append(functional.max_pool2d(padded, ahead + behind + 1, stride)[0])
         return torch.stack(out)
 
+    @cached_property
     def _plain(self) -> list[Tensor]:
         """What a unit of each channel adds to the score at each cell (H, W): one ring, the rest."""
         wall, east, north, cos, sin, free, ground, path, *course = torch.from_numpy(

@@ -58,13 +58,13 @@ def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch
     return highest.flatten(1), index.flatten(1)
 
 
-def by_chance(maxima: Array, metres: Array, places: float, settings: MatchSettings) -> float:
+def by_chance(maxima: Array, metres: Array, squares: float, settings: MatchSettings) -> float:
     """What a tile scores somewhere on the map without having been seen there.
 
     Args:
         maxima: (N,) the highest scores of squares of the map; -inf where it cannot be.
         metres: (N,) how far these are from the best place.
-        places: So many squares there are on the map; those left out have lower scores.
+        squares: So many there are on the map; those left out have lower scores.
         settings: How far apart places are.
 
     Returns:
@@ -73,7 +73,7 @@ def by_chance(maxima: Array, metres: Array, places: float, settings: MatchSettin
     elsewhere = maxima[(metres > 3 * settings.distinct_m) & np.isfinite(maxima)]
     if len(elsewhere) == 0:
         return 0.0
-    rank = min(int(CHANCE * places), len(elsewhere) - 1)
+    rank = min(int(CHANCE * squares), len(elsewhere) - 1)
     return float(-np.partition(-elsewhere, rank)[rank])
 
 
