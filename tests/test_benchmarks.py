@@ -40,6 +40,26 @@ def test_a_wall_cell_is_right_beside_a_truth_cell_and_no_further(walls):
     assert {i: n for i, n in enumerate(false.tolist()) if n} == {3: 2, 6: 1, len(walls.GROUPS): 1}
 
 
+def test_precision_at_a_recall_is_that_of_the_least_evidence_that_reaches_it(walls):
+    truth, evidence = np.zeros((40, 40), bool), np.zeros((40, 40), np.float32)
+    truth[10, [5, 10, 15, 20]] = True
+    evidence[10, [5, 10, 15]] = 0.9, 0.6, 0.3
+    evidence[30, [5, 10]] = 0.7, 0.2  # on nothing
+    cells = walls.graded(evidence, truth)
+    assert cells.precision_at(0.25) == (1.0, pytest.approx(0.9))
+    assert cells.precision_at(0.5) == (pytest.approx(2 / 3), pytest.approx(0.6))
+    assert cells.precision_at(0.75) == (pytest.approx(3 / 4), pytest.approx(0.3))
+    assert np.isnan(cells.precision_at(0.8)).all()  # one truth cell has no evidence at all
+    # The same as of wall cells called from that evidence on.
+    rng = np.random.default_rng(3)
+    truth, evidence = rng.random((64, 64)) < 0.1, rng.random((64, 64), np.float32) ** 3
+    precision, least = walls.graded(evidence, truth).precision_at(0.85)
+    called, right, there, found = walls.score_cells(evidence >= least, truth, np.zeros((64, 64)))[
+        -1
+    ].tolist()
+    assert precision == pytest.approx(right / called) and found == np.ceil(0.85 * there)
+
+
 def test_points_are_counted_by_their_own_range(walls):
     called = np.array([True, True, True, False, False])
     building = np.array([True, False, True, True, False])
