@@ -25,9 +25,9 @@ class AlignSettings(Settings):
     """
 
     steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
-    spread: Positive = 0.32
-    map_std_m: float = 0.28
-    bend_deg: float = 0.038
+    spread: Positive = 0.40
+    map_std_m: float = 0.24
+    bend_deg: float = 0.06
 
 
 LEVER_M = 20.0
