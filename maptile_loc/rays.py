@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 BIN_DEG = (1.0, 4.0)
 """Rays within so many degrees of azimuth and of elevation of each other look the same way."""
+TILT_DEG = 5.0
+"""A vehicle, and its sensor's view with it, tilts no further on the way."""
 _DEGREES = 360
 _SECTORS = 36
 _SECTOR_DEG = 360 / _SECTORS
@@ -127,6 +129,8 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
     level, ahead, left = cone.astype(np.float32)[scan].T
     turn = np.radians(azimuth)
     elevation = level + ahead * np.cos(turn) + left * np.sin(turn)
+    if len(asked):
+        elevation = np.maximum(elevation, rays.elevation[asked].max() - TILT_DEG)
     return np.tan(np.radians(np.minimum(elevation, 80)))
 
 
