@@ -103,7 +103,9 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
     A spinning LiDAR sees a few degrees up: of a house nearby, no more than the ground floor. Its
     view ends on a cone, tilted with the vehicle: a + b cos(azimuth) + c sin(azimuth), laid on the
     highest returns of all sectors by least squares that hardly count what is below the cone
-    (expectile regression, Newey and Powell 1987), for there no return came back from the sky.
+    (expectile regression, Newey and Powell 1987), for there no return came back from the sky. A
+    line scanner may have nothing high beside it for a while: by what all scans together saw, the
+    view is no more than ``TILT_DEG`` lower.
 
     Args:
         rays: All rays.

@@ -153,6 +153,32 @@ def test_turning_by_any_angle_turns_the_walls():
         assert turned.sum() == pytest.approx(straight.sum(), rel=0.5)
 
 
+def line_scans(*upright):
+    """Scans across the way, every 0.1 m along x: of walls (from x, to x, y, height) and ground."""
+    points, scan, origin = [], [], []
+    for number, x in enumerate(np.arange(-15, 15, 0.1)):
+        here = [np.column_stack([np.full(60, y), np.linspace(0, h, 60)]) for a, b, y, h in upright
+                if a <= x <= b]  # fmt: skip
+        low = np.linspace(-6, 10, 80)
+        here.append(np.column_stack([low, np.zeros(80)]))
+        yz = np.concatenate(here) + RNG.normal(0, 0.01, (sum(map(len, here)), 2))
+        points.append(np.column_stack([np.full(len(yz), x), yz]))
+        scan.append(np.full(len(yz), number))
+        origin.append([x, 0, 1.5])
+    cloud = np.concatenate(points).astype(np.float32)
+    return Submap(cloud, np.concatenate(scan).astype(np.int32), np.array(origin, np.float32))
+
+
+def test_a_low_fence_is_no_wall_though_nothing_beside_it_is_higher():
+    # On the left a house comes by at times: the scanner sees far above what stands on the right.
+    house, fence, tall = (-15, -5, 10, 7.0), (-15, 15, -6, 1.9), (-15, 15, -6, 4.0)
+    right = slice(70, 90)  # rows of the tile about y = -6
+    walls = [make_tile(line_scans(house, one), 0.0, SETTINGS).wall for one in (fence, tall)]
+    assert walls[1][right].sum() > 40
+    assert walls[0][right].sum() < 0.02 * walls[1][right].sum()
+    assert walls[0][:60].sum() > 0.8 * walls[1][:60].sum() > 10
+
+
 def test_what_stood_there_in_one_look_only_is_thinned():
     """A lorry as tall and flat as a house, gone when the place is seen again."""
     street, house = ground(), wall((-15, 12), (15, 12))
