@@ -273,17 +273,17 @@ def best_of_all(fields, tile, search):
     """The best pose of all places of the fine grid and all headings, by brute force."""
     evidence = make_evidence(tile, 1.0)
     turns = np.radians(np.arange(0, 360, 2.0))
-    level = search.fine
+    correlator = search.fine_scores
     poses, values = [], []
     for start in range(0, len(turns), 30):
         some = turns[start : start + 30]
         tiles = turned(evidence, some, 1.0, search.device)
-        for first, blocks, scores in level.correlator.scores(tiles):
+        for first, blocks, scores in correlator.scores(tiles):
             assert blocks.start == 0  # one part holds all blocks
             for number, one in enumerate(scores):
-                value, where = torch.topk(level.correlator.whole(one).flatten(), 20)
+                value, where = torch.topk(correlator.whole(one).flatten(), 20)
                 heading = np.full((20, 1), tile.rotation + some[first + number])
-                poses.append(np.hstack([level.places(where), heading]))
+                poses.append(np.hstack([search.fine.places(where), heading]))
                 values.append(value.numpy())
     # The transform's scores of turned images are a little blurred: the best again, exactly.
     top = np.argsort(-np.concatenate(values))[:400]
@@ -403,12 +403,12 @@ def test_what_was_put_together_over_a_longer_way_may_be_bent():
     evidence = make_evidence(tile_at(truth, 0.4), 1.0)
     start = Candidates(np.array([[*truth, 0.4]]), np.log([0.5]))
     one, long = (
-        align(start, evidence, 0.4, FIELDS, None, True, AlignSettings(), reach_m)
+        align(start, evidence, 0.4, FIELDS, None, True, AlignSettings(bend_deg=0.06), reach_m)
         for reach_m in (0.0, 25.0)
     )
     np.testing.assert_array_equal(one[0].poses, long[0].poses)
     added = long[1] - one[1]
-    assert np.degrees(np.sqrt(added[0, 2, 2])) == pytest.approx(0.19)
+    assert np.degrees(np.sqrt(added[0, 2, 2])) == pytest.approx(0.3)
     assert np.count_nonzero(added) == 1
 
 

@@ -48,17 +48,18 @@ class Level:
     """One grid of places.
 
     Attributes:
-        correlator: Scores on it.
         allowed: (R, C) bool, where the vehicle may be.
         step: Metres between places.
         west, north: Of the first place, metres.
+        rows, columns: The places' range among the corners of the fields' cells, end excluded.
     """
 
-    correlator: Correlator
     allowed: torch.Tensor
     step: float
     west: float
     north: float
+    rows: tuple[int, int]
+    columns: tuple[int, int]
 
     def places(self, flat: torch.Tensor) -> Array:
         """(K,) indices -> (K, 2) east and north."""
@@ -127,12 +128,22 @@ class Matcher:
     @cached_property
     def fine(self) -> Level:
         """Places at the fields' resolution."""
-        return self._level(self.part)
+        return self._level(self.fields.resolution)
 
     @cached_property
     def wide(self) -> Level:
         """Fewer places, for many headings."""
-        return self._level(coarser(self.part, self.settings.coarser))
+        return self._level(self.fields.resolution * self.settings.coarser)
+
+    @cached_property
+    def fine_scores(self) -> Correlator:
+        """Scores at the fine places."""
+        return self._correlator(self.part, self.fine)
+
+    @cached_property
+    def wide_scores(self) -> Correlator:
+        """Scores at the wide ones."""
+        return self._correlator(coarser(self.part, self.settings.coarser), self.wide)
 
     @cached_property
     def exact(self) -> ExactSearch:
@@ -151,23 +162,24 @@ class Matcher:
             self.device,
         )
 
-    def _level(self, fields: LikelihoodFields) -> Level:
-        step = fields.resolution
+    def _level(self, step: float) -> Level:
         first, last = np.ceil(self.box[[0, 2]] / step), np.floor(self.box[[1, 3]] / step)
         last = np.maximum(first, last)
         rows, columns = ((int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
-        channels = torch.from_numpy(fields.channels)
-        side = round(self.tile_size_m / step)
-        correlator = Correlator(channels, side, rows, columns, self.device)
-        west, north = fields.west + columns[0] * step, fields.north - rows[0] * step
-        allowed = torch.ones(correlator.shape, dtype=torch.bool, device=self.device)
+        west, north = self.part.west + columns[0] * step, self.part.north - rows[0] * step
+        shape = rows[1] - rows[0], columns[1] - columns[0]
+        allowed = torch.ones(shape, dtype=torch.bool, device=self.device)
         if self.prior is not None:
-            up = north - step * torch.arange(len(allowed), device=self.device) - self.prior.north
-            right = west + step * torch.arange(allowed.shape[1], device=self.device)
-            near = up[:, None] ** 2 + (right - self.prior.east)[None] ** 2
+            up = north - step * torch.arange(shape[0], device=self.device) - self.prior.north
+            right = west + step * torch.arange(shape[1], device=self.device) - self.prior.east
+            near = up[:, None] ** 2 + right[None] ** 2
             # At least the place next to the middle.
             allowed = near <= max(self.prior.radius**2, float(near.min()))
-        return Level(correlator, allowed, step, west, north)
+        return Level(allowed, step, west, north, rows, columns)
+
+    def _correlator(self, fields: LikelihoodFields, level: Level) -> Correlator:
+        channels, side = torch.from_numpy(fields.channels), round(self.tile_size_m / level.step)
+        return Correlator(channels, side, level.rows, level.columns, self.device)
 
     def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
         """The best places for ``tile``, over all positions and the given turns of the tile.
@@ -183,8 +195,9 @@ class Matcher:
             with one more hypothesis: that the tile is nowhere on the map.
         """
         evidence = make_evidence(tile, self.fields.resolution)
-        level = self.fine if len(turns) <= FEW_TURNS else self.wide
-        best, which = self._best(level, evidence, turns, log_prior)
+        few = len(turns) <= FEW_TURNS
+        level, correlator = (self.fine, self.fine_scores) if few else (self.wide, self.wide_scores)
+        best, which = self._best(level, correlator, evidence, turns, log_prior)
         radius = max(1, round(self.settings.distinct_m / level.step))
         refine = level.step > self.fields.resolution
         count = self.settings.refined if refine else self.settings.candidates
@@ -232,10 +245,14 @@ class Matcher:
         return np.concatenate([poses, found[0]]), np.concatenate([mass, found[1]])
 
     def _best(
-        self, level: Level, evidence: Evidence, turns: Array, log_prior: Array
+        self,
+        level: Level,
+        correlator: Correlator,
+        evidence: Evidence,
+        turns: Array,
+        log_prior: Array,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(R, C) the highest score of all turns at each place, and the turn that has it."""
-        correlator = level.correlator
         side = correlator.block - correlator.side
         shape = (correlator.spectra.shape[1], side, side)
         best = torch.full(shape, -math.inf, device=self.device)
