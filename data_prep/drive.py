@@ -28,7 +28,8 @@ class ScanBlock:
         origin: (S, 3) float32, where the sensor is in the vehicle frame.
         seconds: (N,) float32, when each point was measured, relative to its scan's time; None
             where that is not known, or the vehicle's motion has been undone already.
-        label: (N,) int32, the data set's own number of what a point belongs to; None without.
+        label: (N,) int32, the data set's own number of what a point belongs to; None where
+            a scan has none.
     """
 
     t_ns: Times

@@ -137,6 +137,7 @@ def build_submap(
 def _together(blocks: list[ScanBlock]) -> ScanBlock:
     offsets = np.cumsum([0] + [len(block.t_ns) for block in blocks[:-1]]).astype(np.int32)
     seconds = [block.seconds for block in blocks if block.seconds is not None]
+    # Scans without labels cannot say what is a wall: then none does.
     label = [block.label for block in blocks if block.label is not None]
     return ScanBlock(
         t_ns=np.concatenate([block.t_ns for block in blocks]),
@@ -144,7 +145,7 @@ def _together(blocks: list[ScanBlock]) -> ScanBlock:
         scan=np.concatenate([b.scan + offset for b, offset in zip(blocks, offsets, strict=True)]),
         origin=np.concatenate([block.origin for block in blocks]),
         seconds=np.concatenate(seconds) if seconds else None,
-        label=np.concatenate(label) if label else None,
+        label=np.concatenate(label) if len(label) == len(blocks) else None,
     )
 
 

@@ -126,7 +126,7 @@ def test_archives_as_they_are_downloaded(drive: Path, tmp_path: Path) -> None:
             there = open_drive(path)
             assert (there.name, there.format, there.labels) == (NAME, "kitti360", "kitti360")
             same(here, there)
-            assert np.array_equal(there.scans.read(0, 3).label, [0, 11, 0])
+            assert np.array_equal(there.scans.read(1, 2).label, [11])
             assert np.array_equal(there.truth.latitude, here.truth.latitude)
     shutil.rmtree(folder)
     zipped(tmp_path / "all.zip", root.parent, root.name)
@@ -227,13 +227,16 @@ def test_labels_are_the_low_half_of_their_numbers(drive: Path) -> None:
     write_labels(drive / "labels/0000000001.label", [11, 7, 7, 7, 26], instance=9)
     opened = open_drive(drive)
     assert opened.labels == "kitti360"
-    # No returns go with their labels; scans without a file have 0, which is unlabelled.
-    assert opened.scans.read(0, 3).label.tolist() == [0, 11, 7, 26, 0]
-    assert opened.scans.read(0, 1).label.tolist() == [0]
+    # No returns go with their labels; where a scan has no file, none are used.
+    assert opened.scans.read(1, 2).label.tolist() == [11, 7, 26]
+    assert opened.scans.read(0, 3).label is None
+    assert opened.scans.read(0, 1).label is None
     assert any("2 of 3 scans have none" in note for note in opened.notes)
     plan = plan_queries(opened, 0.0, 0.0)
     submap = build_submap(opened, plan, 1, 0.0, False, SubmapSettings())
     assert submap.kind.tolist() == [BUILDING, GROUND, OTHER]
+    together = build_submap(opened, plan, 1, 1e3, False, SubmapSettings())
+    assert len(together.origin) == 3 and together.kind is None
 
 
 def test_without_labels_there_are_none(drive: Path) -> None:
@@ -248,7 +251,7 @@ def test_labels_of_another_scan_are_an_error(drive: Path, count: int) -> None:
     file = write_labels(drive / "labels/0000000001.label", [11] * count)
     scans = open_drive(drive).scans
     with pytest.raises(MaptileError, match=f"{file}: {count} labels for the 2 points"):
-        scans.read(0, 3)
+        scans.read(1, 2)
 
 
 def test_damaged_scans_and_labels_name_their_file(drive: Path) -> None:

@@ -45,7 +45,7 @@ class CloudLabels:
     stems: frozenset[str] = frozenset()
 
     def of(self, file: Node, cloud: Cloud) -> Labels | None:
-        """(N,) labels of the cloud read from ``file``; None in a drive without.
+        """(N,) labels of the cloud read from ``file``; None where it has none.
 
         Raises:
             MaptileError: The cloud has labels where others have none, or of another table, or
@@ -56,7 +56,7 @@ class CloudLabels:
         nothing = np.zeros(len(cloud.points), np.int32)
         if self.folder is not None:
             if file.stem not in self.stems:
-                return nothing
+                return None
             return _read_labels(self.folder, f"{file.stem}.label", len(nothing))
         own = _table(file, cloud)
         # A cloud of LAS in which nothing is classified says just that.
@@ -100,7 +100,10 @@ def find_labels(
             )
         if known:
             if len(known) < len(names):
-                notes.append(f"{len(names) - len(known)} clouds have no labels in labels/")
+                notes.append(
+                    f"{len(names) - len(known)} clouds have no labels in labels/; labels are not "
+                    "used where one of these is in the submap"
+                )
             return CloudLabels(told or "semantickitti", told is not None, folder, known)
     if not tables:
         if told is not None:

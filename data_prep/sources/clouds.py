@@ -82,8 +82,8 @@ class CloudScans:
             file = self.file(scan)
             cloud = read_cloud(file, int(self.t_ns[scan]))
             _check_near(file, cloud)
-            label = self.labels.of(file, cloud)
             clouds.append(cloud)
+            label = self.labels.of(file, cloud)
             labels += [] if label is None else [label]
         seconds = [
             np.zeros(len(cloud.points), np.float32) if cloud.seconds is None else cloud.seconds
@@ -95,7 +95,7 @@ class CloudScans:
             np.eye(4)[None],
             np.zeros(len(clouds), np.int8),
             seconds if self.timed else None,
-            None if self.labels.table is None else labels,
+            labels if labels and len(labels) == len(clouds) else None,
         )
 
 

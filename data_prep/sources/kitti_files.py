@@ -40,7 +40,7 @@ class VelodyneScans:
         digits: Digits of a file's number.
         t_ns: (S,) time of each scan.
         number: (S,) number of its file.
-        labelled: (S,) whether it has labels; without any, no scan is given some.
+        labelled: (S,) whether it has labels.
         turn_s: (S,) seconds that the sensor took for the scan's turn; None where the scans' motion
             has been undone already.
         mount: (4, 4) Velodyne -> vehicle frame.
@@ -66,11 +66,9 @@ class VelodyneScans:
             for name in names
         ]
         labels = seconds = None
-        if self.labelled.any():
-            has = self.labelled[start:stop].tolist()
+        if names and self.labelled[start:stop].all():
             labels = [
-                self._label(name, len(cloud)) if labelled else np.zeros(len(cloud), np.int32)
-                for name, cloud, labelled in zip(names, clouds, has, strict=True)
+                self._label(name, len(cloud)) for name, cloud in zip(names, clouds, strict=True)
             ]
         if self.turn_s is not None:
             turns = self.turn_s[start:stop].tolist()
@@ -126,7 +124,7 @@ def open_velodyne(
     if labelled.any() and not labelled.all():
         notes.append(
             f"labels: {len(number) - labelled.sum()} of {len(number)} scans have none; "
-            "their points count as unlabelled"
+            "labels are not used where one of these is in the submap"
         )
     turns = None if turn_s is None else turn_s[number]
     return VelodyneScans(folder, labels, digits, times[number], number, labelled, turns, mount)
