@@ -497,8 +497,8 @@ def doubt(bench: Bench, cases: dict[str, Case], heading: str) -> None:
             for removed in [name for name in judged.truth if name != "nothing"]:
                 got = calibration(estimates, judged.truth[removed], counted)
                 called, off = int(got["sure"]), int(got["off"])
-                holds = NEES[0] <= got["pose"] <= NEES[1] or stage != "aligned"
-                holds &= off <= SURE_OFF * called
+                fits = all(NEES[0] <= got[name] <= NEES[1] for name in ("position", "pose"))
+                holds = (fits or stage != "aligned") and off <= SURE_OFF * called
                 row(
                     *names,
                     removed,

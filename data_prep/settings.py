@@ -5,6 +5,9 @@ from typing import Annotated
 import pydantic
 
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Count = Annotated[int, pydantic.Field(ge=1)]
 
 
 class Settings(pydantic.BaseModel):

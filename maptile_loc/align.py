@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pydantic
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
-from data_prep.settings import Positive, Settings
+from data_prep.settings import NotNegative, Positive, Settings
 from maptile_loc.evidence import Evidence, points
 from maptile_loc.likelihood import LikelihoodFields, log_likelihood
 from maptile_loc.result import Candidates
@@ -24,10 +25,10 @@ class AlignSettings(Settings):
             square root of a metre to that end.
     """
 
-    steps_m: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5, 0.5)
+    steps_m: tuple[Positive, ...] = pydantic.Field((1.0, 1.0, 0.7, 0.5, 0.5), min_length=1)
     spread: Positive = 0.40
-    map_std_m: float = 0.24
-    bend_deg: float = 0.06
+    map_std_m: NotNegative = 0.24
+    bend_deg: NotNegative = 0.06
 
 
 LEVER_M = 20.0

@@ -49,7 +49,7 @@ def find(
         return [Finding("bad", "The drive gave no query: it may be shorter than one submap.")]
     final = result.stages[result.final]
     localized = final.localized & np.isfinite(final.poses[:, 0])
-    findings = [_share(localized), *_gaps(localized, result.t_ns)]
+    findings = [_share(localized), *gaps(localized, result.t_ns)]
     if metrics is None or errors is None:
         text = f"No errors are shown, for want of a truth: {reason or 'none was given'}."
         return [*findings, Finding("note", text)]
@@ -79,18 +79,22 @@ def _share(localized: NDArray[np.bool_]) -> Finding:
     return Finding("good" if count >= 0.9 * total else "bad", text)
 
 
-def _gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]:
-    gaps = sorted(stretches(~localized), key=lambda gap: gap.start - gap.stop)
-    if not localized.any() or not gaps:
+def gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]:
+    """Where a drive lost its track: the stretches of (Q,) queries that are not ``localized``.
+
+    None where nothing is localized: then that is what is to be said.
+    """
+    lost = sorted(stretches(~localized), key=lambda gap: gap.start - gap.stop)
+    if not localized.any() or not lost:
         return []
     seconds = (t_ns - t_ns[0]) / 1e9
     shown = [
         f"{clock(seconds[gap.start])} to {clock(seconds[gap.stop - 1])} "
         f"({_count(gap.stop - gap.start, 'query', 'queries')})"
-        for gap in gaps[:3]
+        for gap in lost[:3]
     ]
-    more = "" if len(gaps) <= 3 else f"; {len(gaps) - 3} shorter"
-    name = _count(len(gaps), "stretch", "stretches")
+    more = "" if len(lost) <= 3 else f"; {len(lost) - 3} shorter"
+    name = _count(len(lost), "stretch", "stretches")
     text = f"{name} without a position, in minutes from the start: {', '.join(shown)}{more}."
     return [Finding("note", text)]
 

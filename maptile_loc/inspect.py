@@ -87,6 +87,13 @@ def _open_drive(path: Path) -> Drive:
     try:
         return open_drive(path)
     except MaptileError as error:
+        from data_prep.osm_files import OSM_SUFFIXES
+        from data_prep.osm_vectors import VECTOR_SUFFIXES
+
+        if path.is_file() and path.name.endswith((*OSM_SUFFIXES, *VECTOR_SUFFIXES)):
+            raise MaptileError(
+                f"{path}: a map, not a drive; make a city of it first: maptile prepare {path} CITY"
+            ) from None
         if "no drive of a known format" not in str(error):
             raise
         raise MaptileError(f"{error}. Nor is it a city: city.json is missing") from None
@@ -118,7 +125,10 @@ def city_lines(city: City) -> Iterator[str]:
         ("raster", f"{size}, {raster.area_km2:.2f} km2"),
         ("covered", "buildings {:.1%}, roads {:.1%}, paths {:.1%}".format(*covered)),
         ("buildings", f"{len(buildings)}, {heights}"),
-        ("roads", f"{len(roads) - paths}, and {paths} paths"),
+        (
+            "roads",
+            f"{len(roads) - paths}, and {paths} paths" if len(roads) else "no lines, pixels only",
+        ),
         ("tiles", f"{len(tiles)} of {tiles['size'].iloc[0] * raster.resolution:g} m, {empty}"),
         ("reference", f"the tile at {reference[0]:.5f}, {reference[1]:.5f}"),
         *(("model", text) for text in _models(city)),

@@ -11,7 +11,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from data_prep.geometry import rotate
-from data_prep.settings import Positive, Settings
+from data_prep.settings import Count, Positive, Settings
 from maptile_loc.ground import height_above_ground
 from maptile_loc.labels import BUILDING, GROUND
 from maptile_loc.rays import (
@@ -49,7 +49,7 @@ class QuerySettings(Settings):
     resolution: Positive = 0.5
     ground_cell_m: Positive = 2.0
     low_m: Positive = 3.0
-    group_points: int = pydantic.Field(default=60_000, gt=0)
+    group_points: Count = 60_000
     wall: WallSettings = WallSettings()
 
     @pydantic.model_validator(mode="after")

@@ -17,6 +17,7 @@ from maptile_loc.coarse.match import Disc, Matcher
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.evaluate import evaluate_run, summary
+from maptile_loc.findings import gaps
 from maptile_loc.likelihood import LikelihoodFields, make_fields
 from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, localize
 from maptile_loc.odometry import with_lidar_odometry
@@ -98,7 +99,7 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
     )
     save_settings(settings, out / "settings.yaml")
     write_result(result, city.raster, out, _record(options, city, drive.format))
-    lines = [*(f"note: {note}" for note in drive.notes), _outcome(result, out)]
+    lines = [*(f"note: {note}" for note in drive.notes), outcome(result, out)]
     if drive.truth is not None:
         lines.append(summary(evaluate_run(out)))
     return "\n".join(lines)
@@ -152,11 +153,16 @@ def _record(options: RunOptions, city: City, drive_format: str) -> dict[str, Any
     }
 
 
-def _outcome(result: Localization, out: Path) -> str:
-    localized = int(result.stages[result.final].localized.sum())
-    line = f"{out}: {localized} of {len(result.frame)} queries localized"
+def outcome(result: Localization, out: Path) -> str:
+    """What came of it, in lines for the user: how many queries were localized, and where none."""
+    localized = result.stages[result.final].localized
+    line = f"{out}: {localized.sum()} of {len(result.frame)} queries localized"
+    line += "".join(f"\nnote: {gap.text}" for gap in gaps(localized, result.t_ns))
     if result.blind:
         line += f"\nwarning: {result.blind} queries had not one point; see maptile inspect"
-    if localized == 0:
+    if not localized.any():
         line += "\nwarning: nothing was localized; is the drive on this map?"
+        alone = result.stages.get("aligned", result.stages[result.final]).localized.sum()
+        if alone:
+            line += f" {alone} were, each by itself: too short a way may not bear them out"
     return line

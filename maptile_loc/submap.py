@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import Drive, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_inverse
-from data_prep.settings import Positive, Settings
+from data_prep.settings import Count, Positive, Settings
 from maptile_loc.labels import LABELS, MOVING, LabelTable, kinds
 
 
@@ -29,7 +29,7 @@ class SubmapSettings(Settings):
     """
 
     spacing_m: Positive = 0.1
-    max_points: int = 1_500_000
+    max_points: Count = 1_500_000
     max_range_m: Positive = 60.0
     labels: Mapping[str, LabelTable] = LABELS
 

@@ -12,6 +12,8 @@ import pytest
 import rasterio
 
 from maptile_loc import cli
+from maptile_loc.result import Estimates, Localization
+from maptile_loc.run import outcome
 
 COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
 
@@ -198,6 +200,13 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
             ["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=127"],
             "multiple",
         ),
+        *(
+            (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", value], value[:8])
+            for value in (
+                *("match.candidates=0", "match.refined=0", "match.margin_m=-5", "cells.places=0"),
+                *("align.steps_m=[]", "submap.max_points=0", "fuse.trust=2", "fuse.rounds=0"),
+            )
+        ),
         (["simulate", "{city}", "{tmp}/d", "--length", "nan"], "10 m"),
         (["evaluate", "{tmp}"], "run.json"),
         (["report", "{tmp}"], "run.json"),
@@ -224,6 +233,32 @@ def test_a_mistake_is_one_line_and_status_2(
     assert "Traceback" not in error
     assert re.search(message, lines[0])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said(tmp_path):
+    def said(**stages):
+        made = {
+            name: Estimates(np.zeros((4, 3)), np.zeros((4, 3, 3)), np.zeros(4), np.array(localized))
+            for name, localized in stages.items()
+        }
+        last = list(made)[-1]
+        t_ns = np.arange(4) * 10**10
+        result = Localization(np.arange(4), t_ns, made, last, 1.0, np.zeros(4), {})
+        return outcome(result, tmp_path)
+
+    none, some, every = [False] * 4, [True, False, False, True], [True] * 4
+    assert "note: 1 stretch without a position" in said(aligned=every, fused=some)
+    assert "0:10 to 0:20 (2 queries)" in said(aligned=every, fused=some)
+    assert said(aligned=every, fused=every).endswith("4 of 4 queries localized")
+    assert said(aligned=none, fused=none).endswith("is the drive on this map?")
+    assert "4 were, each by itself" in said(aligned=every, fused=none)
+
+
+def test_inspecting_a_map_says_how_to_make_a_city_of_it(maptile, tmp_path):
+    (tmp_path / "town.osm.pbf").write_bytes(b"not looked into")
+    status, _, error = maptile("inspect", tmp_path / "town.osm.pbf")
+    assert status == 2
+    assert f"maptile prepare {tmp_path / 'town.osm.pbf'} CITY" in error
 
 
 @pytest.mark.realdata

@@ -494,7 +494,7 @@ def test_a_bare_raster_is_a_city(city):
     told = facts(inspect(city.folder / "map.tif"))
     assert told["city"] == "map"
     assert told["buildings"].startswith("9,")
-    assert told["roads"] == "0, and 0 paths"
+    assert told["roads"] == "no lines, pixels only"
     assert Path(told["picture"]) == Path("map_inspect.png")
 
 

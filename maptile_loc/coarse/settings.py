@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pydantic
-
-from data_prep.settings import Positive, Settings
+from data_prep.settings import Count, NotNegative, Positive, Settings
 
 
 class MatchSettings(Settings):
@@ -32,12 +30,12 @@ class MatchSettings(Settings):
     """
 
     resolution: Positive = 1.0
-    coarser: int = pydantic.Field(default=2, ge=1)
+    coarser: Count = 2
     heading_step_deg: Positive = 4.0
-    refined: int = 64
-    candidates: int = 8
+    refined: Count = 64
+    candidates: Count = 8
     distinct_m: Positive = 4.0
-    margin_m: float = 25.0
+    margin_m: NotNegative = 25.0
     nowhere_log_odds: float = -4.0
     nowhere_by_chance: float = 0.62
     nowhere_per_wall_m2: float = 0.35
@@ -55,7 +53,7 @@ class MapNetSettings(Settings):
         heading_deg: How far from the heading that it gives, where the heading is not known.
     """
 
-    squares: int = pydantic.Field(default=5, ge=1)
+    squares: Count = 5
     heading_deg: Positive = 30.0
 
 
@@ -69,7 +67,7 @@ class CellsSettings(Settings):
     """
 
     heading_step_deg: Positive = 5.0
-    places: int = 96
+    places: Count = 96
 
 
 class RetrievalSettings(Settings):
@@ -85,5 +83,5 @@ class RetrievalSettings(Settings):
 
     every_m: Positive = 2.5
     heading_step_deg: Positive = 10.0
-    places: int = 96
+    places: Count = 96
     apart_m: Positive = 10.0
