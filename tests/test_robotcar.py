@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyproj
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_kitti import damaged
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
@@ -900,3 +903,47 @@ def test_real_full_runs_have_one_level_piece_of_odometry(
     assert drive.odometry.segment.max() == 0
     assert np.degrees(np.arccos(drive.odometry.poses[:, 2, 2])).max() < 10
     assert np.ptp(drive.odometry.poses[:, 2, 3]) < 80
+
+
+# --- any damage ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one file of each kind."""
+    folder = tmp_path_factory.mktemp("fuzz") / "2014-06-26-09-24-58"
+    times = [START + 62_500 * i for i in range(12)]
+    for stamp in times[:2]:
+        write_scan(folder, "lms_front", stamp, np.arange(30.0).reshape(10, 3) + 1)
+    write_list(folder, "lms_front", times[:2])
+    write_extrinsics(folder / "extrinsics", "lms_front", "1 2 3 0.1 0.2 0.3")
+    write_extrinsics(folder / "extrinsics", "ins", NO_LEVER)
+    write_ins(folder, [Fix(t, 51.76 + 1e-6 * i, -1.26, 0.01 * i) for i, t in enumerate(times)])
+    write_vo(folder, times, [left_circle(0.01 * i, 30.0) for i in range(len(times))])
+    return folder
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(choices=st.data())
+def test_damage_is_an_error_or_a_sound_drive(sound: Path, choices: st.DataObject) -> None:
+    files = sorted(path for path in sound.rglob("*") if path.is_file())
+    file = choices.draw(st.sampled_from(files))
+    before = file.read_bytes()
+    file.write_bytes(choices.draw(damaged(before)))
+    try:
+        drive = open_drive(sound)
+        block = drive.scans.read(0, len(drive.scans.t_ns))
+    except MaptileError as error:
+        assert "\n" not in str(error)
+        return
+    finally:
+        file.write_bytes(before)
+    assert np.isfinite(block.points).all()
+    assert (np.diff(drive.scans.t_ns) >= 0).all()
+    if drive.odometry is not None:
+        assert (np.diff(drive.odometry.t_ns) > 0).all()
+        assert np.isfinite(drive.odometry.poses).all()
+    if drive.truth is not None:
+        assert np.isfinite(drive.truth.latitude).all() and np.isfinite(drive.truth.longitude).all()

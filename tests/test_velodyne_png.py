@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_kitti import zipped
 from PIL import Image
 
 from data_prep.drive import PoseTrack
@@ -222,6 +223,24 @@ def test_a_run_may_hold_raw_scans(tmp_path: Path, sensor: str) -> None:
     assert block.seconds is not None
     assert np.allclose(block.seconds, np.tile(seconds, 2))
     assert not any("motion" in note for note in drive.notes)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_run_is_read_out_of_its_archive(tmp_path: Path, raw: bool) -> None:
+    run = tmp_path / "unpacked" / "2019-01-10-11-46-21-radar-oxford-10k"
+    for stamp in (START, START + 50_000):
+        if raw:
+            scan = raw_scan(np.full((32, 24), 5000), *turning(24, stamp))
+            write_raw(run, "velodyne_left", stamp, scan)
+        else:
+            write_bin(run, "velodyne_left", stamp, np.random.default_rng(0).uniform(1, 9, (7, 3)))
+    zipped(tmp_path / f"{run.name}_velodyne_left.zip", run.parent, run.name)
+    here, there = open_drive(run), open_drive(tmp_path / f"{run.name}_velodyne_left.zip")
+    assert there.scans.sensors == ("velodyne_left",)
+    assert np.array_equal(there.scans.t_ns, here.scans.t_ns)
+    blocks = here.scans.read(0, 2), there.scans.read(0, 2)
+    assert np.array_equal(blocks[0].points, blocks[1].points)
+    assert len(blocks[0].points) == 2 * (24 * 32 if raw else 7)
 
 
 def test_of_both_kinds_of_file_the_points_are_used(tmp_path: Path) -> None:
