@@ -57,7 +57,7 @@ PROFILES = {
 }
 """The terms of the score, each with its knots; ``course`` comes after them."""
 FROZEN = ("path", "course")
-NEAR_M, NEAR_STEP_M, NEAR_DRAWS = 4.0, 0.5, 2
+NEAR_M, NEAR_STEP_M, NEAR_DRAWS = 4.0, 0.4, 2
 PEAKS, CHANCE = 80, 500
 TURNS = 24
 """So many headings are searched where the heading is unknown."""

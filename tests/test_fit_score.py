@@ -87,7 +87,7 @@ def test_samples_stand_for_the_whole_map(fit_score, known):
     near = np.hypot(gap[:, 0], gap[:, 1]) < fit_score.SAME_M
     near &= np.abs(gap[:, 2]) < fit_score.SAME_TURN
     share = 1.0 if known else 4 / 360
-    assert np.exp(log_weight[near]).sum() == pytest.approx(8.5**2 * share, rel=1e-6)
+    assert np.exp(log_weight[near]).sum() == pytest.approx(8.4**2 * share, rel=1e-6)
     truth = np.exp(log_truth)
     assert truth[~near].max() == 0
     assert truth.sum() == pytest.approx(share)

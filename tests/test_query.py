@@ -212,8 +212,8 @@ def test_labels_say_what_is_a_wall_and_what_is_ground():
     assert seen.wall[76:84].sum() > 20  # without labels the hedge is as good as a wall
 
 
-@pytest.mark.parametrize("per_metre", [25, 60, 400])
-def test_walls_are_found_in_clouds_of_any_density(per_metre):
+@pytest.mark.parametrize("per_metre", [10, 25, 60, 400])
+def test_walls_are_found_from_ten_points_per_metre_on(per_metre):
     """From the points of a photogrammetric model to those of a survey."""
     count = 30 * per_metre
     street = ground(count=max(2000, 20 * per_metre))
