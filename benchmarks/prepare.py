@@ -6,14 +6,13 @@ Run: python benchmarks/prepare.py [DATA]    (DATA: the folder of real data, ../s
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from stamp import stamp
+from stamp import peak_mb, stamp
 
 CITIES = ("oxford/oxford.osm", "cities/north-bayreuth.osm.gz")
 WINDOW, WINDOWS, ROUNDS = 128, 50_000, 5
@@ -31,7 +30,7 @@ def prepare(source: Path) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         city = prepare_city(OsmSource(path=source), folder, CitySettings())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        peak = peak_mb() / 1e3
         area = city.raster.area_km2
         del city
         opened = time.perf_counter()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -31,7 +30,7 @@ import torch
 from inputs import city
 from scipy import ndimage
 from scipy.fft import next_fast_len
-from stamp import row, stamp
+from stamp import peak_mb, row, stamp
 
 from data_prep.city import City, open_city
 from data_prep.files import read_json
@@ -260,11 +259,7 @@ def memory_mb(device: str) -> float:
     """The largest use of memory so far."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():
-        peak = status.read_text().partition("VmHWM:")[2].split()[0]
-        return float(peak) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_mb()
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Tables of benchmarks: their rows, and when, of which commit and where they were measured."""
+"""Tables of benchmarks: their rows; when, of which commit and where; the memory that was used."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 
@@ -32,3 +33,11 @@ def head(*texts: str) -> None:
 def row(*texts: str) -> None:
     """Print a row."""
     print("| " + " | ".join(texts) + " |", flush=True)
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where ru_maxrss is the parent's if that had more
+        return float(status.read_text().partition("VmHWM:")[2].split()[0]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

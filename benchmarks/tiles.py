@@ -20,7 +20,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import time
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 from scipy import ndimage
-from stamp import head, row, stamp
+from stamp import head, peak_mb, row, stamp
 
 from data_prep.city import City, open_city
 from data_prep.drive import Drive
@@ -253,18 +252,11 @@ def drive_through(path: Path) -> dict[str, float]:
         submap = build_submap(track, plan, query, 50.0, False, settings.submap)
         make_tile(submap, 0.3, settings.query)
         if query == tiles // 10:
-            first = _peak_mb()
+            first = peak_mb()
     took = time.perf_counter() - begun
     gaps = np.diff(track.scans.t_ns) / 1e9
     seconds = float(gaps[gaps < 1.0].sum())  # scans are taken only while the vehicle moves
-    return {"tiles": tiles, "took": took, "drive": seconds, "first": first, "all": _peak_mb()}
-
-
-def _peak_mb() -> float:
-    # Linux: ru_maxrss would be the parent's, where that had more.
-    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak is not None
-    return int(peak[1]) / 1e3
+    return {"tiles": tiles, "took": took, "drive": seconds, "first": first, "all": peak_mb()}
 
 
 def speed(data: Path, work: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
-from hypothesis import strategies as st
 
 SECOND = 1_000_000_000
 NOON = 1_317_038_400 * SECOND  # 2011-09-26 12:00:00
@@ -150,18 +149,3 @@ def zipped(archive: Path, root: Path, *parts: str) -> None:
         for part in parts:
             for file in sorted([root / part, *(root / part).rglob("*")]):
                 out.write(file, file.relative_to(root))
-
-
-@st.composite
-def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """``data`` cut, with a piece of it repeated or moved, or with some bytes written over."""
-    kind = draw(st.sampled_from(["cut", "repeat", "swap", "write"]))
-    at = draw(st.integers(0, len(data)))
-    end = draw(st.integers(at, len(data)))
-    if kind == "cut":
-        return data[:at]
-    if kind == "repeat":
-        return data[:end] + data[at:]
-    if kind == "swap":
-        return data[at:end] + data[:at] + data[end:]
-    return data[:at] + draw(st.binary(max_size=12)) + data[end:]
