@@ -44,6 +44,11 @@ TOP_M = 0.35
 """A sensor's uppermost rays are so far apart that this much of what it could see may go unseen."""
 MANY = 60
 """More points, evened out, around a cell tell no more."""
+TYPICAL = 40.0
+"""So many are around the median point of a LiDAR's scan, or more. In a sparser cloud, as those of
+structure from motion are, each counts for as many as are lacking,"""
+MOST_LACKING = 15.0
+"""but for no more than this."""
 FLAT_M = 0.75
 ROUGH_M = 0.06
 """Standard deviation across a surface at which it counts as flat by 1/e; leaves are rougher."""
@@ -133,7 +138,8 @@ def wall_features(
     A cell's points and its neighbours' make a 2D covariance: a wall is long one way (``along``) and
     thin the other (``across``), vegetation is thick both ways, a pole thin both ways. The rays do
     not pass it (``through``), it is as high as a house or as the sensor can see (``reach``), it is
-    seen down to its ``foot``, in many points (``around``) for its ``range``, and it is ``flat``.
+    seen down to its ``foot``, in many points (``around``) for its ``range`` and for how dense the
+    cloud is, and it is ``flat``.
 
     Args:
         points: As for ``wall_evidence``, and the others.
@@ -180,6 +186,7 @@ def wall_features(
     reach = np.clip(top / np.clip(view - TOP_M, CAR_M, settings.house_m), 0.3, 1.1)
     flat, known = flatness(points, even)
     flat_points = mean(known)  # the share of the points around whose surface is known
+    lacking = np.clip(TYPICAL / np.median(spread.around.ravel()[place]), 1, MOST_LACKING)
     features = {
         "across": np.log(spread.across.ravel()[cell] + 0.003),
         "along": 4 * np.minimum(spread.along.ravel()[cell], 0.25),
@@ -188,7 +195,7 @@ def wall_features(
         "reach": reach,
         "reach_high": reach**4,
         "foot": np.clip(foot, 1, 3),
-        "around": np.log(np.minimum(spread.around.ravel()[cell], MANY) + 1),
+        "around": np.log(np.minimum(lacking * spread.around.ravel()[cell], MANY) + 1),
         "flat": np.where(flat_points > 0.01, mean(flat) / np.maximum(flat_points, 0.01), 0.4),
         "range": np.log(mean(points.distance) + 3),
         "top": np.clip(top, 1, 5),

@@ -133,9 +133,10 @@ def test_evidence_is_square_metres(resolution):
     side = round(SIDE * RESOLUTION / resolution)
     assert evidence.images.shape == (PATH, side, side)
     k = round(resolution / RESOLUTION)
+    worth = tile.wall**WORTH
     for channel, whole in (
-        (0, tile.wall),
-        (5, tile.observed * (1 - tile.wall)),
+        (0, worth),
+        (5, tile.observed * (1 - worth)),
         (6, tile.ground),
     ):
         block = whole[3 * k : 4 * k, 5 * k : 6 * k].sum() * RESOLUTION**2
