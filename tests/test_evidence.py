@@ -13,6 +13,7 @@ from maptile_loc.evidence import (
     LOOK_M,
     PATH,
     SPINS,
+    WORTH,
     Evidence,
     facing,
     make_evidence,
@@ -268,7 +269,7 @@ def test_points_hold_all_the_evidence():
         np.testing.assert_allclose(group.values.sum(axis=0), total, rtol=1e-4, atol=1e-4)
         east, north = centres(32, 1.0)
         moments = [(evidence.images[channels] * at).sum(axis=(1, 2)) for at in (east, north)]
-        blocks = [(group.values * at[:, None]).sum(axis=0) for at in group.xy.T]
+        blocks = [at.astype(np.float64) @ group.values for at in group.xy.T]
         # A block's own middle is at most 1.5 cells from any of its cells.
         slack = 1e-3 if group is wall else 1.5 * total
         assert (np.abs(np.array(blocks) - moments) <= slack).all()

@@ -212,15 +212,31 @@ def test_labels_say_what_is_a_wall_and_what_is_ground():
     assert seen.wall[76:84].sum() > 20  # without labels the hedge is as good as a wall
 
 
-@pytest.mark.parametrize("per_metre", [10, 25, 60, 400])
-def test_walls_are_found_from_ten_points_per_metre_on(per_metre):
-    """From the points of a photogrammetric model to those of a survey."""
-    count = 30 * per_metre
-    street = ground(count=max(2000, 20 * per_metre))
-    tile = make_tile(submap(street, wall((-15, 10), (15, 10), count=count)), 0.0, SETTINGS)
+@pytest.mark.parametrize("per_metre", [2, 3, 4, 10, 60, 400])
+def test_walls_are_found_however_sparse_the_cloud(per_metre):
+    """From the few points of a photogrammetric model to those of a survey."""
+    street = ground(count=max(500, 20 * per_metre))
+    front = wall((-15, 10), (15, 10), count=30 * per_metre)
+    tile = make_tile(submap(street, front), 0.0, SETTINGS)
+    looked_for = front[front[:, 2] > 1, 0]
     columns = np.flatnonzero(tile.wall[41:47].max(axis=0) > 0.3)
-    assert len(columns) > 40
+    assert len(columns) > 0.55 * len(np.unique(np.floor(looked_for / SETTINGS.resolution)))
     assert tile.wall[41:47].sum() > 0.95 * tile.wall.sum()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_thinned_car_and_tree_add_no_wall(share):
+    def thinned(points):
+        return points[RNG.random(len(points)) < share]
+
+    street, house = thinned(ground()), thinned(HOUSE)
+    with_house = make_tile(submap(street, house), 0.0, SETTINGS).wall
+    assert with_house.sum() > 60
+    beside = thinned(np.concatenate([car(3, -6), tree(-10, -12)]))
+    more = make_tile(submap(street, house, beside), 0.0, SETTINGS).wall
+    assert more.sum() <= 1.15 * with_house.sum()
+    alone = make_tile(submap(street, beside), 0.0, SETTINGS).wall
+    assert alone.sum() < 0.15 * with_house.sum()
 
 
 def test_walls_are_not_below_zero_or_above_one():

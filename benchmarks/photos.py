@@ -1,0 +1,170 @@
+"""Localize structure from motion of simulated photographs, by how sparse it is; prints a table.
+
+Run: python benchmarks/photos.py [DATA] [--work FOLDER] [--metres M]
+
+A camera looks ahead along a route through the world of Oxford's map, one photograph a metre. Some
+of what its rays meet becomes points of a COLMAP model, in a frame of its own: as often as a matcher
+would find them again (textured walls, hardly any asphalt), off by what their triangulation from the
+last photographs leaves open, some of them wrong. The heading is unknown; submaps of 50 m.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from inputs import city
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from stamp import head, row, stamp
+
+from data_prep.city import City, open_city
+from data_prep.drive import Times
+from data_prep.files import atomic_folder
+from data_prep.geometry import Array, interpolate_se3
+from data_prep.kinds import KINDS
+from data_prep.simulate import SimulateSettings, vehicle_poses
+from data_prep.trajectory import open_trajectory
+from data_prep.world import World, build_world
+from maptile_loc.config import load_settings
+from maptile_loc.localize import LocalizeSettings
+from maptile_loc.output import read_result
+from maptile_loc.run import RunOptions, parse_heading, run
+
+ROOT = Path(__file__).parent.parent
+RAYS = (10, 30, 100, 300, 1000)
+"""Of each photograph: places that may become points."""
+FOUND_AGAIN = {
+    **dict.fromkeys(("building", "fence", "trunk"), 0.8),
+    **dict.fromkeys(("leaf", "pole", "person"), 0.5),
+    "car": 0.7,
+    "ground": 0.4,
+    "inside": 0.2,
+    "road": 0.15,
+    "glass": 0.1,
+}
+"""The share of the rays that meet each kind of thing and become points."""
+WIDE, HIGH = 1.0, 0.6
+"""Half a picture, by its focal length."""
+FAR_M = 60.0
+TRACK = 5.0
+"""Photographs in which a point is found, on average."""
+OFF_RAD = 0.5 / 700
+"""Half a pixel."""
+LEAST_ANGLE_DEG = 1.5
+"""Between the rays to a point; COLMAP drops points of less."""
+WRONG = 0.02
+"""Of all points so many are matched wrongly."""
+FLU_TO_CAMERA = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+TILT = Rotation.from_euler("xyz", [0.3, 0.2, 1.1])
+"""A model's frame is any."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where photographs were taken: (N,) times, and (N, 4, 4) vehicle frame -> map."""
+
+    t_ns: Times
+    poses: Array
+    world: World
+
+
+def ride(where: City, metres: float) -> Camera:
+    """A photograph for each metre of a route."""
+    settings = load_settings(SimulateSettings, "simulate")
+    way = open_trajectory("route", where, metres, 3)
+    world = build_world(where, [way.poses[:, :2]], settings.world, settings.seed)
+    step = np.linalg.norm(np.diff(way.poses[:, :2], axis=0), axis=1)
+    travelled = np.insert(np.cumsum(step), 0, 0.0)
+    sample = np.searchsorted(travelled, np.arange(1.0, travelled[-1] - 1.0))
+    t_ns = np.unique(way.t_ns[sample] // 1000 * 1000)
+    poses = vehicle_poses(way, world.terrain, settings)
+    return Camera(t_ns, interpolate_se3(way.t_ns, poses, t_ns), world)
+
+
+def structure(camera: Camera, rays: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
+    """(P, 3) points in the map frame, and the first and last photograph that each is found in."""
+    rng = np.random.default_rng(rays)
+    share = np.array([FOUND_AGAIN[kind] for kind in KINDS])
+    photo = np.repeat(np.arange(len(camera.poses)), rays)
+    picture = rng.uniform(-1, 1, (len(photo), 2)) * [WIDE, HIGH]
+    local = np.column_stack([np.ones(len(photo)), picture])
+    local /= np.linalg.norm(local, axis=1, keepdims=True)
+    ray = np.einsum("nij,nj->ni", camera.poses[photo, :3, :3], local)
+    origin = camera.poses[photo, :3, 3]
+    hits = camera.world.cast(origin, ray)
+    length = np.minimum(1 + rng.geometric(1 / TRACK, len(photo)), photo)
+    # The way is nearly straight ahead: what is seen at its side is triangulated best.
+    far = np.minimum(hits.distance, FAR_M)
+    angle = length * np.sqrt(1 - local[:, 0] ** 2) / np.maximum(far, 1.0)
+    kept = (far < FAR_M) & (rng.random(len(photo)) < share[hits.kind])
+    kept &= (length >= 2) & (angle > np.radians(LEAST_ANGLE_DEG))
+    blur = OFF_RAD * far / np.maximum(angle, np.radians(LEAST_ANGLE_DEG))
+    distance = far + rng.standard_normal(len(photo)) * blur
+    distance *= np.where(rng.random(len(photo)) < WRONG, rng.uniform(0.3, 1.5, len(photo)), 1.0)
+    points = origin + distance[:, None] * ray
+    return points[kept], (photo - length)[kept], photo[kept]
+
+
+def write_model(camera: Camera, rays: int, folder: Path) -> int:
+    """Write what COLMAP would have; returns the number of points."""
+    points, first, last = structure(camera, rays)
+    start = camera.poses[0, :3, 3]
+    length = last - first + 1
+    point = np.repeat(np.arange(len(points)), length)
+    photo = np.arange(len(point)) - np.repeat(np.cumsum(length) - length - first, length)
+    order = np.argsort(photo, kind="stable")
+    seen = np.split(point[order] + 1, np.cumsum(np.bincount(photo, minlength=len(camera.poses))))
+    with atomic_folder(folder) as new:
+        with (new / "points3D.txt").open("w") as file:
+            for number, xyz in enumerate(TILT.apply(points - start).tolist(), 1):
+                file.write(f"{number} {xyz[0]:.4f} {xyz[1]:.4f} {xyz[2]:.4f} 90 90 90 0.5 1 0\n")
+        with (new / "images.txt").open("w") as file:
+            for number, (t_ns, pose) in enumerate(zip(camera.t_ns, camera.poses, strict=True), 1):
+                turn = FLU_TO_CAMERA @ pose[:3, :3].T @ TILT.inv().as_matrix()
+                shift = -turn @ TILT.apply(pose[:3, 3] - start)
+                quaternion = Rotation.from_matrix(turn).as_quat()[[3, 0, 1, 2]]
+                values = " ".join(f"{value:.9f}" for value in [*quaternion, *shift])
+                file.write(f"{number} {values} 1 {t_ns // 1000}.jpg\n")
+                file.write(" ".join(f"1 1 {n}" for n in seen[number - 1].tolist()) + "\n")
+    return len(points)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs")
+    parser.add_argument("--metres", type=float, default=1500.0)
+    given = parser.parse_args()
+    where = city(given.data / "oxford" / "oxford.osm", given.work / "oxford")
+    camera = ride(open_city(where), given.metres)
+    settings = load_settings(LocalizeSettings, "localize")
+    print(stamp(), end="\n\n")
+    head("points a metre", "stage", "n", "<= 2 m", "<= 5 m", "median m", "localized", "> 10 m off")
+    for rays in RAYS:
+        model, out = given.work / f"photos_{rays}", given.work / f"out_photos_{rays}"
+        density = write_model(camera, rays, model) / len(camera.poses)
+        run(RunOptions(where, model, heading=parse_heading("unknown")), settings, out)
+        found = read_result(out)[0]
+        truth = camera.poses[np.searchsorted(camera.t_ns, found.t_ns), :2, 3]
+        for stage in ("aligned", "smoothed"):
+            answer = found.stages[stage]
+            error = np.hypot(*(answer.poses[:, :2] - truth).T)
+            error[np.isnan(error)] = np.inf
+            wrong = np.count_nonzero(error[answer.localized] > 10)
+            within = [f"{np.mean(error <= limit):.2f}" for limit in (2, 5)]
+            counts = [f"{answer.localized.sum()}", f"{wrong}"]
+            row(
+                f"{density:.0f}",
+                stage,
+                f"{len(error)}",
+                *within,
+                f"{np.median(error):.2f}",
+                *counts,
+            )
+
+
+if __name__ == "__main__":
+    main()
