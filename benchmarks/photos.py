@@ -5,8 +5,8 @@ Run: python benchmarks/photos.py [DATA] [--work FOLDER] [--metres M]
 A camera looks ahead along a route through the world of Oxford's map, one photograph a metre. Some
 of what its rays meet becomes points of a COLMAP model, in a frame of its own: as often as a matcher
 would find them again (textured walls, hardly any asphalt), off by what their triangulation from the
-last photographs leaves open, some of them wrong. The cameras' own poses are exact, so odometry is. Where
-a photograph's view of a point was blocked is not asked. The heading is unknown; submaps of 50 m.
+last photographs leaves open, some of them wrong. Whether all of these saw it is not asked. The
+cameras' own poses are exact, so odometry is. The heading is unknown; submaps of 50 m.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ WALL, FREE, GROUND, PATH = 0, 5, 6, 7
 """Where these channels, or groups of them, begin; those before the path are the tile's cells."""
 NEIGHBOURHOOD_M = 3.5
 WORTH = 0.7
-"""What a wall cell tells is its evidence to this power: a doubtful one tells more than its share. Of
-0.6, 0.7, 0.8 and 1, with this the truth of simulated drives is likeliest."""
+"""What a wall cell tells is its evidence to this power: a doubtful one tells more than its share.
+Of 0.6, 0.7, 0.8 and 1, with this the truth of simulated drives is likeliest."""
 LOOK_M = 50.0
 """A way so long tells about roads once more than a point does."""
 

@@ -91,7 +91,7 @@ def gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]
     shown = [
         f"{clock(seconds[gap.start])} to {clock(seconds[gap.stop - 1])} "
         f"({_count(gap.stop - gap.start, 'query', 'queries')})"
-        for gap in lost[:3]
+        for gap in sorted(lost[:3], key=lambda gap: gap.start)
     ]
     more = "" if len(lost) <= 3 else f"; {len(lost) - 3} shorter"
     name = _count(len(lost), "stretch", "stretches")

@@ -159,7 +159,7 @@ def outcome(result: Localization, out: Path) -> str:
     line = f"{out}: {localized.sum()} of {len(result.frame)} queries localized"
     line += "".join(f"\nnote: {gap.text}" for gap in gaps(localized, result.t_ns))
     if result.blind:
-        line += f"\nwarning: {result.blind} queries had not one point; see maptile inspect"
+        line += f"\nwarning: queries without one point: {result.blind}; see maptile inspect"
     if not localized.any():
         line += "\nwarning: nothing was localized; is the drive on this map?"
         alone = result.stages.get("aligned", result.stages[result.final]).localized.sum()
