@@ -44,9 +44,9 @@ TOP_M = 0.35
 """A sensor's uppermost rays are so far apart that this much of what it could see may go unseen."""
 MANY = 60
 """More points, evened out, around a cell tell no more."""
-TYPICAL = 20.0
-"""The median cell of a LiDAR's scan has mostly more around it. In a sparser cloud (a structure from
-motion, say) each point counts for as many as the median cell lacks."""
+TYPICAL = 38.0
+"""The upper quarter of the cells of a LiDAR's scan has mostly more around it. In a sparser cloud (a
+structure from motion, say) each point counts for as many as the quarter's least cell lacks."""
 MOST_LACKING = 15.0
 FLAT_M = 0.75
 ROUGH_M = 0.06
@@ -185,7 +185,8 @@ def wall_features(
     reach = np.clip(top / np.clip(view - TOP_M, CAR_M, settings.house_m), 0.3, 1.1)
     flat, known = flatness(points, even)
     flat_points = mean(known)  # the share of the points around whose surface is known
-    lacking = np.clip(TYPICAL / np.median(spread.around.ravel()[cell]), 1, MOST_LACKING)
+    dense = np.percentile(spread.around.ravel()[cell], 75)
+    lacking = np.clip(TYPICAL / dense, 1, MOST_LACKING)
     features = {
         "across": np.log(spread.across.ravel()[cell] + 0.003),
         "along": 4 * np.minimum(spread.along.ravel()[cell], 0.25),

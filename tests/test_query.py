@@ -224,16 +224,6 @@ def test_walls_are_found_however_sparse_the_cloud(per_metre):
     assert tile.wall[41:47].sum() > 0.95 * tile.wall.sum()
 
 
-def test_a_dense_tree_hides_no_sparse_wall():
-    left = []
-    for _ in range(8):
-        parts = ground(500), wall((-15, 10), (15, 10), count=90)
-        alone = make_tile(submap(*parts), 0.0, SETTINGS).wall[41:47].sum()
-        beside = make_tile(submap(*parts, tree(0, -10, 300)), 0.0, SETTINGS).wall[41:47].sum()
-        left.append(beside / alone)
-    assert np.mean(left) > 0.6
-
-
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_a_thinned_car_and_tree_add_no_wall(share):
     def thinned(points):
