@@ -65,7 +65,7 @@ TILT = Rotation.from_euler("xyz", [0.3, 0.2, 1.1])
 
 @dataclass(frozen=True)
 class Camera:
-    """Where photographs were taken: (N,) times, and (N, 4, 4) vehicle frame -> map."""
+    """Where photographs were taken, and of what: (N,) times, (N, 4, 4) vehicle frame -> map."""
 
     t_ns: Times
     poses: Array

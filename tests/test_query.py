@@ -212,15 +212,17 @@ def test_labels_say_what_is_a_wall_and_what_is_ground():
     assert seen.wall[76:84].sum() > 20  # without labels the hedge is as good as a wall
 
 
-@pytest.mark.parametrize("per_metre", [2, 3, 4, 10, 60, 400])
-def test_walls_are_found_however_sparse_the_cloud(per_metre):
+@pytest.mark.parametrize(
+    ("per_metre", "share"), [(2, 0.5), (3, 0.6), (4, 0.75), (10, 0.9), (60, 0.9), (400, 0.9)]
+)
+def test_walls_are_found_however_sparse_the_cloud(per_metre, share):
     """From the few points of a photogrammetric model to those of a survey."""
     street = ground(count=max(500, 20 * per_metre))
     front = wall((-15, 10), (15, 10), count=30 * per_metre)
     tile = make_tile(submap(street, front), 0.0, SETTINGS)
     looked_for = front[front[:, 2] > 1, 0]
     columns = np.flatnonzero(tile.wall[41:47].max(axis=0) > 0.3)
-    assert len(columns) > 0.55 * len(np.unique(np.floor(looked_for / SETTINGS.resolution)))
+    assert len(columns) > share * len(np.unique(np.floor(looked_for / SETTINGS.resolution)))
     assert tile.wall[41:47].sum() > 0.95 * tile.wall.sum()
 
 
