@@ -45,7 +45,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_json
 from data_prep.geometry import Array, rotate, se2_from_se3, wrap_angle
 from data_prep.sources import open_drive
-from maptile_loc import ground, labels, query, rays, result, submap, walls
+from maptile_loc import ground, kerbs, labels, query, rays, result, submap, walls
 from maptile_loc import localize as pipeline
 from maptile_loc import run as runner
 from maptile_loc.coarse.mapnet import default_model
@@ -68,7 +68,7 @@ SURE_OFF_M, SURE_OFF, NEES = 10.0, 0.01, (0.5, 2.0)
 """Of the fixes called localized so few may be off by more, and the aligned ones' error ratio."""
 DRIFT_REACH_M = 5.0
 SETTLED_M = 100.0
-TILE_MAKERS = (submap, query, walls, rays, ground, labels, result)
+TILE_MAKERS = (submap, query, walls, rays, ground, kerbs, labels, result)
 MAKERS_TEXT = "".join(inspect.getsource(module) for module in TILE_MAKERS)
 """What the tiles kept in the work folder depend on; read now, for files may change during a run."""
 LEARNED = ("mapnet", "cells", "retrieval")

@@ -53,10 +53,11 @@ SENSORS = {"hdl64": (0.0, 50.0), "robotcar": (50.0,)}
 EVERY_M = 20.0
 PROFILES = {
     **dict.fromkeys(("wall", "facing", "line", "free"), "edge_m"),
-    **dict.fromkeys(("ground", "path"), "road_m"),
+    **dict.fromkeys(("ground", "surface", "beside", "path"), "road_m"),
 }
 """The terms of the score, each with its knots; ``course`` comes after them."""
 FROZEN = ("path", "course")
+ROADS = ("surface", "beside")
 NEAR_M, NEAR_STEP_M, NEAR_DRAWS = 4.0, 0.4, 2
 PEAKS, CHANCE = 80, 500
 TURNS = 24
@@ -416,8 +417,9 @@ def _measure(problem: Problem, values: Array) -> Array:
 
 def _yaml(settings: LikelihoodSettings) -> str:
     lines = ["likelihood:"]
-    for name in ("edge_m", "wall", "facing", "line", "free", "road_m", "ground", "path"):
-        form = {"edge_m": "g", "road_m": "g", "free": ".4f", "ground": ".4f", "path": "g"}
+    for name in ("edge_m", "wall", "facing", "line", "free", "road_m", "ground", *ROADS, "path"):
+        form = {"edge_m": "g", "road_m": "g", "free": ".4f", "path": "g"}
+        form |= dict.fromkeys(("ground", *ROADS), ".4f")
         values = ", ".join(format(v, form.get(name, ".3f")) for v in getattr(settings, name))
         lines.append(f"  {name}: [{values}]")
     return "\n".join([*lines, f"  course: {settings.course:g}"])

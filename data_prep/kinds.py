@@ -53,6 +53,8 @@ class WorldSettings(Settings):
         shift_m: Standard deviation of each building's displacement, east and north alike.
         missing: Share of the map's buildings that do not stand.
         new: Buildings that the map lacks, as a share of those it has.
+        road_shift_m: Standard deviation of each road's and path's displacement, east and north.
+        road_width: And of the logarithm of how much wider it is than on the map.
         height_m: Buildings whose height the map does not tell are between these, metres.
         relief_m: How deep windows and doors lie in the walls, metres, on average.
         glass: Share of the windows that beams go through: half of the beams never come back.
@@ -74,6 +76,8 @@ class WorldSettings(Settings):
     shift_m: Amount = 0.7
     missing: Share = 0.03
     new: Share = 0.03
+    road_shift_m: Amount = 0.7
+    road_width: Amount = 0.15
     height_m: tuple[float, float] = (3.0, 15.0)
     relief_m: Amount = 0.3
     glass: Share = 0.3

@@ -59,8 +59,19 @@ class Roadside:
     walls: tuple[Array, Array] = (np.empty((0, 2)), np.empty((0, 2)))
 
     @classmethod
-    def of(cls, city: City, driven: NDArray[Any], clearance_m: float, terrain: Terrain) -> Roadside:
-        """The city's roads; where the map has none, the driven path. That is asphalt anyway."""
+    def of(
+        cls,
+        city: City,
+        driven: NDArray[Any],
+        clearance_m: float,
+        terrain: Terrain,
+        settings: WorldSettings,
+        rng: np.random.Generator,
+    ) -> Roadside:
+        """The city's roads, not quite where the map has them; where it has none, the driven path.
+
+        That is asphalt anyway.
+        """
         table = city.roads()
         if table.empty:
             lines = driven
@@ -69,6 +80,10 @@ class Roadside:
             lines = np.asarray(table.geometry.values, object)
             width = table["width"].to_numpy(np.float64)
             is_road = table["kind"].to_numpy() == "road"
+            xy, owner = shapely.get_coordinates(lines, return_index=True)
+            shift = rng.normal(0, 1, (len(lines), 2)) * settings.road_shift_m
+            lines = shapely.set_coordinates(lines.copy(), xy + shift[owner])
+            width = width * np.exp(rng.normal(0, 1, len(lines)) * settings.road_width)
         asphalt = shapely.buffer(lines[is_road], width[is_road] / 2)
         under = shapely.buffer(driven, clearance_m)
         asphalt = np.concatenate([asphalt, under])

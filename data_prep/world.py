@@ -114,7 +114,7 @@ def build_world(city: City, path: list[Array], settings: WorldSettings, seed: in
     corridor = shapely.union_all(shapely.buffer(lines, CLEARANCE_M))
     origin = city.raster.centre
     terrain = Terrain.rolling(origin, settings.slope, settings.kerb_m, _rng(seed, "terrain"))
-    roads = Roadside.of(city, lines, _ASPHALT_M, terrain)
+    roads = Roadside.of(city, lines, _ASPHALT_M, terrain, settings, _rng(seed, "roads"))
     footprints, heights, counts = _buildings(city, corridor, roads, settings, seed)
     houses = Houses.on(footprints, heights, terrain, _rng(seed, "walls"))
     meshes, facades, counts["bay"] = house_meshes(

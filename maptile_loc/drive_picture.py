@@ -222,7 +222,7 @@ def _draw_tile(axes: Any, look: Look) -> None:
             Patch(facecolor=colour, edgecolor=GREY, linewidth=0.6, label=label)
             for label, colour in SEEN_COLOURS.items()
         ]
-        axes.legend(handles=swatches, loc="lower right", fontsize=9, ncols=4, framealpha=0.9)
+        axes.legend(handles=swatches, loc="lower right", fontsize=9, ncols=5, framealpha=0.9)
     _finish(axes, look, side / 2, INK)
 
 

@@ -21,13 +21,13 @@ from maptile_loc.result import QueryTile
 F32 = NDArray[np.float32]
 CHANNELS = (
     *("wall", "facing_east", "facing_north", "line_cos", "line_sin"),
-    *("free", "ground", "path", "course_cos", "course_sin"),
+    *("free", "ground", "surface", "beside", "path", "course_cos", "course_sin"),
 )
-SPINS = ((1, 2, 1), (3, 4, 2), (8, 9, 2))
+SPINS = ((1, 2, 1), (3, 4, 2), (10, 11, 2))
 """Channels that turn with the tile: the first and second component, and by how many of its angle.
 
 Lines and courses are the same from both ends, so they turn twice."""
-WALL, FREE, GROUND, PATH = 0, 5, 6, 7
+WALL, FREE, GROUND, SURFACE, BESIDE, PATH = 0, 5, 6, 7, 8, 9
 """Where these channels, or groups of them, begin; those before the path are the tile's cells."""
 NEIGHBOURHOOD_M = 3.5
 WORTH = 0.7
@@ -42,7 +42,7 @@ class Evidence:
     """What a query tile says, at some resolution.
 
     Attributes:
-        images: (7, S, S) float32, the first of ``CHANNELS``: square metres of full evidence in each
+        images: (9, S, S) float32, the first of ``CHANNELS``: square metres of full evidence in each
             cell, those of walls times the cosine or sine of their angles.
         path: (P, 2) float32 metres, where the vehicle was, in the tile's frame.
         looks: (P, 3) float32: what each of these counts, and that times cosine and sine of twice
@@ -82,10 +82,11 @@ def make_evidence(tile: QueryTile, resolution: float) -> Evidence:
     free = tile.observed * (1 - wall)
     east, north, straight = facing(wall, free, tile.resolution)
     line = wall * straight
+    road = np.zeros_like(wall) if tile.road is None else tile.road
     images = [
         *(wall, wall * east, wall * north),
         *(line * (east**2 - north**2), line * 2 * east * north),
-        *(free, tile.ground),
+        *(free, tile.ground, np.maximum(road, 0), np.maximum(-road, 0)),
     ]
     area = np.float32(tile.resolution**2)
     summed = np.stack([_summed(image.astype(np.float32), k) * area for image in images])
@@ -152,19 +153,19 @@ def _looks(path: F32) -> F32:
 
 
 def points(evidence: Evidence) -> list[Points]:
-    """The evidence as points: walls by cell, the rest by four times four cells, and the way."""
+    """The evidence as points: walls by cell, the rest by some cells together, and the way."""
     walls = evidence.images[WALL:FREE]
     groups = [_nonzero(WALL, walls, np.abs(walls[0]) > 0, evidence.resolution)]
-    for first in (FREE, GROUND):
-        coarse = _summed(evidence.images[first : first + 1], 4)
-        groups.append(_nonzero(first, coarse, coarse[0] > 0, 4 * evidence.resolution))
+    for first, k in ((FREE, 4), (GROUND, 4), (SURFACE, 2), (BESIDE, 2)):
+        coarse = _summed(evidence.images[first : first + 1], k)
+        groups.append(_nonzero(first, coarse, coarse[0] > 0, k * evidence.resolution))
     return [*groups, Points(PATH, evidence.path, evidence.looks)]
 
 
 def turned(
     evidence: Evidence, turns: NDArray[np.float64], resolution: float, device: torch.device
 ) -> torch.Tensor:
-    """(T, 10, S, S) channels of evidence turned counter-clockwise by (T,) ``turns`` radians.
+    """(T, 12, S, S) channels of evidence turned counter-clockwise by (T,) ``turns`` radians.
 
     ``resolution`` is that of the result, a multiple of the evidence's.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from data_prep.settings import Settings
 
-OTHER, BUILDING, GROUND, MOVING = range(4)
+OTHER, BUILDING, GROUND, MOVING, ROAD = range(5)
 
 
 class LabelTable(Settings):
@@ -17,32 +17,38 @@ class LabelTable(Settings):
 
     Attributes:
         building: Walls.
-        ground: Road, pavement, parking, terrain: what a vehicle or a person walks on.
+        ground: Pavement, parking, terrain: what is not the road, and low. Where there is no list of
+            roads, the road too.
+        road: What vehicles drive on, lane markings too.
         moving: What moved when it was seen; left out of submaps.
     """
 
     building: tuple[int, ...]
     ground: tuple[int, ...]
+    road: tuple[int, ...] = ()
     moving: tuple[int, ...] = ()
 
 
 LABELS: Mapping[str, LabelTable] = {
     "semantickitti": LabelTable(
-        building=(50,), ground=(40, 44, 48, 49, 60, 72), moving=tuple(range(252, 260))
+        building=(50,), ground=(44, 48, 49, 72), road=(40, 60), moving=tuple(range(252, 260))
     ),
-    "kitti360": LabelTable(building=(11,), ground=(6, 7, 8, 9, 10, 22)),
+    "kitti360": LabelTable(building=(11,), ground=(6, 8, 9, 10, 22), road=(7,)),
     # Of 32: people and animals (1 to 8), and the vehicle's own body (31).
-    "nuscenes": LabelTable(building=(28,), ground=(24, 25, 26, 27), moving=(*range(1, 9), 31)),
-    "las": LabelTable(building=(6,), ground=(2, 11)),
+    "nuscenes": LabelTable(
+        building=(28,), ground=(25, 26, 27), road=(24,), moving=(*range(1, 9), 31)
+    ),
+    "las": LabelTable(building=(6,), ground=(2,), road=(11,)),
 }
 
 
 def kinds(label: NDArray[np.int32], table: LabelTable) -> NDArray[np.uint8]:
-    """(N,) OTHER, BUILDING, GROUND or MOVING of (N,) label numbers."""
+    """(N,) OTHER, BUILDING, GROUND, MOVING or ROAD of (N,) label numbers."""
     result = np.full(len(label), OTHER, np.uint8)
     for kind, numbers in (
         (BUILDING, table.building),
         (GROUND, table.ground),
+        (ROAD, table.road),
         (MOVING, table.moving),
     ):
         result[np.isin(label, numbers)] = kind

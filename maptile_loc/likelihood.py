@@ -6,8 +6,9 @@ of the map (negative inside a building), at an angle a from the way that this ed
 
     wall(d) + facing(d) cos a + line(d) cos 2a,
 
-for a cell seen free free(d), for ground ground(r) with r the distance to the nearest road, and for
-the way that the vehicle drove path(r) + course cos 2b, with b its angle from the road's. The
+for a cell seen free free(d), for ground ground(r) with r the distance to the nearest road,
+surface(r) more where it is a road's surface and beside(r) where it is beside one, and for the way
+that the vehicle drove path(r) + course cos 2b, with b its angle from the road's. The
 functions are piecewise linear. They are a conditional logit (McFadden 1974): fitted so that, of all
 places, the true one is the most probable, they hold the errors of sensors and map (footprints off
 by a metre, buildings missing or new), and how little neighbouring cells tell anew.
@@ -27,7 +28,18 @@ from scipy import ndimage
 from data_prep.geometry import Array
 from data_prep.raster import BUILDING, ROAD, MapRaster
 from data_prep.settings import Settings
-from maptile_loc.evidence import CHANNELS, SPINS, Points, spread
+from maptile_loc.evidence import (
+    BESIDE,
+    CHANNELS,
+    FREE,
+    GROUND,
+    PATH,
+    SPINS,
+    SURFACE,
+    WALL,
+    Points,
+    spread,
+)
 
 F32 = NDArray[np.float32]
 Profile = tuple[float, ...]
@@ -51,8 +63,9 @@ class LikelihoodSettings(Settings):
         edge_m: Signed distances d from a building's edge at which the next four are given.
         wall, facing, line: Per square metre of full evidence of a wall.
         free: Per square metre seen free.
-        road_m: Distances r from a road at which the next two are given.
+        road_m: Distances r from a road at which the next four are given.
         ground: Per square metre of ground seen.
+        surface, beside: More per square metre of it that is a road's surface, or beside a road.
         path: Of the way driven.
         course: Of the way driven in the direction of the road, against across it: half of it.
     """
@@ -74,16 +87,18 @@ class LikelihoodSettings(Settings):
         *(0.014, 0.011, 0.008, 0.007, 0.007, 0.008, 0.014),
         *(0.021, 0.029, 0.035, 0.038, 0.041, 0.041, 0.041),
     )
-    road_m: Profile = (0, 3, 6, 10, 16, 25)
-    ground: Profile = (0.0165, 0.0150, 0.0125, 0.0125, 0.0135, 0.0150)
-    path: Profile = (1.2, 0.75, -0.75, -2.25, -3.75, -4.5)
+    road_m: Profile = (0, 1.5, 3, 6, 10, 16, 25)
+    ground: Profile = (0.0165, 0.0158, 0.0150, 0.0125, 0.0125, 0.0135, 0.0150)
+    surface: Profile = (0.02, 0.0, -0.015, -0.03, -0.035, -0.035, -0.035)
+    beside: Profile = (-0.01, 0.0, 0.0075, 0.015, 0.0175, 0.0175, 0.0175)
+    path: Profile = (1.2, 0.975, 0.75, -0.75, -2.25, -3.75, -4.5)
     course: float = 1.125
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> LikelihoodSettings:
         for knots, names in (
             ("edge_m", ("wall", "facing", "line", "free")),
-            ("road_m", ("ground", "path")),
+            ("road_m", ("ground", "surface", "beside", "path")),
         ):
             at = getattr(self, knots)
             if len(at) < 2 or not np.all(np.diff(at) > 0):
@@ -166,7 +181,7 @@ def make_fields(
         around = surroundings(building[strip], road[strip], resolution)
         inner = slice(start - top, stop - top)
         channels[:, start:stop] = _ratios(around, settings)[:, inner]
-    for channel in (0, 5, 6, 7):
+    for channel in (WALL, FREE, GROUND, SURFACE, BESIDE, PATH):
         channels[channel] -= channels[channel].mean(dtype=np.float64)
     return LikelihoodFields(channels, raster.west, raster.north, resolution)
 
@@ -177,16 +192,16 @@ def _ratios(around: Surroundings, settings: LikelihoodSettings) -> F32:
         np.interp(around.edge, settings.edge_m, getattr(settings, name)).astype(np.float32)
         for name in ("wall", "facing", "line", "free")
     )
-    ground, path = (
+    ground, surface, beside, path = (
         np.interp(around.road, settings.road_m, getattr(settings, name)).astype(np.float32)
-        for name in ("ground", "path")
+        for name in ("ground", "surface", "beside", "path")
     )
     east, north = around.east, around.north
     return np.stack(
         [
             *(wall, facing * east, facing * north),
             *(line * (east**2 - north**2), line * 2 * east * north),
-            *(free, ground, path),
+            *(free, ground, surface, beside, path),
             *(settings.course * around.course_cos, settings.course * around.course_sin),
         ]
     )

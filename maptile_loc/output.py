@@ -296,6 +296,8 @@ def _write_queries(result: Localization, path: Path) -> None:
     for query, tile in result.tiles.items():
         channels = np.stack([tile.wall, tile.ground, tile.observed])
         arrays[f"tile_{query}"] = np.round(np.clip(channels, 0, 1) * 255).astype(np.uint8)
+        if tile.road is not None:
+            arrays[f"road_{query}"] = np.round(np.clip(tile.road, -1, 1) * 127).astype(np.int8)
         arrays[f"frame_{query}"] = np.array([tile.resolution, tile.rotation])
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -309,8 +311,13 @@ def _read_queries(path: Path) -> tuple[Array, dict[int, QueryTile]]:
                 if name.startswith("tile_"):
                     query = int(name.removeprefix("tile_"))
                     wall, ground, observed = arrays[name].astype(np.float32) / np.float32(255)
+                    road = arrays.get(f"road_{query}")
+                    if road is not None:
+                        road = road.astype(np.float32) / np.float32(127)
                     resolution, rotation = arrays[f"frame_{query}"].tolist()
-                    tiles[query] = QueryTile(wall, ground, observed, resolution, rotation)
+                    tiles[query] = QueryTile(
+                        wall, ground, observed, resolution, rotation, road=road
+                    )
             return arrays["query_seconds"], tiles
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize anew") from None

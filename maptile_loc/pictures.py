@@ -22,7 +22,13 @@ ERROR_LIMITS_M = (1, 2, 5, 10)
 ERROR_COLOURS = ("#0072b2", "#56b4e9", "#f0e442", "#e69f00", "#d55e00")
 """Okabe and Ito's palette, told apart by colour-blind eyes; the last is for all beyond."""
 INK = "#1b2330"
-SEEN_COLOURS = {"wall": INK, "ground": "#bfe3d6", "seen, empty": "#ffffff", "not seen": "#d3d7de"}
+SEEN_COLOURS = {
+    "wall": INK,
+    "road": "#a9bbdc",
+    "ground": "#bfe3d6",
+    "seen, empty": "#ffffff",
+    "not seen": "#d3d7de",
+}
 """How a query tile is drawn for people."""
 
 Picture = NDArray[np.uint8]
@@ -131,12 +137,13 @@ def broken_line(places: Array) -> Array:
 
 
 def seen_picture(tile: QueryTile) -> Picture:
-    """(S, S, 3) the tile for people: walls dark, ground green, free white, unseen grey."""
-    wall, ground, empty, unseen = (rgb(colour) for colour in SEEN_COLOURS.values())
+    """(S, S, 3) the tile for people, in ``SEEN_COLOURS``."""
+    wall, road, ground, empty, unseen = (rgb(colour) for colour in SEEN_COLOURS.values())
     picture = np.broadcast_to(unseen, (tile.size, tile.size, 3)).astype(np.float32)
     for channel, colour in (
         (tile.observed, empty),
         (tile.ground, ground),
+        (np.zeros_like(tile.wall) if tile.road is None else np.maximum(tile.road, 0), road),
         (np.minimum(tile.wall * 1.5, 1.0), wall),
     ):
         picture += channel[..., None] * (colour - picture)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from data_prep.geometry import rotate
 from data_prep.settings import Count, Positive, Settings
 from maptile_loc.ground import height_above_ground
-from maptile_loc.labels import BUILDING, GROUND
+from maptile_loc.kerbs import road_evidence, sides
+from maptile_loc.labels import BUILDING, GROUND, ROAD
 from maptile_loc.rays import (
     Rays,
     Sheaves,
@@ -118,18 +119,18 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     Returns:
         The tile. Its wall evidence is the mean over the groups of scans that saw a cell: what one
         shows and another looks through has moved, or is no wall. Where points are labelled, the
-        labels say what is a wall and what is ground.
+        labels say what is a wall, what is ground, and what of it is road; where not, kerbs do.
     """
     size, resolution = round(settings.size_m / settings.resolution), settings.resolution
     if len(submap.points) == 0:
         warnings.warn("a cloud without points makes an empty tile", RuntimeWarning, stacklevel=2)
         nothing = np.zeros((size, size), np.float32)
-        return QueryTile(nothing, nothing, nothing, resolution, rotation)
+        return QueryTile(nothing, nothing, nothing, resolution, rotation, road=nothing)
     seen = survey(submap, rotation, settings)
     if seen.kind is None:
         tall, low = settings.wall.looked_for(seen.height), np.abs(seen.height) < 0.3
     else:
-        tall, low = seen.kind == BUILDING, seen.kind == GROUND
+        tall, low = seen.kind == BUILDING, np.isin(seen.kind, (GROUND, ROAD))
     # A ray that ends on something upright was upright's height above the ground all the way.
     level = farthest(seen.rays, seen.rays.flat * (tall & (seen.height < settings.low_m)))
     # One that ends high up tells about buildings until it rises above the lowest of them.
@@ -137,6 +138,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
     reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
     wall, looks, free = np.zeros((3, size, size), np.float32)
+    kerbs = np.zeros((2, size, size), np.int64)
     upright = seen.upright(tall)
     borders = np.flatnonzero(np.diff(seen.group, prepend=-1, append=-1))
     for start, stop in itertools.pairwise(borders):
@@ -145,6 +147,10 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         if seen.kind is None:
             shown = wall_evidence(mine, seen.sheaves, size, resolution, settings.wall)
         scans = slice(seen.rays.scan[start], seen.rays.scan[stop - 1] + 1)
+        if seen.kind is None:
+            some = slice(start, stop)
+            cloud = seen.xy[some], submap.points[some, 2], seen.height[some]
+            kerbs += sides(*cloud, seen.origin[scans], size, resolution)
         passed = free_space(level[scans], seen.origin[scans], size, resolution)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
@@ -152,7 +158,19 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     wall /= np.maximum(looks, 1)
     ground = _touched(np.compress(low, seen.xy, axis=0), size, resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
-    return QueryTile(wall, ground, observed, resolution, rotation, _path(seen.origin))
+    if seen.kind is None:
+        road = road_evidence(kerbs)
+    else:
+        road = _labelled_road(seen.xy, seen.kind, size, resolution)
+    return QueryTile(wall, ground, observed, resolution, rotation, _path(seen.origin), road)
+
+
+def _labelled_road(xy: F32, kind: NDArray[np.uint8], size: int, resolution: float) -> F32:
+    """(size, size) 1 where a road was seen, -1 where other ground was; 0 if no road was."""
+    road, beside = (
+        _touched(np.compress(kind == one, xy, axis=0), size, resolution) for one in (ROAD, GROUND)
+    )
+    return np.where(road > 0, road, -beside) if road.any() else road
 
 
 def _path(origin: F32) -> F32:

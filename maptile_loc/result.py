@@ -30,6 +30,8 @@ class QueryTile:
         rotation: Radians by which the vehicle frame was turned counter-clockwise to make the tile:
             the vehicle's heading where that is known, a random angle otherwise.
         path: (P, 2) float32 metres in the tile's frame, where the vehicle drove; in order.
+        road: (S, S) float32, -1..1: 1 where the ground is a road's surface, -1 where it is beside
+            one, 0 where neither is known; None is 0 everywhere.
     """
 
     wall: NDArray[np.float32]
@@ -38,6 +40,7 @@ class QueryTile:
     resolution: float
     rotation: float
     path: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    road: NDArray[np.float32] | None = None
 
     @property
     def size(self) -> int:

@@ -48,7 +48,12 @@ def localization(
     count = len(poses)
     rng = np.random.default_rng(0)
     shown = {
-        query: QueryTile(*rng.random((3, 64, 64), np.float32), 0.5, 0.3) for query in range(tiles)
+        query: QueryTile(
+            *rng.random((3, 64, 64), np.float32),
+            *(0.5, 0.3),
+            road=rng.uniform(-1, 1, (64, 64)).astype(np.float32),
+        )
+        for query in range(tiles)
     }
     return Localization(
         frame=np.arange(count, dtype=np.int64) * 10,
@@ -73,7 +78,9 @@ def random_localization(raster: MapRaster, count: int, seed: int) -> Localizatio
         missing = rng.random(count) < 0.2
         poses[missing], covariance[missing] = np.nan, np.nan
         stages[name] = Estimates(poses, covariance, rng.random(count), rng.random(count) < 0.7)
-    tile = QueryTile(*rng.random((3, 32, 32), np.float32), 0.5, float(rng.uniform(-3, 3)))
+    road = rng.uniform(-1, 1, (32, 32)).astype(np.float32)
+    images = rng.random((3, 32, 32), np.float32)
+    tile = QueryTile(*images, 0.5, float(rng.uniform(-3, 3)), road=road)
     return Localization(
         np.sort(rng.integers(0, 10**6, count)),
         START_NS + np.cumsum(rng.integers(1, 10**9, count)),

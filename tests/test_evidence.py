@@ -49,18 +49,20 @@ def made_tile(seed=0, side=SIDE):
     wall = np.where(rng.random((side, side)) < 0.5, rng.random((side, side)), 0)
     observed = np.maximum(rng.random((side, side)) < 0.7, wall > 0)
     ground = observed * rng.random((side, side))
+    road = ground * rng.uniform(-1, 1, (side, side))
     path = rng.uniform(-side / 5, side / 5, (6, 2))
-    wall, ground, observed, path = (
-        values.astype(np.float32) for values in (wall, ground, observed, path)
+    wall, ground, observed, path, road = (
+        values.astype(np.float32) for values in (wall, ground, observed, path, road)
     )
-    return QueryTile(wall, ground, observed, RESOLUTION, 0.3, path)
+    return QueryTile(wall, ground, observed, RESOLUTION, 0.3, path, road)
 
 
 def turned_tile(tile, quarters):
-    images = (np.rot90(image, quarters).copy() for image in (tile.wall, tile.ground, tile.observed))
+    images = (tile.wall, tile.ground, tile.observed, tile.road)
+    *images, road = (np.rot90(image, quarters).copy() for image in images)
     c, s = round(np.cos(quarters * np.pi / 2)), round(np.sin(quarters * np.pi / 2))
     path = tile.path @ np.array([[c, s], [-s, c]], np.float32)
-    return QueryTile(*images, tile.resolution, tile.rotation, path)
+    return QueryTile(*images, tile.resolution, tile.rotation, path, road)
 
 
 # --- Which way walls face ---------------------------------------------------------------------
@@ -139,9 +141,18 @@ def test_evidence_is_square_metres(resolution):
         (0, worth),
         (5, tile.observed * (1 - worth)),
         (6, tile.ground),
+        (7, tile.road.clip(min=0)),
+        (8, -tile.road.clip(max=0)),
     ):
         block = whole[3 * k : 4 * k, 5 * k : 6 * k].sum() * RESOLUTION**2
         assert evidence.images[channel, 3, 5] == pytest.approx(block, rel=1e-5)
+
+
+def test_without_a_word_of_roads_there_is_none():
+    tile = made_tile()
+    images = make_evidence(replace(tile, road=None), 1.0).images
+    assert not images[7:].any()
+    np.testing.assert_array_equal(images[:7], make_evidence(tile, 1.0).images[:7])
 
 
 @pytest.mark.parametrize("degrees", [10, 100, 215, 330])
@@ -261,10 +272,11 @@ def test_the_turned_way_is_in_the_cells_it_turns_to(turn):
 
 def test_points_hold_all_the_evidence():
     evidence = make_evidence(made_tile(), 1.0)
-    wall, free, ground, way = points(evidence)
-    assert (wall.first, free.first, ground.first, way.first) == (0, 5, 6, PATH)
+    wall, *rest, way = points(evidence)
+    assert [group.first for group in (wall, *rest, way)] == [0, 5, 6, 7, 8, PATH]
     assert len(wall.xy) == (evidence.images[0] > 0).sum()
-    for group, channels in ((wall, slice(0, 5)), (free, slice(5, 6)), (ground, slice(6, 7))):
+    for group, last in zip((wall, *rest), (5, 6, 7, 8, 9), strict=True):
+        channels = slice(group.first, last)
         total = evidence.images[channels].sum(axis=(1, 2))
         np.testing.assert_allclose(group.values.sum(axis=0), total, rtol=1e-4, atol=1e-4)
         east, north = centres(32, 1.0)
@@ -281,9 +293,12 @@ def test_a_lone_cell_is_a_point_at_its_centre():
     images = np.zeros((PATH, 16, 16), np.float32)
     images[:5, 2, 11] = [1.0, 0.6, -0.8, 0.5, 0.2]
     images[5, 9, 6] = 0.7
-    wall, free, ground, way = points(Evidence(images, NO_PATH, NO_LOOKS, 0.5))
+    images[8, 2, 5] = 0.4
+    wall, free, ground, surface, beside, way = points(Evidence(images, NO_PATH, NO_LOOKS, 0.5))
     np.testing.assert_allclose(wall.xy, [[1.75, 2.75]])
     np.testing.assert_allclose(wall.values, [[1.0, 0.6, -0.8, 0.5, 0.2]])
     np.testing.assert_allclose(free.xy, [[-1.0, -1.0]])
     np.testing.assert_allclose(free.values, [[0.7]])
-    assert len(ground.xy) == len(way.xy) == 0
+    np.testing.assert_allclose(beside.xy, [[-1.5, 2.5]])
+    np.testing.assert_allclose(beside.values, [[0.4]])
+    assert len(ground.xy) == len(surface.xy) == len(way.xy) == 0

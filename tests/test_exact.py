@@ -8,7 +8,7 @@ from test_match import ALL_ROUND, FIELDS, LIKELIHOOD, SMALL, town_scene
 from data_prep.city import open_city
 from maptile_loc.coarse.exact import SAME, ExactSearch
 from maptile_loc.coarse.match import Matcher, MatchSettings
-from maptile_loc.evidence import Evidence, make_evidence, points
+from maptile_loc.evidence import CHANNELS, PATH, Evidence, make_evidence, points
 from maptile_loc.likelihood import LikelihoodFields, log_likelihood, make_fields
 
 CPU = torch.device("cpu")
@@ -70,18 +70,20 @@ def test_boxes_of_any_size_lose_nothing(town_city, heading_step, side):
     assert search.better(evidence, tile.rotation, turns, log_prior, best) is None
 
 
-@pytest.mark.parametrize("channel", ["wall", "line", "free", "ground", "path"])
+@pytest.mark.parametrize("channel", ["wall", "line", "free", "ground", "surface", "beside", "path"])
 @pytest.mark.parametrize("side", [2, 3])
 def test_no_bound_is_below_what_it_bounds(channel, side):
     """For single pieces of evidence, on a map that is rougher than any."""
     rng = np.random.default_rng(side)
-    fields = LikelihoodFields(rng.normal(size=(10, 70, 70)).astype(np.float32), 0.0, 0.0, 1.0)
+    fields = LikelihoodFields(
+        rng.normal(size=(len(CHANNELS), 70, 70)).astype(np.float32), 0.0, 0.0, 1.0
+    )
     allowed = torch.ones(20, 20, dtype=torch.bool)
     search = ExactSearch(fields, (11, 20), allowed, side, np.radians(4.0), CPU)
     turns = rng.uniform(-3, 3, 4)
     tight = []
     for _ in range(4):
-        images = np.zeros((7, 64, 64), np.float32)
+        images = np.zeros((PATH, 64, 64), np.float32)
         way, looks = np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
         row, column = rng.integers(0, 64, 2)
         angle = rng.uniform(0, 7)
@@ -94,7 +96,7 @@ def test_no_bound_is_below_what_it_bounds(channel, side):
             first = 1 if channel == "wall" else 3
             images[first : first + 2, row, column] = toward
         else:
-            images[5 if channel == "free" else 6, row, column] = 1.0
+            images[CHANNELS.index(channel), row, column] = 1.0
         evidence = Evidence(images, way, looks, 1.0)
         scores = every_score(search, evidence, 0.0, fields, turns, np.zeros(4))
         pieces = search._pieces(evidence)
@@ -112,7 +114,7 @@ def test_no_bound_is_below_what_it_bounds(channel, side):
 def test_bounds_hold_for_directions_between_sectors():
     """On a map that is the same everywhere, only the direction matters: the bound is close."""
     rng = np.random.default_rng(4)
-    one = np.array([0.1, 0.6, 0.8, -0.9, 0.3, 0, 0, 0, 0, 0], np.float32)
+    one = np.array([0.1, 0.6, 0.8, -0.9, 0.3, *[0] * 7], np.float32)
     fields = LikelihoodFields(np.tile(one[:, None, None], (1, 90, 90)), 0.0, 0.0, 1.0)
     search = ExactSearch(
         fields, (44, 44), torch.ones(2, 2, dtype=torch.bool), 2, np.radians(4.0), CPU
@@ -120,7 +122,7 @@ def test_bounds_hold_for_directions_between_sectors():
     turns = np.radians(np.arange(0.0, 360.0, 5.3))
     no_prior = np.zeros(len(turns))
     for angle in rng.uniform(0, 7, 3):
-        images = np.zeros((7, 32, 32), np.float32)
+        images = np.zeros((PATH, 32, 32), np.float32)
         c, s = np.cos(angle), np.sin(angle)
         images[:5, 16, 16] = 1.0, c, s, 0.7 * c, 0.7 * s
         evidence = Evidence(images, images[0, :0, :2], images[0, :0, :3], 1.0)
@@ -150,7 +152,7 @@ def test_a_search_that_looks_closely_at_one_place_only_is_put_right(town_city):
 
 
 def test_a_tile_with_nothing_in_it_is_nowhere_better():
-    images = np.zeros((7, 64, 64), np.float32)
+    images = np.zeros((PATH, 64, 64), np.float32)
     nothing = Evidence(images, images[0, :0, :2], images[0, :0, :3], 1.0)
     search = Matcher(FIELDS, SMALL.size_m, MatchSettings()).exact
     assert search.better(nothing, 0.0, *ALL_ROUND, ALL_ROUND[1][0]) is None

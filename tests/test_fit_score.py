@@ -56,7 +56,8 @@ def test_the_score_is_its_features_times_its_profiles(fit_score, raster):
     )
     path = np.cumsum(rng.normal(2, 1, (11, 2)), axis=0) - 15
     images = (image.astype(np.float32) for image in (wall, ground, np.maximum(free, ground)))
-    tile = QueryTile(*images, 0.5, 0.7, path.astype(np.float32))
+    road = (ground * rng.uniform(-1, 1, ground.shape)).astype(np.float32)
+    tile = QueryTile(*images, 0.5, 0.7, path.astype(np.float32), road)
     # Beyond the map's edges too.
     low, high = (raster.west - 30, raster.south - 30, -4), (raster.east + 30, raster.north + 30, 4)
     poses = rng.uniform(low, high, (200, 3))

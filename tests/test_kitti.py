@@ -20,7 +20,7 @@ from data_prep.drive import Drive, ScanBlock, ScanSource, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
 from data_prep.sources import kitti, open_drive
-from maptile_loc.labels import BUILDING, GROUND, OTHER
+from maptile_loc.labels import BUILDING, OTHER, ROAD
 from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
 
 KARLSRUHE = (49.0112, 8.4229)
@@ -270,7 +270,7 @@ def test_labels_are_those_of_semantickitti(drive: Path) -> None:
     assert opened.scans.read(0, 3).label is None
     submap = build_submap(opened, plan_queries(opened, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
     assert submap.kind is not None
-    assert submap.kind.tolist() == [BUILDING, GROUND, OTHER]
+    assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
     file = write_labels(folder / "0000000001.label", [50, 40])
     with pytest.raises(MaptileError, match=f"{file}: 2 labels for the 4 points"):
         opened.scans.read(1, 2)

@@ -34,7 +34,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from data_prep.sources import detect_format, open_drive
-from maptile_loc.labels import BUILDING, GROUND, OTHER
+from maptile_loc.labels import BUILDING, OTHER, ROAD
 from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
 
 NAME = "2013_05_28_drive_0000_sync"
@@ -234,7 +234,7 @@ def test_labels_are_the_low_half_of_their_numbers(drive: Path) -> None:
     assert any("2 of 3 scans have none" in note for note in opened.notes)
     plan = plan_queries(opened, 0.0, 0.0)
     submap = build_submap(opened, plan, 1, 0.0, False, SubmapSettings())
-    assert submap.kind.tolist() == [BUILDING, GROUND, OTHER]
+    assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
     together = build_submap(opened, plan, 1, 1e3, False, SubmapSettings())
     assert len(together.origin) == 3 and together.kind is None
 

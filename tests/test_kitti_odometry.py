@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3, se3_from_xyzrpy
 from data_prep.sources import detect_format, open_drive
-from maptile_loc.labels import BUILDING, GROUND, OTHER
+from maptile_loc.labels import BUILDING, OTHER, ROAD
 from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
 
 # Velodyne -> camera, which looks ahead, 0.3 m in front of the Velodyne and 0.1 m below it.
@@ -111,7 +111,7 @@ def test_labels_are_the_low_half_of_their_numbers(sequence: Path) -> None:
     assert drive.scans.read(1, 2).label.tolist() == [50, 40, 71]
     assert drive.scans.read(0, 3).label is None  # the scans beside it have none
     submap = build_submap(drive, plan_queries(drive, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
-    assert submap.kind.tolist() == [BUILDING, GROUND, OTHER]
+    assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
     file = write_labels(sequence / "labels/000001.label", [50, 40, 40])
     with pytest.raises(MaptileError, match=f"{file}: 3 labels for the 4 points"):
         drive.scans.read(1, 2)

@@ -124,7 +124,7 @@ def test_edges_face_out_of_a_building():
 def test_each_field_tells_nothing_on_the_mean():
     fields = make_fields(with_roads(), 1.0, SETTINGS)
     assert len(fields.channels) == len(CHANNELS)
-    for channel in (0, 5, 6, 7):
+    for channel in (0, 5, 6, 7, 8, 9):
         assert fields.channels[channel].mean(dtype=np.float64) == pytest.approx(0, abs=1e-6)
         assert np.ptp(fields.channels[channel]) > 1e-3
 
@@ -198,7 +198,7 @@ def test_road_profiles():
     fields = make_fields(drawn(road=lambda e, n: np.abs(n) < 3), 0.5, SETTINGS)
     north = (np.arange(200) + 0.5 - 100) * -0.5
     distance = np.maximum(np.abs(north) - 3, 0)
-    for channel, name in ((6, "ground"), (7, "path")):
+    for channel, name in ((6, "ground"), (7, "surface"), (8, "beside"), (9, "path")):
         expected = np.interp(distance, SETTINGS.road_m, getattr(SETTINGS, name))
         np.testing.assert_allclose(
             fields.channels[channel, :, 100], expected - expected.mean(), atol=1e-5
@@ -207,7 +207,7 @@ def test_road_profiles():
 
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="increasing"):
-        LikelihoodSettings(road_m=(0, 3, 3, 10, 16, 25))
+        LikelihoodSettings(road_m=(0, 3, 3, 6, 10, 16, 25))
     with pytest.raises(ValueError, match="line needs 14 values"):
         LikelihoodSettings(line=(1.0, 2.0))
 
@@ -275,7 +275,7 @@ def random_world(seed, size=24):
             rng.uniform(-15, 15, (count, 2)).astype(np.float32),
             rng.normal(size=(count, width)).astype(np.float32),
         )
-        for first, width, count in ((0, 5, 13), (5, 1, 9), (6, 1, 0), (PATH, 3, 4))
+        for first, width, count in ((0, 5, 13), (5, 1, 9), (6, 1, 0), (8, 1, 7), (PATH, 3, 4))
     ]
     return fields, groups, rng
 
@@ -314,7 +314,7 @@ def as_points(images, resolution, path=(), looks=()):
     values = images.reshape(len(images), -1).T
     groups = [
         Points(first, xy.astype(np.float32), np.ascontiguousarray(values[:, first:last]))
-        for first, last in ((0, 5), (5, 6), (6, 7))
+        for first, last in ((0, 5), (5, 6), (6, 7), (7, 8), (8, 9))
     ]
     return [*groups, Points(PATH, np.asarray(path), np.asarray(looks))]
 

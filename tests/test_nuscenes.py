@@ -17,7 +17,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import detect_format, open_drive
 from data_prep.sources.jsontable import CHUNK, find_rows, read_rows
-from maptile_loc.labels import BUILDING, GROUND, LABELS, MOVING, OTHER, kinds
+from maptile_loc.labels import BUILDING, GROUND, LABELS, MOVING, OTHER, ROAD, kinds
 
 START = 1_532_402_927_647_951  # microseconds, as in the data set
 TWENTIETH = 50_000
@@ -323,7 +323,7 @@ def test_too_few_labels_are_refused(made: Writer) -> None:
 
 def test_the_labels_mean_what_the_data_set_says() -> None:
     numbers = np.array([0, 2, 9, 17, 24, 25, 26, 27, 28, 29, 30, 31], np.int32)
-    expected = [OTHER, MOVING, OTHER, OTHER, *[GROUND] * 4, BUILDING, OTHER, OTHER, MOVING]
+    expected = [OTHER, MOVING, OTHER, OTHER, ROAD, *[GROUND] * 3, BUILDING, OTHER, OTHER, MOVING]
     assert kinds(numbers, LABELS["nuscenes"]).tolist() == expected
 
 

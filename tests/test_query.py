@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from maptile_loc.ground import height_above_ground
-from maptile_loc.labels import BUILDING, GROUND, OTHER
+from maptile_loc.labels import BUILDING, GROUND, OTHER, ROAD
 from maptile_loc.query import QuerySettings, make_tile
 from maptile_loc.rays import farthest, free_space, make_rays
 from maptile_loc.submap import Submap
@@ -203,11 +203,19 @@ def test_labels_say_what_is_a_wall_and_what_is_ground():
     points = np.concatenate([street, house, hedge]).astype(np.float32)
     kind = np.repeat([GROUND, BUILDING, OTHER], [len(street), len(house), len(hedge)])
     kind[: len(street)][street[:, 0] > 0] = OTHER
+    kind[: len(street)][street[:, 0] < -4] = ROAD
     scan = np.zeros(len(points), np.int32)
     cloud = Submap(points, scan, np.zeros((1, 3), np.float32), kind.astype(np.uint8))
     tile = make_tile(cloud, 0.0, SETTINGS)
     assert tile.wall[40:48].sum() == tile.wall.sum() > 50
     assert tile.ground[:, 65:].sum() == 0 < tile.ground[:, :63].sum()
+    assert (tile.road[:, :55][tile.ground[:, :55] > 0] == 1).all()
+    assert (tile.road[:, 57:63][tile.ground[:, 57:63] > 0] == -1).all()
+    assert not tile.road[tile.ground == 0].any()
+    kind[kind == ROAD] = GROUND
+    roadless = make_tile(Submap(points, scan, cloud.origin, kind.astype(np.uint8)), 0.0, SETTINGS)
+    np.testing.assert_array_equal(roadless.ground, tile.ground)
+    assert not roadless.road.any()
     seen = make_tile(Submap(points, scan, cloud.origin), 0.0, SETTINGS)
     assert seen.wall[76:84].sum() > 20  # without labels the hedge is as good as a wall
 

@@ -289,9 +289,11 @@ def test_large_maps_are_cut_to_the_drive_and_made_coarser(raster):
 def test_pictures_of_tiles_tell_walls_from_the_unseen():
     wall, ground, observed = np.zeros((3, 8, 8), np.float32)
     observed[:4], ground[:2], wall[0] = 1, 1, 1
-    picture = seen_picture(QueryTile(wall, ground, observed, 0.5, 0.0))
-    colours = [tuple(picture[row, 0]) for row in (0, 1, 2, 7)]
-    assert len(set(colours)) == 4
+    road = np.zeros((8, 8), np.float32)
+    road[1, 4:], road[1, :4] = 1, -1
+    picture = seen_picture(QueryTile(wall, ground, observed, 0.5, 0.0, road=road))
+    colours = [tuple(picture[row, 0]) for row in (0, 1, 2, 7)] + [tuple(picture[1, 7])]
+    assert len(set(colours)) == 5
     assert sum(map(int, colours[0])) < 200  # dark
     assert png_uri(picture).startswith("data:image/png;base64,iVBOR")
 

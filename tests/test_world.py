@@ -17,6 +17,7 @@ from data_prep.kinds import BUILDING, GROUND, INSIDE, LEAF, ROAD, WorldSettings
 from data_prep.lidar import SENSORS, LidarNoise, lms_151, seen
 from data_prep.meshes import Mesh, leaves
 from data_prep.osm import OsmSource
+from data_prep.roadside import Roadside
 from data_prep.simulate import CAMERA_HEIGHT_M, SimulateSettings, vehicle_poses
 from data_prep.terrain import Terrain
 from data_prep.trajectory import trajectory_from_route
@@ -27,7 +28,8 @@ FLAT_FACADES = {"relief_m": 0, "glass": 0, "bays_per_100m": 0}
 NOTHING = {
     name: 0
     for name in WorldSettings.model_fields
-    if name.endswith("_per_100m") or name in ("shift_m", "missing", "new")
+    if name.endswith("_per_100m")
+    or name in ("shift_m", "missing", "new", "road_shift_m", "road_width")
 }
 
 
@@ -112,6 +114,32 @@ def test_the_ground_follows_slopes_and_kerbs(crossing: City) -> None:
     kerb = world.cast(np.column_stack([start, low]), np.tile([0.0, 1, 0], (200, 1)))
     assert np.median(kerb.distance) == pytest.approx(3, abs=0.02)
     assert np.median(kerb.cosine) > 0.99
+
+
+def test_roads_are_not_quite_where_the_map_has_them(city: City) -> None:
+    def made(**settings: float) -> Roadside:
+        terrain = Terrain.rolling(city.raster.centre, 0, 0, np.random.default_rng(0))
+        rng = np.random.default_rng(5)
+        driven = np.array([shapely.LineString(city.raster.centre + [[0, 0], [9, 0]])], object)
+        return Roadside.of(city, driven, 2.0, terrain, WorldSettings(**settings), rng)
+
+    table = city.roads()
+    exact = made(road_shift_m=0, road_width=0)
+    assert shapely.equals(exact.lines, table.geometry.values).all()
+    np.testing.assert_array_equal(exact.width, table["width"])
+    off = made(road_shift_m=2, road_width=0.3)
+    shift = [
+        shapely.get_coordinates(one) - shapely.get_coordinates(other)
+        for one, other in zip(off.lines, exact.lines, strict=True)
+    ]
+    assert max(np.ptp(one, axis=0).max() for one in shift) < 1e-6  # each keeps its shape
+    first = np.array([one[0] for one in shift])
+    wider = np.log(off.width / exact.width)
+    assert len(first) > 25
+    np.testing.assert_allclose(first.std(axis=0), 2, rtol=0.35)
+    np.testing.assert_allclose(wider.std(), 0.3, rtol=0.35)
+    area = shapely.area(shapely.union_all(off.asphalt))
+    assert 0.8 < area / shapely.area(shapely.union_all(exact.asphalt)) < 1.25
 
 
 def test_the_vehicle_stands_on_the_road_and_tilts_with_it(city: City) -> None:
@@ -286,7 +314,7 @@ def test_building_points_lie_on_buildings(city: City) -> None:
     assert len(off) > 1000
     # Windows and doors lie deep in the walls, bays and balconies stand out of them.
     assert np.quantile(off, 0.8) < 0.45
-    assert off.max() < 4
+    assert np.quantile(off, 0.999) < 4  # of a few, the roof is seen far from its edge
     level = points[:, 2] - ground
     assert np.abs(level[kind == ROAD] + 0.1).max() < 0.03
     beside = level[kind == GROUND]
@@ -313,8 +341,11 @@ def test_plants_hide_walls_in_part(city: City) -> None:
     origins, directions = np.repeat(start, len(rays), axis=0), np.tile(rays, (len(start), 1))
     before, after = bare.cast(origins, directions), grown.cast(origins, directions)
     assert not (before.kind == LEAF).any()
-    # Leaves only come between: nothing is seen farther off than without them.
-    assert (after.distance <= before.distance + 1e-3).all()
+    # Leaves only come between: nothing is seen farther off than without them, but for leaves of
+    # shrubs that stand before a wall and reach into its plinth.
+    farther = after.distance > before.distance + 1e-3
+    assert farther.mean() < 1e-4
+    assert (after.kind[farther] == LEAF).all()
     stopped = after.kind == LEAF
     assert 0.02 < stopped.mean() < 0.6
     same = ~stopped & np.isfinite(before.distance)

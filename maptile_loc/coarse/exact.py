@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from data_prep.geometry import Array, rotate, wrap_angle
 from maptile_loc.coarse.spectra import TURNS, Correlator
-from maptile_loc.evidence import FREE, GROUND, PATH, WALL, Evidence, points
+from maptile_loc.evidence import BESIDE, FREE, GROUND, PATH, SURFACE, WALL, Evidence, points
 from maptile_loc.likelihood import LikelihoodFields, log_likelihood
 
 Ints = NDArray[np.int_]
@@ -34,8 +34,9 @@ ARCS = (0.499, 1.499)
 by at most so many cells. What lies farther out is bounded by the best of the whole map."""
 RING = 2 * SECTORS
 REST = 2 * RING
-COUNT = REST + 3
-"""Channels: walls and lines by sector of the inner ring, of the outer; free, ground, path."""
+PLAIN = {FREE: REST, GROUND: REST + 1, SURFACE: REST + 2, BESIDE: REST + 3, PATH: REST + 4}
+COUNT = REST + len(PLAIN)
+"""Channels: walls and lines by sector of the inner ring, of the outer; and the rest."""
 ROUNDING, SAME = 1e-5, 1e-3
 """Bounds, sums in single precision, are off by less than the first for each unit of evidence; two
 scores of one pose by less than the second."""
@@ -176,9 +177,7 @@ class ExactSearch:
                 rows.append((group.xy, wall, ring, np.arctan2(north, east), 1))
                 rows.append((group.xy, np.hypot(cos, sin), ring + SECTORS, np.arctan2(sin, cos), 2))
             else:
-                channel = np.full(
-                    len(away), {FREE: REST, GROUND: REST + 1, PATH: REST + 2}[group.first]
-                )
+                channel = np.full(len(away), PLAIN[group.first])
                 rows.append((group.xy, group.values[:, 0], channel, np.zeros(len(away)), 0))
         xy, weight, channel, angle = (
             np.concatenate([row[part] for row in rows]) for part in range(4)
@@ -276,9 +275,8 @@ class ExactSearch:
     @cached_property
     def _plain(self) -> list[Tensor]:
         """What a unit of each channel adds to the score at each cell (H, W): one ring, the rest."""
-        wall, east, north, cos, sin, free, ground, path, *course = torch.from_numpy(
-            self.fields.channels
-        )
+        channels = torch.from_numpy(self.fields.channels)
+        wall, east, north, cos, sin, *rest, path, first, second = channels
         sectors = []
         for base, x, y, spin in ((wall, east, north, 1), (None, cos, sin, 2)):
             size, angle = torch.hypot(x, y), torch.atan2(y, x).numpy()
@@ -288,4 +286,4 @@ class ExactSearch:
                 most = size * torch.from_numpy(np.cos(off)).float()
                 # A wall may face less clearly than by a unit.
                 sectors.append(most if base is None else base + most.clamp(min=0))
-        return [*sectors, free, ground, path + torch.hypot(*course)]
+        return [*sectors, *rest, path + torch.hypot(first, second)]
