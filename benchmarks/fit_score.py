@@ -9,10 +9,10 @@ the best places that the present score finds and places by chance, each weighted
 headings it stands for. As in alignment, the map's own shift there (``align.map_std_m``) is not the
 score's to explain. Tiles are kept in FOLDER until what makes them changes.
 
-``path`` and ``course`` stay as they are: simulated routes run along the middle of the map's roads,
-real ones beside it. How smooth the profiles shall be is told, or chosen with each city left out in
-turn. Oxford and Karlsruhe are not among the cities: what is measured there is measured on places
-never seen.
+``surface``, ``beside``, ``path`` and ``course`` stay as they are: simulated routes run along the
+middle of the map's roads, real ones beside it. How smooth the profiles shall be is told, or chosen
+with each city left out in turn. Oxford and Karlsruhe are not among the cities: what is measured
+there is measured on places never seen.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ PROFILES = {
     **dict.fromkeys(("ground", "surface", "beside", "path"), "road_m"),
 }
 """The terms of the score, each with its knots; ``course`` comes after them."""
-FROZEN = ("path", "course")
 ROADS = ("surface", "beside")
+FROZEN = (*ROADS, "path", "course")
 NEAR_M, NEAR_STEP_M, NEAR_DRAWS = 4.0, 0.4, 2
 PEAKS, CHANCE = 80, 500
 TURNS = 24

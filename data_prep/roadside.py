@@ -29,6 +29,9 @@ _SEEN_M = 120.0
 _LEAF_M, _LEAF_PER_M = 0.2, 0.012
 _SHRUB, _HEDGE = 4.0, 8.0
 _CAR_ROW, _SHRUB_GROUP = (1, 7), (1, 6)
+_CORNER_M = 3.0
+"""Where roads meet their corners are so round; what is narrower between them is paved."""
+
 _CUT_M = 3.0
 """Trees that reach over the way have no leaves below this."""
 
@@ -86,7 +89,8 @@ class Roadside:
             width = width * np.exp(rng.normal(0, 1, len(lines)) * settings.road_width)
         asphalt = shapely.buffer(lines[is_road], width[is_road] / 2)
         under = shapely.buffer(driven, clearance_m)
-        asphalt = np.concatenate([asphalt, under])
+        paved = shapely.union_all(np.concatenate([asphalt, under]))
+        asphalt = shapely.get_parts(shapely.buffer(shapely.buffer(paved, _CORNER_M), -_CORNER_M))
         return cls(lines, width, is_road, asphalt, shapely.union_all(driven), terrain)
 
     def number(self, per_100m: float, rng: np.random.Generator, *, paths: bool) -> int:

@@ -56,8 +56,9 @@ class LikelihoodSettings(Settings):
     """The log-likelihood ratios.
 
     ``wall``, ``facing`` and ``line`` are fitted (``benchmarks/fit_score.py``); ``free`` and
-    ``ground``, whose fits zigzag, are smoothed by hand; ``path`` and ``course`` are set by how real
-    trajectories lie on the map's roads, for simulated routes follow them exactly.
+    ``ground``, whose fits zigzag, are smoothed by hand; ``surface``, ``beside``, ``path`` and
+    ``course`` are set by how real trajectories lie on the map's roads, for simulated routes follow
+    them exactly.
 
     Attributes:
         edge_m: Signed distances d from a building's edge at which the next four are given.
@@ -89,8 +90,8 @@ class LikelihoodSettings(Settings):
     )
     road_m: Profile = (0, 1.5, 3, 6, 10, 16, 25)
     ground: Profile = (0.0165, 0.0158, 0.0150, 0.0125, 0.0125, 0.0135, 0.0150)
-    surface: Profile = (0.02, 0.0, -0.015, -0.03, -0.035, -0.035, -0.035)
-    beside: Profile = (-0.01, 0.0, 0.0075, 0.015, 0.0175, 0.0175, 0.0175)
+    surface: Profile = (0.01, 0.01, 0.01, -0.02, -0.035, -0.05, -0.05)
+    beside: Profile = (-0.005, 0.005, 0.01, 0.0075, 0.0025, 0.0, 0.0)
     path: Profile = (1.2, 0.975, 0.75, -0.75, -2.25, -3.75, -4.5)
     course: float = 1.125
 
