@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from data_prep.city import City
     from data_prep.drive import Drive
 
-KIND_NAMES = ("other", "building", "ground", "moving")
+KIND_NAMES = ("other", "building", "ground", "moving", "road")
 
 
 def inspect(
@@ -192,7 +192,7 @@ def _kinds(drive: Drive, sample: ScanSample) -> Iterator[str]:
         return
     count = np.bincount(kinds(sample.labels, table), sample.label_points, len(KIND_NAMES))
     share = count / count.sum()
-    yield ", ".join(f"{KIND_NAMES[kind]} {share[kind]:.0%}" for kind in (1, 2, 3, 0))
+    yield ", ".join(f"{KIND_NAMES[kind]} {share[kind]:.0%}" for kind in (1, 4, 2, 3, 0))
 
 
 def _default(name: str) -> Path:

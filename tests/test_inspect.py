@@ -184,7 +184,7 @@ def test_times_and_labels_of_points_are_told(tmp_path, monkeypatch):
     assert told["labels"] == "semantickitti: 50 (50%), 40 (25%), 70 (12%), 252 (12%)"
     monkeypatch.setattr("data_prep.sources.open_drive", lambda path: drive)
     used = facts(inspect(tmp_path / "d"))["used as"]
-    assert used == "building 50%, ground 25%, moving 12%, other 12%"
+    assert used == "building 50%, road 25%, ground 0%, moving 12%, other 12%"
 
 
 def test_without_times_and_labels_that_is_told():

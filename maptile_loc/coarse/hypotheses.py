@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.coarse.settings import MatchSettings
-from maptile_loc.evidence import FREE, WALL, Evidence, points
+from maptile_loc.evidence import FREE, SURFACE, WALL, Evidence, points
 from maptile_loc.likelihood import LikelihoodFields, log_likelihood
 
 FEW_TURNS = 4
@@ -102,6 +102,7 @@ def posterior(
         + settings.nowhere_by_chance * chance
         + settings.nowhere_per_wall_m2 * seen[WALL]
         + settings.nowhere_per_free_m2 * seen[FREE]
+        + settings.nowhere_per_road_m2 * seen[SURFACE]
     )
     return np.asarray(mass - np.log(places) - np.logaddexp(total, nowhere))
 

@@ -24,6 +24,7 @@ class MatchSettings(Settings):
         nowhere_per_wall_m2, nowhere_per_free_m2: ... and what each square metre adds that was seen
             to be a wall, or free: walls are in rows, and rows fit somewhere, the better the more
             there are.
+        nowhere_per_road_m2: ... or to be a road's surface, which fits on any road.
         exact: Where many headings are tried, search on until no place can be better than the best
             found. It takes seconds for each square kilometre.
         radius_m: How far around the places that a model names is searched.
@@ -40,6 +41,7 @@ class MatchSettings(Settings):
     nowhere_by_chance: float = 0.62
     nowhere_per_wall_m2: float = 0.35
     nowhere_per_free_m2: float = 0.0022
+    nowhere_per_road_m2: float = 0.02
     exact: bool = False
     radius_m: Positive = 20.0
 
