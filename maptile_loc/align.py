@@ -27,7 +27,7 @@ class AlignSettings(Settings):
 
     steps_m: tuple[Positive, ...] = pydantic.Field((1.0, 1.0, 0.7, 0.5, 0.5), min_length=1)
     spread: Positive = 0.38
-    map_std_m: NotNegative = 0.255
+    map_std_m: NotNegative = 0.25
     bend_deg: NotNegative = 0.045
 
 
