@@ -44,7 +44,7 @@ from data_prep.simulate import SimulateSettings, simulate
 from data_prep.sources import open_drive
 from data_prep.trajectory import open_trajectory
 from maptile_loc.config import load_settings
-from maptile_loc.labels import BUILDING, GROUND, LABELS, LabelTable
+from maptile_loc.labels import BUILDING, GROUND, LABELS, ROAD, LabelTable
 from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, tile_rotations
 from maptile_loc.query import make_tile
 from maptile_loc.result import QueryTile
@@ -201,7 +201,9 @@ def grouped(
         )
         if answer.kind is None:
             raise SystemExit(f"{drive.name}: its points have no labels")
-        digit_of = np.where(answer.kind == BUILDING, 1, np.where(answer.kind == GROUND, 2, 0))
+        digit_of = np.where(
+            answer.kind == BUILDING, 1, np.where(np.isin(answer.kind, (GROUND, ROAD)), 2, 0)
+        )
         index = digit_of * place + (index if len(index) else 0)
     return replace(answer, kind=None), index
 

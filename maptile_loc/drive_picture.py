@@ -222,7 +222,16 @@ def _draw_tile(axes: Any, look: Look) -> None:
             Patch(facecolor=colour, edgecolor=GREY, linewidth=0.6, label=label)
             for label, colour in SEEN_COLOURS.items()
         ]
-        axes.legend(handles=swatches, loc="lower right", fontsize=9, ncols=5, framealpha=0.9)
+        axes.legend(
+            handles=swatches,
+            loc="lower right",
+            fontsize=9,
+            ncols=5,
+            framealpha=0.9,
+            columnspacing=0.9,
+            handlelength=1.3,
+            handletextpad=0.5,
+        )
     _finish(axes, look, side / 2, INK)
 
 
