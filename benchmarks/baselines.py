@@ -21,9 +21,9 @@ from scipy import ndimage
 from scipy.fft import next_fast_len
 from scipy.spatial.distance import cdist
 
+from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.geometry import Array, wrap_angle
-from data_prep.raster import BUILDING, ROAD, MapRaster
-from maptile_loc.result import Candidates, QueryTile
+from maptile_loc.types import Candidates, QueryTile
 
 CANDIDATES = 8
 DISTINCT_M = 4.0

@@ -19,16 +19,16 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from stamp import head, row, stamp
 
-from data_prep.city import open_city
-from maptile_loc.city_report import (
+from data_prep.city.folder import open_city
+from maptile_loc.config import load_settings
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.report.city.city_report import (
     ReportOptions,
     distinct_settings,
     district_table,
     place_table,
 )
-from maptile_loc.config import load_settings
-from maptile_loc.distinctive import measure
-from maptile_loc.localize import LocalizeSettings
+from maptile_loc.report.city.distinctive import measure
 from maptile_loc.run import RunOptions, run
 
 ROOT = Path(__file__).parent.parent

@@ -39,26 +39,28 @@ from inputs import KITTI, RUNS, city, drive
 from numpy.typing import NDArray
 from stamp import head, row, stamp
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_json
 from data_prep.geometry import Array, rotate, se2_from_se3, wrap_angle
 from data_prep.sources import open_drive
-from maptile_loc import ground, kerbs, labels, query, rays, result, submap, walls
-from maptile_loc import localize as pipeline
+from maptile_loc import pipeline
 from maptile_loc import run as runner
-from maptile_loc.coarse.mapnet import default_model
+from maptile_loc import types as result
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.evaluate import Comparison, chance, compare, pose_errors
-from maptile_loc.localize import Coarse, LocalizeSettings
 from maptile_loc.models.published import CARD
-from maptile_loc.output import read_result
-from maptile_loc.query import QuerySettings
-from maptile_loc.result import Estimates, Localization, QueryTile
+from maptile_loc.perceive import ground, kerbs, labels, rays, submap, walls
+from maptile_loc.perceive import query_tile as query
+from maptile_loc.perceive.query_tile import QuerySettings
+from maptile_loc.perceive.submap import QueryPlan, Submap
+from maptile_loc.pipeline import Coarse, LocalizeSettings
+from maptile_loc.report.files import read_result
+from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors
 from maptile_loc.run import RunOptions, parse_heading
-from maptile_loc.submap import QueryPlan, Submap
+from maptile_loc.search.mapnet import default_model
+from maptile_loc.types import Estimates, Localization, QueryTile
 
 ROOT = Path(__file__).parent.parent
 QUICK = 40

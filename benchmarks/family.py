@@ -26,23 +26,23 @@ import numpy as np
 import torch
 from stamp import head, row, stamp
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
 from data_prep.files import read_json
 from data_prep.geometry import Array, wrap_angle
 from data_prep.sources import open_drive
-from maptile_loc.adapt import AdaptSettings, adapt_to
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import DataSettings, Ground, RenderedBatches, training_ground
-from maptile_loc.evaluate import MARGIN_M, truth_in_map
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.learn.adapt import AdaptSettings, adapt_to
+from maptile_loc.learn.data import DataSettings, Ground, RenderedBatches, training_ground
+from maptile_loc.learn.drive_tiles import Sequence, read_sequence, see
+from maptile_loc.learn.loop import ModelSettings, train
+from maptile_loc.learn.window import WindowSettings, optimise
 from maptile_loc.models.published import CARD, read_model
+from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
-from maptile_loc.sequence import Sequence, read_sequence, see
-from maptile_loc.train import ModelSettings, train
-from maptile_loc.view import ViewSettings
-from maptile_loc.window import WindowSettings, optimise
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.render.view import ViewSettings
+from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 
 RECIPES = ("posenet", "mapnet", "vlocnet", "posterior")
 ADAPTABLE = ("mapnet", "posterior")

@@ -33,19 +33,19 @@ from scipy import sparse
 from scipy.special import logsumexp
 from stamp import stamp
 
-from data_prep.city import open_city
+from data_prep.city.folder import open_city
+from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.drive import Drive
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, wrap_angle
-from data_prep.raster import BUILDING, ROAD, MapRaster
-from maptile_loc.coarse.match import Matcher
 from maptile_loc.config import load_settings
-from maptile_loc.evidence import Points, make_evidence, points
-from maptile_loc.likelihood import LikelihoodSettings, Surroundings, make_fields, surroundings
-from maptile_loc.localize import LocalizeSettings
-from maptile_loc.query import make_tile
-from maptile_loc.result import QueryTile
-from maptile_loc.submap import build_submap, plan_queries
+from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.submap import build_submap, plan_queries
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.score.evidence import Points, make_evidence, points
+from maptile_loc.score.likelihood import LikelihoodSettings, Surroundings, make_fields, surroundings
+from maptile_loc.search.match import Matcher
+from maptile_loc.types import QueryTile
 
 F32 = NDArray[np.float32]
 SENSORS = {"hdl64": (0.0, 50.0), "robotcar": (50.0,)}

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from stamp import stamp
 
-from data_prep.city import CitySettings, open_city, prepare_city
+from data_prep.city.folder import CitySettings, open_city, prepare_city
 from data_prep.drive import Drive
 from data_prep.geometry import Array
-from data_prep.osm import OsmSource
-from data_prep.simulate import SimulateSettings, simulate
+from data_prep.osm.footprints import OsmSource
+from data_prep.simulate.record import SimulateSettings, simulate
+from data_prep.simulate.trajectory import trajectory_from_route
 from data_prep.sources import open_drive
-from data_prep.trajectory import trajectory_from_route
 from maptile_loc.config import load_settings
-from maptile_loc.labels import BUILDING, LABELS
-from maptile_loc.query import QuerySettings, survey
-from maptile_loc.rays import pixels
-from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
-from maptile_loc.walls import FEATURES, wall_features
+from maptile_loc.perceive.labels import BUILDING, LABELS
+from maptile_loc.perceive.query_tile import QuerySettings, survey
+from maptile_loc.perceive.rays import pixels
+from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.walls import FEATURES, wall_features
 
 ROOT = Path(__file__).parent.parent
 CITIES = ("helsinki.osm.pbf", "cambridge_ma.osm", "kotka_fi.osm.pbf")

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.city import CitySettings, open_city, prepare_city
-from data_prep.osm import OsmSource
-from data_prep.simulate import SimulateSettings, simulate
+from data_prep.city.folder import CitySettings, open_city, prepare_city
+from data_prep.osm.footprints import OsmSource
+from data_prep.simulate.record import SimulateSettings, simulate
+from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
-from data_prep.trajectory import open_trajectory
 from maptile_loc.config import load_settings
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, tile_rotations
-from maptile_loc.query import make_tile
-from maptile_loc.result import QueryTile
-from maptile_loc.submap import build_submap, plan_queries
+from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.submap import build_submap, plan_queries
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
+from maptile_loc.types import QueryTile
 
 KITTI = Path("kitti_raw/2011_09_26/2011_09_26_drive_0005_sync")
 RUNS = {

@@ -21,13 +21,13 @@ import pyproj
 from numpy.typing import NDArray
 from stamp import stamp
 
-from data_prep.city import open_city
+from data_prep.city.folder import open_city
 from data_prep.files import atomic_folder, read_json
 from data_prep.geometry import Array, Projection
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.localize import LocalizeSettings
-from maptile_loc.output import read_result
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.report.files import read_result
 from maptile_loc.run import RunOptions, parse_heading, run
 
 ROOT = Path(__file__).parent.parent

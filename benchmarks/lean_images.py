@@ -28,17 +28,17 @@ from stamp import head, row, stamp
 from torch import Tensor
 from torch.nn import functional
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
-from maptile_loc.coarse.match import Matcher
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import training_ground
-from maptile_loc.distinctive import DistinctSettings, query_view
-from maptile_loc.likelihood import make_fields
-from maptile_loc.localize import LocalizeSettings
-from maptile_loc.result import QueryTile
-from maptile_loc.view import FREE, GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
-from maptile_loc.world import DisguiseSettings, build_world
+from maptile_loc.learn.data import training_ground
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.render.disguise import DisguiseSettings, build_world
+from maptile_loc.render.view import FREE, GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
+from maptile_loc.report.city.distinctive import DistinctSettings, query_view
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.match import Matcher
+from maptile_loc.types import QueryTile
 
 ROOT = Path(__file__).parent.parent
 STEPS_M = (10.0, 20.0, 40.0)

@@ -17,15 +17,15 @@ from engine import make_cases
 from inputs import query_tiles
 from stamp import head, row, stamp
 
-from data_prep.city import City, open_city
-from maptile_loc.align import align
-from maptile_loc.coarse.match import Matcher
+from data_prep.city.folder import City, open_city
 from maptile_loc.config import load_settings
-from maptile_loc.evidence import make_evidence
-from maptile_loc.fuse import is_sure
-from maptile_loc.likelihood import make_fields
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, heading_turns
-from maptile_loc.result import QueryTile
+from maptile_loc.fuse.filter import is_sure
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
+from maptile_loc.score.align import align
+from maptile_loc.score.evidence import make_evidence
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.match import Matcher
+from maptile_loc.types import QueryTile
 
 ROOT = Path(__file__).parent.parent
 DRIVES = ("kitti", "kitti50", "kitti360", "kitti360-80", "loop", "full")

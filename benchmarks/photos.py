@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from stamp import head, row, stamp
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
 from data_prep.drive import Times
 from data_prep.files import atomic_folder
 from data_prep.geometry import Array, interpolate_se3
-from data_prep.kinds import KINDS
-from data_prep.simulate import SimulateSettings, vehicle_poses
-from data_prep.trajectory import open_trajectory
-from data_prep.world import World, build_world
+from data_prep.simulate.record import SimulateSettings, vehicle_poses
+from data_prep.simulate.scene.kinds import KINDS
+from data_prep.simulate.scene.world import World, build_world
+from data_prep.simulate.trajectory import open_trajectory
 from maptile_loc.config import load_settings
-from maptile_loc.localize import LocalizeSettings
-from maptile_loc.output import read_result
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.report.files import read_result
 from maptile_loc.run import RunOptions, parse_heading, run
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,8 @@ def prepare(source: Path) -> dict[str, float]:
     """Prepare one city in this process, then read windows of it on one core."""
     import numpy as np
 
-    from data_prep.city import CitySettings, open_city, prepare_city
-    from data_prep.osm import OsmSource
+    from data_prep.city.folder import CitySettings, open_city, prepare_city
+    from data_prep.osm.footprints import OsmSource
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "city"

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from stamp import stamp
 
-from data_prep.city import City, CitySettings, open_city, prepare_city
+from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.drive import Drive
 from data_prep.geometry import Array
-from data_prep.osm import OsmSource
-from data_prep.simulate import SimulateSettings, simulate
+from data_prep.osm.footprints import OsmSource
+from data_prep.simulate.record import SimulateSettings, simulate
+from data_prep.simulate.trajectory import trajectory_from_drive
 from data_prep.sources import open_drive
-from data_prep.trajectory import trajectory_from_drive
 from maptile_loc.config import load_settings
-from maptile_loc.submap import QueryPlan, SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.submap import QueryPlan, SubmapSettings, build_submap, plan_queries
 
 ROOT = Path(__file__).parent.parent
 KITTI = Path("kitti_raw/2011_09_26")

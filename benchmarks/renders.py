@@ -16,17 +16,17 @@ import torch
 from matplotlib.figure import Figure
 from stamp import head, row, stamp
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
+from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
 from data_prep.geometry import Array
-from data_prep.raster import ATTRIBUTION
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import DataSettings, RenderedBatches, training_ground
-from maptile_loc.evaluate import MARGIN_M, truth_in_map
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings
-from maptile_loc.sequence import see
-from maptile_loc.view import ViewSettings, render
+from maptile_loc.learn.data import DataSettings, RenderedBatches, training_ground
+from maptile_loc.learn.drive_tiles import see
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.render.view import ViewSettings, render
+from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 
 POINTS = 41
 SHOWN = 10

@@ -32,23 +32,23 @@ from scipy import ndimage
 from scipy.fft import next_fast_len
 from stamp import peak_mb, row, stamp
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
+from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.files import read_json
 from data_prep.geometry import Array
-from data_prep.raster import BUILDING, ROAD, MapRaster
-from maptile_loc.coarse.cells import CellsLocator
-from maptile_loc.coarse.hypotheses import FEW_TURNS
-from maptile_loc.coarse.match import Disc, Matcher
-from maptile_loc.coarse.near import NearSearch
-from maptile_loc.coarse.retrieval import RetrievalLocator
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.evidence import CHANNELS
-from maptile_loc.likelihood import LikelihoodFields, make_fields
-from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, heading_turns
 from maptile_loc.models.published import CARD
-from maptile_loc.result import QueryTile
-from maptile_loc.view import EDGE, SOLID, ViewSettings, Worlds, render
+from maptile_loc.pipeline import Coarse, HeadingKnowledge, LocalizeSettings, heading_turns
+from maptile_loc.render.view import EDGE, SOLID, ViewSettings, Worlds, render
+from maptile_loc.score.evidence import CHANNELS
+from maptile_loc.score.likelihood import LikelihoodFields, make_fields
+from maptile_loc.search.cells import CellsLocator
+from maptile_loc.search.engine.hypotheses import FEW_TURNS
+from maptile_loc.search.engine.near import NearSearch
+from maptile_loc.search.match import Disc, Matcher
+from maptile_loc.search.retrieval import RetrievalLocator
+from maptile_loc.types import QueryTile
 
 ROOT = Path(__file__).parent.parent
 MAPS = {

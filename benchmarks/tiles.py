@@ -35,17 +35,17 @@ from rasterio.transform import Affine
 from scipy import ndimage
 from stamp import head, peak_mb, row, stamp
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
 from data_prep.files import read_json
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.evaluate import truth_in_map
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, tile_rotations
-from maptile_loc.query import make_tile
+from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.submap import QueryPlan, build_submap, plan_queries
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
+from maptile_loc.report.metrics import truth_in_map
 from maptile_loc.run import RunOptions, run
-from maptile_loc.submap import QueryPlan, build_submap, plan_queries
 
 ROOT = Path(__file__).parent.parent
 NEAR_M = 1.0

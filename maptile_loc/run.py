@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
+from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
 from data_prep.files import ensure_folder
-from data_prep.raster import MapRaster
 from data_prep.sources import open_drive
-from maptile_loc.coarse.match import Disc, Matcher
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
-from maptile_loc.evaluate import evaluate_run, summary
-from maptile_loc.findings import gaps
-from maptile_loc.likelihood import LikelihoodFields, make_fields
-from maptile_loc.localize import Coarse, HeadingKnowledge, LocalizeSettings, localize
-from maptile_loc.odometry import with_lidar_odometry
-from maptile_loc.output import write_result
-from maptile_loc.result import Localization
+from maptile_loc.odometry.stored import with_lidar_odometry
+from maptile_loc.pipeline import Coarse, HeadingKnowledge, LocalizeSettings, localize
+from maptile_loc.report.files import write_result
+from maptile_loc.report.findings import gaps
+from maptile_loc.report.metrics import evaluate_run, summary
+from maptile_loc.score.likelihood import LikelihoodFields, make_fields
+from maptile_loc.search.match import Disc, Matcher
+from maptile_loc.types import Localization
 
 METHODS = ("match", "mapnet", "cells", "retrieval")
 ODOMETRY = ("auto", "lidar")
@@ -118,10 +118,10 @@ def make_coarse(
         raise MaptileError(f"--method {options.method}: there are {', '.join(METHODS)}")
     if options.prior is not None:
         raise MaptileError("--prior narrows the search of the whole map: --method match")
-    from maptile_loc.coarse.cells import CellsLocator
-    from maptile_loc.coarse.mapnet import MapNetLocator, default_model
-    from maptile_loc.coarse.near import NearSearch
-    from maptile_loc.coarse.retrieval import RetrievalLocator
+    from maptile_loc.search.cells import CellsLocator
+    from maptile_loc.search.engine.near import NearSearch
+    from maptile_loc.search.mapnet import MapNetLocator, default_model
+    from maptile_loc.search.retrieval import RetrievalLocator
 
     folder = options.model or default_model(city, options.method)
     search = NearSearch(fields, settings.query.size_m, settings.match, device)

@@ -20,9 +20,9 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def town_city(tmp_path_factory) -> Path:
     """The folder of the made-up town, prepared."""
-    from data_prep.city import CitySettings, prepare_city
-    from data_prep.osm import OsmSource
-    from data_prep.town import write_town
+    from data_prep.city.folder import CitySettings, prepare_city
+    from data_prep.osm.footprints import OsmSource
+    from data_prep.simulate.town import write_town
 
     folder = tmp_path_factory.mktemp("town")
     write_town(folder / "town.osm")
@@ -33,9 +33,9 @@ def town_city(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def town_drive(town_city, tmp_path_factory) -> Path:
     """A short simulated LMS drive through the made-up town."""
-    from data_prep.city import open_city
-    from data_prep.simulate import SimulateSettings, simulate
-    from data_prep.trajectory import trajectory_from_route
+    from data_prep.city.folder import open_city
+    from data_prep.simulate.record import SimulateSettings, simulate
+    from data_prep.simulate.trajectory import trajectory_from_route
 
     city = open_city(town_city)
     drive = tmp_path_factory.mktemp("drives") / "short"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyproj
 
+from data_prep.city.raster import MapRaster
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy
-from data_prep.raster import MapRaster
 
 UTM = pyproj.CRS.from_epsg(32630)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pyproj
 
+from data_prep.city.raster import MapRaster
 from data_prep.drive import TruthTrack
-from data_prep.raster import MapRaster
-from maptile_loc.result import STAGES, Estimates, Localization, QueryTile
+from maptile_loc.types import STAGES, Estimates, Localization, QueryTile
 
 START_NS = 1_416_000_000_123_456_789
 

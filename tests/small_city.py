@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyproj
 
-from data_prep.city import City, CitySettings, prepare_city
-from data_prep.osm import OsmSource
+from data_prep.city.folder import City, CitySettings, prepare_city
+from data_prep.osm.footprints import OsmSource
 
 
 def write_osm(path: Path, blocks: int = 3, pitch: float = 60.0, seed: int = 0) -> None:

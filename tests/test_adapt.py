@@ -13,23 +13,23 @@ from made import seen_walls
 from small_city import small_city
 from torch.utils.data import Dataset
 
-from data_prep.city import City
+from data_prep.city.folder import City
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc import cli
-from maptile_loc.adapt import AdaptSettings, adapt, motion_loss, regressed, tune
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import Batch, DataSettings, Heading
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, regressed, tune
+from maptile_loc.learn.data import Batch, DataSettings, Heading
+from maptile_loc.learn.drive_tiles import Sequence, read_sequence, see
+from maptile_loc.learn.loop import ModelSettings, TrainingSettings, train
 from maptile_loc.models.posterior import PosteriorMapNet
 from maptile_loc.models.published import read_model
+from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.resnet import NetworkSettings
-from maptile_loc.sequence import Sequence, read_sequence, see
-from maptile_loc.train import ModelSettings, TrainingSettings, train
-from maptile_loc.view import ViewSettings
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.render.view import ViewSettings
 
 VIEW = ViewSettings(size_px=16, resolution=6.0, rays=64)
 TINY = ModelSettings(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import detect_format, open_drive
-from data_prep.sources.feather import read_feather
+from data_prep.sources.formats.feather import read_feather
 
 START = 315_966_265_259_836_000
 TENTH = 100_000_000

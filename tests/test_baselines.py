@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 from made import blocks_raster, seen_walls
 
-from data_prep.raster import ROAD
-from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.submap import Submap
+from data_prep.city.raster import ROAD
+from maptile_loc.perceive.query_tile import QuerySettings, make_tile
+from maptile_loc.perceive.submap import Submap
 
 QUERY = QuerySettings(size_m=128.0)
 KNOWN = np.zeros(1), np.zeros(1)

@@ -12,11 +12,11 @@ import pytest
 import rasterio
 from made_osm import OsmXml, box, hamlet
 
-from data_prep.city import City, CitySettings, open_city, prepare_city
+from data_prep.city.folder import City, CitySettings, open_city, prepare_city
+from data_prep.city.raster import ATTRIBUTION, BUILDING
+from data_prep.city.tiles import TileSettings
 from data_prep.errors import MaptileError
-from data_prep.osm import OsmSource
-from data_prep.raster import ATTRIBUTION, BUILDING
-from data_prep.tiles import TileSettings
+from data_prep.osm.footprints import OsmSource
 
 FILES = {
     "city.json",

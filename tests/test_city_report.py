@@ -15,20 +15,19 @@ from made import UTM
 from matplotlib import image
 from small_city import small_city
 
-from data_prep.city import City, content_hash, open_city
+from data_prep.city.folder import City, content_hash, open_city
+from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.errors import MaptileError
-from data_prep.raster import BUILDING, ROAD, MapRaster
 from maptile_loc import cli
-from maptile_loc.city_report import (
+from maptile_loc.learn.data import training_ground
+from maptile_loc.report.city.city_report import (
     DISTRICT_M,
     TOLD_APART,
     district_table,
     pick_pairs,
     place_table,
 )
-from maptile_loc.coarse.match import MatchSettings
-from maptile_loc.datamodule import training_ground
-from maptile_loc.distinctive import (
+from maptile_loc.report.city.distinctive import (
     Distinctiveness,
     DistinctSettings,
     Spots,
@@ -38,8 +37,9 @@ from maptile_loc.distinctive import (
     measure,
     query_view,
 )
-from maptile_loc.likelihood import LikelihoodSettings
-from maptile_loc.result import Candidates
+from maptile_loc.score.likelihood import LikelihoodSettings
+from maptile_loc.search.match import MatchSettings
+from maptile_loc.types import Candidates
 
 MATCH, LIKELIHOOD = MatchSettings(), LikelihoodSettings()
 VIEW = query_view("robotcar", 20.0)

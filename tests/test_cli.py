@@ -12,8 +12,8 @@ import pytest
 import rasterio
 
 from maptile_loc import cli
-from maptile_loc.result import Estimates, Localization
 from maptile_loc.run import outcome
+from maptile_loc.types import Estimates, Localization
 
 COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
 
@@ -111,7 +111,7 @@ def test_a_city_prepared_anew_is_not_evaluated_against(localized, maptile, tmp_p
 
 
 def test_a_folder_named_as_a_recipe_does_not_hide_it(maptile, tmp_path, monkeypatch):
-    from data_prep.town import write_town
+    from data_prep.simulate.town import write_town
 
     write_town(tmp_path / "town.osm")
     (tmp_path / "city").mkdir()
@@ -155,7 +155,7 @@ def test_inspect_says_what_is_there(maptile, town_city, town_drive, tmp_path, mo
 
 
 def test_prepare_from_the_command_line(maptile, tmp_path):
-    from data_prep.town import write_town
+    from data_prep.simulate.town import write_town
 
     write_town(tmp_path / "town.osm")
     city = tmp_path / "city"

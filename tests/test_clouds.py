@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
-from data_prep.sources.pointfiles import read_cloud
+from data_prep.sources.formats.pointfiles import read_cloud
 
 T0 = 1_317_384_506_407_123_456
 RNG = np.random.default_rng(4)

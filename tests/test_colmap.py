@@ -16,7 +16,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
 from data_prep.sources.colmap import image_times, level_attitudes, upward
-from data_prep.sources.colmap_files import read_model
+from data_prep.sources.formats.colmap_files import read_model
 
 T0 = 1_317_384_506_407_123
 COUNT = 12

@@ -5,7 +5,7 @@ import pytest
 from data_prep.errors import MaptileError
 from data_prep.settings import Settings
 from maptile_loc.config import config_folder, load_settings, save_settings
-from maptile_loc.localize import LocalizeSettings
+from maptile_loc.pipeline import LocalizeSettings
 
 
 class Inner(Settings):
@@ -72,10 +72,10 @@ def test_saved_settings_load_again(tmp_path):
 
 
 def test_every_shipped_recipe_fits_its_settings():
-    from data_prep.city import CitySettings
-    from data_prep.simulate import SimulateSettings
-    from maptile_loc.adapt import AdaptSettings
-    from maptile_loc.train import ModelSettings
+    from data_prep.city.folder import CitySettings
+    from data_prep.simulate.record import SimulateSettings
+    from maptile_loc.learn.adapt import AdaptSettings
+    from maptile_loc.learn.loop import ModelSettings
 
     kinds = {"localize": LocalizeSettings, "simulate": SimulateSettings}
     kinds["mapnet_plus"] = AdaptSettings

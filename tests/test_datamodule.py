@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from small_city import small_city
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
+from data_prep.city.raster import BUILDING
 from data_prep.errors import MaptileError
-from data_prep.raster import BUILDING
-from maptile_loc.datamodule import (
+from maptile_loc.learn.data import (
     DataSettings,
     EpochSampler,
     Ground,
@@ -23,9 +23,9 @@ from maptile_loc.datamodule import (
     TileDataModule,
     training_ground,
 )
-from maptile_loc.places import road_graph
-from maptile_loc.view import EDGE, FREE, SOLID, WALL, ViewSettings
-from maptile_loc.world import DisguiseSettings, build_world
+from maptile_loc.render.disguise import DisguiseSettings, build_world
+from maptile_loc.render.routes import road_graph
+from maptile_loc.render.view import EDGE, FREE, SOLID, WALL, ViewSettings
 
 VIEW = ViewSettings(size_px=32, resolution=3.0, rays=128)
 SMALL = DataSettings(
@@ -314,8 +314,8 @@ def test_large_cities_get_fewer_worlds(ground: Ground) -> None:
 
 @pytest.mark.realdata
 def test_oxford_gives_tiles_with_walls(data_dir: Path, tmp_path: Path) -> None:
-    from data_prep.city import CitySettings, prepare_city
-    from data_prep.osm import OsmSource
+    from data_prep.city.folder import CitySettings, prepare_city
+    from data_prep.osm.footprints import OsmSource
 
     source = OsmSource(path=data_dir / "oxford" / "oxford.osm")
     oxford = prepare_city(source, tmp_path / "oxford", CitySettings())

@@ -8,9 +8,9 @@ import pytest
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, ScanSource, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from data_prep.inspect import inspect_drive
 from data_prep.sources import FORMATS, open_drive
-from data_prep.sources.common import increasing, read_table
+from data_prep.sources.formats.common import increasing, read_table
+from maptile_loc.report.inspect.contents import inspect_drive
 
 S = 1_000_000_000
 START = 1_403_774_724_292_807_000

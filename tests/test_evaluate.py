@@ -13,7 +13,8 @@ from made_result import estimates, localization, path, times, truth_track, write
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
-from maptile_loc.evaluate import (
+from maptile_loc.report.files import write_result
+from maptile_loc.report.metrics import (
     _quantile,
     chance,
     evaluate,
@@ -22,7 +23,6 @@ from maptile_loc.evaluate import (
     summary,
     truth_in_map,
 )
-from maptile_loc.output import write_result
 
 FIGURES = {
     *("frames", "localized", "recall_1m", "recall_2m", "recall_5m", "recall_10m", "median_m"),

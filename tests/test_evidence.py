@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from data_prep.errors import MaptileError
-from maptile_loc.evidence import (
+from maptile_loc.score.evidence import (
     CHANNELS,
     LOOK_M,
     PATH,
@@ -20,7 +20,7 @@ from maptile_loc.evidence import (
     points,
     turned,
 )
-from maptile_loc.result import QueryTile
+from maptile_loc.types import QueryTile
 
 CPU = torch.device("cpu")
 RESOLUTION = 0.5

@@ -5,11 +5,11 @@ import pytest
 import torch
 from test_match import ALL_ROUND, FIELDS, LIKELIHOOD, SMALL, town_scene
 
-from data_prep.city import open_city
-from maptile_loc.coarse.exact import SAME, ExactSearch
-from maptile_loc.coarse.match import Matcher, MatchSettings
-from maptile_loc.evidence import CHANNELS, PATH, Evidence, make_evidence, points
-from maptile_loc.likelihood import LikelihoodFields, log_likelihood, make_fields
+from data_prep.city.folder import open_city
+from maptile_loc.score.evidence import CHANNELS, PATH, Evidence, make_evidence, points
+from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood, make_fields
+from maptile_loc.search.engine.exact import SAME, ExactSearch
+from maptile_loc.search.match import Matcher, MatchSettings
 
 CPU = torch.device("cpu")
 SIDE = 20

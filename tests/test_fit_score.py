@@ -11,14 +11,14 @@ import torch
 from conftest import ROOT
 from made import blocks_raster, seen_walls
 
+from data_prep.city.raster import ROAD
 from data_prep.geometry import wrap_angle
-from data_prep.raster import ROAD
-from maptile_loc.evidence import make_evidence, points
-from maptile_loc.likelihood import LikelihoodSettings, log_likelihood, make_fields
-from maptile_loc.localize import LocalizeSettings
-from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.result import QueryTile
-from maptile_loc.submap import Submap
+from maptile_loc.perceive.query_tile import QuerySettings, make_tile
+from maptile_loc.perceive.submap import Submap
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.score.evidence import make_evidence, points
+from maptile_loc.score.likelihood import LikelihoodSettings, log_likelihood, make_fields
+from maptile_loc.types import QueryTile
 
 QUERY = QuerySettings(size_m=96.0)
 SETTINGS = LocalizeSettings(query=QUERY)

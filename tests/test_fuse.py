@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data_prep.geometry import se2_between, se2_compose, wrap_angle
-from maptile_loc.fuse import Fixes, FuseSettings, filter_causal, make_steps, smooth
-from maptile_loc.result import Candidates
+from maptile_loc.fuse.filter import Fixes, FuseSettings, filter_causal, make_steps, smooth
+from maptile_loc.types import Candidates
 
 SETTINGS = FuseSettings()
 AREA_M2 = 1e6

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maptile_loc.ground import height_above_ground
+from maptile_loc.perceive.ground import height_above_ground
 
 HERE = np.zeros(2, np.float32)
 

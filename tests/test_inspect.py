@@ -11,14 +11,14 @@ from made import ListedScans, straight_drive
 from matplotlib import image as mpl_image
 from small_city import small_city
 
-from data_prep.city import open_city
+from data_prep.city.folder import open_city
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from data_prep.inspect import inspect_drive, sample_scans, scan_gap_s, start_of
-from maptile_loc.drive_picture import look_at, speed_of, tops
-from maptile_loc.inspect import city_lines, inspect, missing
-from maptile_loc.marks import scale_metres
+from maptile_loc.report.inspect.contents import inspect_drive, sample_scans, scan_gap_s, start_of
+from maptile_loc.report.inspect.drive_picture import look_at, speed_of, tops
+from maptile_loc.report.inspect.inspect import city_lines, inspect, missing
+from maptile_loc.report.marks import scale_metres
 
 S = 1_000_000_000
 START = 1_403_774_724 * S

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.geometry import rotate
-from maptile_loc.kerbs import LAST_M, ground_heights, rises, road_evidence, sides
-from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.submap import Submap
+from maptile_loc.perceive.kerbs import LAST_M, ground_heights, rises, road_evidence, sides
+from maptile_loc.perceive.query_tile import QuerySettings, make_tile
+from maptile_loc.perceive.submap import Submap
 
 SIZE, RESOLUTION = 128, 0.5
 HALF_M, KERB_M = 4.0, 0.12

@@ -20,8 +20,8 @@ from data_prep.drive import Drive, ScanBlock, ScanSource, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
 from data_prep.sources import kitti, open_drive
-from maptile_loc.labels import BUILDING, OTHER, ROAD
-from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
+from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
 
 KARLSRUHE = (49.0112, 8.4229)
 GEOD = pyproj.Geod(ellps="WGS84")

@@ -34,8 +34,8 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from data_prep.sources import detect_format, open_drive
-from maptile_loc.labels import BUILDING, OTHER, ROAD
-from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
+from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
 
 NAME = "2013_05_28_drive_0000_sync"
 GEOD = pyproj.Geod(ellps="WGS84")

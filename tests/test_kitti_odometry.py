@@ -21,8 +21,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3, se3_from_xyzrpy
 from data_prep.sources import detect_format, open_drive
-from maptile_loc.labels import BUILDING, OTHER, ROAD
-from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
+from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
 
 # Velodyne -> camera, which looks ahead, 0.3 m in front of the Velodyne and 0.1 m below it.
 CAMERA = se3(Rotation.from_matrix(CAMERA_IN_FRONT.T), CAMERA_IN_FRONT.T @ [-0.3, 0.0, 0.1])

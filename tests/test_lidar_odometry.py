@@ -28,8 +28,8 @@ from made_scene import (
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse
-from data_prep.lidar_odometry import OdometrySettings, levelled, lidar_odometry
 from data_prep.sources import open_drive
+from maptile_loc.odometry.lidar_odometry import OdometrySettings, levelled, lidar_odometry
 
 SETTINGS = OdometrySettings()
 STREET = street()

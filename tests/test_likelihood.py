@@ -7,10 +7,11 @@ import pytest
 import torch
 from made import UTM, blocks_raster, seen_walls
 
-from data_prep.raster import BUILDING, ROAD, MapRaster
-from maptile_loc import likelihood
-from maptile_loc.coarse.spectra import Correlator
-from maptile_loc.evidence import (
+from data_prep.city.raster import BUILDING, ROAD, MapRaster
+from maptile_loc.perceive.query_tile import QuerySettings, make_tile
+from maptile_loc.perceive.submap import Submap
+from maptile_loc.score import likelihood
+from maptile_loc.score.evidence import (
     CHANNELS,
     PATH,
     SPINS,
@@ -19,8 +20,8 @@ from maptile_loc.evidence import (
     make_evidence,
     turned,
 )
-from maptile_loc.evidence import points as points_of
-from maptile_loc.likelihood import (
+from maptile_loc.score.evidence import points as points_of
+from maptile_loc.score.likelihood import (
     LikelihoodFields,
     LikelihoodSettings,
     coarser,
@@ -29,8 +30,7 @@ from maptile_loc.likelihood import (
     signed_distance,
     surroundings,
 )
-from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.submap import Submap
+from maptile_loc.search.engine.spectra import Correlator
 
 SETTINGS = LikelihoodSettings()
 CPU = torch.device("cpu")

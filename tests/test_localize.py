@@ -8,11 +8,11 @@ from made import blocks_raster, seen_walls, straight_drive
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
-from maptile_loc.coarse.match import Matcher
-from maptile_loc.likelihood import make_fields
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, heading_turns, localize
-from maptile_loc.query import QuerySettings
-from maptile_loc.result import STAGES
+from maptile_loc.perceive.query_tile import QuerySettings
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns, localize
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.match import Matcher
+from maptile_loc.types import STAGES
 
 RASTER = blocks_raster(side_m=280.0)
 SETTINGS = LocalizeSettings(query=QuerySettings(size_m=96.0))

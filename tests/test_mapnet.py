@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from maptile_loc.datamodule import Batch, Heading
-from maptile_loc.models.mapnet import (
+from maptile_loc.learn.data import Batch, Heading
+from maptile_loc.models.regressor import (
     MapNet,
     PoseLoss,
     angle_of_log_quaternion,

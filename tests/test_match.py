@@ -9,18 +9,18 @@ import torch
 from made import blocks_raster, seen_walls
 from scipy import ndimage
 
-from data_prep.city import open_city
+from data_prep.city.folder import open_city
+from data_prep.city.raster import BUILDING, ROAD
 from data_prep.errors import MaptileError
 from data_prep.geometry import rotate, wrap_angle
-from data_prep.raster import BUILDING, ROAD
-from maptile_loc.align import AlignSettings, align
-from maptile_loc.coarse.hypotheses import by_chance, posterior
-from maptile_loc.coarse.match import Disc, Matcher, MatchSettings
-from maptile_loc.evidence import Evidence, make_evidence, points, turned
-from maptile_loc.likelihood import LikelihoodSettings, log_likelihood, make_fields
-from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.result import Candidates
-from maptile_loc.submap import Submap
+from maptile_loc.perceive.query_tile import QuerySettings, make_tile
+from maptile_loc.perceive.submap import Submap
+from maptile_loc.score.align import AlignSettings, align
+from maptile_loc.score.evidence import Evidence, make_evidence, points, turned
+from maptile_loc.score.likelihood import LikelihoodSettings, log_likelihood, make_fields
+from maptile_loc.search.engine.hypotheses import by_chance, posterior
+from maptile_loc.search.match import Disc, Matcher, MatchSettings
+from maptile_loc.types import Candidates
 
 LIKELIHOOD = LikelihoodSettings()
 QUERY = QuerySettings(size_m=96.0)

@@ -14,16 +14,16 @@ import pytest
 import shapely
 from made import ListedScans, seen_walls
 
-from data_prep.city import open_city
+from data_prep.city.folder import open_city
+from data_prep.city.raster import MapRaster, rasterise
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import rotate, se3_from_xyzrpy, wrap_angle
-from data_prep.raster import MapRaster, rasterise
-from data_prep.trajectory import trajectory_from_route
-from maptile_loc.coarse.match import Matcher
-from maptile_loc.likelihood import make_fields
-from maptile_loc.localize import HeadingKnowledge, LocalizeSettings, localize
-from maptile_loc.query import QuerySettings
-from maptile_loc.result import STAGES
+from data_prep.simulate.trajectory import trajectory_from_route
+from maptile_loc.perceive.query_tile import QuerySettings
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, localize
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.match import Matcher
+from maptile_loc.types import STAGES
 
 SETTINGS = LocalizeSettings(query=QuerySettings(size_m=96.0))
 UNKNOWN = HeadingKnowledge(kind="unknown")

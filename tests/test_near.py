@@ -5,9 +5,9 @@ import pytest
 from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, places, tile_at
 
 from data_prep.geometry import wrap_angle
-from maptile_loc.coarse.match import Matcher
-from maptile_loc.coarse.near import NearSearch
-from maptile_loc.coarse.settings import MatchSettings
+from maptile_loc.search.engine.near import NearSearch
+from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.search.match import Matcher
 
 SETTINGS = MatchSettings(nowhere_log_odds=1000.0, nowhere_by_chance=0.0)
 NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS)

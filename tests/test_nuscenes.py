@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import detect_format, open_drive
-from data_prep.sources.jsontable import CHUNK, find_rows, read_rows
-from maptile_loc.labels import BUILDING, GROUND, LABELS, MOVING, OTHER, ROAD, kinds
+from data_prep.sources.formats.jsontable import CHUNK, find_rows, read_rows
+from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, MOVING, OTHER, ROAD, kinds
 
 START = 1_532_402_927_647_951  # microseconds, as in the data set
 TWENTIETH = 50_000

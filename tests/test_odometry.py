@@ -16,12 +16,12 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import PoseTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3, utm_crs
-from data_prep.lidar_odometry import OdometrySettings
-from data_prep.simulate import SimulateSettings, simulate
+from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.sources import open_drive
-from data_prep.sources.tum import read_tum, write_tum
-from maptile_loc.localize import LocalizeSettings
-from maptile_loc.odometry import with_lidar_odometry
+from data_prep.sources.formats.tum import read_tum, write_tum
+from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.stored import with_lidar_odometry
+from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.run import RunOptions, run
 
 SETTINGS = OdometrySettings()
@@ -151,8 +151,8 @@ def test_scans_that_do_not_tell_it_leave_no_file(tmp_path):
 @pytest.fixture(scope="module")
 def roof_drive(town_city, tmp_path_factory) -> Path:
     """A short simulated drive with an HDL-32E on the roof."""
-    from data_prep.city import open_city
-    from data_prep.trajectory import trajectory_from_route
+    from data_prep.city.folder import open_city
+    from data_prep.simulate.trajectory import trajectory_from_route
 
     city = open_city(town_city)
     folder = tmp_path_factory.mktemp("roof") / "drive"

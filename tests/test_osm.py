@@ -19,8 +19,8 @@ from made_osm import EAST, NORTH, OsmXml, box, hamlet
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, utm_crs
-from data_prep.osm import OsmData, OsmSource, read_osm
-from data_prep.osm_tables import is_building, is_road, metres
+from data_prep.osm.footprints import OsmData, OsmSource, read_osm
+from data_prep.osm.tables import is_building, is_road, metres
 
 EXTRACTS = (
     "oxford/oxford.osm",

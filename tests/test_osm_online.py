@@ -19,7 +19,7 @@ from made_osm import OsmXml, box, hamlet
 from test_osm import assert_same
 
 from data_prep.errors import MaptileError
-from data_prep.osm import OnlineSettings, OsmSource, read_osm
+from data_prep.osm.footprints import OnlineSettings, OsmSource, read_osm
 
 BBOX = (-1.27, 51.75, -1.25, 51.76)
 

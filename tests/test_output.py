@@ -15,8 +15,8 @@ from made import blocks_raster
 from made_result import estimates, localization, path, random_localization, times
 
 from data_prep.errors import MaptileError
-from maptile_loc.output import read_result, stretches, trajectory_table, write_result
-from maptile_loc.result import Localization
+from maptile_loc.report.files import read_result, stretches, trajectory_table, write_result
+from maptile_loc.types import Localization
 
 COLUMNS = [
     *("frame", "t_ns", "latitude", "longitude", "east", "north", "heading_deg"),

@@ -25,7 +25,7 @@ def wheel(tmp_path_factory):
 def test_recipes_travel_in_the_wheel(wheel, tmp_path):
     script = (
         "from maptile_loc.config import config_folder, load_settings\n"
-        "from maptile_loc.localize import LocalizeSettings\n"
+        "from maptile_loc.pipeline import LocalizeSettings\n"
         "load_settings(LocalizeSettings, 'localize')\n"
         "print(config_folder(), *sorted(p.stem for p in config_folder().glob('*.yaml')))"
     )
@@ -40,7 +40,7 @@ def test_recipes_travel_in_the_wheel(wheel, tmp_path):
     folder, *names = done.stdout.split()
     assert folder.startswith(str(wheel))
     assert set(names) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    assert (wheel / "maptile_loc" / "assets" / "report.html").is_file()
+    assert (wheel / "maptile_loc" / "report" / "assets" / "report.html").is_file()
 
 
 def test_what_is_installed_is_what_the_constraints_pin():

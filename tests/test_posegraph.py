@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import least_squares
 
 from data_prep.geometry import se2_between, se2_compose, wrap_angle
-from maptile_loc.motion import FuseSettings, make_steps, move, observe
-from maptile_loc.posegraph import relax, solve_chain
+from maptile_loc.fuse.motion import FuseSettings, make_steps, move, observe
+from maptile_loc.fuse.posegraph import relax, solve_chain
 
 SETTINGS = FuseSettings()
 

@@ -11,7 +11,7 @@ import torch
 from small_city import small_city
 
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import Batch, Heading, training_ground
+from maptile_loc.learn.data import Batch, Heading, training_ground
 from maptile_loc.models.kinds import make_model
 from maptile_loc.models.posterior import DECIDED_M, SOFT_M, PosteriorMapNet
 from maptile_loc.models.settings import ModelSettings

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from maptile_loc.ground import height_above_ground
-from maptile_loc.labels import BUILDING, GROUND, OTHER, ROAD
-from maptile_loc.query import QuerySettings, make_tile
-from maptile_loc.rays import farthest, free_space, make_rays
-from maptile_loc.submap import Submap
-from maptile_loc.walls import Upright, flatness
+from maptile_loc.perceive.ground import height_above_ground
+from maptile_loc.perceive.labels import BUILDING, GROUND, OTHER, ROAD
+from maptile_loc.perceive.query_tile import QuerySettings, make_tile
+from maptile_loc.perceive.rays import farthest, free_space, make_rays
+from maptile_loc.perceive.submap import Submap
+from maptile_loc.perceive.walls import Upright, flatness
 
 SETTINGS = QuerySettings(size_m=64.0)
 RNG = np.random.default_rng(0)

@@ -14,9 +14,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.errors import MaptileError
-from data_prep.osm import OsmSource, read_osm
-from data_prep.raster import (
+from data_prep.city.raster import (
     ATTRIBUTION,
     BANDS,
     BUILDING,
@@ -27,6 +25,8 @@ from data_prep.raster import (
     read_raster,
     write_heights,
 )
+from data_prep.errors import MaptileError
+from data_prep.osm.footprints import OsmSource, read_osm
 
 CRS = pyproj.CRS.from_epsg(32630)
 WEST, SOUTH = 620_000.0, 5_736_000.0
@@ -293,7 +293,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np, pyproj
-from data_prep.raster import MapRaster
+from data_prep.city.raster import MapRaster
 data = np.random.default_rng(0).integers(0, 2, (3, 400, 400)).astype(np.uint8) * np.uint8(255)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 MapRaster(data, 0, 0, 0.5, pyproj.CRS.from_epsg(32630)).write(Path(sys.argv[1]))

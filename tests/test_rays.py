@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maptile_loc.rays import (
+from maptile_loc.perceive.rays import (
     farthest,
     free_space,
     highest_view,

@@ -12,11 +12,11 @@ from made import blocks_raster
 from made_result import localization, path, times, truth_track, write_drive
 
 from data_prep.errors import MaptileError
-from maptile_loc.evaluate import _error_table, compare, evaluate, evaluate_run
-from maptile_loc.findings import clock, find
-from maptile_loc.output import write_result
-from maptile_loc.page import render
-from maptile_loc.pictures import (
+from maptile_loc.report.files import write_result
+from maptile_loc.report.findings import clock, find
+from maptile_loc.report.metrics import _error_table, compare, evaluate, evaluate_run
+from maptile_loc.report.page import render
+from maptile_loc.report.pictures import (
     broken_line,
     ellipses,
     map_crop,
@@ -25,8 +25,8 @@ from maptile_loc.pictures import (
     seen_picture,
     tile_on_map,
 )
-from maptile_loc.report import overview_png, write_report
-from maptile_loc.result import Localization, QueryTile
+from maptile_loc.report.report import overview_png, write_report
+from maptile_loc.types import Localization, QueryTile
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 

@@ -9,12 +9,9 @@ import torch
 from small_city import small_city
 from test_train import TINY
 
-from data_prep.city import City
+from data_prep.city.folder import City
 from data_prep.errors import MaptileError
-from maptile_loc.coarse.near import NearSearch
-from maptile_loc.coarse.retrieval import RetrievalLocator, describe
-from maptile_loc.coarse.settings import MatchSettings, RetrievalSettings
-from maptile_loc.datamodule import (
+from maptile_loc.learn.data import (
     Batch,
     DataSettings,
     PairedBatches,
@@ -22,11 +19,14 @@ from maptile_loc.datamodule import (
     SeveralCities,
     training_ground,
 )
-from maptile_loc.likelihood import LikelihoodSettings, make_fields
-from maptile_loc.models.retrieval import SAME_M, DescriptorModel, NetVLAD
-from maptile_loc.result import QueryTile
-from maptile_loc.train import train
-from maptile_loc.view import ViewSettings
+from maptile_loc.learn.loop import train
+from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
+from maptile_loc.render.view import ViewSettings
+from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
+from maptile_loc.search.engine.near import NearSearch
+from maptile_loc.search.engine.settings import MatchSettings, RetrievalSettings
+from maptile_loc.search.retrieval import RetrievalLocator, describe
+from maptile_loc.types import QueryTile
 
 KNOWN = np.zeros(1), np.zeros(1)
 RECIPE = TINY.model_copy(

@@ -14,16 +14,15 @@ import pytest
 import shapely
 from scipy.spatial.transform import Rotation
 
-from data_prep.city import City, CitySettings, open_city, prepare_city
+from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_from_se3, utm_crs, wrap_angle
-from data_prep.gps_vo import fuse
-from data_prep.kinds import GROUND, LABEL, WorldSettings
-from data_prep.lidar import SENSORS, LidarNoise, lms_151, seen
-from data_prep.navigation import NavigationNoise, correlated, write_navigation
-from data_prep.osm import OsmSource
-from data_prep.simulate import (
+from data_prep.osm.footprints import OsmSource
+from data_prep.simulate.gps_vo import fuse
+from data_prep.simulate.lidar import SENSORS, LidarNoise, lms_151, seen
+from data_prep.simulate.navigation import NavigationNoise, correlated, write_navigation
+from data_prep.simulate.record import (
     CAMERA_HEIGHT_M,
     SimulateSettings,
     Trajectory,
@@ -33,14 +32,15 @@ from data_prep.simulate import (
     trajectory_from_route,
     vehicle_poses,
 )
+from data_prep.simulate.scene.kinds import GROUND, LABEL, WorldSettings
+from data_prep.simulate.scene.terrain import Terrain
+from data_prep.simulate.scene.world import Hits, build_world
+from data_prep.simulate.town import write_town
+from data_prep.simulate.trajectory import open_trajectory, trajectory_from_drive
 from data_prep.sources import open_drive
 from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
-from data_prep.terrain import Terrain
-from data_prep.town import write_town
-from data_prep.trajectory import open_trajectory, trajectory_from_drive
-from data_prep.world import Hits, build_world
 from maptile_loc.config import load_settings
-from maptile_loc.labels import LABELS
+from maptile_loc.perceive.labels import LABELS
 
 PLAIN_WORLD = WorldSettings(
     shift_m=0,

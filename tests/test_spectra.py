@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from maptile_loc.coarse import spectra
-from maptile_loc.coarse.spectra import Correlator
+from maptile_loc.search.engine import spectra
+from maptile_loc.search.engine.spectra import Correlator
 
 CPU = torch.device("cpu")
 

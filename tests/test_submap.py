@@ -9,8 +9,8 @@ from made import ListedScans, straight_drive
 from data_prep.drive import Drive, PoseTrack, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from maptile_loc.labels import BUILDING, GROUND, OTHER, LabelTable
-from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.labels import BUILDING, GROUND, OTHER, LabelTable
+from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
 
 POST = np.array([[10.0, 2.0, 1.0]])
 

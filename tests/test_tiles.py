@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.city.raster import MapRaster
+from data_prep.city.tiles import TileSettings, reference_centre, tile_grid
 from data_prep.errors import MaptileError
-from data_prep.raster import MapRaster
-from data_prep.tiles import TileSettings, reference_centre, tile_grid
 
 CRS = pyproj.CRS.from_epsg(32630)
 

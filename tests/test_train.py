@@ -16,22 +16,22 @@ from safetensors.torch import load, load_file
 from scipy import ndimage
 from small_city import small_city
 
-from data_prep.city import City, open_city
+from data_prep.city.folder import City, open_city
+from data_prep.city.raster import BUILDING
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
-from data_prep.raster import BUILDING
-from maptile_loc.coarse.mapnet import MapNetLocator, default_model
-from maptile_loc.coarse.near import NearSearch
-from maptile_loc.coarse.settings import MapNetSettings, MatchSettings
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import DataSettings
-from maptile_loc.likelihood import LikelihoodSettings, make_fields
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.learn.data import DataSettings
+from maptile_loc.learn.loop import ModelSettings, Pace, TrainingSettings, read_checkpoint, train
 from maptile_loc.models.published import read_model
+from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.resnet import NetworkSettings
-from maptile_loc.result import QueryTile
-from maptile_loc.train import ModelSettings, Pace, TrainingSettings, read_checkpoint, train
-from maptile_loc.view import ViewSettings
+from maptile_loc.render.view import ViewSettings
+from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
+from maptile_loc.search.engine.near import NearSearch
+from maptile_loc.search.engine.settings import MapNetSettings, MatchSettings
+from maptile_loc.search.mapnet import MapNetLocator, default_model
+from maptile_loc.types import QueryTile
 
 TINY = ModelSettings(
     heading="unknown",
@@ -137,7 +137,7 @@ def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
         "from data_prep.city import open_city\n"
         "from data_prep.errors import MaptileError\n"
         "from maptile_loc.models.mapnet import MapNet\n"
-        "from maptile_loc.train import ModelSettings, train\n"
+        "from maptile_loc.learn.loop import ModelSettings, train\n"
         # A shell's background jobs ignore SIGINT, and hand that on.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"

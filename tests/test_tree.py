@@ -40,9 +40,10 @@ from test_robotcar import (
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.sources import archives, open_drive
-from data_prep.sources.common import file_names, file_numbers, read_bytes, read_records
-from data_prep.sources.tree import Node, beside, open_tree, subfolders
+from data_prep.sources import open_drive
+from data_prep.sources.formats.common import file_names, file_numbers, read_bytes, read_records
+from data_prep.sources.storage import archives
+from data_prep.sources.storage.tree import Node, beside, open_tree, subfolders
 from maptile_loc import cli
 
 RUN = "2014-06-26-09-24-58"

@@ -17,8 +17,8 @@ from PIL import Image
 from data_prep.drive import PoseTrack
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
-from data_prep.sources.velodyne_png import ELEVATION, MAX_COLUMNS, decode_scan
-from maptile_loc.submap import SubmapSettings, build_submap, plan_queries
+from data_prep.sources.formats.velodyne_png import ELEVATION, MAX_COLUMNS, decode_scan
+from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
 
 START = 1_547_120_789_640_420  # microseconds, as in the data set
 COLUMNS = 1085

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maptile_loc.result import QueryTile
-from maptile_loc.view import (
+from maptile_loc.render.disguise import DisguiseSettings, build_world
+from maptile_loc.render.view import (
     EDGE,
     FREE,
     GROUND,
@@ -24,7 +24,7 @@ from maptile_loc.view import (
     render,
     tile_from_query,
 )
-from maptile_loc.world import DisguiseSettings, build_world
+from maptile_loc.types import QueryTile
 
 EXACT = ViewSettings(
     size_px=64, resolution=1.0, rays=4000, range_m=40.0, travel_m=2.0, line_scanner=0.0

@@ -14,14 +14,14 @@ from small_city import small_city
 
 from data_prep.geometry import se2_between
 from maptile_loc.config import load_settings
-from maptile_loc.datamodule import Batch, DataSettings, Heading
+from maptile_loc.learn.data import Batch, DataSettings, Heading
+from maptile_loc.learn.drive_tiles import Sequence
+from maptile_loc.learn.loop import train
 from maptile_loc.models.published import read_model
 from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.models.settings import ModelSettings, TrainingSettings
 from maptile_loc.models.vlocnet import MOTION_M, PairLoss, VLocNet
-from maptile_loc.sequence import Sequence
-from maptile_loc.train import train
-from maptile_loc.view import ViewSettings
+from maptile_loc.render.view import ViewSettings
 
 
 def make_model(heading: Heading = "unknown", **change: Any) -> VLocNet:

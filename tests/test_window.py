@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from maptile_loc.window import WindowSettings, optimise
+from maptile_loc.learn.window import WindowSettings, optimise
 
 SETTINGS = WindowSettings()
 

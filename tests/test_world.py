@@ -10,18 +10,18 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from data_prep.city import City, CitySettings, open_city, prepare_city
-from data_prep.facades import Facades, Style
+from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.geometry import Array, utm_crs
-from data_prep.kinds import BUILDING, GROUND, INSIDE, LEAF, ROAD, WorldSettings
-from data_prep.lidar import SENSORS, LidarNoise, lms_151, seen
-from data_prep.meshes import Mesh, leaves
-from data_prep.osm import OsmSource
-from data_prep.roadside import Roadside
-from data_prep.simulate import CAMERA_HEIGHT_M, SimulateSettings, vehicle_poses
-from data_prep.terrain import Terrain
-from data_prep.trajectory import trajectory_from_route
-from data_prep.world import Hits, World, build_world
+from data_prep.osm.footprints import OsmSource
+from data_prep.simulate.lidar import SENSORS, LidarNoise, lms_151, seen
+from data_prep.simulate.record import CAMERA_HEIGHT_M, SimulateSettings, vehicle_poses
+from data_prep.simulate.scene.facades import Facades, Style
+from data_prep.simulate.scene.kinds import BUILDING, GROUND, INSIDE, LEAF, ROAD, WorldSettings
+from data_prep.simulate.scene.meshes import Mesh, leaves
+from data_prep.simulate.scene.roadside import Roadside
+from data_prep.simulate.scene.terrain import Terrain
+from data_prep.simulate.scene.world import Hits, World, build_world
+from data_prep.simulate.trajectory import trajectory_from_route
 
 MIDDLE = np.array([600_500.0, 5_760_500.0])
 FLAT_FACADES = {"relief_m": 0, "glass": 0, "bays_per_100m": 0}

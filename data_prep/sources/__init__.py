@@ -22,8 +22,8 @@ from data_prep.sources import (
     nuscenes,
     robotcar,
 )
-from data_prep.sources.common import ScanSlice
-from data_prep.sources.tree import Node, open_tree, subfolders
+from data_prep.sources.formats.common import ScanSlice
+from data_prep.sources.storage.tree import Node, open_tree, subfolders
 
 
 class _Format(NamedTuple):

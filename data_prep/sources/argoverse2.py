@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from data_prep.drive import Drive, HeadingTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection, se3_from_quaternion, wrap_angle
-from data_prep.sources.common import file_numbers, increasing, relative_track, scan_block
-from data_prep.sources.feather import read_feather
-from data_prep.sources.tree import Node
+from data_prep.sources.formats.common import file_numbers, increasing, relative_track, scan_block
+from data_prep.sources.formats.feather import read_feather
+from data_prep.sources.storage.tree import Node
 
 SENSORS = ("lidar",)
 

@@ -24,17 +24,17 @@ import numpy as np
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from data_prep.sources.cloud_labels import CloudLabels, find_labels
-from data_prep.sources.common import (
+from data_prep.sources.formats.cloud_labels import CloudLabels, find_labels
+from data_prep.sources.formats.common import (
     file_names,
     increasing,
     read_header,
     read_table,
     scan_block,
 )
-from data_prep.sources.pointfiles import Cloud, read_cloud
-from data_prep.sources.tree import Node
-from data_prep.sources.tum import pose_track, read_tum
+from data_prep.sources.formats.pointfiles import Cloud, read_cloud
+from data_prep.sources.formats.tum import pose_track, read_tum
+from data_prep.sources.storage.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
 SENSORS = ("clouds",)

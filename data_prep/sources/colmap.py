@@ -31,9 +31,9 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import Drive, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
-from data_prep.sources.colmap_files import FILES, SUFFIXES, Model, read_model
-from data_prep.sources.common import relative_track, scan_block
-from data_prep.sources.tree import Node
+from data_prep.sources.formats.colmap_files import FILES, SUFFIXES, Model, read_model
+from data_prep.sources.formats.common import relative_track, scan_block
+from data_prep.sources.storage.tree import Node
 
 FRAMES_PER_SECOND = 10
 """The rate at which frames follow where the images' names hold no times."""

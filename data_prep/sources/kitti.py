@@ -16,8 +16,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse, true_heading_from_oxts_yaw
-from data_prep.sources.common import MAX_BRIDGED_GAP_NS, file_numbers, increasing
-from data_prep.sources.kitti_files import (
+from data_prep.sources.formats.common import MAX_BRIDGED_GAP_NS, file_numbers, increasing
+from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     VelodyneScans,
     only_velodyne,
@@ -27,7 +27,7 @@ from data_prep.sources.kitti_files import (
     rigid,
     turn_seconds,
 )
-from data_prep.sources.tree import Node, beside, open_tree
+from data_prep.sources.storage.tree import Node, beside, open_tree
 
 _LARGEST = 1e6
 

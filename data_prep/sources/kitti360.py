@@ -15,8 +15,8 @@ import pyproj
 from data_prep.drive import Drive, HeadingTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, Projection, se2_from_se3, se3_inverse
-from data_prep.sources.common import increasing, relative_track
-from data_prep.sources.kitti_files import (
+from data_prep.sources.formats.common import increasing, relative_track
+from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     only_velodyne,
     open_velodyne,
@@ -26,7 +26,7 @@ from data_prep.sources.kitti_files import (
     rigid,
     turn_seconds,
 )
-from data_prep.sources.tree import Node, beside
+from data_prep.sources.storage.tree import Node, beside
 
 _CALIBRATION = "unpack calibration.zip into the folder that holds data_3d_raw"
 

@@ -11,15 +11,15 @@ import numpy as np
 from data_prep.drive import Drive, PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_inverse
-from data_prep.sources.common import relative_track
-from data_prep.sources.kitti_files import (
+from data_prep.sources.formats.common import relative_track
+from data_prep.sources.formats.kitti_files import (
     only_velodyne,
     open_velodyne,
     read_named,
     read_rows,
     rigid,
 )
-from data_prep.sources.tree import Node
+from data_prep.sources.storage.tree import Node
 
 _LATEST_S = 1e9
 

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from data_prep.drive import Drive, HeadingTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
-from data_prep.sources.common import (
+from data_prep.sources.formats.common import (
     file_names,
     increasing,
     read_records,
     relative_track,
     scan_block,
 )
-from data_prep.sources.jsontable import Row, find_rows, read_rows
-from data_prep.sources.tree import Node
+from data_prep.sources.formats.jsontable import Row, find_rows, read_rows
+from data_prep.sources.storage.tree import Node
 
 SENSORS = ("LIDAR_TOP",)
 VERSIONS = ("v1.0-mini", "v1.0-trainval", "v1.0-test")

@@ -28,7 +28,7 @@ from data_prep.geometry import (
     true_heading_from_ins_yaw,
     wrap_angle,
 )
-from data_prep.sources.common import (
+from data_prep.sources.formats.common import (
     MAX_BRIDGED_GAP_NS,
     file_numbers,
     increasing,
@@ -38,8 +38,8 @@ from data_prep.sources.common import (
     read_table,
     scan_block,
 )
-from data_prep.sources.tree import Node, beside
-from data_prep.sources.velodyne_png import decode_scan
+from data_prep.sources.formats.velodyne_png import decode_scan
+from data_prep.sources.storage.tree import Node, beside
 
 LMS = ("lms_front", "lms_rear")
 VELODYNES = ("velodyne_left", "velodyne_right")

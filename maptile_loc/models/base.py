@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from maptile_loc.datamodule import Batch, Heading
+from maptile_loc.learn.data import Batch, Heading
 from maptile_loc.models.resnet import NetworkSettings, ResNet
 
 

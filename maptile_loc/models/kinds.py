@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from data_prep.geometry import Array
-from maptile_loc.datamodule import Ground
+from maptile_loc.learn.data import Ground
 from maptile_loc.models.base import TileModel
-from maptile_loc.models.cells import CellsModel
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.models.classifier import CellsModel
+from maptile_loc.models.descriptor import DescriptorModel
 from maptile_loc.models.partition import make_cells
 from maptile_loc.models.posterior import PosteriorMapNet
-from maptile_loc.models.retrieval import DescriptorModel
+from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.settings import Kind, ModelSettings
 from maptile_loc.models.vlocnet import VLocNet
 

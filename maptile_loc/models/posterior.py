@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maptile_loc.datamodule import Batch
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.learn.data import Batch
+from maptile_loc.models.regressor import MapNet
 
 SOFT_M = 8.0
 """Standard deviation of the target about the truth: near places look alike."""

@@ -11,10 +11,10 @@ import safetensors
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save_file
 
-from data_prep.city import City
+from data_prep.city.folder import City
+from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_error, write_json
-from data_prep.raster import ATTRIBUTION
 from maptile_loc.models.base import TileModel
 from maptile_loc.models.kinds import KINDS
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from data_prep.settings import Settings
-from maptile_loc.datamodule import DataSettings, Heading
+from maptile_loc.learn.data import DataSettings, Heading
 from maptile_loc.models.partition import PartitionSettings
 from maptile_loc.models.resnet import NetworkSettings
 

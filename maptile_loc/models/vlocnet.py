@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maptile_loc.datamodule import Batch
+from maptile_loc.learn.data import Batch
 from maptile_loc.models.base import angle_of_log_quaternion, log_quaternion
-from maptile_loc.models.mapnet import MapNet
+from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.resnet import Block
 
 MOTION_M = 10.0

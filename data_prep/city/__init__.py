@@ -1,0 +1,1 @@
+"""The map raster of a city, its tiles and its folder."""

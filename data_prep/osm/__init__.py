@@ -1,0 +1,1 @@
+"""OSM data from any source as two tables: buildings and roads."""

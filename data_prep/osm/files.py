@@ -1,0 +1,223 @@
+"""Buildings and roads out of OSM files (.osm, .osm.gz, .osm.bz2, .osm.pbf), by pyosmium.
+
+Rings are closed and multipolygons assembled here: osmium's assembler drops a self-crossing ring
+that can be repaired, and refuses files whose ids are not in order. The outer ways of a multipolygon
+are no buildings of their own, or they would fill its courtyards.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import osmium
+import shapely
+from tqdm import tqdm
+
+from data_prep.errors import MaptileError
+from data_prep.osm.tables import (
+    TAGS_READ,
+    Extract,
+    Tags,
+    features,
+    is_building,
+    is_road,
+)
+
+OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
+
+_UNINTERESTING = {"area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"}
+_UNINTERESTING |= {"name", "type", "wikidata"}
+"""Tags that do not say what a relation is: one with no others takes its outer ways' tags."""
+
+
+class _Relation(NamedTuple):
+    """Tags and member ways of a multipolygon."""
+
+    tags: Tags
+    outer: tuple[int, ...]
+    inner: tuple[int, ...]
+
+
+def read_osm_file(path: Path) -> Extract:
+    """Read the buildings and roads of an OSM file.
+
+    Raises:
+        MaptileError: The file is missing, truncated, or no OSM file.
+    """
+    if not path.is_file():
+        raise MaptileError(f"{path}: no such file")
+    try:
+        return _read(path)
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise MaptileError(
+            f"{path}: not readable as an OSM file: {reason}; download it again, or convert it "
+            "to .osm.pbf"
+        ) from None
+
+
+def _read(path: Path) -> Extract:
+    relations, multipolygons, missing = _multipolygons(path)
+    replaced = {way for name in multipolygons for way in relations[name].outer}
+    buildings = [
+        (f"relation/{name}", relations[name].tags, polygon)
+        for name, polygon in multipolygons.items()
+    ]
+    member = {way for relation in relations.values() for way in relation.outer}
+    roads: list[tuple[str, Tags, shapely.Geometry]] = []
+    cut = unclosed = pieces = 0
+    ways = _ways(path, osmium.filter.KeyFilter("building", "highway"))
+    for way, tags, line in tqdm(ways, path.name, unit=" ways", delay=2, disable=None, leave=False):
+        if is_building(tags) and way.id not in replaced:
+            if not way.is_closed():
+                # An open outer way of a relation is no building of its own.
+                unclosed += way.id not in member
+            elif line is None:
+                cut += 1
+            elif (ring := _ring(line)) is not None:
+                buildings.append((f"way/{way.id}", tags, ring))
+            else:
+                unclosed += 1
+        elif is_road(tags):
+            if line is None:
+                line = _usable_runs(way)
+                pieces += 1
+            if not line.is_empty:
+                roads.append((f"way/{way.id}", tags, line))
+    dropped = {
+        "buildings cut by the edge of the extract": cut,
+        "buildings whose ring does not close": unclosed,
+        "multipolygons with a ring that does not close": missing,
+        "roads cut by the edge of the extract (the part inside is kept)": pieces,
+    }
+    bounds, date = _header(path)
+    return Extract(features(buildings), features(roads), bounds, date, dropped)
+
+
+def _ways(
+    path: Path, which: Any
+) -> Iterator[tuple[osmium.osm.Way, Tags, shapely.LineString | None]]:
+    """Ways that pass a filter; the line is None where nodes are missing from the file."""
+    factory = osmium.geom.WKBFactory()
+    for way in (
+        osmium.FileProcessor(path)
+        .with_locations()
+        .with_filter(osmium.filter.EntityFilter(osmium.osm.WAY))
+        .with_filter(which)
+    ):
+        try:
+            line = shapely.from_wkb(factory.create_linestring(way))
+        except (RuntimeError, osmium.InvalidLocationError):
+            line = None
+        yield way, _tags(way), line
+
+
+def _tags(thing: Any) -> Tags:
+    return {tag.k: tag.v for tag in thing.tags if tag.k in TAGS_READ}
+
+
+def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.Geometry], int]:
+    """Buildings that are relations: by their own tags or (the old style) by their outer ways'.
+
+    Returns:
+        The relations by number, the polygons of those that close, and how many have a ring that
+        does not.
+    """
+    relations: dict[int, _Relation] = {}
+    for relation in osmium.FileProcessor(path, osmium.osm.RELATION).with_filter(
+        osmium.filter.TagFilter(("type", "multipolygon"))
+    ):
+        tags = _tags(relation)
+        old_style = all(tag.k in _UNINTERESTING for tag in relation.tags)
+        if is_building(tags) or old_style:
+            ways = [member for member in relation.members if member.type == "w"]
+            relations[relation.id] = _Relation(
+                tags,
+                tuple(way.ref for way in ways if way.role != "inner"),
+                tuple(way.ref for way in ways if way.role == "inner"),
+            )
+    wanted = {way for relation in relations.values() for way in relation.outer + relation.inner}
+    ways_tags: dict[int, Tags] = {}
+    lines: dict[int, shapely.LineString | None] = {}
+    if wanted:
+        for way, tags, line in _ways(path, osmium.filter.IdFilter(wanted)):
+            ways_tags[way.id], lines[way.id] = tags, line
+    polygons = {}
+    missing = 0
+    for name, relation in list(relations.items()):
+        if "building" not in relation.tags:
+            outer_tags = [
+                tags for way in relation.outer if is_building(tags := ways_tags.get(way, {}))
+            ]
+            if not outer_tags:
+                del relations[name]
+                continue
+            relations[name] = relation._replace(tags=outer_tags[0])
+        outer, outer_whole = _rings([lines.get(way) for way in relation.outer])
+        inner, inner_whole = _rings([lines.get(way) for way in relation.inner])
+        missing += not (outer_whole and inner_whole)
+        if outer:
+            # Even-odd: an island in a courtyard, or an inner ring called outer, comes right.
+            polygons[name] = shapely.symmetric_difference_all([*outer, *inner])
+    return relations, polygons, missing
+
+
+def _rings(lines: list[shapely.LineString | None]) -> tuple[list[shapely.Polygon], bool]:
+    """Filled rings made of the member ways of a multipolygon, and whether all are used up."""
+    there = [line for line in lines if line is not None]
+    rings = [_ring(line) for line in there if line.is_closed]
+    open_lines = [line for line in there if not line.is_closed]
+    faces, cuts, dangles, invalid = shapely.polygonize_full(open_lines)
+    rings += [shapely.Polygon(face.exterior) for face in faces.geoms]
+    whole = len(there) == len(lines) and None not in rings
+    whole = whole and cuts.is_empty and dangles.is_empty and invalid.is_empty
+    valid = shapely.make_valid(
+        [ring for ring in rings if ring is not None], method="structure", keep_collapsed=False
+    )
+    return list(valid), whole
+
+
+def _ring(line: shapely.LineString) -> shapely.Polygon | None:
+    """A closed line, filled; None if it has fewer than three corners."""
+    return shapely.Polygon(line) if shapely.get_num_points(line) > 3 else None
+
+
+def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:
+    """The runs of two and more nodes of a way that are in the file."""
+    runs: list[list[tuple[float, float]]] = [[]]
+    for node in way.nodes:
+        if node.location.valid():
+            runs[-1].append((node.location.lon, node.location.lat))
+        elif runs[-1]:
+            runs.append([])
+    return shapely.MultiLineString([run for run in runs if len(run) > 1])
+
+
+def _header(path: Path) -> tuple[tuple[float, float, float, float] | None, str | None]:
+    with osmium.io.Reader(path, osmium.osm.NOTHING) as reader:
+        header = reader.header()
+        box, date = header.box(), header.get("osmosis_replication_timestamp") or None
+    bounds = None
+    if box.valid():
+        west, east = box.bottom_left.lon, box.top_right.lon
+        bounds = (west, box.bottom_left.lat, east, box.top_right.lat)
+    return bounds, date or _overpass_date(path)
+
+
+def _overpass_date(path: Path) -> str | None:
+    """Overpass writes the date in an element of its own, which osmium skips."""
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+    if path.suffix == ".pbf":
+        return None
+    try:
+        with openers.get(path.suffix, open)(path, "rb") as file:
+            found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
+    except (OSError, EOFError):
+        # Named .gz or .bz2 and not packed; osmium does not mind.
+        return None
+    return found[1].decode() if found else None

@@ -1,0 +1,1 @@
+"""The simulated world: terrain, houses and roadside objects as triangle meshes."""

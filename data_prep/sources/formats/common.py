@@ -1,0 +1,236 @@
+"""What the readers of all formats share: files in, finite points in the vehicle frame out."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se3
+from data_prep.sources.storage.tree import Node, names
+from data_prep.sources.storage.tree import file_names as file_names
+
+T = TypeVar("T", bound=np.generic)
+
+MAX_BRIDGED_GAP_NS = 2_000_000_000
+"""A longer gap in the odometry starts a new segment: nobody knows what happened in it."""
+
+
+@dataclass(frozen=True)
+class ScanSlice:
+    """Scans ``first`` onwards of another source, as many as ``t_ns`` has."""
+
+    source: ScanSource
+    first: int
+    t_ns: Times
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Names of the sensors of the source."""
+        return self.source.sensors
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive) of the slice."""
+        start, stop, _ = slice(start, stop).indices(len(self.t_ns))
+        return self.source.read(self.first + start, self.first + stop)
+
+
+def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
+    """Sorted numbers of the files in ``folder``; files of other names are ignored.
+
+    The folder is listed once: a run has more than a hundred thousand scans.
+
+    Args:
+        folder: An existing folder.
+        name: Pattern of the file names, whose one group is the number.
+    """
+    pattern = re.compile(name)
+    found = [pattern.fullmatch(child) for child in names(folder)]
+    return np.sort(np.array([int(match[1]) for match in found if match], np.int64))
+
+
+def read_bytes(folder: Node, name: str) -> bytes:
+    """Read the whole file ``name`` of ``folder``.
+
+    Raises:
+        MaptileError: The file cannot be read.
+    """
+    try:
+        if isinstance(folder, Path):
+            # A Path per file would take as long as reading it.
+            with io.FileIO(f"{folder}/{name}") as stream:
+                return stream.readall()
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise MaptileError(f"{folder}/{name}: cannot read this file ({error.strerror})") from None
+
+
+def read_records(folder: Node, name: str, record_bytes: int) -> bytes:
+    """Read a whole binary file that consists of records of ``record_bytes`` bytes.
+
+    Raises:
+        MaptileError: The file cannot be read, or its size is not a multiple of the record.
+    """
+    data = read_bytes(folder, name)
+    if len(data) % record_bytes:
+        raise MaptileError(
+            f"{folder}/{name}: {len(data)} bytes are not a multiple of {record_bytes}: the scan is "
+            "cut short, or of another sensor. Copy or download it again."
+        )
+    return data
+
+
+def scan_block(
+    t_ns: Times,
+    clouds: Sequence[NDArray[np.floating]],
+    mounts: Array,
+    which: NDArray[np.integer],
+    seconds: Sequence[NDArray[np.floating]] | None = None,
+    labels: Sequence[NDArray[np.integer]] | None = None,
+) -> ScanBlock:
+    """Put scans into the vehicle frame, without the points that are none.
+
+    Points that are not finite, or lie in the sensor's origin (no return), are dropped.
+
+    Args:
+        t_ns: (S,) time of each scan.
+        clouds: S arrays (n, 3) or (n, 2), metres, in the sensor's own frame; without z it is 0.
+        mounts: (K, 4, 4), sensor -> vehicle frame (x forward, y left, z up).
+        which: (S,) the sensor, 0 to K - 1, of each scan.
+        seconds: S arrays (n,), when each point was measured relative to its scan's time, or None.
+        labels: S arrays (n,), the data set's own numbers of what points belong to, or None.
+    """
+    counts = [len(cloud) for cloud in clouds]
+    points = np.empty((sum(counts), 3), np.float32)
+    columns = np.ascontiguousarray(np.swapaxes(mounts[:, :3, :3], 1, 2))
+    start = 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        # Scan by scan, so that sensors may take turns and what is worked on stays in the cache.
+        for cloud, k in zip(clouds, which.tolist(), strict=True):
+            part = points[start : start + len(cloud)]
+            part[:] = cloud @ columns[k, : cloud.shape[1]] + mounts[k, :3, 3]
+            start += len(cloud)
+        scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        origin = mounts[which, :3, 3].astype(np.float32)
+        from_sensor = points - origin[scan]
+        squared = np.einsum("ij,ij->i", from_sensor, from_sensor)
+    when = None if seconds is None else _joined(seconds, np.float32)
+    label = None if labels is None else _joined(labels, np.int32)
+    real = (squared > 0) & (squared < np.inf)
+    if not real.all():
+        points, scan = np.compress(real, points, axis=0), np.compress(real, scan)
+        when = None if when is None else when[real]
+        label = None if label is None else label[real]
+    return ScanBlock(t_ns, points, scan, origin, when, label)
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[T]) -> NDArray[T]:
+    return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype, casting="unsafe")
+
+
+def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> dict[str, Any]:
+    """Read named columns of a CSV file with a header line.
+
+    A row without all of the columns (the last one of an interrupted copy) is left out.
+
+    Args:
+        path: The file.
+        columns: Numeric columns: int64 for names that end in "timestamp" or are "t_ns", else
+            float64.
+        text: Columns that stay text.
+
+    Returns:
+        An array of equal length per column.
+
+    Raises:
+        MaptileError: The file cannot be read, lacks a column or rows, or holds no numbers there.
+    """
+    frame = _read_csv(path)
+    missing = [name for name in (*columns, *text) if name not in frame.columns]
+    if missing:
+        raise MaptileError(f"{path}: no column {', '.join(missing)} in the header line")
+    frame = frame[[*columns, *text]].dropna()
+    if frame.empty:
+        raise MaptileError(f"{path}: no complete row")
+    table: dict[str, Any] = {name: frame[name].to_numpy(object) for name in text}
+    for name in columns:
+        whole = name.endswith("timestamp") or name == "t_ns"
+        try:
+            table[name] = frame[name].to_numpy(object).astype(np.int64 if whole else np.float64)
+        except (ValueError, OverflowError):
+            raise MaptileError(f"{path}: column {name} holds something that is no number") from None
+    finite = np.all([np.isfinite(table[name]) for name in columns], axis=0)
+    return {name: values[finite] for name, values in table.items()}
+
+
+def relative_track(t_ns: Times, world: Array) -> PoseTrack:
+    """Poses in some world as motion alone: each segment starts at the origin, facing x.
+
+    Positions are rounded to 2**-20 m (a micrometre) first, so that the world's origin, moved by
+    whole metres, changes no bit of the track.
+
+    Args:
+        t_ns: (N,) times, N > 0, in any order; of two poses at one time the first counts.
+        world: (N, 4, 4) vehicle frame in a world whose z is up.
+
+    Returns:
+        A track whose segments end at gaps of more than ``MAX_BRIDGED_GAP_NS``.
+    """
+    order = np.argsort(t_ns, kind="stable")
+    order = order[increasing(t_ns[order])]
+    t_ns, world = t_ns[order], world[order]
+    segment = np.concatenate([[0], np.cumsum(np.diff(t_ns) > MAX_BRIDGED_GAP_NS)])
+    first = np.searchsorted(segment, segment)
+    position = np.round(world[:, :3, 3] * 2**20) / 2**20
+    yaw = np.arctan2(world[first, 1, 0], world[first, 0, 0])
+    level = Rotation.from_euler("z", -yaw[:, None])
+    attitude = level * Rotation.from_matrix(world[:, :3, :3])
+    poses = se3(attitude, level.apply(position - position[first]))
+    return PoseTrack(t_ns, poses, segment.astype(np.int32))
+
+
+def increasing(t_ns: Times) -> NDArray[np.bool_]:
+    """(N,) which samples are later than every one before: what is left increases strictly."""
+    if not len(t_ns):
+        return np.zeros(0, bool)
+    before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(t_ns)[:-1]])
+    return t_ns > before
+
+
+def read_header(path: Node) -> tuple[str, ...]:
+    """Names of the columns of a CSV file.
+
+    Raises:
+        MaptileError: The file cannot be read.
+    """
+    return tuple(_read_csv(path, rows=0).columns)
+
+
+def _read_csv(path: Node, rows: int | None = None) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)
+            # Without index_col=False a trailing comma would shift every column by one.
+            frame = pd.read_csv(
+                io.BytesIO(path.read_bytes()),
+                dtype=str,
+                index_col=False,
+                skipinitialspace=True,
+                nrows=rows,
+            )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise MaptileError(f"{path}: not readable as CSV ({reason})") from None
+    frame.columns = frame.columns.str.strip()
+    return frame

@@ -1,0 +1,89 @@
+"""Rows out of JSON tables (arrays of objects), within bounded memory.
+
+The tables of nuScenes are up to a gigabyte of text, of which a drive needs some hundred rows.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import IO, Any
+
+from data_prep.errors import MaptileError
+from data_prep.sources.storage.tree import Node
+
+Row = dict[str, Any]
+
+CHUNK = 1 << 20
+MAX_ROW = 1 << 20
+"""Characters; a row that does not end within so many is damage."""
+MAX_BYTES = 1 << 26
+"""Of a table that is read whole; the largest that is has 5 MB."""
+
+
+def read_rows(file: Node) -> list[Row]:
+    """All rows of a small table.
+
+    Raises:
+        MaptileError: The file cannot be read, is no array of objects, or has more than
+            ``MAX_BYTES``.
+    """
+    return _read(file, _whole)
+
+
+def find_rows(file: Node, key: str, values: Collection[str]) -> list[Row]:
+    """The rows of a large table whose ``key`` is one of ``values``, in the order of the file.
+
+    The text is searched at some 170 MB a second, and only what is found is parsed; so an object of
+    this table may hold no other object.
+
+    Raises:
+        MaptileError: The file cannot be read, is cut short, or what was found is no row.
+    """
+    return _read(file, lambda stream: list(_search(stream, key, values)))
+
+
+def _read(file: Node, read: Callable[[IO[bytes]], list[Row]]) -> list[Row]:
+    try:
+        with file.open("rb") as stream:
+            return read(stream)
+    except FileNotFoundError:
+        raise MaptileError(f"{file}: no such file; unpack the archive with the tables") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise MaptileError(
+            f"{file}: not readable as a table ({reason}); copy or unpack it again"
+        ) from None
+
+
+def _whole(stream: IO[bytes]) -> list[Row]:
+    data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+    rows = json.loads(data)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("no array of objects")
+    return rows
+
+
+def _search(stream: IO[bytes], key: str, values: Collection[str]) -> Iterator[Row]:
+    pattern = re.compile(rf'"{re.escape(key)}"\s*:\s*"([^"\\]*)"')
+    decode = json.JSONDecoder().raw_decode
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    rest = ""
+    while chunk := stream.read(CHUNK):
+        buffer = rest + utf8.decode(chunk)
+        end = buffer.rfind("}") + 1
+        for match in pattern.finditer(buffer, 0, end):
+            if match[1] in values:
+                row, _ = decode(buffer, max(buffer.rfind("{", 0, match.start()), 0))
+                if not isinstance(row, dict) or row.get(key) != match[1]:
+                    raise ValueError(f"{match[0][:80]} is not in a row")
+                yield row
+        rest = buffer[end:]
+        if len(rest) > MAX_ROW:
+            raise ValueError("a row without an end")
+    if "".join(rest.split()) not in ("]", "[]"):
+        raise ValueError("it does not end in ]: cut short")

@@ -1,0 +1,299 @@
+"""What the KITTI data sets share: numbered Velodyne scans with labels, times, rows of poses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from data_prep.drive import ScanBlock, Times
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se3
+from data_prep.sources.formats.common import file_numbers, read_records, scan_block
+from data_prep.sources.storage.tree import Node
+
+SENSORS = ("velodyne",)
+
+NO_TIME = int(np.iinfo(np.int64).min)
+"""The time of a frame whose line in a list of times is empty: the frame was lost."""
+
+TURN_S = 0.1
+"""The Velodyne HDL-64E of the KITTI data sets turns ten times per second."""
+
+_TURNS_S = (0.05, 0.2)
+"""Shortest and longest turn that the sensor can be set to (20 and 5 per second)."""
+
+_STAMP = re.compile(r"(?:19|20|21)\d\d-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?")
+_FARTHEST_M = 1e7
+
+
+@dataclass(frozen=True)
+class VelodyneScans:
+    """The scans of a drive that are there; file numbers are kept.
+
+    Attributes:
+        folder: Holds the scans, <number>.bin: float32 rows of x, y, z, reflectance.
+        labels: Holds their labels, <number>.label: a uint32 per point, its low 16 bits the class.
+        digits: Digits of a file's number.
+        t_ns: (S,) time of each scan.
+        number: (S,) number of its file.
+        labelled: (S,) whether it has labels.
+        turn_s: (S,) seconds that the sensor took for the scan's turn; None where the scans' motion
+            has been undone already.
+        mount: (4, 4) Velodyne -> vehicle frame.
+        sensors: ("velodyne",).
+    """
+
+    folder: Node
+    labels: Node
+    digits: int
+    t_ns: Times
+    number: NDArray[np.int64]
+    labelled: NDArray[np.bool_]
+    turn_s: Array | None
+    mount: Array
+    sensors: tuple[str, ...] = SENSORS
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
+        t_ns = self.t_ns[start:stop]
+        names = [f"{number:0{self.digits}d}" for number in self.number[start:stop].tolist()]
+        clouds = [
+            np.frombuffer(read_records(self.folder, f"{name}.bin", 16), "<f4").reshape(-1, 4)
+            for name in names
+        ]
+        labels = seconds = None
+        if names and self.labelled[start:stop].all():
+            labels = [
+                self._label(name, len(cloud)) for name, cloud in zip(names, clouds, strict=True)
+            ]
+        if self.turn_s is not None:
+            turns = self.turn_s[start:stop].tolist()
+            seconds = [turning(*pair) for pair in zip(clouds, turns, strict=True)]
+        which = np.zeros(len(t_ns), np.int8)
+        xyz = [cloud[:, :3] for cloud in clouds]
+        return scan_block(t_ns, xyz, self.mount[None], which, seconds, labels)
+
+    def _label(self, name: str, points: int) -> NDArray[np.int32]:
+        numbers = np.frombuffer(read_records(self.labels, f"{name}.label", 4), "<u4")
+        if len(numbers) != points:
+            raise MaptileError(
+                f"{self.labels}/{name}.label: {len(numbers)} labels for the {points} points of the "
+                "scan; are both of one data set?"
+            )
+        return (numbers & 0xFFFF).astype(np.int32)
+
+
+def open_velodyne(
+    folder: Node,
+    labels: Node,
+    digits: int,
+    times: Times,
+    turn_s: Array | None,
+    mount: Array,
+    notes: list[str],
+) -> VelodyneScans:
+    """The scans of ``folder`` that have a time, in the order of their times.
+
+    Args:
+        folder: Holds the scans.
+        labels: Holds the labels; need not exist.
+        digits: Digits of a file's number.
+        times: (L,) time of scan number 0, 1, ...; ``NO_TIME`` where it is not known.
+        turn_s: (L,) duration of each scan's turn, or None.
+        mount: (4, 4) Velodyne -> vehicle frame.
+        notes: Gets a line about what is missing.
+
+    Raises:
+        MaptileError: There is no scan with a time.
+    """
+    numbers = _numbers(folder, digits, "bin")
+    known = numbers[numbers < len(times)]
+    known = known[times[known] != NO_TIME]
+    if len(known) < len(numbers):
+        notes.append(f"velodyne: {len(numbers) - len(known)} scans have no time stamp; left out")
+    if len(known) < len(times):
+        notes.append(f"velodyne: {len(times) - len(known)} of {len(times)} scans are not there")
+    if not len(known):
+        raise MaptileError(f"{folder}: no scan (<number>.bin) with a time stamp")
+    number = known[np.argsort(times[known], kind="stable")]
+    labelled = np.isin(number, _numbers(labels, digits, "label"))
+    if labelled.any() and not labelled.all():
+        notes.append(
+            f"labels: {len(number) - labelled.sum()} of {len(number)} scans have none; "
+            "labels are not used where one of these is in the submap"
+        )
+    turns = None if turn_s is None else turn_s[number]
+    return VelodyneScans(folder, labels, digits, times[number], number, labelled, turns, mount)
+
+
+def _numbers(folder: Node, digits: int, suffix: str) -> NDArray[np.int64]:
+    if not folder.is_dir():
+        return np.zeros(0, np.int64)
+    return file_numbers(folder, rf"(\d{{{digits}}})\.{suffix}")
+
+
+def only_velodyne(path: Node, sensors: tuple[str, ...] | None) -> None:
+    """Check the sensors asked for.
+
+    Raises:
+        MaptileError: One of them is not the Velodyne.
+    """
+    unknown = set(sensors or SENSORS) - set(SENSORS)
+    if unknown:
+        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is velodyne")
+
+
+# --- the times of points -------------------------------------------------------------------------
+
+
+def turning(cloud: NDArray[np.float32], turn_s: float) -> NDArray[np.float32]:
+    """(n,) seconds from the moment the Velodyne faces forward to that of each point.
+
+    The sensor turns clockwise seen from above, and a turn begins and ends at the back: what is
+    on the left was measured before, what is on the right after. So do KITTI-360's own tools undo
+    the motion (its raw scans are as they were measured, and those of KITTI raw are too). Found to
+    be so on scans of KITTI raw drive 0005, aligned in pairs 2.4 s apart (10 m of travel, median
+    distance from point to plane): 33 mm with the motion undone this way, 43 mm as the scans are,
+    55 mm undone the other way round, 50 mm with the turn's ends in front; in steps of a quarter,
+    one time the motion fits best.
+
+    Args:
+        cloud: (n, 2 or more) x forward and y left of the sensor, metres.
+        turn_s: Duration of the turn.
+    """
+    return np.arctan2(cloud[:, 1], cloud[:, 0]) * np.float32(-turn_s / (2 * np.pi))
+
+
+def turn_seconds(times: Times, begin: Times | None = None, end: Times | None = None) -> Array:
+    """(L,) how long each turn took.
+
+    Args:
+        times: (L,) when the sensor faced forward, a line per turn; ``NO_TIME`` where unknown.
+        begin: Begin of each turn, of any length: a line that is not there is not known.
+        end: End of each turn, likewise.
+
+    Returns:
+        End less begin; where one is not known, or they make no turn, the usual time between two
+        turns of ``times``, or ``TURN_S``.
+    """
+    usual = np.median(_seconds(times[:-1], times[1:])) if len(times) > 1 else TURN_S
+    turn = np.full(len(times), usual if _TURNS_S[0] <= usual <= _TURNS_S[1] else TURN_S)
+    if begin is not None and end is not None:
+        count = min(len(times), len(begin), len(end))
+        measured = _seconds(begin[:count], end[:count])
+        sound = (measured >= _TURNS_S[0]) & (measured <= _TURNS_S[1])
+        turn[:count][sound] = measured[sound]
+    return turn
+
+
+def _seconds(begin: Times, end: Times) -> Array:
+    known = (begin != NO_TIME) & (end != NO_TIME)
+    return np.where(known, end - np.where(known, begin, end), 0) / 1e9
+
+
+# --- text files ----------------------------------------------------------------------------------
+
+
+def read_text(path: Node, hint: str) -> str:
+    """The text of a file.
+
+    Raises:
+        MaptileError: It is missing (the message ends with ``hint``), or is no text.
+    """
+    try:
+        return path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        raise MaptileError(f"{path}: no such file; {hint}") from None
+    except (OSError, ValueError):
+        raise MaptileError(f"{path}: not a text file; copy or download it again") from None
+
+
+def read_timestamps(path: Node) -> Times:
+    """(N,) int64 nanoseconds since 1970 of lines like "2011-09-26 13:04:32.349659964", exactly.
+
+    An empty line (a frame that was lost, as in KITTI raw 2011_09_26 drive 0009) is ``NO_TIME``.
+
+    Raises:
+        MaptileError: The file is missing, or a line is no time.
+    """
+    lines = read_text(path, "it comes with the drive's archive").rstrip().split("\n")
+    lines = [line.strip() for line in lines] if lines != [""] else []
+    try:
+        if not all(_STAMP.fullmatch(line) for line in lines if line):
+            raise ValueError
+        # numpy reads an empty string as no time, which is the integer NO_TIME.
+        return np.array([line.replace(" ", "T") for line in lines], "datetime64[ns]").astype(
+            np.int64
+        )
+    except ValueError:
+        raise MaptileError(
+            f"{path}: not a list of times such as 2011-09-26 13:04:32.349659964"
+        ) from None
+
+
+def read_rows(path: Node, columns: int, hint: str) -> Array:
+    """(N, columns) finite numbers of a text file, a row per line; empty lines are left out.
+
+    Raises:
+        MaptileError: The file is missing (the message ends with ``hint``), or a line holds
+            anything else.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path, hint).split("\n"), 1):
+        row = _numbers_of(line)
+        if len(row) != columns and line.strip():
+            raise MaptileError(
+                f"{path}: line {number} is not {columns} numbers; copy or download it again"
+            )
+        rows.append(row)
+    return np.array([row for row in rows if row], np.float64).reshape(-1, columns)
+
+
+def _numbers_of(text: str) -> list[float]:
+    """The finite numbers that ``text`` consists of; none where it holds anything else."""
+    try:
+        row = [float(word) for word in text.split()]
+    except ValueError:
+        return []
+    return row if np.isfinite(row).all() else []
+
+
+def read_named(path: Node, name: str, hint: str) -> Array:
+    """(K,) finite numbers on the line "name: ..." of a calibration file.
+
+    Raises:
+        MaptileError: The file is missing (the message ends with ``hint``), or lacks the line.
+    """
+    for line in read_text(path, hint).splitlines():
+        label, colon, numbers = line.partition(":")
+        if colon and label.strip() == name:
+            row = _numbers_of(numbers)
+            if row:
+                return np.array(row, np.float64)
+    raise MaptileError(f"{path}: no line {name}: with numbers; copy or download it again")
+
+
+def rigid(rows: Array, path: Node) -> Array:
+    """(N, 12) row-major 3 x 4 matrices of ``path`` -> (N, 4, 4) rigid transforms.
+
+    Raises:
+        MaptileError: One of them is none: its left part is no rotation, or it reaches out of this
+            world.
+    """
+    if rows.shape[1] != 12:  # a line of a calibration file may hold any count
+        raise MaptileError(f"{path}: expected 12 numbers, found {rows.shape[1]}")
+    matrix = rows.reshape(-1, 3, 4)
+    turn, shift = np.clip(matrix[:, :, :3], -2, 2), matrix[:, :, 3]
+    square = np.einsum("nij,nkj->nik", turn, turn)
+    sound = (abs(square - np.eye(3)).max(axis=(1, 2), initial=0) < 0.01) & (np.linalg.det(turn) > 0)
+    sound &= abs(shift).max(axis=1, initial=0) < _FARTHEST_M
+    if not sound.all():
+        raise MaptileError(
+            f"{path}: transform number {int(np.argmin(sound)) + 1} of {len(rows)} is no rotation "
+            "and translation; copy or download it again"
+        )
+    return se3(Rotation.from_matrix(turn), shift)

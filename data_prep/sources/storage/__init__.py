@@ -1,0 +1,1 @@
+"""Files of a drive, in folders or in archives."""

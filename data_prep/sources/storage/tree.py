@@ -1,0 +1,293 @@
+"""Files of a drive, wherever they lie: in folders, or in archives as they were downloaded."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from errno import ENOENT, ENOTDIR
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal, Protocol
+
+from data_prep.errors import MaptileError
+from data_prep.sources.storage.archives import SUFFIXES, Archive, Member, is_archive, open_archive
+
+
+class Node(Protocol):
+    """A file or folder: a ``pathlib.Path``, or a place in an archive. To be read, not written."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        ...
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name from its last dot on, such as ".bin"; or ""."""
+        ...
+
+    @property
+    def parent(self) -> Node:
+        """The folder that this lies in."""
+        ...
+
+    def __truediv__(self, name: str, /) -> Node:
+        """What is called ``name`` (parts joined by "/") in this folder; it need not exist."""
+        ...
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder that exists."""
+        ...
+
+    def is_file(self) -> bool:
+        """Whether it is a file that exists."""
+        ...
+
+    def iterdir(self) -> Iterator[Node]:
+        """Everything in this folder, in any order."""
+        ...
+
+    def read_bytes(self) -> bytes:
+        """The whole file; raises OSError where it cannot be read."""
+        ...
+
+    def read_text(self, encoding: str | None = None) -> str:
+        """The whole file; raises OSError, or ValueError where it is not in that encoding."""
+        ...
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """The file to be read piece by piece."""
+        ...
+
+    def resolve(self) -> Node:
+        """The same with its full path, so that ``name`` and ``parent`` are what they really are."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """Archives laid over one another.
+
+    Attributes:
+        path: An archive, or the folder that holds the archives.
+        loose: That folder, whose own files come before those in archives; None for one archive.
+        archives: A file that is in several is that of the last.
+    """
+
+    path: Path
+    loose: Path | None
+    archives: tuple[Archive, ...]
+
+
+@dataclass(frozen=True)
+class ArchivePath:
+    """A file or folder in archives; see ``Node``. As text it is a path that ``open_tree`` takes.
+
+    Attributes:
+        tree: The archives.
+        inner: Where in them, parts joined by "/"; "" is the outermost folder.
+    """
+
+    tree: Tree
+    inner: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.tree.path}/{self.inner}" if self.inner else str(self.tree.path)
+
+    def __truediv__(self, name: str, /) -> ArchivePath:
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        return ArchivePath(self.tree, "/".join([self.inner, *parts] if self.inner else parts))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path; of the outermost folder the archive's name, unsuffixed."""
+        if self.inner:
+            return self.inner.rpartition("/")[2]
+        name = self.tree.path.resolve().name
+        if self.tree.loose is not None:
+            return name
+        return next(name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end))
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name from its last dot on, or ""."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> Node:
+        """The folder it lies in; of the outermost one, the real folder around the archive."""
+        if self.inner:
+            return ArchivePath(self.tree, self.inner.rpartition("/")[0])
+        return self.tree.path.resolve().parent
+
+    def resolve(self) -> ArchivePath:
+        """Itself: a path in archives is always full."""
+        return self
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder in any of the archives, or beside them."""
+        if any(self.inner in archive.folders for archive in self.tree.archives):
+            return True
+        loose = self._loose()
+        return loose is not None and loose.is_dir()
+
+    def is_file(self) -> bool:
+        """Whether it is a file in any of the archives, or beside them."""
+        if self._member() is not None:
+            return True
+        loose = self._loose()
+        return loose is not None and loose.is_file()
+
+    def iterdir(self) -> Iterator[ArchivePath]:
+        """Everything in this folder, of all archives and beside them, in any order."""
+        yield from (self / name for name in names(self))
+
+    def listing(self) -> tuple[set[str], set[str]]:
+        """Names of the files and of the folders in this folder.
+
+        Raises:
+            OSError: It is no folder.
+        """
+        files, folders = set[str](), set[str]()
+        found = [one.folders[self.inner] for one in self.tree.archives if self.inner in one.folders]
+        for folder in found:
+            files.update(folder.files)
+            folders.update(folder.folders)
+        loose = self._loose()
+        if loose is not None and loose.is_dir():
+            for known, more in zip((files, folders), _scan(loose), strict=True):
+                known.update(more)
+        elif not found:
+            code = ENOTDIR if self.is_file() else ENOENT
+            raise OSError(code, os.strerror(code), str(self))
+        return files, folders
+
+    def read_bytes(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            OSError: There is no such file.
+            MaptileError: It is damaged, encrypted or too large.
+        """
+        loose = self._loose()
+        if loose is not None and loose.is_file():
+            return loose.read_bytes()
+        archive, found = self._found()
+        return archive.read(self.inner, found)
+
+    def read_text(self, encoding: str | None = None) -> str:
+        """The whole file as text; raises ValueError as well where it is not in ``encoding``."""
+        return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding).read()
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """The file as a stream; raises as ``read_bytes``."""
+        loose = self._loose()
+        if loose is not None and loose.is_file():
+            return loose.open("rb")
+        archive, found = self._found()
+        return archive.open(self.inner, found)
+
+    def _member(self) -> tuple[Archive, Member] | None:
+        folder, _, name = self.inner.rpartition("/")
+        for archive in reversed(self.tree.archives):
+            if folder in archive.folders and name in archive.folders[folder].files:
+                return archive, archive.folders[folder].files[name]
+        return None
+
+    def _found(self) -> tuple[Archive, Member]:
+        found = self._member()
+        if found is None:
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(self))
+        return found
+
+    def _loose(self) -> Path | None:
+        """The same place in the folder beside the archives; nothing outside of that folder."""
+        if self.tree.loose is None or ".." in self.inner.split("/"):
+            return None
+        return self.tree.loose / self.inner
+
+
+def open_tree(path: Path) -> Node:
+    """The files at ``path``.
+
+    ``path`` is a folder, an archive (.zip, .tar, .tar.gz, .tgz), a folder that holds archives
+    (which are laid over one another, and under the loose files there), or a place inside of these,
+    such as ARCHIVE.zip/inner/folder. A compressed .tar is unpacked, to a temporary file without a
+    name.
+
+    Returns:
+        ``path`` itself where no archives are there; the node need not exist.
+
+    Raises:
+        MaptileError: An archive is damaged, or there is no space to unpack it; ``path`` leads into
+            a file that is no archive.
+    """
+    if path.is_dir():
+        return _overlaid(path)
+    outer, inner = path, ""
+    while not outer.exists() and outer != outer.parent:
+        outer, inner = outer.parent, f"{outer.name}/{inner}"
+    if outer.is_dir():
+        found = _overlaid(outer)
+        return path if isinstance(found, Path) else found / inner
+    if not is_archive(outer):
+        raise MaptileError(f"{outer}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
+    return ArchivePath(Tree(outer, None, (open_archive(outer),))) / inner
+
+
+def beside(drive: Node) -> list[Node]:
+    """Folders where what belongs to a drive may lie outside of it, the nearest first.
+
+    That is the folder around it; in archives every one further out, too, to the real one around
+    the archive.
+    """
+    folders = [drive.resolve().parent]
+    while isinstance(folders[-1], ArchivePath):
+        folders.append(folders[-1].parent)
+    return folders
+
+
+def names(folder: Node) -> list[str]:
+    """Names of everything in an existing folder, which is listed once; in any order."""
+    if isinstance(folder, ArchivePath):
+        return list(set[str]().union(*folder.listing()))
+    with os.scandir(str(folder)) as entries:
+        return [entry.name for entry in entries]
+
+
+def file_names(folder: Node) -> list[str]:
+    """Sorted names of the files in an existing folder, which is listed once."""
+    files, _ = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
+    return sorted(files)
+
+
+def subfolders(folder: Node) -> list[Node]:
+    """The folders in an existing folder, by name; it is listed once."""
+    _, folders = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
+    return [folder / name for name in sorted(folders)]
+
+
+def _scan(folder: Node) -> tuple[set[str], set[str]]:
+    """Names of the files and of the folders in a real folder."""
+    with os.scandir(str(folder)) as entries:
+        found = list(entries)
+    folders = {entry.name for entry in found if entry.is_dir()}
+    return {entry.name for entry in found} - folders, folders
+
+
+def _overlaid(folder: Path) -> Node:
+    archives = sorted(child for child in folder.iterdir() if is_archive(child))
+    if not archives:
+        return folder
+    return ArchivePath(Tree(folder, folder, tuple(open_archive(path) for path in archives)))

@@ -1,1 +1,0 @@
-"""Ways to get candidates for a query tile: one file per method."""

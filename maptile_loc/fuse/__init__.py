@@ -1,0 +1,1 @@
+"""Fixes and odometry as one trajectory."""

@@ -1,0 +1,117 @@
+"""What a drive saw, tile after tile, as a network takes it; its truth is never looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_prep.drive import Drive, Times
+from data_prep.errors import MaptileError
+from data_prep.files import atomic_file
+from data_prep.geometry import Array, se2_between, se2_compose, se2_from_se3, wrap_angle
+from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.submap import build_submap, plan_queries
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
+from maptile_loc.render.view import ViewSettings, tile_from_query
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Query tiles of a drive in order, and how the vehicle moved between them.
+
+    Attributes:
+        tiles: (Q, 3, S, S) float32, as ``view.tile_from_query`` gives them.
+        rotation: (Q,) radians by which each vehicle frame was turned to make its tile.
+        odometry: (Q, 3) the vehicle in the odometry's frame.
+        segment: (Q,) int32 of the odometry, negative where it covers none.
+        t_ns: (Q,) when.
+    """
+
+    tiles: NDArray[np.float32]
+    rotation: Array
+    odometry: Array
+    segment: NDArray[np.int32]
+    t_ns: Times
+
+    def motion(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Array:
+        """(...,) numbers of tiles -> (..., 3): the second tile in the frame of the first.
+
+        A tile's frame has its axes along the tile's sides: the map's where it is north-up.
+        """
+        moved = se2_between(self.odometry[first], self.odometry[second])
+        turn = self.rotation[first]
+        moved = se2_compose(np.stack([0 * turn, 0 * turn, turn], -1), moved)
+        moved[..., 2] = wrap_angle(moved[..., 2] - self.rotation[second])
+        return moved
+
+    def tuples(self, size: int) -> NDArray[np.int64]:
+        """(N, size) numbers of tiles in a row that the odometry connects."""
+        number = np.arange(len(self.segment) - size + 1)[:, None] + np.arange(size)
+        segment = self.segment[number]
+        return number[(segment == segment[:, :1]).all(axis=1) & (segment[:, 0] >= 0)]
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file."""
+        with atomic_file(path) as temporary:
+            np.savez_compressed(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+
+def read_sequence(path: Path) -> Sequence:
+    """Read what ``Sequence.save`` wrote."""
+    with np.load(path, allow_pickle=False) as content:
+        return Sequence(**{field.name: content[field.name] for field in fields(Sequence)})
+
+
+def see(
+    drive: Drive,
+    convergence: float,
+    heading: HeadingKnowledge,
+    submap_m: float,
+    every_m: float,
+    seed: int,
+    view: ViewSettings,
+    settings: LocalizeSettings,
+) -> Sequence:
+    """Make the query tiles of ``drive`` as localizing it would; those without a point are left out.
+
+    Args:
+        drive: Scans and odometry, and headings where they are known.
+        convergence: Of the map's meridians, radians.
+        heading: Known (tiles are north-up) or unknown (turned at random).
+        submap_m: Metres of travel in a tile.
+        every_m: Metres between tiles.
+        seed: Of the random turns.
+        view: The tiles' size and resolution.
+        settings: How submaps and tiles are made.
+
+    Raises:
+        MaptileError: The drive has no scans, odometry or headings where needed, or no points.
+    """
+    drive = drive.without_truth()
+    if drive.odometry is None:
+        raise MaptileError(f"{drive.name}: no odometry, so nothing says how its tiles lie")
+    plan = plan_queries(drive, every_m, submap_m)
+    rotations = tile_rotations(drive, plan, heading, convergence, seed)
+    tiles, kept = [], []
+    for query in tqdm(range(len(plan.scan)), desc="tiles", unit="tile", disable=None):
+        submap = build_submap(drive, plan, query, submap_m, False, settings.submap)
+        if len(submap.points) == 0 or np.isnan(rotations[query]):
+            continue
+        tile = make_tile(submap, rotations[query], settings.query)
+        tiles.append(tile_from_query(tile, view))
+        kept.append(query)
+    if not tiles:
+        raise MaptileError(f"{drive.name}: not one usable point in its scans")
+    t_ns = drive.scans.t_ns[plan.scan[kept]]
+    return Sequence(
+        torch.stack(tiles).numpy(),
+        rotations[kept],
+        se2_from_se3(drive.odometry.at(t_ns)),
+        plan.segment[plan.scan[kept]],
+        t_ns,
+    )

@@ -1,0 +1,1 @@
+"""Scans and motion as query tiles."""

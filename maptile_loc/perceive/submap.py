@@ -1,0 +1,231 @@
+"""Scans put together over some metres of travel: the local cloud of a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from data_prep.drive import Drive, PoseTrack, ScanBlock, Times
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se3_inverse
+from data_prep.settings import Count, Positive, Settings
+from maptile_loc.perceive.labels import LABELS, MOVING, LabelTable, kinds
+
+
+class SubmapSettings(Settings):
+    """How scans are put together.
+
+    Attributes:
+        spacing_m: Scans are thinned to one of each sensor per this many metres of travel, so that
+            a vehicle that stands still adds nothing.
+        max_points: Scans are thinned further until a submap has about so many points, so that a
+            sensor that sees all around is not read at every decimetre.
+        max_range_m: Points farther from their sensor are left out.
+        labels: What the label numbers of each data set mean; labels without a table are not used.
+    """
+
+    spacing_m: Positive = 0.1
+    max_points: Count = 1_500_000
+    max_range_m: Positive = 60.0
+    labels: Mapping[str, LabelTable] = LABELS
+
+
+@dataclass(frozen=True)
+class Submap:
+    """A local cloud in the vehicle frame at the query.
+
+    Attributes:
+        points: (N, 3) float32, x forward, y left, z up, metres.
+        scan: (N,) int32, which of the S scans a point belongs to.
+        origin: (S, 3) float32, where each scan's sensor was, in the same frame.
+        kind: (N,) uint8, what a point belongs to (``labels.BUILDING`` ...); None without labels.
+    """
+
+    points: NDArray[np.float32]
+    scan: NDArray[np.int32]
+    origin: NDArray[np.float32]
+    kind: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class QueryPlan:
+    """Where along a drive queries are made, and which scans each may use.
+
+    Attributes:
+        scan: (Q,) int64, index of the scan at each query.
+        travelled: (S,) metres travelled at each scan since the start of the drive.
+        segment: (S,) int32, odometry segment of each scan, -1 where the odometry covers it not.
+    """
+
+    scan: NDArray[np.int64]
+    travelled: Array
+    segment: NDArray[np.int32]
+
+
+def plan_queries(drive: Drive, every_m: float, submap_m: float) -> QueryPlan:
+    """Choose the scans at which to localize: one per ``every_m`` metres of travel, 0 for each.
+
+    Raises:
+        MaptileError: The drive has no scans, or no odometry though some is needed.
+    """
+    t_ns = drive.scans.t_ns
+    if len(t_ns) == 0:
+        raise MaptileError(f"{drive.name}: no scans in it (or none between --start and --end)")
+    if drive.odometry is None:
+        if every_m > 0 or submap_m > 0:
+            raise MaptileError(
+                f"{drive.name}: no odometry, so metres of travel are not known; "
+                "make one from its scans (lidar_odometry), or use --submap 0 --every 0"
+            )
+        unknown = np.zeros(len(t_ns))
+        return QueryPlan(np.arange(len(t_ns)), unknown, np.full(len(t_ns), -1, np.int32))
+    odometry = drive.odometry
+    seconds = (odometry.t_ns - t_ns[0]) / 1e9
+    travelled = np.interp((t_ns - t_ns[0]) / 1e9, seconds, odometry.travelled())
+    segment = odometry.segment_at(t_ns)
+    usable = np.flatnonzero(segment >= 0) if submap_m > 0 or every_m > 0 else np.arange(len(t_ns))
+    if len(usable) == 0:
+        raise MaptileError(
+            f"{drive.name}: its odometry covers none of the scans; are both on the same clock?"
+        )
+    if every_m > 0:
+        # The first usable scan of every stretch of every_m metres, counted afresh in each segment.
+        stretch = np.floor(travelled[usable] / every_m)
+        first = np.ones(len(usable), bool)
+        first[1:] = (np.diff(stretch) > 0) | (np.diff(segment[usable]) > 0)
+        usable = usable[first]
+    return QueryPlan(usable.astype(np.int64), travelled, segment)
+
+
+def build_submap(
+    drive: Drive,
+    plan: QueryPlan,
+    query: int,
+    submap_m: float,
+    online: bool,
+    settings: SubmapSettings,
+) -> Submap:
+    """Put together the scans around query number ``query``.
+
+    The window is ``submap_m`` metres of travel centred on the query, ending there with ``online``;
+    shorter at the ends of the drive and of an odometry segment; 0 is the one scan.
+    """
+    centre = int(plan.scan[query])
+    start, stop = centre, centre + 1
+    if submap_m > 0:
+        back, ahead = (submap_m, 0.0) if online else (submap_m / 2, submap_m / 2)
+        metres = plan.travelled - plan.travelled[centre]
+        near = (plan.segment == plan.segment[centre]) & (metres >= -back) & (metres <= ahead)
+        if online:
+            near[centre + 1 :] = False
+        window = np.flatnonzero(near)
+        start, stop = int(window[0]), int(window[-1]) + 1
+    if submap_m == 0:
+        return _local(drive, drive.scans.read(centre, centre + 1), centre, settings)
+    here = len(drive.scans.read(centre, centre + 1).points)
+    sensors = len(drive.scans.sensors)
+    spacing = max(settings.spacing_m, submap_m * here * sensors / settings.max_points)
+    bins = np.floor(plan.travelled[start:stop] / spacing).astype(np.int64)
+    runs = _runs(_keep(bins, sensors) + start, centre)
+    return _local(drive, _together([drive.scans.read(*run) for run in runs]), centre, settings)
+
+
+def _together(blocks: list[ScanBlock]) -> ScanBlock:
+    offsets = np.cumsum([0] + [len(block.t_ns) for block in blocks[:-1]]).astype(np.int32)
+    seconds = [block.seconds for block in blocks if block.seconds is not None]
+    # Scans without labels cannot say what is a wall: then none does.
+    label = [block.label for block in blocks if block.label is not None]
+    return ScanBlock(
+        t_ns=np.concatenate([block.t_ns for block in blocks]),
+        points=np.concatenate([block.points for block in blocks]),
+        scan=np.concatenate([b.scan + offset for b, offset in zip(blocks, offsets, strict=True)]),
+        origin=np.concatenate([block.origin for block in blocks]),
+        seconds=np.concatenate(seconds) if seconds else None,
+        label=np.concatenate(label) if len(label) == len(blocks) else None,
+    )
+
+
+def _keep(bins: NDArray[np.int64], per_bin: int) -> NDArray[np.int64]:
+    """Indices of the first ``per_bin`` scans of each run of equal ``bins``."""
+    new = np.concatenate([[True], np.diff(bins) > 0])
+    rank = np.arange(len(bins)) - np.flatnonzero(new)[np.cumsum(new) - 1]
+    return np.flatnonzero(rank < per_bin)
+
+
+def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
+    """Consecutive indices as (start, stop) ranges; ``centre`` is kept too."""
+    kept = np.union1d(kept, [centre])
+    breaks = np.flatnonzero(np.diff(kept) > 1) + 1
+    return [(int(run[0]), int(run[-1]) + 1) for run in np.split(kept, breaks)]
+
+
+def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings) -> Submap:
+    """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
+    x, y, z = block.points.T - np.take(block.origin.T, block.scan, axis=1)
+    use = x * x + y * y + z * z <= settings.max_range_m**2
+    kind = None
+    table = settings.labels.get(drive.labels or "")
+    if block.label is not None and table is not None:
+        kind = kinds(block.label, table)
+        use &= kind != MOVING
+        kind = kind[use]
+    # Several times faster than points[use].
+    points, scan = np.compress(use, block.points, axis=0), np.compress(use, block.scan)
+    if drive.odometry is None:
+        return Submap(points, scan, block.origin, kind)
+    poses = drive.odometry.at(np.append(block.t_ns, drive.scans.t_ns[centre]))
+    relative = se3_inverse(poses[-1]) @ poses[:-1]
+    count = np.bincount(scan, minlength=len(block.t_ns))
+    if block.seconds is not None:
+        velocity, turn = _motion(block.t_ns, drive.odometry)
+        points += block.seconds[use, None] * _moved(points, turn, velocity, count)
+    rotation = relative[:, :3, :3].astype(np.float32)
+    shift = relative[:, :3, 3].astype(np.float32)
+    return Submap(
+        _moved(points, rotation, shift, count),
+        scan,
+        np.einsum("sij,sj->si", rotation, block.origin) + shift,
+        kind,
+    )
+
+
+def _moved(
+    points: NDArray[np.float32],
+    matrix: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    count: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """(N, 3) points, ``count`` of them of each scan in turn, by each scan's matrix and shift."""
+    x, y, z = points.T
+    result = np.empty(points.shape, np.float32, order="F")  # all that follows works by column
+    for i in range(3):
+        # Number by number: a matrix for every point would be three times as many bytes.
+        a, b, c, d = (np.repeat(column, count) for column in (*matrix[:, i].T, shift[:, i]))
+        result[:, i] = a * x + b * y + c * z + d
+    return result
+
+
+def _motion(t_ns: Times, odometry: PoseTrack) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The vehicle's steady motion during each of (S,) scans.
+
+    Returns:
+        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) matrices that take a point to the
+        velocity that the turn (rad/s) gives it.
+    """
+    half = 50_000_000
+    here = se3_inverse(odometry.at(t_ns))
+    begin, end = (here @ odometry.at(t_ns + d) for d in (-half, half))
+    segment = odometry.segment_at(t_ns - half)
+    # Where the odometry ends or breaks off the motion is not known, and nothing is undone.
+    known = (segment >= 0) & (segment == odometry.segment_at(t_ns + half))
+    per_second = np.where(known, 1e9 / (2 * half), 0.0)[:, None]
+    velocity = per_second * (end[:, :3, 3] - begin[:, :3, 3])
+    turned = se3_inverse(begin)[:, :3, :3] @ end[:, :3, :3]
+    x, y, z = (per_second * Rotation.from_matrix(turned).as_rotvec()).T
+    zero = np.zeros_like(x)
+    turn = np.array([[zero, -z, y], [z, zero, -x], [-y, x, zero]]).transpose(2, 0, 1)
+    return velocity.astype(np.float32), turn.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Views of the map as a vehicle would see it."""

@@ -1,0 +1,1 @@
+"""Metrics, result files, pages and pictures."""

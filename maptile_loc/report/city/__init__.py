@@ -1,0 +1,1 @@
+"""How distinctive the places of a city are."""

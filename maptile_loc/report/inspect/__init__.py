@@ -1,0 +1,1 @@
+"""The contents of a drive or a city, in words and as a picture."""

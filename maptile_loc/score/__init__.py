@@ -1,0 +1,1 @@
+"""The likelihood of a query tile at a pose on the map."""

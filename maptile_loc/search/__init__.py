@@ -1,0 +1,1 @@
+"""Methods that find candidate poses for a query tile."""

@@ -1,0 +1,55 @@
+"""Candidates from a model of cells: its likeliest places, searched closely."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.city.folder import City
+from data_prep.geometry import Array
+from maptile_loc.models.classifier import CellsModel
+from maptile_loc.render.view import tile_from_query
+from maptile_loc.search.engine.locator import ModelLocator
+from maptile_loc.search.engine.near import NearSearch
+from maptile_loc.search.engine.settings import CellsSettings
+from maptile_loc.search.engine.turning import best_apart, spaced_turns, turned_tiles
+from maptile_loc.types import QueryTile
+
+PER_TURN = 4
+"""Places that a tile of unknown heading is asked for at each turn."""
+APART_M = 10.0
+
+
+class CellsLocator(ModelLocator[CellsModel]):
+    """A trained model of one city, and the city's map to search its answers on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        city: City,
+        search: NearSearch,
+        settings: CellsSettings,
+        device: str = "cpu",
+    ) -> None:
+        """As for every ``ModelLocator``."""
+        super().__init__(folder, city, search, CellsModel, np.pi, device)
+        if self.model.heading == "known":
+            self.reach_rad = np.radians(settings.heading_step_deg)
+        self.settings = settings
+
+    def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
+        """(K, 3) east, north and turn of the likeliest places, best first."""
+        asked = np.zeros(1)
+        if self.model.heading == "known":
+            step = np.radians(self.settings.heading_step_deg)
+            asked = spaced_turns(turns, log_prior, step)
+        count = self.settings.places
+        with torch.inference_mode():
+            seen = turned_tiles(tile_from_query(tile, self.view), asked).to(self.model.device)
+            offset, score = self.model.top(seen, count if len(asked) == 1 else PER_TURN)
+        places = self.reference + offset.double().cpu().numpy()
+        turn = np.broadcast_to(asked[:, None], score.shape)
+        found = np.column_stack([places.reshape(-1, 2), turn.ravel()])
+        return found[best_apart(found[:, :2], score.flatten().cpu().numpy(), count, APART_M)]

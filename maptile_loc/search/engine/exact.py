@@ -1,0 +1,289 @@
+"""The pose that fits best, proven: branch and bound over all places and headings.
+
+A box holds neighbouring places of the fine grid at two headings. No pose in it fits better than its
+bound, for which each piece of evidence takes, by itself, the best that the map has wherever a pose
+of the box puts it. A first bound, loose by the width of a cell too, is a correlation and rules out
+nearly all boxes; a second one keeps the evidence's own positions; a third is about one place. What
+is left is looked at pose by pose, the most promising first, until no bound is higher than the best
+pose found (as Hess et al. 2016, Real-time loop closure in 2D LIDAR SLAM, with occupancy grids).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from data_prep.geometry import Array, rotate, wrap_angle
+from maptile_loc.score.evidence import BESIDE, FREE, GROUND, PATH, SURFACE, WALL, Evidence, points
+from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
+from maptile_loc.search.engine.spectra import TURNS, Correlator
+
+Ints = NDArray[np.int_]
+
+SECTORS = 8
+"""Walls whose directions lie in one of so many sectors are bounded together; so are lines."""
+ARCS = (0.499, 1.499)
+"""The evidence is in two rings: turned from a box's middle heading to either of its two, it moves
+by at most so many cells. What lies farther out is bounded by the best of the whole map."""
+RING = 2 * SECTORS
+REST = 2 * RING
+PLAIN = {FREE: REST, GROUND: REST + 1, SURFACE: REST + 2, BESIDE: REST + 3, PATH: REST + 4}
+COUNT = REST + len(PLAIN)
+"""Channels: walls and lines by sector of the inner ring, of the outer; and the rest."""
+ROUNDING, SAME = 1e-5, 1e-3
+"""Bounds, sums in single precision, are off by less than the first for each unit of evidence; two
+scores of one pose by less than the second."""
+GATHERED, POSES = 1 << 22, 512
+"""So many values are gathered, and so many poses looked at, at a time."""
+
+
+class Pieces(NamedTuple):
+    """A tile's evidence as what it is bounded by.
+
+    Attributes:
+        xy: (N, 2) metres in the tile's frame.
+        weight: (N,) >= 0.
+        channel: (N,) the first of its channels ...
+        angle, spin: ... of which it takes that in whose sector its angle is (radians), once the
+            tile's turn times ``spin`` is added to it; (N,) both. Where there is one, ``spin`` is 0.
+        beyond: What all the evidence beyond the outer ring adds at most.
+    """
+
+    xy: Array
+    weight: Tensor
+    channel: Ints
+    angle: Array
+    spin: Ints
+    beyond: float
+
+
+class ExactSearch:
+    """Finds the pose of the highest likelihood, on all of a map.
+
+    Args:
+        fields: The map's.
+        first: Row and column, in the fields, of the first place: its cell's north-west corner.
+        allowed: (R, C) bool: places one cell apart, from ``first`` on, and which of them count.
+        side: So many places on a side make a box.
+        heading_step: Between the two headings of a box (radians).
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        fields: LikelihoodFields,
+        first: tuple[int, int],
+        allowed: Tensor,
+        side: int,
+        heading_step: float,
+        device: torch.device,
+    ) -> None:
+        self.fields, self.side, self.heading_step = fields, side, heading_step
+        self.device = device
+        # Boxes are the fields' wide cells.
+        top, left = first[0] % side, first[1] % side
+        right, bottom = -(left + allowed.shape[1]) % side, -(top + allowed.shape[0]) % side
+        self.corner = first[0] - top, first[1] - left
+        self.allowed = functional.pad(allowed.to(device), (left, right, top, bottom))
+        boxes = self.allowed.unfold(0, side, side).unfold(1, side, side)
+        self.boxes = boxes.any(-1).any(-1)
+        self.radius = np.array(ARCS) * 2 * fields.resolution / heading_step
+        self.reach = math.ceil(self.radius[1] / fields.resolution / side) * side
+
+    def better(
+        self, evidence: Evidence, rotation: float, turns: Array, log_prior: Array, score: float
+    ) -> tuple[Array, int] | None:
+        """The best pose (3,) of all and its turn's index; None where none scores more.
+
+        Args:
+            evidence: A tile's.
+            rotation: The tile's (radians).
+            turns: (T,) radians: the first headings of the boxes, less ``rotation``.
+            log_prior: (T,) log-probability of each; a score is this plus the log-likelihood.
+            score: What some pose is known to have, up to rounding.
+        """
+        pieces, score = self._pieces(evidence), score + SAME
+        parts = []
+        for start in range(0, len(turns), TURNS):
+            few = slice(start, start + TURNS)
+            bound, place = self._bounded(pieces, turns[few], log_prior[few], score)
+            parts.append((bound, place + [start, 0, 0]))
+        bound, place = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.argsort(-bound)
+        bound, (turn, row, column) = bound[order], place[order].T
+        step = self.fields.resolution
+        east = self.fields.west + (self.corner[1] + column) * step
+        north = self.fields.north - (self.corner[0] + row) * step
+        first = np.column_stack([east, north, turns[turn] + rotation])
+        seen, best = points(evidence), None
+        for start in range(0, len(bound), POSES):
+            if bound[start] <= score:
+                break
+            some = slice(start, start + POSES)
+            poses = first[some, None] + [[0, 0, 0], [0, 0, self.heading_step]]
+            scores = log_likelihood(poses, seen, rotation, self.fields)
+            scores += log_prior[turn[some], None]
+            if scores.max() > score:
+                score, at = float(scores.max()), np.unravel_index(scores.argmax(), scores.shape)
+                best = poses[at], int(turn[start + at[0]])
+        return best
+
+    def _bounded(
+        self, pieces: Pieces, turns: Array, log_prior: Array, score: float
+    ) -> tuple[Array, Ints]:
+        """Where a higher ``score`` may be: (K,) bounds; (K, 3) first turn, row, column."""
+        prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
+        placed = [self._placed(pieces, turn + self.heading_step / 2) for turn in turns]
+        tiles = torch.stack([self._tile(pieces.weight, *one) for one in placed])
+        step, across = self.loose.block - self.loose.side, self.loose.grid[1]
+        rounding = ROUNDING * float(pieces.weight.sum())
+        enough = score - pieces.beyond - rounding
+        found = []
+        for first, blocks, scores in self.loose.scores(tiles):
+            some = scores + prior[first : first + len(scores), None, None, None]
+            turn, block, row, column = torch.nonzero(some > enough, as_tuple=True)
+            block += blocks.start
+            row, column = row + block // across * step, column + block % across * step
+            box = torch.stack([turn + first, row, column], 1)
+            box = box[(row < self.boxes.shape[0]) & (column < self.boxes.shape[1])]
+            found.append(box[self.boxes[box[:, 1], box[:, 2]]])
+        box, bounds, places = torch.cat(found), [], []
+        at = torch.arange(self.side, device=self.device)
+        inside = torch.cartesian_prod(at, at)
+        for number, one in enumerate(placed):
+            gap, mine = enough - log_prior[number], box[box[:, 0] == number, 1:] * self.side
+            _, mine = self._closer(self.close, pieces.weight, *one, mine, gap)
+            place = (mine[:, None] + inside).reshape(-1, 2)
+            place = place[self.allowed[place[:, 0], place[:, 1]]]
+            most, place = self._closer(self.closest, pieces.weight, *one, place, gap)
+            bounds.append(most.cpu().numpy().astype(np.float64) + score - gap)
+            places.append(np.column_stack([np.full(len(place), number), place.cpu().numpy()]))
+        return np.concatenate(bounds), np.concatenate(places)
+
+    def _pieces(self, evidence: Evidence) -> Pieces:
+        rows = []
+        for group in points(evidence):
+            away = np.hypot(*group.xy.T)
+            if group.first == WALL:
+                wall, east, north, cos, sin = group.values.astype(np.float64).T
+                ring = np.where(away <= self.radius[0], 0, RING)
+                rows.append((group.xy, wall, ring, np.arctan2(north, east), 1))
+                rows.append((group.xy, np.hypot(cos, sin), ring + SECTORS, np.arctan2(sin, cos), 2))
+            else:
+                channel = np.full(len(away), PLAIN[group.first])
+                rows.append((group.xy, group.values[:, 0], channel, np.zeros(len(away)), 0))
+        xy, weight, channel, angle = (
+            np.concatenate([row[part] for row in rows]) for part in range(4)
+        )
+        spin = np.repeat([row[4] for row in rows], [len(row[0]) for row in rows])
+        far = np.hypot(*xy.T) > self.radius[1]
+        beyond = float((weight * self.highest[channel])[far].sum())
+        near = ~far
+        held = torch.tensor(weight[near], dtype=torch.float32, device=self.device)
+        return Pieces(xy[near], held, channel[near], angle[near], spin[near], beyond)
+
+    def _placed(self, pieces: Pieces, turn: float) -> tuple[Tensor, Array]:
+        """(N,) channels, and (N, 2) cells south and east of the vehicle, of a turned tile."""
+        angle = (pieces.angle + pieces.spin * turn) % (2 * np.pi)
+        sector = np.minimum((angle * (SECTORS / (2 * np.pi))).astype(int), SECTORS - 1)
+        channel = pieces.channel + np.where(pieces.spin > 0, sector, 0)
+        east, north = rotate(pieces.xy.astype(np.float64), turn).T / self.fields.resolution
+        return torch.from_numpy(channel).to(self.device), np.stack([-north, east], 1)
+
+    def _tile(self, weight: Tensor, channel: Tensor, cells: Array) -> Tensor:
+        """(C, S, S) the weights, summed by box."""
+        half = self.reach // self.side
+        at = torch.from_numpy(np.floor(cells / self.side).astype(int) + half).to(self.device)
+        tile = torch.zeros(COUNT * 4 * half**2, device=self.device)
+        tile.index_add_(0, (channel * 2 * half + at[:, 0]) * 2 * half + at[:, 1], weight)
+        return tile.reshape(COUNT, 2 * half, 2 * half)
+
+    def _closer(
+        self, fields: Tensor, weight: Tensor, channel: Tensor, cells: Array, at: Tensor, gap: float
+    ) -> tuple[Tensor, Tensor]:
+        """Of boxes at (K, 2) rows and columns those whose bound, each piece where it is, is higher.
+
+        Returns:
+            The bounds higher than ``gap``, and where these boxes are.
+        """
+        _, height, width = fields.shape
+        values = fields.flatten()
+        south, east = torch.from_numpy(np.floor(cells).astype(int)).to(self.device).T
+        offset = (channel * height + south) * width + east
+        row, column = (at + torch.tensor(self.corner, device=self.device) + self.reach).T
+        corner = row * width + column
+        parts = torch.split(corner, max(1, GATHERED // max(1, len(offset))))
+        bound = torch.cat([values[part[:, None] + offset] @ weight for part in parts])
+        kept = bound > gap
+        return bound[kept], at[kept]
+
+    @cached_property
+    def loose(self) -> Correlator:
+        """First bounds: the evidence anywhere in its cell, as wide as a box."""
+        # A piece reaches from its cell's corner over the cell, the box and, bilinear, one more.
+        channels = self._dilated(2 * self.side - 0.5, self.side)
+        rows, columns = (
+            (first // self.side, first // self.side + count)
+            for first, count in zip(
+                np.array(self.corner) + self.reach, self.boxes.shape, strict=True
+            )
+        )
+        return Correlator(channels, 2 * self.reach // self.side, rows, columns, self.device)
+
+    @cached_property
+    def close(self) -> Tensor:
+        """Second bounds: the evidence where it is, to a cell."""
+        return self._dilated(self.side + 0.5, 1).to(self.device)
+
+    @cached_property
+    def closest(self) -> Tensor:
+        """Third bounds: those of one place."""
+        return self._dilated(1.5, 1).to(self.device)
+
+    @cached_property
+    def highest(self) -> Array:
+        """(C,) the most that a unit of each channel adds, whatever its direction."""
+        single = [float(one.max().clamp(min=0)) for one in self._plain]
+        wall, line = max(single[:SECTORS]), max(single[SECTORS:RING])
+        return np.array([*([wall] * SECTORS + [line] * SECTORS) * 2, *single[RING:]])
+
+    def _dilated(self, after: float, stride: int) -> Tensor:
+        """(C, H, W): the most of each channel about cells ``stride`` times as wide as the fields'.
+
+        That is from 1.5 of the fields' cells and the ring's arc before its north-west corner to
+        ``after`` and the arc behind it. All around there is as much more as a tile reaches.
+        """
+        plain = self._plain
+        rings = [(one, ARCS[0]) for one in plain[:RING]] + [(one, ARCS[1]) for one in plain]
+        out = []
+        for one, arc in rings:
+            ahead, behind = math.ceil(1.5 + arc) - 1, math.ceil(after + arc) - 1
+            height, width = one.shape
+            right, bottom = (-(size + 2 * self.reach) % stride for size in (width, height))
+            pad = [self.reach + at for at in (ahead, behind + right, ahead, behind + bottom)]
+            padded = functional.pad(one, pad)[None]
+            out.append(functional.max_pool2d(padded, ahead + behind + 1, stride)[0])
+        return torch.stack(out)
+
+    @cached_property
+    def _plain(self) -> list[Tensor]:
+        """What a unit of each channel adds to the score at each cell (H, W): one ring, the rest."""
+        channels = torch.from_numpy(self.fields.channels)
+        wall, east, north, cos, sin, *rest, path, first, second = channels
+        sectors = []
+        for base, x, y, spin in ((wall, east, north, 1), (None, cos, sin, 2)):
+            size, angle = torch.hypot(x, y), torch.atan2(y, x).numpy()
+            for sector in range(SECTORS):
+                off = np.abs(wrap_angle(angle - (sector + 0.5) * 2 * np.pi / SECTORS))
+                off = np.maximum(off - np.pi / SECTORS - spin * self.heading_step / 2, 0)
+                most = size * torch.from_numpy(np.cos(off)).float()
+                # A wall may face less clearly than by a unit.
+                sectors.append(most if base is None else base + most.clamp(min=0))
+        return [*sectors, *rest, path + torch.hypot(first, second)]

@@ -1,0 +1,118 @@
+"""What every search ends with: places looked at again, probabilities, the best few."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+
+from data_prep.geometry import Array, wrap_angle
+from maptile_loc.score.evidence import FREE, SURFACE, WALL, Evidence, points
+from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
+from maptile_loc.search.engine.settings import MatchSettings
+
+FEW_TURNS = 4
+"""Up to so many headings the fine grid is searched at once."""
+CHANCE = 0.001
+"""The share of all squares of a map whose best place is taken to fit by chance."""
+
+
+def refined(
+    poses: Array,
+    log_prior: Array,
+    evidence: Evidence,
+    rotation: float,
+    fields: LikelihoodFields,
+    settings: MatchSettings,
+) -> tuple[Array, Array]:
+    """Places of the wide grid on the fine one.
+
+    Args:
+        poses: (K, 3).
+        log_prior: (K,) of their headings.
+        evidence: The tile's.
+        rotation: The tile's (radians).
+        fields: The map's.
+        settings: Steps.
+
+    Returns:
+        (K, 3) poses, and the (K,) logarithm of the likelihood's mass around each.
+    """
+    seen = points(evidence)
+    step, turn = fields.resolution, np.radians(settings.heading_step_deg / 2)
+    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    offsets = offsets * [step, step, turn]
+    for _ in range(2):
+        around = poses[:, None] + offsets
+        scores = log_likelihood(around, seen, rotation, fields) + log_prior[:, None]
+        poses = around[np.arange(len(poses)), scores.argmax(axis=1)]
+    share = 1 / (2 * settings.coarser**2)
+    return poses, np.asarray(logsumexp(scores, axis=1) + np.log(share))
+
+
+def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K, H, W) scores -> (K, n) highest of squares of ``radius`` cells, and their flat indices."""
+    highest, index = torch.nn.functional.max_pool2d(
+        values, radius, ceil_mode=True, return_indices=True
+    )
+    return highest.flatten(1), index.flatten(1)
+
+
+def by_chance(maxima: Array, metres: Array, squares: float, settings: MatchSettings) -> float:
+    """What a tile scores somewhere on the map without having been seen there.
+
+    Args:
+        maxima: (N,) the highest scores of squares of the map; -inf where it cannot be.
+        metres: (N,) how far these are from the best place.
+        squares: So many there are on the map; those left out have lower scores.
+        settings: How far apart places are.
+
+    Returns:
+        What one in a thousand squares far from the best reaches; 0 where there is no such square.
+    """
+    elsewhere = maxima[(metres > 3 * settings.distinct_m) & np.isfinite(maxima)]
+    if len(elsewhere) == 0:
+        return 0.0
+    rank = min(int(CHANCE * squares), len(elsewhere) - 1)
+    return float(-np.partition(-elsewhere, rank)[rank])
+
+
+def posterior(
+    mass: Array,
+    rest: float,
+    places: float,
+    chance: float,
+    evidence: Evidence,
+    settings: MatchSettings,
+) -> Array:
+    """(K,) log-probabilities that the tile is at each hypothesis.
+
+    Args:
+        mass: (K,) logarithm of the likelihood's sum around each.
+        rest: The same of all other places.
+        places: How many places there are, each as probable before anything is seen.
+        chance: What the tile scores by chance.
+        evidence: The tile's; one more hypothesis is that it is nowhere on the map.
+        settings: The odds of that.
+    """
+    total = logsumexp([*mass, rest]) - np.log(places)
+    seen = evidence.images.sum(axis=(1, 2), dtype=np.float64)
+    nowhere = (
+        settings.nowhere_log_odds
+        + settings.nowhere_by_chance * chance
+        + settings.nowhere_per_wall_m2 * seen[WALL]
+        + settings.nowhere_per_free_m2 * seen[FREE]
+        + settings.nowhere_per_road_m2 * seen[SURFACE]
+    )
+    return np.asarray(mass - np.log(places) - np.logaddexp(total, nowhere))
+
+
+def distinct(poses: Array, log_scores: Array, settings: MatchSettings) -> list[int]:
+    """The best of (K, 3) poses, no two of them at the same place."""
+    kept: list[int] = []
+    for index in np.argsort(-log_scores, kind="stable"):
+        gap = poses[kept] - poses[index]
+        near = np.hypot(gap[:, 0], gap[:, 1]) < 0.75 * settings.distinct_m
+        if not (near & (np.abs(wrap_angle(gap[:, 2])) < np.radians(15))).any():
+            kept.append(int(index))
+    return kept[: settings.candidates]

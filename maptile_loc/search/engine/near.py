@@ -1,0 +1,171 @@
+"""A search about a few places, such as a network names: the same likelihood, less of the map."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from data_prep.geometry import Array, wrap_angle
+from maptile_loc.score.evidence import Evidence, make_evidence, turned
+from maptile_loc.score.likelihood import LikelihoodFields, coarser
+from maptile_loc.search.engine.hypotheses import (
+    FEW_TURNS,
+    by_chance,
+    distinct,
+    local_maxima,
+    posterior,
+    refined,
+)
+from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.types import Candidates, QueryTile
+
+SQUARES = 4
+"""So many squares are in work at a time."""
+
+Ints = NDArray[np.int_]
+
+
+class NearSearch:
+    """Squares of a map searched for a tile.
+
+    Args:
+        fields: The map's likelihood.
+        tile_size_m: Side of the tiles.
+        settings: As for the search of the whole map.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        fields: LikelihoodFields,
+        tile_size_m: float,
+        settings: MatchSettings,
+        device: str = "cpu",
+    ) -> None:
+        self.fields, self.tile_size_m, self.settings = fields, tile_size_m, settings
+        self.device = torch.device(device)
+        self._grids: dict[bool, LikelihoodFields] = {False: fields}
+
+    def candidates(
+        self,
+        tile: QueryTile,
+        starts: Array,
+        turns: Array,
+        log_prior: Array,
+        reach_rad: float = np.pi,
+    ) -> Candidates:
+        """The best place in the square about each start, over the turns near its own.
+
+        Args:
+            tile: As for ``Matcher.candidates``; so are ``turns`` and ``log_prior``.
+            starts: (K, 3) east and north (metres) of the squares' centres, turn (radians).
+            turns: (T,) radians.
+            log_prior: (T,) log-probability of each.
+            reach_rad: How far from a start's turn the turns are tried.
+
+        Returns:
+            Candidates with log-posteriors: that the tile is elsewhere on the map is left out, that
+            it is nowhere on it is not.
+        """
+        evidence = make_evidence(tile, self.fields.resolution)
+        fields = self._grid(wide := len(turns) > FEW_TURNS)
+        step = fields.resolution
+        reach = max(1, round(self.settings.radius_m / step))
+        corner = np.column_stack([fields.north - starts[:, 1], starts[:, 0] - fields.west])
+        first = np.round(corner / step).astype(int) - reach
+        tried = _tried(starts[:, 2], turns, reach_rad)
+        best, which = self._best(fields, first, 2 * reach + 1, evidence, turns, log_prior, tried)
+        flat = best.argmax(axis=1)
+        row, column = np.divmod(flat, 2 * reach + 1)
+        every = np.arange(len(flat))
+        chosen = which[every, flat]
+        poses = np.column_stack(
+            [
+                fields.west + (first[:, 1] + column) * step,
+                fields.north - (first[:, 0] + row) * step,
+                tile.rotation + turns[chosen],
+            ]
+        )
+        # A hypothesis is what lies around its peak.
+        at = np.arange(2 * reach + 1)
+        rows, columns = np.abs(at - row[:, None]), np.abs(at - column[:, None])
+        around = np.maximum(rows[:, :, None], columns[:, None]) * step
+        around = around.reshape(len(flat), -1) <= self.settings.distinct_m
+        mass = np.asarray(logsumexp(np.where(around, best, -np.inf), axis=1))
+        if wide:
+            poses, mass = refined(
+                poses, log_prior[chosen], evidence, tile.rotation, self.fields, self.settings
+            )
+        poses[:, 2] = wrap_angle(poses[:, 2])
+        # Squares that overlap find the same place.
+        kept = distinct(poses, mass, self.settings)
+        places = math.prod(fields.channels.shape[1:])
+        side = max(1, round(self.settings.distinct_m / step))
+        squares = torch.from_numpy(best.reshape(len(best), 2 * reach + 1, -1))
+        maxima, index = (one.numpy() for one in local_maxima(squares, side))
+        there = first[:, None] + np.stack(np.divmod(index, 2 * reach + 1), -1)
+        away = step * np.linalg.norm(
+            there - first[kept[0]] - [row[kept[0]], column[kept[0]]], axis=-1
+        )
+        chance = by_chance(maxima.ravel(), away.ravel(), places / side**2, self.settings)
+        log_scores = posterior(mass[kept], -np.inf, places, chance, evidence, self.settings)
+        return Candidates(poses[kept], log_scores)
+
+    def _grid(self, wide: bool) -> LikelihoodFields:
+        if wide not in self._grids:
+            self._grids[wide] = coarser(self.fields, self.settings.coarser)
+        return self._grids[wide]
+
+    def _best(
+        self,
+        fields: LikelihoodFields,
+        first: Ints,
+        count: int,
+        evidence: Evidence,
+        turns: Array,
+        log_prior: Array,
+        tried: Ints,
+    ) -> tuple[Array, Ints]:
+        """(K, count^2) best scores of the places from (K, 2) ``first`` on, and their turns."""
+        side = round(self.tile_size_m / fields.resolution)
+        block = side + count + count % 2
+        used, index = np.unique(tried, return_inverse=True)
+        tiles = turned(evidence, turns[used], fields.resolution, self.device)
+        spectrum = torch.fft.rfft2(tiles, s=(block, block)).conj()
+        prior = torch.tensor(log_prior[tried], dtype=torch.float32, device=self.device)
+        pick = torch.from_numpy(index.reshape(tried.shape)).to(self.device)
+        best, which = [], []
+        for start in range(0, len(first), SQUARES):
+            some = slice(start, start + SQUARES)
+            cut = torch.from_numpy(_cut(fields.channels, first[some] - side // 2, block))
+            squares = torch.fft.rfft2(cut.to(self.device))
+            product = torch.einsum("kcuv,ktcuv->ktuv", squares, spectrum[pick[some]])
+            scores = torch.fft.irfft2(product, s=(block, block))[..., :count, :count]
+            value, at = (scores + prior[some, :, None, None]).max(1)
+            best.append(value.flatten(1))
+            which.append(pick[some].gather(1, at.flatten(1)))
+        scores = torch.cat(best).cpu().numpy().astype(np.float64)
+        return scores, used[torch.cat(which).cpu().numpy()]
+
+
+def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
+    """(K, n) the turns that are tried: of all, those nearest to each of (K,) ``about``."""
+    away = np.abs(wrap_angle(turns - about[:, None]))
+    count = max(1, int((away <= reach_rad + 1e-9).sum(axis=1).max()))
+    return np.argsort(away, axis=1, kind="stable")[:, :count]
+
+
+def _cut(channels: NDArray[np.float32], first: Ints, side: int) -> NDArray[np.float32]:
+    """(K, C, side, side) squares of (C, H, W) fields from (K, 2) row, column; 0 off the map."""
+    at = np.arange(side)
+    rows, columns = first[:, :1] + at, first[:, 1:] + at
+    height, width = channels.shape[1:]
+    on_map = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+    values = channels[:, rows[:, :, None], columns[:, None]]
+    values *= on_map[0][:, :, None] & on_map[1][:, None]
+    return np.ascontiguousarray(values.swapaxes(0, 1))

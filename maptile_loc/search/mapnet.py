@@ -1,0 +1,87 @@
+"""Candidates from a MapNet: where the network takes the tile to be, searched closely."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.city.folder import City
+from data_prep.errors import MaptileError
+from data_prep.files import read_json
+from data_prep.geometry import Array, wrap_angle
+from maptile_loc.models.published import CARD
+from maptile_loc.models.regressor import MapNet
+from maptile_loc.render.view import tile_from_query
+from maptile_loc.search.engine.locator import ModelLocator
+from maptile_loc.search.engine.near import NearSearch
+from maptile_loc.search.engine.settings import MapNetSettings
+from maptile_loc.types import QueryTile
+
+# How far from north-up a tile may be for a model of known headings.
+_NORTH_UP_RAD = np.radians(20.0)
+
+
+class MapNetLocator(ModelLocator[MapNet]):
+    """A trained regressor of one city, and the city's map to search about its answer."""
+
+    def __init__(
+        self,
+        folder: Path,
+        city: City,
+        search: NearSearch,
+        settings: MapNetSettings,
+        device: str = "cpu",
+    ) -> None:
+        """As for every ``ModelLocator``."""
+        super().__init__(folder, city, search, MapNet, np.radians(settings.heading_deg), device)
+        self.folder, self.squares = folder, settings.squares
+
+    def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
+        """(K, 3) squares' centres, east and north, and the network's turn.
+
+        Raises:
+            MaptileError: The model was trained for known headings, and this one is not known.
+        """
+        north_up(self.model.heading, turns, self.folder)
+        with torch.inference_mode():
+            seen = tile_from_query(tile, self.view)[None].to(self.model.device)
+            offset, angle = self.model.pose(seen)
+        place = self.reference + offset[0].double().cpu().numpy()
+        known = self.model.heading == "known"
+        turn = turns[np.argmax(log_prior)] if known else float(angle[0])
+        count, step = self.squares, 2 * self.search.settings.radius_m
+        aside = (np.arange(count) - (count - 1) / 2) * step
+        east, north = np.meshgrid(place[0] + aside, place[1] + aside)
+        return np.column_stack([east.ravel(), north.ravel(), np.full(count**2, turn)])
+
+
+def north_up(heading: str, turns: Array, folder: Path) -> None:
+    """Refuse to turn tiles for a model that was trained for a known ``heading``.
+
+    Raises:
+        MaptileError: One of (T,) ``turns`` is too far from north-up.
+    """
+    if heading == "known" and np.abs(wrap_angle(turns)).max() > _NORTH_UP_RAD:
+        raise MaptileError(
+            f"{folder}: trained for known headings; use --heading known, or train with "
+            "--set heading=unknown"
+        )
+
+
+def default_model(city: City, method: str) -> Path:
+    """The folder of the city's newest model of ``method``.
+
+    Raises:
+        MaptileError: There is none.
+    """
+    home = city.folder / "models" if city.folder is not None else None
+    cards = [] if home is None else sorted(home.glob(f"*/{CARD}"))
+    fitting = [card for card in cards if read_json(card).get("method") == method]
+    if not fitting:
+        raise MaptileError(
+            f"{home or city.name}: no trained model for --method {method}; train one with: maptile "
+            f"train {city.folder or 'CITY'}, or name one with --model"
+        )
+    return max(fitting, key=lambda card: card.stat().st_mtime_ns).parent

@@ -1,0 +1,288 @@
+"""Exhaustive search: the query tile's likelihood at every place of the map, by FFT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, wrap_angle
+from maptile_loc.score.evidence import Evidence, make_evidence, points, turned
+from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood
+from maptile_loc.search.engine.exact import ExactSearch
+from maptile_loc.search.engine.hypotheses import (
+    FEW_TURNS,
+    by_chance,
+    distinct,
+    local_maxima,
+    posterior,
+    refined,
+)
+from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.search.engine.spectra import Correlator
+from maptile_loc.types import Candidates, QueryTile
+
+__all__ = ["Disc", "MatchSettings", "Matcher"]
+
+
+@dataclass(frozen=True)
+class Disc:
+    """Where the vehicle is known to be: a circle in the map frame, metres."""
+
+    east: float
+    north: float
+    radius: float
+
+
+HOPELESS = 30.0
+"""A place so much less probable than the best (natural logarithm) is not looked at again."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grid of places.
+
+    Attributes:
+        allowed: (R, C) bool, where the vehicle may be.
+        step: Metres between places.
+        west, north: Of the first place, metres.
+        rows, columns: The places' range among the corners of the fields' cells, end excluded.
+    """
+
+    allowed: torch.Tensor
+    step: float
+    west: float
+    north: float
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    def places(self, flat: torch.Tensor) -> Array:
+        """(K,) indices -> (K, 2) east and north."""
+        index = flat.cpu().numpy()
+        row, column = np.divmod(index, self.allowed.shape[1])
+        return np.column_stack([self.west + column * self.step, self.north - row * self.step])
+
+
+class Matcher:
+    """A map made ready for search: its fields' spectra are computed once.
+
+    Attributes:
+        area_km2: The area that is searched.
+        weighed: True: the log-scores know how well the tile fits the map.
+    """
+
+    weighed = True
+
+    def __init__(
+        self,
+        fields: LikelihoodFields,
+        tile_size_m: float,
+        settings: MatchSettings,
+        prior: Disc | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.fields, self.tile_size_m = fields, tile_size_m
+        self.settings, self.prior = settings, prior
+        self.device = torch.device(device)
+        height, width = (side * fields.resolution for side in fields.channels.shape[1:])
+        margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
+        box = np.array([margin, height - margin, margin, width - margin])
+        if prior is not None:
+            south, east = fields.north - prior.north, prior.east - fields.west
+            radius = prior.radius * np.array([-1, 1])
+            box[[0, 2]] = np.maximum(box[[0, 2]], [south + radius[0], east + radius[0]])
+            box[[1, 3]] = np.minimum(box[[1, 3]], [south + radius[1], east + radius[1]])
+        if not (box[1] >= box[0] and box[3] >= box[2]):
+            raise MaptileError(
+                f"nowhere to search: all of it is within {settings.margin_m:g} m of the map's edge"
+            )
+        area = (box[1] - box[0]) * (box[3] - box[2])
+        if prior is not None:
+            area = min(area, math.pi * prior.radius**2)
+        self.area_km2 = float(area) / 1e6
+        # Only what tiles in the box can cover is looked at, in whole cells of the wide grid.
+        cell = settings.coarser * fields.resolution
+        if tile_size_m / cell % 2:
+            raise MaptileError(
+                f"query tiles of {tile_size_m:g} m are no even number of cells of {cell:g} m; "
+                "see query.size_m, match.resolution and match.coarser"
+            )
+        reach = np.array([-1, 1, -1, 1]) * (tile_size_m / 2 + cell)
+        top, bottom, left, right = (
+            np.maximum(np.round((box + reach) / cell), 0).astype(int) * settings.coarser
+        )
+        shift = np.array([top, left]) * fields.resolution
+        self.part = LikelihoodFields(
+            fields.channels[:, top:bottom, left:right],
+            fields.west + float(shift[1]),
+            fields.north - float(shift[0]),
+            fields.resolution,
+        )
+        self.box = box - shift[[0, 0, 1, 1]]
+
+    @cached_property
+    def fine(self) -> Level:
+        """Places at the fields' resolution."""
+        return self._level(self.fields.resolution)
+
+    @cached_property
+    def wide(self) -> Level:
+        """Fewer places, for many headings."""
+        return self._level(self.fields.resolution * self.settings.coarser)
+
+    @cached_property
+    def fine_scores(self) -> Correlator:
+        """Scores at the fine places."""
+        return self._correlator(self.part, self.fine)
+
+    @cached_property
+    def wide_scores(self) -> Correlator:
+        """Scores at the wide ones."""
+        return self._correlator(coarser(self.part, self.settings.coarser), self.wide)
+
+    @cached_property
+    def exact(self) -> ExactSearch:
+        """All poses of the fine grid, at half the steps of heading."""
+        fine, step = self.fine, self.fields.resolution
+        first = (
+            round((self.fields.north - fine.north) / step),
+            round((fine.west - self.fields.west) / step),
+        )
+        return ExactSearch(
+            self.fields,
+            first,
+            fine.allowed,
+            self.settings.coarser,
+            np.radians(self.settings.heading_step_deg / 2),
+            self.device,
+        )
+
+    def _level(self, step: float) -> Level:
+        first, last = np.ceil(self.box[[0, 2]] / step), np.floor(self.box[[1, 3]] / step)
+        last = np.maximum(first, last)
+        rows, columns = ((int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
+        west, north = self.part.west + columns[0] * step, self.part.north - rows[0] * step
+        shape = rows[1] - rows[0], columns[1] - columns[0]
+        allowed = torch.ones(shape, dtype=torch.bool, device=self.device)
+        if self.prior is not None:
+            up = north - step * torch.arange(shape[0], device=self.device) - self.prior.north
+            right = west + step * torch.arange(shape[1], device=self.device) - self.prior.east
+            near = up[:, None] ** 2 + right[None] ** 2
+            # At least the place next to the middle.
+            allowed = near <= max(self.prior.radius**2, float(near.min()))
+        return Level(allowed, step, west, north, rows, columns)
+
+    def _correlator(self, fields: LikelihoodFields, level: Level) -> Correlator:
+        channels, side = torch.from_numpy(fields.channels), round(self.tile_size_m / level.step)
+        return Correlator(channels, side, level.rows, level.columns, self.device)
+
+    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
+        """The best places for ``tile``, over all positions and the given turns of the tile.
+
+        Args:
+            tile: North-up where the heading is known.
+            turns: (T,) radians by which the tile may have to be turned counter-clockwise to be
+                north-up; [0] where the heading is known.
+            log_prior: (T,) log-probability of each.
+
+        Returns:
+            Candidates with the heading ``tile.rotation + turn``. The scores are log-posteriors,
+            with one more hypothesis: that the tile is nowhere on the map.
+        """
+        evidence = make_evidence(tile, self.fields.resolution)
+        few = len(turns) <= FEW_TURNS
+        level, correlator = (self.fine, self.fine_scores) if few else (self.wide, self.wide_scores)
+        best, which = self._best(level, correlator, evidence, turns, log_prior)
+        radius = max(1, round(self.settings.distinct_m / level.step))
+        refine = level.step > self.fields.resolution
+        count = self.settings.refined if refine else self.settings.candidates
+        maxima, index = (one[0] for one in local_maxima(best[None], radius))
+        where, windows = _peaks(best, maxima, index, radius, count)
+        mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
+        everywhere = float(torch.logsumexp(best.flatten(), 0))
+        # What is left beside the peaks.
+        rest = everywhere + np.log(max(1 - np.exp(logsumexp(mass) - everywhere), 1e-6))
+        chosen = which.flatten()[where].cpu().numpy()
+        poses = np.column_stack([level.places(where), tile.rotation + turns[chosen]])
+        if refine:
+            prior = log_prior[chosen]
+            poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
+            if self.settings.exact:
+                poses, mass = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
+        away = np.hypot(*(level.places(index) - level.places(where[:1])).T)
+        chance = by_chance(maxima.cpu().numpy(), away, len(maxima), self.settings)
+        places = float(level.allowed.sum())
+        log_scores = posterior(mass, rest, places, chance, evidence, self.settings)
+        poses[:, 2] = wrap_angle(poses[:, 2])
+        kept = distinct(poses, log_scores, self.settings)
+        return Candidates(poses[kept], log_scores[kept])
+
+    def _proven(
+        self,
+        poses: Array,
+        mass: Array,
+        prior: Array,
+        evidence: Evidence,
+        tile: QueryTile,
+        turns: Array,
+        log_prior: Array,
+    ) -> tuple[Array, Array]:
+        """(K, 3) poses and their (K,) mass, with those of the best pose of all if it is another."""
+        seen, rotation = points(evidence), tile.rotation
+        score = (log_likelihood(poses, seen, rotation, self.fields) + prior).max()
+        better = self.exact.better(evidence, rotation, turns, log_prior, float(score))
+        if better is None:
+            return poses, mass
+        pose, turn = better
+        found = refined(
+            pose[None], log_prior[turn : turn + 1], evidence, rotation, self.fields, self.settings
+        )
+        return np.concatenate([poses, found[0]]), np.concatenate([mass, found[1]])
+
+    def _best(
+        self,
+        level: Level,
+        correlator: Correlator,
+        evidence: Evidence,
+        turns: Array,
+        log_prior: Array,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R, C) the highest score of all turns at each place, and the turn that has it."""
+        side = correlator.block - correlator.side
+        shape = (correlator.spectra.shape[1], side, side)
+        best = torch.full(shape, -math.inf, device=self.device)
+        which = torch.zeros(shape, dtype=torch.long, device=self.device)
+        prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
+        tiles = turned(evidence, turns, level.step, self.device)
+        for start, blocks, scores in correlator.scores(tiles):
+            scores = scores + prior[start : start + len(scores), None, None, None]
+            value, index = scores.max(0)
+            better = value > best[blocks]
+            best[blocks] = torch.where(better, value, best[blocks])
+            which[blocks] = torch.where(better, index + start, which[blocks])
+        whole = correlator.whole(best)
+        return torch.where(level.allowed, whole, -math.inf), correlator.whole(which)
+
+
+def _peaks(
+    values: torch.Tensor, maxima: torch.Tensor, index: torch.Tensor, radius: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest of the local ``maxima``, best first, and the squares of ``radius`` about them.
+
+    Returns:
+        (K,) flat indices, K <= count; and (K, n) values, -inf beyond the edge.
+    """
+    # The squares next to a maximum's are full of its flanks, which are none.
+    top, order = torch.topk(maxima, min(12 * count, len(maxima)))
+    index = index[order[top > top[0] - HOPELESS]]
+    padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)
+    row, column = index // values.shape[1], index % values.shape[1]
+    reach = torch.arange(2 * radius + 1, device=values.device)
+    windows = padded[row[:, None, None] + reach[:, None], column[:, None, None] + reach].flatten(1)
+    highest = torch.nonzero(values.flatten()[index] == windows.amax(1))[:count, 0]
+    return index[highest], windows[highest]
