@@ -150,7 +150,7 @@ def whole(drive_folder: Path, city: Path, submap_m: float, out: Path) -> str:
     """The aligned recalls of the queries whose submap is not cut short by an end of the drive."""
     drive, raster = open_drive(drive_folder), open_city(city).raster
     assert drive.odometry is not None and drive.truth is not None
-    aligned = read_result(out)[0].stages["aligned"]
+    aligned = read_result(out, raster).stages["aligned"]
     travelled = drive.odometry.travelled()
     inner = (travelled >= submap_m / 2) & (travelled <= travelled[-1] - submap_m / 2)
     latitude, longitude, _ = drive.truth.at(drive.scans.t_ns)

@@ -148,7 +148,7 @@ def main() -> None:
         model, out = given.work / f"photos_{rays}", given.work / f"out_photos_{rays}"
         density = write_model(camera, rays, model) / len(camera.poses)
         run(RunOptions(where, model, heading=parse_heading("unknown")), settings, out)
-        found = read_result(out)[0]
+        found = read_result(out)
         truth = camera.poses[np.searchsorted(camera.t_ns, found.t_ns), :2, 3]
         for stage in ("aligned", "smoothed"):
             answer = found.stages[stage]

@@ -154,7 +154,10 @@ def localize(
         search_area_km2=coarse.area_km2,
         query_seconds=seconds,
         tiles=tiles,
+        raster=raster,
         blind=int(blind.sum()),
+        settings=settings,
+        notes=drive.notes,
     )
 
 

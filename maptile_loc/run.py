@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,10 @@ from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
 from data_prep.files import ensure_folder
 from data_prep.sources import open_drive
-from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.odometry.stored import with_lidar_odometry
 from maptile_loc.pipeline import Coarse, HeadingKnowledge, LocalizeSettings, localize
-from maptile_loc.report.files import write_result
 from maptile_loc.report.findings import gaps
-from maptile_loc.report.metrics import evaluate_run, summary
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
 from maptile_loc.search.match import Disc, Matcher
 from maptile_loc.types import Localization
@@ -97,11 +94,11 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
         options.seed,
         settings,
     )
-    save_settings(settings, out / "settings.yaml")
-    write_result(result, city.raster, out, _record(options, city, drive.format))
-    lines = [*(f"note: {note}" for note in drive.notes), outcome(result, out)]
-    if drive.truth is not None:
-        lines.append(summary(evaluate_run(out)))
+    result = replace(result, record=_record(options, city, drive.format))
+    metrics = result.save(out, drive.truth)
+    lines = [*(f"note: {note}" for note in result.notes), outcome(result, out)]
+    if metrics is not None:
+        lines.append(str(metrics))
     return "\n".join(lines)
 
 

@@ -313,9 +313,9 @@ def adapt(
 @click.argument("out", type=FOLDER)
 def evaluate(out: Path) -> None:
     """Compare the trajectory in OUT with the drive's truth, and write metrics.json."""
-    from maptile_loc.report.metrics import evaluate_run, summary
+    from maptile_loc.report.files import evaluate_run
 
-    print(summary(evaluate_run(out)))
+    print(evaluate_run(out))
 
 
 @app.command()

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
-from maptile_loc.report.files import stretches
 from maptile_loc.report.metrics import chance
+from maptile_loc.report.trajectory import stretches
 from maptile_loc.types import Estimates, Localization
 
 CHI2_95 = 5.991
