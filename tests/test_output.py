@@ -5,6 +5,7 @@ import json
 import resource
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from made import blocks_raster
 from made_result import RECORD, estimates, localization, path, random_localization, times
 
 from data_prep.errors import MaptileError
+from maptile_loc.report import formats
 from maptile_loc.report.files import read_result, write_result
 from maptile_loc.report.trajectory import stretches, trajectory_table
 from maptile_loc.types import Localization
@@ -120,6 +122,19 @@ def test_geojson_as_another_reader_sees_it(broken, raster, tmp_path):
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert "OpenStreetMap" in content["attribution"]
     assert "crs" not in content  # RFC 7946, section 4
+
+
+def test_every_module_in_formats_is_an_output_format(broken, tmp_path):
+    modules = {file.stem for file in Path(formats.__file__).parent.glob("[!_]*.py")}
+    every = formats.output_formats()
+    assert len(every) == len(modules) >= 4
+    assert len({form.file_name for form in every}) == len(every)
+    for form in every:
+        assert "\n" not in form.summary
+        form.write(broken, tmp_path / form.file_name)
+        assert (tmp_path / form.file_name).stat().st_size > 0
+    write_result(broken, tmp_path / "o")
+    assert {form.file_name for form in every} <= set(written(tmp_path / "o"))
 
 
 def test_gpx_as_another_reader_sees_it(broken, raster, tmp_path):

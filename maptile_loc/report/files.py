@@ -8,10 +8,8 @@ scores and times come back from them bit for bit, query tiles rounded to 1/255.
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
-import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,15 +33,15 @@ from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.sources import open_drive
 from maptile_loc.config import save_settings
+from maptile_loc.report.formats import output_formats
 from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
-from maptile_loc.report.trajectory import stretches, trajectory_table, utc_times
+from maptile_loc.report.trajectory import local_origin
 from maptile_loc.types import Estimates, Localization, QueryTile
 
 DERIVED = ("metrics.json", "errors.csv", "report.html")
 """What later commands make of a result: removed when the result is written anew."""
 
 _COVARIANCE = {f"cov_{'enh'[i]}{'enh'[j]}": (i, j) for i in range(3) for j in range(i, 3)}
-_ODBL = "https://opendatacommons.org/licenses/odbl/1-0/"
 
 
 class StoredSettings(Settings):
@@ -69,15 +67,10 @@ def write_result(
     Raises:
         MaptileError: The folder cannot be written; an older result is left as it was.
     """
-    origin = np.round(found.raster.centre)
-    crs = found.raster.crs.to_string()
-    table = trajectory_table(found)
     evaluation = None if truth is None else evaluate_queries(found, truth)
     with _together(folder) as staging:
-        table.to_csv(staging / "trajectory.csv", index=False)
-        (staging / "trajectory.geojson").write_text(_geojson(table), encoding="utf-8")
-        (staging / "trajectory.gpx").write_bytes(_gpx(table))
-        (staging / "trajectory.tum").write_text(_tum(table, origin, crs), encoding="utf-8")
+        for form in output_formats():
+            form.write(found, staging / form.file_name)
         _stage_table(found).to_csv(staging / "stages.csv", index=False)
         _write_queries(found, staging / "queries.npz")
         write_json(staging / "run.json", _manifest(found))
@@ -175,7 +168,7 @@ def evaluate_run(folder: Path) -> Metrics:
 
 def _manifest(found: Localization) -> dict[str, Any]:
     """Return the content of ``run.json``: the record, and what the files need to be read."""
-    east, north = np.round(found.raster.centre).tolist()
+    east, north = local_origin(found.raster).tolist()
     return {
         "versions": _versions(),
         **found.record,
@@ -241,75 +234,6 @@ def _versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
-
-
-def _geojson(table: pd.DataFrame) -> str:
-    """RFC 7946: one line through every localized stretch, and a point per localized query."""
-    columns = ["frame", "t_ns", "heading_deg", "std_east", "std_north", "std_heading_deg", "score"]
-    coordinates = table[["longitude", "latitude"]].round(8).to_numpy().tolist()
-    localized = table["localized"].to_numpy()
-    lines = [coordinates[run] for run in stretches(localized) if run.stop - run.start > 1]
-    features: list[dict[str, Any]] = []
-    if lines:
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {"type": "MultiLineString", "coordinates": lines},
-                "properties": {"kind": "path", "attribution": ATTRIBUTION},
-            }
-        )
-    times = utc_times(table["t_ns"].to_numpy())
-    rows = table[columns].astype(object).where(table[columns].notna(), None).to_dict("records")
-    features += [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Point", "coordinates": coordinates[i]},
-            "properties": {"kind": "query", "time": times[i], **rows[i]},
-        }
-        for i in np.flatnonzero(localized)
-    ]
-    content = {"type": "FeatureCollection", "attribution": ATTRIBUTION, "features": features}
-    return json.dumps(content, allow_nan=False)
-
-
-def _gpx(table: pd.DataFrame) -> bytes:
-    """GPX 1.1: one track, a segment per localized stretch."""
-    gpx = ET.Element(
-        "gpx", version="1.1", creator="maptile-loc", xmlns="http://www.topografix.com/GPX/1/1"
-    )
-    about = ET.SubElement(gpx, "metadata")
-    ET.SubElement(about, "desc").text = f"Localized on {ATTRIBUTION}"
-    owner = ET.SubElement(about, "copyright", author="OpenStreetMap contributors")
-    ET.SubElement(owner, "license").text = _ODBL
-    track = ET.SubElement(gpx, "trk")
-    ET.SubElement(track, "name").text = "trajectory"
-    times = utc_times(table["t_ns"].to_numpy())
-    latitude, longitude = table["latitude"].to_numpy(), table["longitude"].to_numpy()
-    for run in stretches(table["localized"].to_numpy()):
-        segment = ET.SubElement(track, "trkseg")
-        for i in range(run.start, run.stop):
-            place = {"lat": f"{latitude[i]:.8f}", "lon": f"{longitude[i]:.8f}"}
-            ET.SubElement(ET.SubElement(segment, "trkpt", place), "time").text = times[i]
-    ET.indent(gpx)
-    return bytes(ET.tostring(gpx, encoding="utf-8", xml_declaration=True))
-
-
-def _tum(table: pd.DataFrame, origin: Array, crs: str) -> str:
-    """``t x y z qx qy qz qw``: seconds since 1970, metres from ``origin``, turned about z only."""
-    rows = table[table["localized"]]
-    x, y = rows["east"].to_numpy() - origin[0], rows["north"].to_numpy() - origin[1]
-    half = np.radians(rows["heading_deg"].to_numpy()) / 2
-    seconds, nanoseconds = np.divmod(rows["t_ns"].to_numpy(), 1_000_000_000)
-    lines = [
-        f"{s}.{ns:09d} {a:.4f} {b:.4f} 0.0 0.0 0.0 {sine:.9f} {cosine:.9f}\n"
-        for s, ns, a, b, sine, cosine in zip(
-            seconds, nanoseconds, x, y, np.sin(half), np.cos(half), strict=True
-        )
-    ]
-    place = f"east {origin[0]:.1f} north {origin[1]:.1f} in {' '.join(crs.split())}"
-    return "".join(
-        [f"# t x y z qx qy qz qw; x east, y north from {place}; {ATTRIBUTION}\n", *lines]
-    )
 
 
 def _stage_table(result: Localization) -> pd.DataFrame:
