@@ -220,7 +220,10 @@ def localize(
         search_area_km2=area_km2,
         query_seconds=seconds,
         tiles=kept,
+        raster=engine.raster,
         blind=int(blind.sum()),
+        settings=settings,
+        notes=tiles.drive.notes,
     )
 
 

@@ -32,7 +32,13 @@ from data_prep.city.raster import (
 )
 from data_prep.city.tiles import TileSettings, reference_centre, tile_grid
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_folder, read_json, write_json
+from data_prep.files import (
+    ensure_replaceable,
+    finish_swap,
+    read_json,
+    swapped_folder,
+    write_json,
+)
 from data_prep.geometry import Array
 from data_prep.osm.footprints import OnlineSettings, OsmSource, read_osm
 from data_prep.osm.tables import BUILDING_COLUMNS, ROAD_COLUMNS
@@ -136,6 +142,7 @@ def prepare_city(source: OsmSource, folder: Path, settings: CitySettings) -> Cit
     """
     if folder.exists() and not (folder / "city.json").is_file() and any(folder.iterdir()):
         raise MaptileError(f"{folder}: exists and is no city folder; choose another name")
+    ensure_replaceable(folder)
     if source.path is not None and source.path.suffix.lower() in RASTER_SUFFIXES:
         raster = read_raster(source.path)
         buildings, roads = _outlines(raster), _no_roads(raster.crs)
@@ -161,7 +168,7 @@ def prepare_city(source: OsmSource, folder: Path, settings: CitySettings) -> Cit
         notes,
         folder,
     )
-    with atomic_folder(folder, keep=_foreign(folder)) as new:
+    with swapped_folder(folder, keep=lambda entry: entry not in CITY_FILES) as new:
         raster.write(new / "map.tif")
         if buildings["height"].notna().any():
             write_heights(new / "height.tif", buildings, raster)
@@ -183,6 +190,8 @@ def open_city(path: Path) -> City:
         reference = reference_centre(raster, tile_grid(raster, TileSettings()))
         digest = content_hash(raster, reference)
         return City(None, path.stem, raster, reference, path.name, None, digest, (), path)
+    if not path.exists():
+        finish_swap(path)
     if not path.exists():
         raise MaptileError(f"{path}: no such city; make it with: maptile prepare SOURCE {path}")
     if not (path / "city.json").is_file():
@@ -287,13 +296,6 @@ def _description(city: City, settings: CitySettings, buildings: int, roads: int)
         "made_by": f"maptile-loc {version('maptile-loc')}",
         "settings": settings.model_dump(mode="json"),
     }
-
-
-def _foreign(folder: Path) -> tuple[str, ...]:
-    """What lies in a city folder that is not part of the city: models, notes, reports."""
-    if not folder.exists():
-        return ()
-    return tuple(item.name for item in folder.iterdir() if item.name not in CITY_FILES)
 
 
 def _outlines(raster: MapRaster) -> gpd.GeoDataFrame:
