@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
-from data_prep.files import ensure_folder
+from data_prep.files import ensure_folder, ensure_replaceable
 from data_prep.sources import open_drive
 from maptile_loc.device import pick_device
 from maptile_loc.odometry.stored import with_lidar_odometry
@@ -78,6 +78,7 @@ def run(options: RunOptions, settings: LocalizeSettings, out: Path) -> str:
     drive = open_drive(options.drive, options.format, options.sensors, options.start, options.end)
     fields = make_fields(city.raster, settings.match.resolution, settings.likelihood)
     coarse = make_coarse(options, city, fields, settings)
+    ensure_replaceable(out)
     ensure_folder(out)
     needed = drive.odometry is None and (options.submap_m > 0 or options.every_m > 0)
     if needed or options.odometry == "lidar":
