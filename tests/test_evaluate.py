@@ -194,6 +194,17 @@ def test_unknown_true_headings_leave_positions_be(raster, unknown):
     assert metrics["notes"][0].startswith(f"{len(unknown)} queries are left out of the heading")
 
 
+def test_skipped_queries_do_not_count_in_the_time_per_query(raster):
+    """A query without points takes no time; the median is over the queries with points."""
+    poses = path(raster, 9)
+    seconds = np.array([0, 0, 0, 0, 0, 0, 1.0, 2.0, 3.0])
+    result = replace(localization(raster, poses), query_seconds=seconds, blind=6)
+    truth = truth_track(raster, times(9), poses)
+    assert evaluate(result, truth)["query_seconds_median"] == 2.0
+    none = replace(result, query_seconds=np.zeros(9), blind=9)
+    assert evaluate(none, truth)["query_seconds_median"] is None
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
 def test_quantiles_are_numpys_and_infinity_is_the_largest(values, share):
     expected = np.quantile(values, share)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import signal
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,20 @@ import pandas as pd
 import pyogrio
 import pytest
 import shapely
+from interruptions import CRASHED, REFUSED, SUCCEEDED, interruptions
 from made import blocks_raster
-from made_result import RECORD, estimates, localization, path, random_localization, times
+from made_result import (
+    RECORD,
+    estimates,
+    localization,
+    path,
+    random_localization,
+    times,
+    truth_track,
+)
 
 from data_prep.errors import MaptileError
+from data_prep.settings import Settings
 from maptile_loc.report import formats
 from maptile_loc.report.files import read_result, write_result
 from maptile_loc.report.trajectory import stretches, trajectory_table
@@ -190,6 +201,44 @@ def test_a_full_disk_leaves_the_old_result_whole(broken, raster, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     assert written(tmp_path) == before
+
+
+def test_settings_are_replaced_with_the_result_and_read_back(broken, raster, tmp_path):
+    class Recipe(Settings):
+        submap: dict[str, float] = {"length_m": 50.0}  # noqa: RUF012
+
+    write_result(replace(broken, settings=Recipe()), tmp_path)
+    back = read_result(tmp_path, raster)
+    assert back.settings.model_dump() == {"submap": {"length_m": 50.0}}
+    before = written(tmp_path)
+    write_result(back, tmp_path)
+    assert written(tmp_path) == before
+    write_result(broken, tmp_path)
+    assert read_result(tmp_path, raster).settings is None
+
+
+@pytest.mark.parametrize("how", ["fail", "kill"])
+def test_an_interruption_at_any_step_leaves_one_whole_result(broken, raster, tmp_path, how):
+    """No state file of one result stands beside one of another, and the user's file stays."""
+    truth = truth_track(raster, times(12), path(raster, 12))
+    other = replace(broken, query_seconds=broken.query_seconds + 1, final="aligned")
+    other = replace(other, settings=Settings())
+    folder = tmp_path / "o"
+    write_result(broken, folder)
+    (folder / "diary.txt").write_text("mine")
+    old = written(folder)
+    write_result(other, tmp_path / "new", truth)
+    new = written(tmp_path / "new") | {"diary.txt": b"mine"}
+    codes = set()
+    for code in interruptions(lambda: write_result(other, folder, truth), how):
+        assert code != CRASHED
+        assert written(folder) == (old if code == REFUSED else new) or (
+            code == -signal.SIGKILL and written(folder) in (old, new)
+        )
+        codes.add(code)
+        if written(folder) == new:
+            write_result(broken, folder)
+    assert codes == ({-signal.SIGKILL} if how == "kill" else {REFUSED, SUCCEEDED})
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(broken, raster, tmp_path):

@@ -1,22 +1,20 @@
-"""The files of a localized drive: written together or not at all, and read back.
+"""The files of a localized drive: replaced as a whole, and read back.
 
-``trajectory.csv`` has a row per query. ``trajectory.geojson``, ``.gpx`` and ``.tum`` hold the
-localized queries only: a program that knows nothing of scores must not show a guess as a position.
-``stages.csv`` and ``queries.npz`` hold all that evaluation and report need; poses, covariances,
-scores and times come back from them bit for bit, query tiles rounded to 1/255.
+``stages.csv`` and ``queries.npz`` hold all that evaluation and report need: poses, covariances,
+scores and times come back from them bit for bit, query tiles rounded to 1/255. ``run.json`` and
+``settings.yaml`` record what ran. The trajectory itself is written in every output format.
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -28,7 +26,7 @@ from data_prep.city.folder import open_city
 from data_prep.city.raster import ATTRIBUTION, MapRaster
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, read_json, write_error, write_json
+from data_prep.files import atomic_file, finish_swap, read_json, swapped_folder, write_json
 from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.sources import open_drive
@@ -38,8 +36,10 @@ from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
 from maptile_loc.report.trajectory import local_origin
 from maptile_loc.types import Estimates, Localization, QueryTile
 
+STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz")
+"""Files from which ``read_result`` reads a result."""
 DERIVED = ("metrics.json", "errors.csv", "report.html")
-"""What later commands make of a result: removed when the result is written anew."""
+"""Files that are computed from a result: removed when the result is replaced."""
 
 _COVARIANCE = {f"cov_{'enh'[i]}{'enh'[j]}": (i, j) for i in range(3) for j in range(i, 3)}
 
@@ -57,8 +57,8 @@ def write_result(
 
     Args:
         found: The localized drive.
-        folder: Made if missing. An older result in it is replaced, and what was derived from that
-            one (``DERIVED``) is removed.
+        folder: Made if missing. An older result in it, and what was derived from that one
+            (``DERIVED``), is replaced in one step; other files stay.
         truth: If given, ``metrics.json`` and ``errors.csv`` are written with the result.
 
     Returns:
@@ -68,16 +68,17 @@ def write_result(
         MaptileError: The folder cannot be written; an older result is left as it was.
     """
     evaluation = None if truth is None else evaluate_queries(found, truth)
-    with _together(folder) as staging:
+    owned = {*STATE, *DERIVED, *(form.file_name for form in output_formats())}
+    with swapped_folder(folder, keep=lambda name: name not in owned) as new:
         for form in output_formats():
-            form.write(found, staging / form.file_name)
-        _stage_table(found).to_csv(staging / "stages.csv", index=False)
-        _write_queries(found, staging / "queries.npz")
-        write_json(staging / "run.json", _manifest(found))
+            form.write(found, new / form.file_name)
+        _stage_table(found).to_csv(new / "stages.csv", index=False)
+        _write_queries(found, new / "queries.npz")
+        write_json(new / "run.json", _manifest(found))
         if found.settings is not None:
-            save_settings(found.settings, staging / "settings.yaml")
+            save_settings(found.settings, new / "settings.yaml")
         if evaluation is not None:
-            _write_evaluation(evaluation, staging)
+            _write_evaluation(evaluation, new)
     return None if evaluation is None else evaluation.metrics
 
 
@@ -96,6 +97,8 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         MaptileError: No result is there, a file of it is damaged, or its city is gone or no longer
             the same.
     """
+    if not folder.exists():
+        finish_swap(folder)
     if not (folder / "run.json").is_file():
         raise MaptileError(f"{folder}: no result here (no run.json); make one: maptile localize")
     run = read_json(folder / "run.json")
@@ -207,27 +210,7 @@ def _write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_json(folder / "metrics.json", evaluation.metrics)
 
 
-@contextmanager
-def _together(folder: Path) -> Iterator[Path]:
-    """Yield a folder whose files move into ``folder`` once the block succeeds."""
-    staging = folder / f".new-{uuid4().hex[:8]}.tmp"
-    made = not folder.exists()
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        for name in DERIVED:
-            (folder / name).unlink(missing_ok=True)
-        for file in sorted(staging.iterdir()):
-            file.replace(folder / file.name)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if made:
-            with suppress(OSError):  # not empty after a success
-                folder.rmdir()
-
-
+@cache
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in ("maptile-loc", "numpy", "scipy", "torch", "open3d-cpu", "open3d", "pyproj"):

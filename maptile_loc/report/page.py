@@ -207,8 +207,7 @@ def _cards(result: Localization, metrics: dict[str, Any] | None) -> str:
         cards.append(("Claimed standard deviation", number(claimed, "m"), "median, in the plane"))
     share = f"{100 * localized.mean():.0f} % of all queries" if total else "no query"
     cards.append(("Localized", f"{localized.sum()} of {total}", share))
-    seconds = float(np.median(result.query_seconds)) if total else None
-    cards.append(("Time per query", number(seconds, "s"), "median"))
+    cards.append(("Time per query", number(result.seconds_per_query, "s"), "median"))
     return "\n".join(
         f'<div><dt>{html.escape(name)}</dt><dd class="value">{html.escape(value)}</dd>'
         f'<dd class="beside">{html.escape(beside)}</dd></div>'

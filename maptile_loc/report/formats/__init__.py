@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from maptile_loc.types import Localization
@@ -29,6 +30,7 @@ class OutputFormat:
     write: Callable[[Localization, Path], None]
 
 
+@cache
 def output_formats() -> tuple[OutputFormat, ...]:
     """Return the format of every module in this folder, in alphabetical order of the modules."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
