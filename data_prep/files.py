@@ -201,6 +201,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_version(path: Path, found: object, supported: int, remedy: str) -> None:
+    """Check the version of a file format.
+
+    Args:
+        path: The file or folder, for the message.
+        found: The version that it states.
+        supported: The only version that this maptile-loc reads.
+        remedy: How to make the file again, as the end of the message.
+
+    Raises:
+        MaptileError: ``found`` is no version, a newer one (the remedy is then to update, or
+            ``remedy``) or an older one.
+    """
+    if not isinstance(found, int):
+        raise MaptileError(f"{path}: damaged (no format version); {remedy}")
+    versions = f"(format {found}, this one reads format {supported})"
+    if found > supported:
+        raise MaptileError(
+            f"{path}: made by a newer maptile-loc {versions}; update maptile-loc, or {remedy}"
+        )
+    if found < supported:
+        raise MaptileError(f"{path}: made by an older maptile-loc {versions}; {remedy}")
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

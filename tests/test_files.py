@@ -14,6 +14,7 @@ from interruptions import CRASHED, REFUSED, SUCCEEDED, interruptions
 from data_prep.errors import MaptileError
 from data_prep.files import (
     atomic_file,
+    check_version,
     ensure_replaceable,
     finish_swap,
     read_json,
@@ -274,3 +275,18 @@ def test_json_that_is_none(tmp_path, text, message):
         read_json(tmp_path / "a.json")
     with pytest.raises(MaptileError, match="no such file"):
         read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (4, r"a/city\.json: made by a newer maptile-loc \(format 4, .*3\); update .* train again"),
+        (2, r"a/city\.json: made by an older maptile-loc \(format 2, .*3\); train again"),
+        (None, r"a/city\.json: damaged \(no format version\); train again"),
+        ("3", r"damaged \(no format version\)"),
+    ],
+)
+def test_versions_of_formats(version, message):
+    check_version(Path("a/city.json"), 3, supported=3, remedy="train again")
+    with pytest.raises(MaptileError, match=message):
+        check_version(Path("a/city.json"), version, supported=3, remedy="train again")
