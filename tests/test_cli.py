@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import rasterio
 from made import blocks_raster
+from maptile_loc.run import outcome
 
 from maptile_loc import cli
-from maptile_loc.run import outcome
 from maptile_loc.types import Estimates, Localization
 
 COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
