@@ -151,7 +151,7 @@ def localize(
     on, folder = pick_device(device), None if model is None else Path(model)
     engine = prepare_search(city, settings, method, prior, folder, on)
     asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about = _record(city, drive, queries, folder) | asked
+    about = run_record(city, drive, queries, folder) | asked
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
     tiles = drive_tiles(city, drive, queries, settings)
     found = localize_tiles(tiles, engine, settings, progress)
@@ -338,7 +338,7 @@ def _with_odometry(
         return with_lidar_odometry(drive, settings.odometry, Path(folder))
 
 
-def _record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
+def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
     """What ran, as ``run.json`` keeps it: plain values."""
     origin = drive.origin
     return {
