@@ -121,8 +121,8 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     """The query tile of a submap.
 
     The wall evidence of a cell is the mean over the groups of scans that observed it: an object
-    that one group shows and another looks through has moved, or is no wall. Labelled points give walls,
-    ground and roads by their labels; without labels, roads are found by their kerbs.
+    that one group shows and another looks through has moved, or is no wall. Labelled points
+    give walls, ground and roads by their labels; without labels, roads are found by their kerbs.
 
     Args:
         submap: Cloud in the vehicle frame.
