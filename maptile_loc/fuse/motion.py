@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array, se2_between, wrap_angle
-from data_prep.settings import Count, Positive, Settings, Share
+from data_prep.settings import Count, Fraction, Positive, Settings
 
 SIZE = 8
 POSE, DRIFT, COMMON = slice(0, 3), slice(3, 5), slice(5, 8)
@@ -49,14 +49,14 @@ class FuseSettings(Settings):
     walk_deg: Positive = 0.06
     floor_m: Positive = 0.05
     floor_deg: Positive = 0.05
-    common: Share = 0.9
+    common: Fraction = 0.9
     common_m: Positive = 25.0
     view_m: Positive = 30.0
-    miss: Share = 0.1
-    jump: Share = 0.001
-    repeat: Share = 0.02
+    miss: Fraction = 0.1
+    jump: Fraction = 0.001
+    repeat: Fraction = 0.02
     hypotheses: Count = 60
-    trust: Share = 0.99
+    trust: Fraction = 0.99
     max_std_m: Positive = 4.0
     rounds: Count = 10
 
