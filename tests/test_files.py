@@ -161,7 +161,11 @@ def assert_next_run_cleans_up(folder) -> None:
         (folder / name).write_text("old")
 
 
-@pytest.mark.parametrize("how", ["fail", "fail from there on"])
+@pytest.mark.parametrize(
+    ("steps", "how"),
+    [("in one step", "fail"), ("in two steps", "fail"), ("in two steps", "fail from there on")],
+    indirect=["steps"],
+)
 def test_a_failure_at_any_step_leaves_the_old_or_the_new_folder(folder, steps, how):
     codes = set()
     for code in interruptions(lambda: write_new(folder), how):
