@@ -11,7 +11,8 @@ import shapely
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from data_prep.osm.footprints import OsmData, OsmSource, read_osm
-from data_prep.simulate.town import LATITUDE, LONGITUDE, write_town
+from data_prep.simulate.town import write_town
+from data_prep.simulate.town.osm_xml import LATITUDE, LONGITUDE
 
 
 @pytest.fixture(scope="module")
