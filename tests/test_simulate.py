@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,23 +22,28 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_from_se3, utm_crs, wrap_angle
 from data_prep.osm.footprints import OsmSource
 from data_prep.simulate.gps_vo import fuse
-from data_prep.simulate.lidar import SENSORS, LidarNoise, lms_151, seen
+from data_prep.simulate.lidar import LidarNoise, lidars_of, measure
 from data_prep.simulate.navigation import NavigationNoise, correlated, write_navigation
 from data_prep.simulate.record import (
     CAMERA_HEIGHT_M,
     SimulateSettings,
-    Trajectory,
     simulate,
+    vehicle_poses,
+)
+from data_prep.simulate.scene.surfaces import SURFACE_LABELS, Surface
+from data_prep.simulate.scene.terrain import Terrain
+from data_prep.simulate.scene.world import Hits, build_world
+from data_prep.simulate.scene.world_settings import WorldSettings
+from data_prep.simulate.sensors import SENSORS
+from data_prep.simulate.town import write_town
+from data_prep.simulate.trajectory import (
+    Trajectory,
+    open_trajectory,
+    trajectory_from_drive,
     trajectory_from_gps,
     trajectory_from_ins,
     trajectory_from_route,
-    vehicle_poses,
 )
-from data_prep.simulate.scene.kinds import GROUND, LABEL, WorldSettings
-from data_prep.simulate.scene.terrain import Terrain
-from data_prep.simulate.scene.world import Hits, build_world
-from data_prep.simulate.town import write_town
-from data_prep.simulate.trajectory import open_trajectory, trajectory_from_drive
 from data_prep.sources import open_drive
 from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
 from maptile_loc.config import load_settings
@@ -187,7 +194,7 @@ def test_labels_are_beside_the_scans(city: City, route: Trajectory, tmp_path: Pa
         for scan, label in zip(scans, labels, strict=True):
             numbers = np.fromfile(label, "<u4")
             assert len(numbers) == scan.stat().st_size / point_bytes
-            assert np.isin(numbers, LABEL).all()
+            assert np.isin(numbers, SURFACE_LABELS).all()
     simulate(city, short, tmp_path / "none", "hdl64", SimulateSettings(labels="none"))
     assert not (tmp_path / "none" / "velodyne_left_labels").exists()
     simulate(city, short, tmp_path / "default", "robotcar", SimulateSettings())
@@ -434,6 +441,39 @@ def test_an_unknown_sensor_is_one_clear_line(city: City, route: Trajectory, tmp_
         simulate(city, route, tmp_path / "drive", "hdl128", EXACT)
 
 
+def test_the_names_of_sensors_are_cheap_to_read() -> None:
+    code = (
+        "import sys; from data_prep.simulate.sensors import SENSORS; print('numpy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+    assert all(sensor.summary and "\n" not in sensor.summary for sensor in SENSORS.values())
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_every_sensor_has_lidars_with_unit_beams(sensor: str) -> None:
+    for lidar in lidars_of(sensor):
+        assert np.linalg.norm(lidar.directions, axis=1) == pytest.approx(1)
+        assert len(lidar.when) == len(lidar.directions)
+        assert np.abs(lidar.when).max() <= 1
+
+
+def test_progress_counts_the_scans_of_all_lidars(
+    city: City, route: Trajectory, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    def note(step: str, done: int, total: int) -> None:
+        calls.append((step, done, total))
+
+    simulate(city, stretch(route, 100, 160), tmp_path / "drive", "robotcar", EXACT, note)
+    scans = len(open_drive(tmp_path / "drive").scans.t_ns)
+    assert {(step, total) for step, _, total in calls} == {("simulate", scans)}
+    done = [done for _, done, _ in calls]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, scans)
+
+
 def test_the_shipped_recipe_holds_the_defaults() -> None:
     assert load_settings(SimulateSettings, "simulate") == SimulateSettings()
 
@@ -458,39 +498,39 @@ def test_ranges_to_a_wall_and_to_the_ground(yard: City) -> None:
     ground = world.cast(inside, steep)
     # The shallowest ray reaches the ground only inside the courtyard: 1.5 / tan(15 deg) = 5.6 m.
     assert ground.distance == pytest.approx(1.5 / np.sin(down), abs=2e-3)
-    assert (ground.kind == GROUND).all()
+    assert (ground.kind == Surface.GROUND).all()
 
 
 def test_lms_scans_are_slices_across_the_track() -> None:
-    front = lms_151("lms_front", 0)
+    front = lidars_of("robotcar")[0]
     assert len(front.directions) == 541
     assert front.directions[270] == pytest.approx([1, 0, 0])
     assert (front.directions[:, 2] == 0).all()
 
 
 def test_velodyne_beams_are_those_of_the_data_set() -> None:
-    (hdl32,) = SENSORS["hdl32"]
+    (hdl32,) = lidars_of("hdl32")
     elevation = np.arcsin(hdl32.directions[:, 2])  # z is down
     assert elevation.min() == pytest.approx(-0.1862, abs=1e-3)
     assert elevation.max() == pytest.approx(0.5353, abs=1e-3)
     assert len(np.unique(np.round(elevation, 5))) == 32
-    (hdl64,) = SENSORS["hdl64"]
+    (hdl64,) = lidars_of("hdl64")
     assert len(np.unique(np.round(np.arcsin(hdl64.directions[:, 2]), 5))) == 64
 
 
 def test_returns_fade_with_range_and_incidence() -> None:
-    lidar = lms_151("lms_front", 0)
+    lidar = lidars_of("robotcar")[0]
     count = 20_000
     rng = np.random.default_rng(0)
 
     def share(distance: float, reflectance: float, cosine: float, noise: LidarNoise) -> float:
         hits = Hits(
             np.full(count, distance, np.float32),
-            np.full(count, GROUND, np.uint8),
+            np.full(count, Surface.GROUND, np.uint8),
             np.full(count, reflectance, np.float32),
             np.full(count, cosine, np.float32),
         )
-        return float(seen(hits, lidar, noise, rng)[1].mean())
+        return float(measure(hits, lidar, noise, rng)[1].mean())
 
     weak = LidarNoise(dropout=0)
     assert share(lidar.dark_range_m, 0.1, 1.0, weak) == pytest.approx(0.5, abs=0.02)
@@ -503,11 +543,11 @@ def test_returns_fade_with_range_and_incidence() -> None:
 
 
 def test_range_noise_is_as_told() -> None:
-    lidar = lms_151("lms_front", 0)
+    lidar = lidars_of("robotcar")[0]
     n = 20_000
     ones = np.ones(n, np.float32)
-    hits = Hits(20 * ones, np.full(n, GROUND, np.uint8), ones, ones)
-    measured, _ = seen(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
+    hits = Hits(20 * ones, np.full(n, Surface.GROUND, np.uint8), ones, ones)
+    measured, _ = measure(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
     assert measured.mean() == pytest.approx(20, abs=0.002)
     assert measured.std() == pytest.approx(0.05, rel=0.03)
 
