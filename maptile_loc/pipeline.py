@@ -14,7 +14,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3, wrap_angle
 from data_prep.settings import Positive, Settings
 from maptile_loc.fuse.filter import Fixes, FuseSettings, filter_causal, is_sure, make_steps, smooth
-from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import QueryPlan, SubmapSettings, build_submap, plan_queries
 from maptile_loc.score.align import AlignSettings, align

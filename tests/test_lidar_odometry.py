@@ -29,7 +29,9 @@ from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse
 from data_prep.sources import open_drive
-from maptile_loc.odometry.lidar_odometry import OdometrySettings, levelled, lidar_odometry
+from maptile_loc.odometry.levelling import levelled
+from maptile_loc.odometry.lidar_odometry import lidar_odometry
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 
 SETTINGS = OdometrySettings()
 STREET = street()
@@ -225,8 +227,8 @@ def test_scans_in_a_plane_are_refused(roll):
     drive = made_drive(times(300), [(*scan, mount[:3, 3])] * 300)
     done = []
     with pytest.raises(MaptileError, match="lies in a plane"):
-        lidar_odometry(drive, SETTINGS, done.append)
-    assert sum(done) < 200
+        lidar_odometry(drive, SETTINGS, lambda step, scans, total: done.append(scans))
+    assert done[-1] < 200
 
 
 def test_no_points_at_all():
@@ -246,9 +248,9 @@ def test_one_scan_is_one_pose(street_drive):
 
 
 def test_progress_counts_every_scan(street_drive):
-    done = []
-    lidar_odometry(street_drive, SETTINGS, done.append)
-    assert sum(done) == 20
+    calls = []
+    lidar_odometry(street_drive, SETTINGS, lambda *call: calls.append(call))
+    assert calls == [("odometry", done, 20) for done in range(21)]
 
 
 def test_the_truth_is_not_looked_at(street_drive, street_track):
@@ -269,7 +271,7 @@ def test_the_order_of_the_points_does_not_matter(street_drive, street_track):
 
 def test_the_number_of_threads_does_not_matter():
     code = (
-        "from made_scene import *; from data_prep.lidar_odometry import *;"
+        "from made_scene import *; from maptile_loc.odometry.lidar_odometry import *;"
         "track = lidar_odometry(scene_drive(straight(8.0), street(), 6), OdometrySettings());"
         "print(track.poses.tobytes().hex())"
     )

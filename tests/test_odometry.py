@@ -19,7 +19,7 @@ from data_prep.geometry import Projection, se3, utm_crs
 from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.sources import open_drive
 from data_prep.sources.formats.tum import read_tum, write_tum
-from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.odometry.stored import with_lidar_odometry
 from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.run import RunOptions, run
@@ -90,7 +90,7 @@ def test_it_is_made_once_and_then_kept(drive, tmp_path):
     assert first.notes[-1].startswith("odometry made from the scans: 2 m in 1 piece, 4 of 4 scans")
     written = (tmp_path / "odometry.tum").stat()
     second = with_lidar_odometry(drive, SETTINGS, tmp_path)
-    assert "as made before" in second.notes[-1]
+    assert second.notes[-1].startswith("odometry reused: ")
     assert (tmp_path / "odometry.tum").stat() == written
     np.testing.assert_array_equal(second.odometry.poses, first.odometry.poses)
     np.testing.assert_array_equal(second.odometry.t_ns, first.odometry.t_ns)
@@ -193,7 +193,7 @@ def test_localize_makes_it_where_there_is_none_or_it_is_asked_for(roof_drive, to
     finally:
         (roof_drive / "vo" / "vo.old").rename(roof_drive / "vo" / "vo.csv")
     assert "no odometry" in lines and "odometry made from the scans" in lines
-    assert "odometry as made before" in again
+    assert "odometry reused" in again
     made = [(tmp_path / name / "odometry.tum").read_bytes() for name in ("asked", "none")]
     assert made[0] == made[1]
     lines = run(replace(options, odometry="auto"), LocalizeSettings(), tmp_path / "own")
