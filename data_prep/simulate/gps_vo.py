@@ -94,7 +94,7 @@ def fuse(gps: Gps, vo: Vo, projection: Projection) -> tuple[Times, Array]:
 def _scale(t_ns: Times, dead: Array, gps_ns: Times, fixes: Array) -> float:
     """Return the factor that corrects the length of the odometry.
 
-    It is the median ratio of straight-line distances, GPS over odometry, within windows of 30 s.
+    It is the median of GPS distance / odometry distance, in a straight line, over 30 s each.
 
     Args:
         t_ns: (N,) nanoseconds of ``dead``.

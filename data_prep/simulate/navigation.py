@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,28 +24,26 @@ from data_prep.geometry import (
     utm_crs,
 )
 from data_prep.settings import Settings
+from data_prep.simulate.trajectory import Trajectory
 from data_prep.sources.robotcar import EXTRINSICS
-
-if TYPE_CHECKING:
-    from data_prep.simulate.trajectory import Trajectory
 
 _ALTITUDE_M = 60.0
 """Altitude in the GPS file, metres; the simulated world has none."""
 
 _GEOID_M = 46.5
-"""Altitude in the INS file over that in the GPS file, metres: the height of the geoid."""
+"""Height of the geoid above the ellipsoid, metres: the altitudes in the INS file include it."""
 
 _INS_WANDER_S = 60.0
 """Time constant of the INS's errors, seconds."""
 
 _INS_ATTITUDE = (0.3, 0.3, 0.6)
-"""Roll, pitch and yaw errors that change, over ``NavigationNoise.ins_heading_deg``."""
+"""Standard deviations of changing roll, pitch, yaw errors, multiples of ``ins_heading_deg``."""
 
 _INS_CONSTANT_YAW = 0.8
-"""Constant yaw error over ``NavigationNoise.ins_heading_deg``; 0.6^2 + 0.8^2 = 1."""
+"""Standard deviation of the constant yaw error, the same multiple; 0.6^2 + 0.8^2 = 1."""
 
 _DOUBTFUL = 2.45
-"""A position error this many times ``NavigationNoise.ins_m`` is reported as doubtful: 5 % are."""
+"""Position errors above this multiple of ``ins_m`` are reported as doubtful: 5 % of them are."""
 
 _GPS_WANDER_S = 40.0
 """Time constant of the GPS's errors, seconds."""

@@ -215,7 +215,7 @@ def _record(
         t_us: (S,) microseconds, the middles of the sweeps.
         trajectory: The times of ``poses``.
         poses: (N, 4, 4) exact poses of the vehicle frame.
-        world: What is scanned.
+        world: The world to scan.
         folder: The run's folder.
         settings: ``seed``, ``lidar`` and ``labels`` are used.
     """

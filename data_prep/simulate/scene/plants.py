@@ -22,13 +22,13 @@ _LEAF_M = 0.2
 """Least side of a leaf, metres."""
 
 _LEAF_PER_M = 0.012
-"""Side of a leaf over its distance from the driven path: far plants have fewer, larger leaves."""
+"""Side of a leaf per metre of distance to the driven path: far plants have fewer, larger leaves."""
 
 _SHRUB_DENSITY = 4.0
-"""Extinction coefficient of shrubs over that of trees."""
+"""Extinction coefficient of shrubs, as a multiple of that of trees."""
 
 _HEDGE_DENSITY = 8.0
-"""Extinction coefficient of hedges over that of trees."""
+"""Extinction coefficient of hedges, as a multiple of that of trees."""
 
 _SHRUB_GROUP = (1, 6)
 """Least and largest number of shrubs in a group."""

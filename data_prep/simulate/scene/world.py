@@ -34,7 +34,7 @@ _ASPHALT_M = 2.0
 """The ground this close to the driven path is asphalt, metres."""
 
 _INSIDE_REFLECTANCE = 0.3
-"""Reflectance of what is inside a building, over that of the building's walls."""
+"""Reflectance of the inside of a building, as a multiple of that of its walls."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ _OBJECTS = {
     "fence": fences,
     "person": people,
 }
-"""What makes the objects beside roads, by the name under which they are counted and seeded."""
+"""Functions that make the objects beside roads, by the name used in ``counts`` and as a seed."""
 
 
 def build_world(city: City, path: list[Array], settings: WorldSettings, seed: int) -> World:

@@ -24,7 +24,7 @@ class WorldSettings(Settings):
         new: Number of buildings that the map lacks, as a share of the buildings on the map.
         road_shift_m: Standard deviation of each road's and path's displacement, east and north
             alike, metres.
-        road_width: Standard deviation of the logarithm of each road's width over the map's.
+        road_width: Standard deviation of the logarithm of each road's width, relative to the map.
         height_m: Least and largest height of buildings without a height on the map, metres.
         relief_m: Mean depth of windows and doors in the walls, metres.
         glass: Share of the windows that beams pass; half of those beams never return.

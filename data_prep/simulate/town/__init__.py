@@ -15,8 +15,8 @@ import numpy as np
 from data_prep.files import atomic_file
 from data_prep.simulate.town.blocks import fill_blocks
 from data_prep.simulate.town.osm_xml import osm_xml
-from data_prep.simulate.town.plan import TownPlan
 from data_prep.simulate.town.streets import lay_streets
+from data_prep.simulate.town.town_plan import TownPlan
 
 
 def write_town(path: Path, seed: int = 0) -> None:

@@ -10,7 +10,7 @@ from shapely import LineString, Point, Polygon, affinity
 
 from data_prep.geometry import Array
 from data_prep.simulate.town.landmarks import landmarks_of, park
-from data_prep.simulate.town.plan import (
+from data_prep.simulate.town.town_plan import (
     STREET_WIDTH_M,
     TOWN_SIZE_M,
     TownPlan,

@@ -9,7 +9,7 @@ import shapely
 from shapely import LineString, MultiPolygon, Point, Polygon, affinity
 from shapely.geometry.base import BaseGeometry
 
-from data_prep.simulate.town.plan import TownPlan, rectangle
+from data_prep.simulate.town.town_plan import TownPlan, rectangle
 
 Landmark = Callable[[TownPlan, Polygon], None]
 """Adds a landmark to the plan, on the block given as a polygon (metres from the town's centre)."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyproj
 from shapely import Polygon
 
-from data_prep.simulate.town.plan import TownPlan
+from data_prep.simulate.town.town_plan import TownPlan
 
 LATITUDE = 52.0
 """Latitude of the town's centre, degrees; on land."""

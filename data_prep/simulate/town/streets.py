@@ -9,7 +9,7 @@ import shapely
 from shapely import LineString
 
 from data_prep.geometry import Array
-from data_prep.simulate.town.plan import STREET_WIDTH_M, TOWN_SIZE_M, TownPlan
+from data_prep.simulate.town.town_plan import STREET_WIDTH_M, TOWN_SIZE_M, TownPlan
 
 _BLOCK_M = (85, 165)
 """Least and largest distance of two neighbouring grid lines before scaling, metres."""

@@ -26,7 +26,7 @@ _LEVELS_SHARE, _LEVELS_OR_HEIGHT_SHARE = 0.6, 0.75
 
 @dataclass
 class TownPlan:
-    """What has been planned so far, in metres east and north of the town's centre.
+    """The parts of the town so far, in metres east and north of its centre.
 
     Attributes:
         rng: Source of all random draws; the order of the draws decides the town.
