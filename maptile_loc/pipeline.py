@@ -23,7 +23,7 @@ from maptile_loc.config import load_settings
 from maptile_loc.fuse.filter import filter_causal, is_sure
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
-from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.perceive.query_tile import QuerySettings
 from maptile_loc.perceive.submap import SubmapSettings
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
