@@ -50,7 +50,7 @@ from maptile_loc import run as runner
 from maptile_loc import types as result
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.models.published import CARD
+from maptile_loc.models.parts.published import CARD
 from maptile_loc.perceive import ground, kerbs, labels, rays, submap, walls
 from maptile_loc.perceive import query_tile as query
 from maptile_loc.perceive.query_tile import QuerySettings

@@ -20,14 +20,15 @@ from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc import cli
 from maptile_loc.config import load_settings
-from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, regressed, tune
-from maptile_loc.learn.data import Batch, DataSettings, Heading
-from maptile_loc.learn.drive_tiles import Sequence, read_sequence, see
-from maptile_loc.learn.loop import ModelSettings, TrainingSettings, train
+from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, tune
+from maptile_loc.learn.drive_tiles import DriveTiles, read_drive_tiles, see
+from maptile_loc.learn.loop import train
+from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.resnet import NetworkSettings
+from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.posterior import PosteriorMapNet
-from maptile_loc.models.published import read_model
 from maptile_loc.models.regressor import MapNet
-from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
 from maptile_loc.render.view import ViewSettings
 
@@ -85,7 +86,7 @@ def run(city: City, model: Path, drive: Drive, heading: HeadingKnowledge = KNOWN
 # --- The sequence -----------------------------------------------------------------------------
 
 
-def a_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[Sequence, Array]:
+def a_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[DriveTiles, Array]:
     """A drive of random motion, and the (Q, 3) places and directions of its tiles."""
     rng = np.random.default_rng(seed)
     poses = np.cumsum(rng.normal(0, 1, (count, 3)) * [20, 20, 1], axis=0)
@@ -94,7 +95,7 @@ def a_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[Sequence, A
     odometry = se2_compose([3.0, 4.0, 1.0], se2_between(poses[0], poses))
     segment = np.zeros(count, np.int32)
     axes = np.column_stack([poses[:, :2], wrap_angle(poses[:, 2] - rotation)])
-    return Sequence(tiles, rotation, odometry, segment, np.arange(count)), axes
+    return DriveTiles(tiles, rotation, odometry, segment, np.arange(count)), axes
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -121,7 +122,7 @@ def test_tuples_do_not_reach_over_gaps_of_the_odometry() -> None:
 def test_a_sequence_comes_back_from_its_file(tmp_path: Path) -> None:
     sequence, _ = a_sequence(True)
     sequence.save(tmp_path / "tiles.npz")
-    again = read_sequence(tmp_path / "tiles.npz")
+    again = read_drive_tiles(tmp_path / "tiles.npz")
     for name, value in vars(sequence).items():
         np.testing.assert_array_equal(getattr(again, name), value)
 
@@ -165,7 +166,7 @@ def make_model(heading: Heading, kind: type[MapNet] = MapNet) -> MapNet:
     return model
 
 
-def tuples_of(sequence: Sequence, size: int = 4) -> tuple[torch.Tensor, Array]:
+def tuples_of(sequence: DriveTiles, size: int = 4) -> tuple[torch.Tensor, Array]:
     chosen = sequence.tuples(size)[:2]
     motion = sequence.motion(chosen[:, :1], chosen[:, 1:])
     return torch.from_numpy(sequence.tiles[chosen]), motion
@@ -179,7 +180,7 @@ def test_the_loss_is_the_motion_in_the_frame_of_the_first_pose(kind: type[MapNet
     tiles, motion = tuples_of(a_sequence(True)[0])
     with torch.no_grad():
         loss = motion_loss(model, tiles, torch.from_numpy(motion).float())
-        raw = regressed(model, tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 3)
+        raw = model.expectation(tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 3)
     poses = raw * [100.0, 200.0, 2.0] + [10.0, -20.0, 0.0]
     off = se2_between(poses[:, :1], poses[:, 1:]) - motion
     expected = np.exp(-0.3) * np.abs(off[..., :2] / 150).mean() + 0.3
@@ -204,7 +205,7 @@ def test_a_posterior_is_judged_by_its_expectation() -> None:
     with torch.no_grad():
         share = model.posterior(tiles)[0].exp().double().numpy()
         expected = (share @ model.grid.double().numpy() - [10.0, -20.0]) / [100.0, 200.0]
-        np.testing.assert_allclose(regressed(model, tiles).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(model.expectation(tiles).numpy(), expected, atol=1e-5)
 
 
 # --- Tuning -----------------------------------------------------------------------------------
@@ -318,5 +319,5 @@ def test_what_cannot_be_adapted_is_told_in_a_line(
     plain = TINY.model_copy(update={"name": "plain", "relative": False})
     with pytest.raises(MaptileError, match="has no relative term"):
         run(city, train(city, plain, device="cpu"), drive)
-    with pytest.raises(MaptileError, match="not one stretch of 3 tiles"):
+    with pytest.raises(MaptileError, match="no stretch of 3 tiles"):
         run(city, trained, open_drive(drive_folder, end=1.5))

@@ -15,7 +15,8 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from maptile_loc.learn.loop import train
 from maptile_loc.models.classifier import SOFT_M, CellsModel
-from maptile_loc.models.partition import PartitionSettings, make_cells
+from maptile_loc.models.parts.partition import PartitionSettings, make_cells
+from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
 from maptile_loc.search.cells import CellsLocator
 from maptile_loc.search.engine.near import NearSearch
@@ -111,8 +112,6 @@ def test_it_learns_a_handful_of_tiles() -> None:
     tiles = (torch.rand(8, 1, 3, 16, 16) < 0.3).float()
     truth = model.centre.repeat(2, 1)[:, None] + torch.rand(8, 1, 2) * 12 - 6
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    from maptile_loc.learn.data import Batch
-
     for _ in range(250):
         optimiser.zero_grad()
         model.objective(Batch(tiles, truth, torch.zeros(8, 1))).backward()

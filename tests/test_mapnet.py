@@ -9,14 +9,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from maptile_loc.learn.data import Batch, Heading
-from maptile_loc.models.regressor import (
-    MapNet,
-    PoseLoss,
-    angle_of_log_quaternion,
-    log_quaternion,
-)
-from maptile_loc.models.resnet import NetworkSettings, ResNet
+from maptile_loc.models.parts.resnet import NetworkSettings, ResNet
+from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.tile_model import Batch, Heading
+from maptile_loc.models.regressor import MapNet, PoseLoss
 
 
 def make_model(heading: Heading = "unknown", relative: bool = True, **change: Any) -> MapNet:
@@ -131,7 +127,7 @@ def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
     early = model.training_step(batch, 1)
     early.backward()
     assert model.loss.srx.grad is None
-    model.progress = 0.5
+    model.trained_share = 0.5
     late = model.training_step(batch, 1)
     late.backward()
     assert model.loss.srx.grad is not None

@@ -11,10 +11,11 @@ import torch
 from small_city import small_city
 
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import Batch, Heading, training_ground
-from maptile_loc.models.kinds import make_model
+from maptile_loc.learn.loop import make_model
+from maptile_loc.learn.settings import ModelSettings
+from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.posterior import DECIDED_M, SOFT_M, PosteriorMapNet
-from maptile_loc.models.settings import ModelSettings
+from maptile_loc.render.vector_map import vector_map
 
 GRID = torch.cartesian_prod(torch.arange(-60.0, 61.0, 10.0), torch.arange(-60.0, 61.0, 10.0))
 
@@ -131,7 +132,7 @@ def test_no_posterior_is_better_than_the_soft_truth() -> None:
 def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
     model, batch = make(relative_from=0.5).eval(), make_batch()
     early = model.objective(batch).item()
-    model.progress = 0.5
+    model.trained_share = 0.5
     with torch.no_grad():
         log_p, _ = model.posterior(batch.tiles.flatten(0, 1))
         moved = ((log_p.exp() @ GRID) / model.deviation).view(4, 3, 2).diff(dim=1)
@@ -168,10 +169,10 @@ def test_the_description_of_a_model_is_plain_json_and_its_grid_a_weight() -> Non
 
 def test_the_grid_of_a_city_is_where_vehicles_drive(tmp_path: Path) -> None:
     recipe = load_settings(ModelSettings, "posterior")
-    ground = training_ground(small_city(tmp_path))
-    model = make_model(recipe, ground)
+    city_map = vector_map(small_city(tmp_path))
+    model = make_model(recipe, city_map)
     assert isinstance(model, PosteriorMapNet)
-    roads = ((ground.roads.start + ground.roads.end) / 2)[ground.weights > 0]
+    roads = ((city_map.roads.start + city_map.roads.end) / 2)[city_map.weights > 0]
     apart = torch.cdist(roads, model.grid)
     half_diagonal = recipe.grid_m / math.sqrt(2)
     assert apart.min(dim=1).values.max() <= half_diagonal + 1e-3  # every place has a point

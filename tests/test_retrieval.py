@@ -11,16 +11,12 @@ from test_train import TINY
 
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
-from maptile_loc.learn.data import (
-    Batch,
-    DataSettings,
-    PairedBatches,
-    RenderedBatches,
-    SeveralCities,
-    training_ground,
-)
+from maptile_loc.learn.data import PairedBatches, RenderedBatches, SeveralCities
 from maptile_loc.learn.loop import train
+from maptile_loc.learn.settings import DataSettings
 from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
+from maptile_loc.models.parts.tile_model import Batch
+from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
 from maptile_loc.search.engine.near import NearSearch
@@ -136,9 +132,9 @@ DATA = DataSettings(
 
 
 def test_a_pair_is_a_seen_tile_and_the_maps_view_of_a_place_near_it(city: City) -> None:
-    ground = training_ground(city)
-    batch = PairedBatches(ground, DATA, "unknown", 0, 0)[0]
-    plain = RenderedBatches(ground, DATA, "unknown", 0, 0)[0]
+    city_map = vector_map(city)
+    batch = PairedBatches(city_map, DATA, "unknown", 0, 0)[0]
+    plain = RenderedBatches(city_map, DATA, "unknown", 0, 0)[0]
     assert batch.tiles.shape == (8, 2, 3, 32, 32)
     assert (batch.offset[:, 0] - batch.offset[:, 1]).norm(dim=1).max() <= 4.01
     assert torch.equal(batch.offset, plain.offset)
@@ -149,8 +145,8 @@ def test_a_pair_is_a_seen_tile_and_the_maps_view_of_a_place_near_it(city: City) 
 
 
 def test_cities_take_turns(city: City) -> None:
-    ground = training_ground(city)
-    one, two = (RenderedBatches(ground, DATA, "known", seed, 0) for seed in (0, 1))
+    city_map = vector_map(city)
+    one, two = (RenderedBatches(city_map, DATA, "known", seed, 0) for seed in (0, 1))
     several = SeveralCities([one, two])
     for number, (part, turn) in enumerate([(one, 0), (two, 0), (one, 1), (two, 1)]):
         assert torch.equal(several[number].offset, part[turn].offset)
@@ -210,7 +206,7 @@ def test_the_maps_own_view_is_found_again(city: City) -> None:
     view = RECIPE.data.view
     model = make_model().eval()
     database = describe(model, view, city, 20.0)
-    length = float(training_ground(city).roads.length().sum()) / 2
+    length = float(vector_map(city).roads.length().sum()) / 2
     assert len(database["places"]) == pytest.approx(length / 20.0, abs=2)
     np.testing.assert_allclose(database["descriptors"].norm(dim=1), 1, rtol=1e-5)
     again = describe(model, view, city, 20.0)

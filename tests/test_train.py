@@ -21,11 +21,12 @@ from data_prep.city.raster import BUILDING
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import DataSettings
-from maptile_loc.learn.loop import ModelSettings, Pace, TrainingSettings, read_checkpoint, train
-from maptile_loc.models.published import read_model
+from maptile_loc.learn.loop import read_checkpoint, train
+from maptile_loc.learn.pace import Pace
+from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.regressor import MapNet
-from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
 from maptile_loc.search.engine.near import NearSearch
@@ -134,10 +135,11 @@ def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
     model = interrupted.folder / "models" / "long"
     code = (
         "import signal, sys, torch; from pathlib import Path\n"
-        "from data_prep.city import open_city\n"
+        "from data_prep.city.folder import open_city\n"
         "from data_prep.errors import MaptileError\n"
-        "from maptile_loc.models.mapnet import MapNet\n"
-        "from maptile_loc.learn.loop import ModelSettings, train\n"
+        "from maptile_loc.learn.loop import train\n"
+        "from maptile_loc.learn.settings import ModelSettings\n"
+        "from maptile_loc.models.regressor import MapNet\n"
         # A shell's background jobs ignore SIGINT, and hand that on.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
@@ -214,11 +216,11 @@ def test_training_stops_early_when_nothing_improves(city: City) -> None:
 
 def test_the_pace_is_a_warm_up_and_a_cosine() -> None:
     pace = Pace(steps=1000, minutes=10.0, warmup=0.1, peak=2.0)
-    assert pace.progress(500) == 0.5
+    assert pace.share(500) == 0.5
     pace.elapsed = 540.0
-    assert pace.progress(500) == 0.9
+    assert pace.share(500) == 0.9
     pace.load_state_dict({"elapsed": 6000.0, "waited": 0.0})
-    assert pace.progress(0) == 1.0
+    assert pace.share(0) == 1.0
     assert pace.rate(0.0) == pytest.approx(0.02)
     assert pace.rate(0.05) == pytest.approx(1.01)
     assert pace.rate(0.5) == pytest.approx(1.0)

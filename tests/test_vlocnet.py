@@ -14,12 +14,12 @@ from small_city import small_city
 
 from data_prep.geometry import se2_between
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import Batch, DataSettings, Heading
-from maptile_loc.learn.drive_tiles import Sequence
+from maptile_loc.learn.drive_tiles import DriveTiles
 from maptile_loc.learn.loop import train
-from maptile_loc.models.published import read_model
-from maptile_loc.models.resnet import NetworkSettings
-from maptile_loc.models.settings import ModelSettings, TrainingSettings
+from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.resnet import NetworkSettings
+from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.vlocnet import MOTION_M, PairLoss, VLocNet
 from maptile_loc.render.view import ViewSettings
 
@@ -103,9 +103,8 @@ def test_the_first_tile_of_a_tuple_has_none_before_it() -> None:
     model, batch = make_model().eval(), make_batch()
     with torch.no_grad():
         first = model.objective(Batch(*(part[:, :1] for part in batch)))
-        poses = model.regress(
-            model.look(batch.tiles[:, 0]), torch.zeros_like(model.look(batch.tiles[:, 0]))
-        )
+        seen = model.shared_features(batch.tiles[:, 0])
+        poses = model.regress(seen, torch.zeros_like(seen))
         expected = model.pair_loss.poses(poses[:, None], model.target(batch)[:, :1])
     assert first.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -116,7 +115,7 @@ def test_the_consistency_waits_for_its_share_of_the_training_or_is_left_out() ->
     plain.load_state_dict(late.state_dict())
     early = late.training_step(batch, 1).item()
     assert early == plain.training_step(batch, 1).item()
-    late.progress = 0.5
+    late.trained_share = 0.5
     assert late.training_step(batch, 1).item() > early + 1
 
 
@@ -188,7 +187,7 @@ def test_the_benchmark_shows_the_tile_before_where_odometry_connects_them(
     tiles = make_batch().tiles.flatten(0, 1)[:4]
     segment = np.array([0, 0, 1, 1], np.int32)
     rotation = np.array([0.0, 0.5, -1.0, 3.0])
-    sequence = Sequence(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
+    sequence = DriveTiles(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
     reference = np.array([620_000.0, 5_735_000.0])
     with torch.no_grad():
         alone, _ = model.pose(tiles)

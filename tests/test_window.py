@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.optimize import least_squares
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from maptile_loc.learn.window import WindowSettings, optimise
 
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(ROOT / "benchmarks"))
+    window = import_module("window")
+
+WindowSettings, optimise = window.WindowSettings, window.optimise
 SETTINGS = WindowSettings()
 
 

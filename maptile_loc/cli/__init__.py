@@ -162,8 +162,8 @@ def train(
     """
     from data_prep.city.folder import open_city
     from maptile_loc.config import load_settings
-    from maptile_loc.learn.loop import ModelSettings
     from maptile_loc.learn.loop import train as run
+    from maptile_loc.learn.settings import ModelSettings
 
     settings = load_settings(ModelSettings, config, overrides)
     more = [open_city(other) for other in others]

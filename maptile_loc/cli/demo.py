@@ -10,7 +10,8 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.town import write_town
 from data_prep.simulate.trajectory import trajectory_from_route
 from maptile_loc.config import load_settings
-from maptile_loc.learn.loop import ModelSettings, train
+from maptile_loc.learn.loop import train
+from maptile_loc.learn.settings import ModelSettings
 from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.report.report import overview_png, write_report
 from maptile_loc.run import RunOptions, run

@@ -11,7 +11,7 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from data_prep.files import read_json
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.models.published import CARD
+from maptile_loc.models.parts.published import CARD
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.view import tile_from_query
 from maptile_loc.search.engine.locator import ModelLocator

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.city.folder import City
 from data_prep.files import atomic_file
 from data_prep.geometry import Array
-from maptile_loc.learn.data import DataSettings, exact_world, map_view, training_ground
+from data_prep.progress import Progress, silent, tracked
 from maptile_loc.models.descriptor import DescriptorModel
-from maptile_loc.render.disguise import DisguiseSettings
+from maptile_loc.render.routes import BESIDE_M
+from maptile_loc.render.vector_map import render_exact, vector_map
 from maptile_loc.render.view import ViewSettings, tile_from_query
 from maptile_loc.search.engine.locator import ModelLocator
 from maptile_loc.search.engine.near import NearSearch
@@ -24,7 +24,6 @@ from maptile_loc.search.engine.turning import best_apart, spaced_turns, turned_t
 from maptile_loc.types import QueryTile
 
 BATCH = 256
-BESIDE_M = DataSettings().beside_m
 
 
 class RetrievalLocator(ModelLocator[DescriptorModel]):
@@ -76,28 +75,38 @@ class RetrievalLocator(ModelLocator[DescriptorModel]):
 
 
 def describe(
-    model: DescriptorModel, view: ViewSettings, city: City, every_m: float
+    model: DescriptorModel,
+    view: ViewSettings,
+    city: City,
+    every_m: float,
+    progress: Progress = silent,
 ) -> dict[str, Tensor]:
-    """The map's views along all its roads.
+    """The descriptors of the map's own views along all roads.
+
+    Args:
+        model: The descriptor.
+        view: The view that it was trained on.
+        city: The city to describe.
+        every_m: Metres of road between the views.
+        progress: Is called after each batch of views.
 
     Returns:
         ``descriptors`` (N, D) unit vectors and ``places`` (N, 2) metres from the city's reference.
     """
-    ground = training_ground(city)
-    roads, half = ground.roads, len(ground.roads.start) // 2
-    world = exact_world(ground, DisguiseSettings())
+    city_map = vector_map(city)
+    roads, half = city_map.roads, len(city_map.roads.start) // 2
+    world = city_map.exact_world()
     generator = torch.Generator().manual_seed(0)
     length = roads.length()[:half]
-    counted = torch.where(ground.weights[:half] > 0, length, 0).cumsum(0)
+    counted = torch.where(city_map.weights[:half] > 0, length, 0).cumsum(0)
     marks = torch.arange(every_m / 2, max(float(counted[-1]), every_m), every_m)
     pieces = torch.searchsorted(counted, marks).clamp_max(half - 1)
     descriptors, places = [], []
-    for some in tqdm(
-        torch.split(pieces, BATCH), desc="describe the map", disable=None, leave=False
-    ):
+    parts = torch.split(pieces, BATCH)
+    for some in tracked(parts, "describe the map", len(parts), progress):
         aside = roads.aside(some, BESIDE_M, generator)
         at = roads.routes(some, aside, 1, (0.0, 0.0), view.travel_m, generator)
-        tiles = map_view(world, at.paths[:, 0], at.centre[:, 0], view, generator)
+        tiles = render_exact(world, at.paths[:, 0], at.centre[:, 0], view, generator)
         with torch.inference_mode():
             descriptors.append(model(tiles.to(model.device)))
         places.append(at.centre[:, 0])

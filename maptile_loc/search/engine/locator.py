@@ -10,8 +10,8 @@ import torch
 
 from data_prep.city.folder import City
 from data_prep.geometry import Array
-from maptile_loc.models.base import TileModel
-from maptile_loc.models.published import read_model
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.tile_model import TileModel
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.types import Candidates, QueryTile

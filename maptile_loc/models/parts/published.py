@@ -1,4 +1,4 @@
-"""Published models: weights as safetensors, and a card that says all that using them needs."""
+"""Published models: weights as safetensors, and a JSON card with all that is needed to use them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_error, write_json
-from maptile_loc.models.base import TileModel
-from maptile_loc.models.kinds import KINDS
+from maptile_loc.models import kind_of, kinds
+from maptile_loc.models.parts.kind import ModelKind
+from maptile_loc.models.parts.tile_model import TileModel
 
-CARD, WEIGHTS = "model.json", "model.safetensors"
-FORMAT, FORMAT_VERSION = "maptile-model", 1
-
+CARD = "model.json"
+"""Name of the card in a model's folder."""
+WEIGHTS = "model.safetensors"
+"""Name of the weights in a model's folder."""
+FORMAT = "maptile-model"
+"""Value of a card's ``format``."""
+FORMAT_VERSION = 1
+"""The newest ``version`` of a card that this code reads, and the one that it writes."""
 
 M = TypeVar("M", bound=TileModel)
 
 
 def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -> None:
-    """Write a model for use: ``model.safetensors`` and, once that is whole, ``model.json``.
+    """Write a model for use: first ``model.safetensors``, then ``model.json``.
 
     Args:
-        folder: Where to.
-        model: What was trained.
-        city: What it was trained for; the model is bound to its content.
+        folder: Where to write.
+        model: The trained model.
+        city: The city that it was trained for; a bound model is valid for its content only.
         facts: More for the card (name, view, validation, ...); plain values only.
     """
     weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
@@ -41,11 +47,12 @@ def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -
         except safetensors.SafetensorError as error:  # how it reports a full disk
             raise write_error(folder / WEIGHTS, OSError(str(error))) from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    kind = kind_of(model)
     card = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "method": model.method,
-        "kind": next(kind for kind, known in KINDS.items() if type(model) is known),
+        "method": kind.method,
+        "kind": kind.name,
         "city": {
             "name": city.name,
             "content_hash": city.content_hash,
@@ -61,17 +68,36 @@ def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -
 
 
 def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str, Any]]:
-    """Read a published model of ``city``, ready for use, and its card.
+    """A published model in evaluation mode, and its card.
 
     Args:
         folder: Where it was published.
-        city: What it is to be used for.
+        city: The city that it is to be used for.
         expected: The class that it has to be, or be derived from.
 
     Raises:
-        MaptileError: No model there, damaged, of a newer version, of another method, or trained for
-            another city.
+        MaptileError: The folder holds no model, or a damaged one, one of a newer version or of
+            another method, or one that was trained for another city.
     """
+    card = _read_card(folder)
+    kind = _fitting_kind(folder, card, city, expected)
+    path = folder / WEIGHTS
+    damaged = MaptileError(f"{path}: missing, damaged or not the weights of {CARD}; train again")
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
+            raise damaged
+        model: Any = kind.network(**card["model"])
+        model.load_state_dict(tensors_of(content))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise damaged from error
+    except safetensors.SafetensorError as error:
+        raise damaged from error
+    return model.eval(), card
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """The card of the model in ``folder``, checked for its format and keys."""
     if not (folder / CARD).is_file():
         raise MaptileError(f"{folder}: no model there ({CARD} is missing); see maptile train")
     card = read_json(folder / CARD)
@@ -81,10 +107,17 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
         raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")
     if not {"city", "view", "model"} <= set(card):
         raise MaptileError(f"{folder / CARD}: damaged, keys are missing; train again")
-    kind, trained_for = KINDS.get(card.get("kind", "mapnet")), card["city"]
+    return card
+
+
+def _fitting_kind(
+    folder: Path, card: dict[str, Any], city: City, expected: type[TileModel]
+) -> ModelKind[Any]:
+    """The kind of the model with this card, checked to be ``expected`` and to fit the city."""
+    kind, trained_for = kinds().get(card.get("kind", "mapnet")), card["city"]
     if kind is None:
         raise MaptileError(f"{folder}: of a kind that this maptile-loc does not know; update")
-    if not issubclass(kind, expected):
+    if not issubclass(kind.network, expected):
         raise MaptileError(f"{folder}: a model for --method {kind.method}, not this one")
     if kind.bound and trained_for["content_hash"] != city.content_hash:
         same_name = trained_for["name"] == city.name
@@ -94,16 +127,4 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
             f"{city.name!r} ({city.content_hash[:12]}); train again: maptile train "
             f"{city.folder or 'CITY'}"
         )
-    path = folder / WEIGHTS
-    damaged = MaptileError(f"{path}: missing, damaged or not the weights of {CARD}; train again")
-    try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
-            raise damaged
-        model = kind(**card["model"])
-        model.load_state_dict(tensors_of(content))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise damaged from error
-    except safetensors.SafetensorError as error:
-        raise damaged from error
-    return model.eval(), card
+    return kind
