@@ -39,7 +39,7 @@ def city_map(city: City) -> VectorMap:
     return vector_map(city)
 
 
-# --- Places ------------------------------------------------------------------------------------
+# --- Routes ------------------------------------------------------------------------------------
 
 
 def test_a_dead_end_turns_back_and_a_junction_leads_on() -> None:
@@ -56,22 +56,22 @@ def test_a_dead_end_turns_back_and_a_junction_leads_on() -> None:
             np.testing.assert_allclose(starts[after], ends[piece], atol=1e-6)
         back = int(graph.opposite(torch.tensor(piece)))
         np.testing.assert_allclose(starts[back], ends[piece])
-        at_end = any(np.allclose(ends[piece], place) for place in ([0, 0], [20, 0], [10, 8]))
+        at_end = any(np.allclose(ends[piece], point) for point in ([0, 0], [20, 0], [10, 8]))
         assert (back in following) == at_end
         assert graph.choices[piece] == (2 if np.allclose(ends[piece], [10, 0]) else 1)
 
 
-def test_drawn_places_lie_on_roads_and_follow_one_another() -> None:
+def test_drawn_positions_lie_on_roads_at_the_spacing_asked_for() -> None:
     line = np.array([[0.0, 0.0], [300.0, 0.0]])
     graph = road_graph([line], [6.0])
     generator = torch.Generator().manual_seed(0)
     weights = graph.length() * ((graph.start[:, 0] > 90) & (graph.start[:, 0] < 210))
-    places = graph.draw(500, weights, 3, (4.0, 16.0), 50.0, 0.0, generator)
-    centre = places.centre
+    samples = graph.draw(500, weights, 3, (4.0, 16.0), 50.0, 0.0, generator)
+    centre = samples.centre
     assert centre[:, 0, 0].min() > 86
     assert centre[:, 0, 0].max() < 214
     assert centre[..., 1].abs().max() <= 3.0
-    assert centre[..., 1].min() < -2.5  # the whole width is covered, on either side
+    assert centre[..., 1].min() < -2.5  # both sides of the road are covered
     assert centre[..., 1].max() > 2.5
     step = centre.diff(dim=1)[..., 0].abs()
     assert step.min() > 3.9
@@ -79,20 +79,20 @@ def test_drawn_places_lie_on_roads_and_follow_one_another() -> None:
     assert step.min() < 5
     assert step.max() > 15
     torch.testing.assert_close(step[:, 0], step[:, 1], atol=0.2, rtol=0)
-    middle = places.paths.shape[2] // 2
-    torch.testing.assert_close(places.paths[:, :, middle], centre)
-    length = (places.paths[:, :, -1] - places.paths[:, :, 0]).norm(dim=-1)
+    middle = samples.paths.shape[2] // 2
+    torch.testing.assert_close(samples.paths[:, :, middle], centre)
+    length = (samples.paths[:, :, -1] - samples.paths[:, :, 0]).norm(dim=-1)
     torch.testing.assert_close(length, torch.full_like(length, 50.0), atol=0.5, rtol=0)
 
 
-def test_places_cover_every_road(city_map: VectorMap) -> None:
+def test_drawn_positions_cover_every_road(city_map: VectorMap) -> None:
     generator = torch.Generator().manual_seed(1)
-    places = city_map.roads.draw(4000, city_map.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
-    apart = torch.cdist(city_map.roads.start, places.centre[:, 0]).min(dim=1).values
+    samples = city_map.roads.draw(4000, city_map.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
+    apart = torch.cdist(city_map.roads.start, samples.centre[:, 0]).min(dim=1).values
     assert apart[city_map.weights > 0].max() < 6
 
 
-def test_places_are_drawn_from_tiles_that_are_not_empty(city: City, city_map: VectorMap) -> None:
+def test_roads_outside_the_citys_tiles_have_no_weight(city: City, city_map: VectorMap) -> None:
     tiles = city.tiles()
     east = tiles["offset_east"]
     folder = city.folder
@@ -123,7 +123,7 @@ def test_a_world_without_disguise_is_the_map(city: City, city_map: VectorMap) ->
     assert np.array_equal(cells[inner] == SOLID_CELL, city.raster.data[BUILDING][inner] > 0)
 
 
-def test_buildings_move_as_told() -> None:
+def test_buildings_are_displaced_by_the_standard_deviation_asked_for() -> None:
     x, y = np.mgrid[5:400:20, 5:400:20].reshape(2, -1).astype(float)
     boxes = shapely.box(x, y, x + 8, y + 8)
     settings = DisguiseSettings(resolution=0.1).nothing().model_copy(update={"shift_m": 0.7})
@@ -162,7 +162,7 @@ def test_missing_and_new_buildings_and_clutter() -> None:
 # --- Batches -----------------------------------------------------------------------------------
 
 
-def test_batch_n_is_the_same_whoever_renders_it(city_map: VectorMap) -> None:
+def test_a_batch_depends_on_its_number_and_the_seed_only(city_map: VectorMap) -> None:
     one = RenderedBatches(city_map, SMALL, "unknown", 3, 0)
     other = RenderedBatches(city_map, SMALL, "unknown", 3, 0)
     in_order = [one[number] for number in range(8)]
@@ -176,7 +176,7 @@ def test_batch_n_is_the_same_whoever_renders_it(city_map: VectorMap) -> None:
     assert not torch.equal(in_order[0].offset, another_stream.offset)
 
 
-def test_worlds_give_way_one_by_one(city_map: VectorMap) -> None:
+def test_worlds_are_replaced_one_by_one(city_map: VectorMap) -> None:
     batches = RenderedBatches(city_map, SMALL, "known", 0, 0)
     before = batches.worlds(0).cells.clone()
     assert torch.equal(batches.worlds(2).cells, before)
@@ -184,7 +184,7 @@ def test_worlds_give_way_one_by_one(city_map: VectorMap) -> None:
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [False, True]
 
 
-def test_a_batch_has_the_shapes_and_frames_it_says(city_map: VectorMap) -> None:
+def test_a_batch_has_the_documented_shapes_and_frames(city_map: VectorMap) -> None:
     known = RenderedBatches(city_map, SMALL, "known", 0, 0)[0]
     assert known.tiles.shape == (4, 3, 3, 32, 32)
     assert known.offset.shape == (4, 3, 2)
@@ -200,7 +200,7 @@ def test_a_batch_has_the_shapes_and_frames_it_says(city_map: VectorMap) -> None:
 
 
 @pytest.mark.parametrize("heading", ["known", "unknown"])
-def test_walls_of_a_tile_stand_where_the_map_has_them(
+def test_walls_of_a_tile_lie_on_the_outlines_of_the_map(
     city: City, city_map: VectorMap, heading: str
 ) -> None:
     view = ViewSettings(size_px=128, resolution=0.75).without_noise()
@@ -220,7 +220,7 @@ def test_walls_of_a_tile_stand_where_the_map_has_them(
     assert shapely.distance(points, outlines).max() < 1.7  # a pixel's diagonal, a cell's half
 
 
-def test_some_vehicles_are_in_yards_but_none_is_in_a_house(city_map: VectorMap) -> None:
+def test_positions_in_yards_are_outside_buildings(city_map: VectorMap) -> None:
     exact = {"disguise": SMALL.disguise.nothing(), "batch_tuples": 200}
     pieces = torch.stack([city_map.roads.start, city_map.roads.end], 1).numpy()
     roads = shapely.union_all(shapely.linestrings(pieces))
@@ -228,8 +228,8 @@ def test_some_vehicles_are_in_yards_but_none_is_in_a_house(city_map: VectorMap) 
 
     def away(yards: float) -> NDArray[np.float64]:
         settings = SMALL.model_copy(update=exact | {"yards": yards})
-        places = RenderedBatches(city_map, settings, "known", 0, 0)[0].offset.double()
-        points = shapely.points(places.reshape(-1, 2).numpy())
+        samples = RenderedBatches(city_map, settings, "known", 0, 0)[0].offset.double()
+        points = shapely.points(samples.reshape(-1, 2).numpy())
         assert len(houses.query(points, predicate="within")[0]) == 0 or yards == 0
         return np.asarray(shapely.distance(points, roads))
 
@@ -239,16 +239,16 @@ def test_some_vehicles_are_in_yards_but_none_is_in_a_house(city_map: VectorMap) 
     assert (away(0.3) > beside).mean() < 0.3
 
 
-def test_offsets_are_normalised_by_the_places_statistics(city_map: VectorMap) -> None:
+def test_mean_and_deviation_are_those_of_drawn_positions(city_map: VectorMap) -> None:
     mean, deviation = city_map.mean_and_deviation()
     generator = torch.Generator().manual_seed(0)
-    places = city_map.roads.draw(4000, city_map.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
-    offsets = places.centre[:, 0].double().numpy()
+    samples = city_map.roads.draw(4000, city_map.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
+    offsets = samples.centre[:, 0].double().numpy()
     np.testing.assert_allclose(offsets.mean(0), mean, atol=3)
     np.testing.assert_allclose(offsets.std(0), deviation, rtol=0.05)
 
 
-def test_an_epoch_goes_on_where_training_is() -> None:
+def test_an_epoch_begins_after_the_batches_already_trained_on() -> None:
     trained = 0
     sampler = EpochSampler(3, lambda: trained)
     assert list(sampler) == [0, 1, 2]
@@ -265,7 +265,7 @@ def test_workers_render_the_same_batches(city_map: VectorMap) -> None:
         assert torch.equal(first.offset, second.offset)
 
 
-def test_validation_stays_the_same_and_is_never_trained_on(city_map: VectorMap) -> None:
+def test_validation_batches_are_constant_and_not_trained_on(city_map: VectorMap) -> None:
     data = TileDataModule([city_map], SMALL, "known", 0, 4)
     first, again = (list(data.val_dataloader()) for _ in range(2))
     assert len(first) == 2
@@ -275,20 +275,20 @@ def test_validation_stays_the_same_and_is_never_trained_on(city_map: VectorMap) 
     assert torch.cdist(trained_on, held_out).min() > 0
 
 
-# --- Cities with little in them ------------------------------------------------------------------
+# --- Cities without a road table -----------------------------------------------------------------
 
 
-def test_a_bare_raster_offers_its_road_surface(city: City) -> None:
+def test_roads_of_a_bare_raster_lie_on_its_road_surface(city: City) -> None:
     assert city.folder is not None
     bare = open_city(city.folder / "map.tif")
     city_map = vector_map(bare)
     generator = torch.Generator().manual_seed(0)
-    places = city_map.roads.draw(300, city_map.weights, 1, (4.0, 4.0), 30.0, 0.0, generator)
+    samples = city_map.roads.draw(300, city_map.weights, 1, (4.0, 4.0), 30.0, 0.0, generator)
     roads = shapely.union_all(city.roads().geometry.to_numpy())
-    points = places.centre[:, 0].double().numpy() + bare.reference
+    points = samples.centre[:, 0].double().numpy() + bare.reference
     apart = shapely.distance(shapely.points(points), roads)
     assert np.median(apart) < 4  # on a street of 5.5 m or so
-    towards = places.paths[:, 0, -1] - places.paths[:, 0, 0]
+    towards = samples.paths[:, 0, -1] - samples.paths[:, 0, 0]
     along = towards.abs().max(dim=1).values / towards.norm(dim=1)
     assert along.median() > 0.99  # streets run east and north
 

@@ -72,7 +72,7 @@ def query(rotation: float = 0.0, seed: int = 0) -> QueryTile:
 # --- Training ----------------------------------------------------------------------------------
 
 
-def test_a_model_folder_holds_what_localizing_needs(city: City, trained: Path) -> None:
+def test_a_model_folder_has_weights_card_and_recipe(city: City, trained: Path) -> None:
     assert city.folder is not None
     assert trained == city.folder / "models" / "mapnet"
     card = json.loads((trained / "model.json").read_text())
@@ -80,7 +80,7 @@ def test_a_model_folder_holds_what_localizing_needs(city: City, trained: Path) -
     assert card["city"]["reference"] == city.reference.tolist()
     assert "UTM zone 30N" in card["city"]["crs"]
     assert card["training"]["steps"] == 6
-    assert 0 < card["training"]["waiting"] < 1  # rendering takes a while, learning too
+    assert 0 < card["training"]["waiting"] < 1
     assert card["validation"]["tiles"] == 24
     assert 0 < card["validation"]["chance_median_m"] < 200
     assert "OpenStreetMap" in card["attribution"]
@@ -97,7 +97,7 @@ def test_logs_are_csv_and_tensorboard(trained: Path) -> None:
     assert list((trained / "training" / "tensorboard").glob("*/events.out.tfevents.*"))
 
 
-def test_the_card_tells_the_published_weights_error(city: City, trained: Path) -> None:
+def test_the_card_has_the_error_of_the_published_weights(city: City, trained: Path) -> None:
     (path,) = (trained / "training" / "csv").glob("*/metrics.csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))
     best = min(float(row["val_median_m"]) for row in rows if row["val_median_m"])
@@ -121,14 +121,29 @@ def test_the_same_seed_gives_the_same_weights(city: City, trained: Path) -> None
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
+def test_training_reports_its_progress_and_prints_nothing(
+    city: City, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reported: list[tuple[str, int, int]] = []
+
+    def note(step: str, done: int, total: int) -> None:
+        reported.append((step, done, total))
+
+    settings = TINY.model_copy(update={"name": "reported"})
+    train(city, settings, device="cpu", progress=note)
+    assert {(step, total) for step, _, total in reported} == {("train", 100)}
+    done = [part for _, part, _ in reported]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 100)
+    assert capfd.readouterr() == ("", "")
+
+
 LONG = TINY.model_copy(
     update={"name": "long", "training": TrainingSettings(steps=120, epoch_steps=12, patience=99)}
 )
 
 
-def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
-    tmp_path: Path, city: City
-) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, city: City) -> None:
     assert city.folder is not None
     interrupted = open_city(Path(shutil.copytree(city.folder, tmp_path / "interrupted")))
     assert interrupted.folder is not None
@@ -140,7 +155,7 @@ def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
         "from maptile_loc.learn.loop import train\n"
         "from maptile_loc.learn.settings import ModelSettings\n"
         "from maptile_loc.models.regressor import MapNet\n"
-        # A shell's background jobs ignore SIGINT, and hand that on.
+        # Background jobs of a shell ignore SIGINT, and their children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "settings = ModelSettings.model_validate_json(sys.argv[2])\n"
@@ -166,10 +181,10 @@ def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
     straight = load_file(city.folder / "models" / "long" / "model.safetensors")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     logs = list((model / "training" / "csv").glob("*/metrics.csv"))
-    assert len(logs) == 2  # one of each part: it did not start afresh
+    assert len(logs) == 2  # one per part: the second did not start afresh
 
 
-def test_another_recipe_does_not_go_on_with_this_ones_checkpoint(
+def test_a_checkpoint_of_another_recipe_is_not_resumed(
     tmp_path: Path, city: City, trained: Path
 ) -> None:
     assert city.folder is not None
@@ -237,7 +252,7 @@ def test_shipped_recipes_are_valid(name: str, relative: bool) -> None:
     assert settings.heading == "known"
 
 
-def test_what_cannot_be_trained_is_told_in_a_line(city: City) -> None:
+def test_a_bare_raster_and_an_unknown_device_are_one_clear_error(city: City) -> None:
     assert city.folder is not None
     bare = open_city(city.folder / "map.tif")
     with pytest.raises(MaptileError, match="bare raster"):
@@ -282,12 +297,12 @@ def test_squares_around_the_networks_answer_are_searched(city: City, trained: Pa
 def test_a_vehicle_tens_of_metres_from_the_networks_answer_is_found(
     city: City, trained: Path
 ) -> None:
-    """What the map itself looks like 35 m away from what the network says."""
+    """The tile is the map's own view, 35 m from the network's answer."""
     found = locator(trained, city)
     north = np.zeros(1)
     answer = found.starts(query(), north, north)[4, :2]
     middle = city.raster.centre
-    with torch.no_grad():  # as if it had learned to say: 35 m beside the middle
+    with torch.no_grad():  # now the network answers 35 m beside the middle
         found.model.mean += torch.from_numpy(middle + [35.0, 0.0] - answer)
     seen = city.raster.coverage(BUILDING, 0.5) >= 0.5
     row, column = np.round(city.raster.pixel_from_world(middle)).astype(int)
@@ -298,7 +313,7 @@ def test_a_vehicle_tens_of_metres_from_the_networks_answer_is_found(
     assert np.hypot(*(best.poses[best.log_scores.argmax(), :2] - middle)) < 2.0
 
 
-def test_a_model_of_known_headings_keeps_the_heading_and_wants_it_known(city: City) -> None:
+def test_a_model_for_known_headings_keeps_the_heading_and_refuses_unknown_ones(city: City) -> None:
     settings = TINY.model_copy(update={"name": "north-up", "heading": "known"})
     known = locator(train(city, settings, device="cpu"), city)
     found = known.candidates(query(1.2), NORTH_UP, NORTH_UP)

@@ -34,7 +34,7 @@ EXACT = ViewSettings(
 
 
 def world_of(cells: np.ndarray, resolution: float = 0.5) -> Worlds:
-    """A world whose plane's origin is its middle."""
+    """A world with the plane's origin at its centre."""
     cells = cells.copy()
     cells[[0, -1]] = EDGE_CELL
     cells[:, [0, -1]] = EDGE_CELL
@@ -132,7 +132,7 @@ def test_rays_end_where_shapely_says(seed: int) -> None:
         apart = shapely.distance(shapely.points(origin), meets)
         return np.where(shapely.is_empty(meets), 40.0, apart)
 
-    # A cell is 0.25 m, so a burnt outline is off by less than 0.3 m.
+    # Cells have 0.25 m, so the error of a rasterized outline is less than 0.3 m.
     nearest, farthest = distance_to(solid.buffer(0.3)), distance_to(solid.buffer(-0.3))
     xy = torch.from_numpy(origin.astype(np.float32))
     low = torch.zeros(1, len(xy), dtype=torch.bool)
@@ -149,7 +149,7 @@ def test_rays_end_where_shapely_says(seed: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-math.pi, math.pi), st.floats(0, 1))
-def test_whatever_is_seen_was_observed(seed: int, angle: float, line: float) -> None:
+def test_walls_and_ground_are_observed(seed: int, angle: float, line: float) -> None:
     rng = np.random.default_rng(seed)
     cells = np.kron(rng.random((20, 20)) < 0.2, np.ones((10, 10))).astype(np.uint8) * SOLID_CELL
     noisy = ViewSettings(size_px=32, resolution=2.0, rays=200, line_scanner=line)
@@ -163,7 +163,7 @@ def test_whatever_is_seen_was_observed(seed: int, angle: float, line: float) -> 
 
 
 @pytest.mark.parametrize("line", [0.0, 1.0])
-def test_shifting_the_map_shifts_nothing_in_the_tile(line: float) -> None:
+def test_a_shift_of_the_map_does_not_change_the_tile(line: float) -> None:
     here = courtyards()
     noisy = ViewSettings(size_px=32, resolution=2.0, rays=300, line_scanner=line)
     there = Worlds(here.cells, here.west + 512, here.north - 256, here.resolution)
@@ -215,14 +215,14 @@ def test_a_line_scanner_sees_across_the_track_only() -> None:
     assert ground[(abs(x) < 1) & (abs(y) < 20)].mean() > 0.9
 
 
-def test_the_generator_decides() -> None:
+def test_the_same_seed_renders_the_same_tile() -> None:
     noisy = ViewSettings(rays=200)
     first, again = look(courtyards(), noisy, seed=5), look(courtyards(), noisy, seed=5)
     assert torch.equal(first, again)
     assert not torch.equal(first, look(courtyards(), noisy, seed=6))
 
 
-def test_noise_takes_walls_away_and_adds_clutter() -> None:
+def test_noise_removes_and_adds_wall_evidence() -> None:
     exact = look(courtyards())
     missing = look(courtyards(), EXACT.model_copy(update={"missing_walls": 0.9}))
     spurious = look(courtyards(), EXACT.model_copy(update={"spurious": 0.5}))
@@ -245,15 +245,15 @@ def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
     assert tile[OBSERVED_CHANNEL].min() == 1
 
 
-def test_a_small_query_tile_is_unobserved_around() -> None:
+def test_a_small_query_tile_is_padded_with_unobserved_pixels() -> None:
     ones = np.ones((80, 80), np.float32)
     tile = tile_from_query(QueryTile(0 * ones, ones, ones, 0.6, 0.0), ViewSettings())
     assert tile[1:, 16:48, 16:48].min() == 1
     assert tile.sum() == 2 * 32 * 32
 
 
-def test_ground_on_walls_does_not_count() -> None:
-    """Rays reach the ground beside a wall's foot; renders know only the one or the other."""
+def test_wall_evidence_reduces_ground() -> None:
+    """A pixel of a query tile may be wall and ground; in a render, wall replaces ground."""
     ones = np.ones((160, 160), np.float32)
     tile = tile_from_query(QueryTile(0.75 * ones, ones, ones, 0.6, 0.0), ViewSettings())
     assert (tile[0] == 0.75).all()
