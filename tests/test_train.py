@@ -358,12 +358,23 @@ def test_damaged_weights_are_one_clear_error(
         locator(model, city)
 
 
+WRONG_KIND = (
+    '{"format": "maptile-model", "version": 1, "kind": ["mapnet"], "view": {}, "model": {}, '
+    '"city": {"name": "city", "content_hash": "0"}}'
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not readable as JSON"),
         ("{}", "not the card of a model"),
         ('{"format": "maptile-model", "version": 99}', "newer maptile-loc"),
+        ('{"format": "maptile-model", "version": "one"}', "damaged"),
+        ('{"format": "maptile-model", "city": "here", "view": {}, "model": {}}', "damaged"),
+        (WRONG_KIND, "damaged"),
+        (WRONG_KIND.replace('["mapnet"]', '"mapnext"'), "kind that this maptile-loc does not know"),
+        (WRONG_KIND.replace('["mapnet"]', '"mapnet"').replace("{}", '{"rays": "few"}'), "damaged"),
     ],
 )
 def test_a_wrong_card_is_one_clear_error(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pydantic
 import safetensors
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from data_prep.files import atomic_file, read_json, write_error, write_json
 from maptile_loc.models import kind_of, kinds
 from maptile_loc.models.parts.kind import ModelKind
 from maptile_loc.models.parts.tile_model import TileModel
+from maptile_loc.render.view import ViewSettings
 
 CARD = "model.json"
 """Name of the card in a model's folder."""
@@ -29,6 +31,23 @@ FORMAT_VERSION = 1
 """The newest ``version`` of a card that this code reads, and the one that it writes."""
 
 M = TypeVar("M", bound=TileModel)
+
+
+class _CityOfCard(pydantic.BaseModel):
+    """The keys of a card's ``city`` that reading a model needs."""
+
+    name: str
+    content_hash: str
+
+
+class _Card(pydantic.BaseModel):
+    """The keys of a card that using a model needs."""
+
+    version: int = 0
+    kind: str = "mapnet"
+    city: _CityOfCard
+    view: ViewSettings
+    model: dict[str, Any]
 
 
 def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -> None:
@@ -97,16 +116,22 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
-    """The card of the model in ``folder``, checked for its format and keys."""
+    """The card of the model in ``folder``, whose format and needed keys are checked."""
     if not (folder / CARD).is_file():
         raise MaptileError(f"{folder}: no model there ({CARD} is missing); see maptile train")
     card = read_json(folder / CARD)
     if card.get("format") != FORMAT:
         raise MaptileError(f"{folder / CARD}: not the card of a model")
-    if card.get("version", 0) > FORMAT_VERSION:
+    version = card.get("version", 0)
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")
-    if not {"city", "view", "model"} <= set(card):
-        raise MaptileError(f"{folder / CARD}: damaged, keys are missing; train again")
+    try:
+        _Card.model_validate(card)
+    except pydantic.ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise MaptileError(
+            f"{folder / CARD}: damaged, {key!r} is missing or wrong; train again"
+        ) from None
     return card
 
 
