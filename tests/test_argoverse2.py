@@ -136,7 +136,7 @@ def test_points_that_are_none_are_dropped(log: Path) -> None:
 
 def test_only_the_lidar_is_a_sensor(log: Path) -> None:
     assert open_drive(log, sensors=("lidar",)).scans.sensors == ("lidar",)
-    with pytest.raises(MaptileError, match="no sensor up_lidar; known is lidar"):
+    with pytest.raises(MaptileError, match="no sensor up_lidar; choose from lidar"):
         open_drive(log, sensors=("up_lidar",))
 
 

@@ -118,7 +118,7 @@ def test_a_folder_of_drives_names_them(tmp_path: Path) -> None:
 def test_missing_folder_and_unknown_format_are_clear(tmp_path: Path) -> None:
     with pytest.raises(MaptileError, match="no such folder"):
         open_drive(tmp_path / "nowhere")
-    with pytest.raises(MaptileError, match=f"known are auto, {', '.join(FORMATS)}"):
+    with pytest.raises(MaptileError, match=f"choose from auto, {', '.join(FORMATS)}"):
         open_drive(tmp_path, format="rosbag")
 
 
@@ -240,4 +240,4 @@ def test_inspection_of_a_real_drive(data_dir: Path) -> None:
     text = "\n".join(inspect_drive(open_drive(path)))
     assert "2011_09_26_drive_0005_sync (kitti)" in text
     assert "77 in 15.7 s, 4.8 per second" in text
-    assert "77 of 154 scans are not there" in text
+    assert "77 of 154 scans are missing" in text

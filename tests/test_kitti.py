@@ -19,7 +19,8 @@ from scipy.spatial import cKDTree
 from data_prep.drive import Drive, ScanBlock, ScanSource, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
-from data_prep.sources import kitti, open_drive
+from data_prep.sources import open_drive
+from data_prep.sources.formats.kitti_files import read_timestamps
 from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
 from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
 
@@ -157,7 +158,7 @@ def test_file_numbers_are_kept_where_scans_are_missing(drive: Path) -> None:
     assert opened.scans.t_ns.tolist() == [stamps[0], stamps[2], stamps[4]]
     in_velodyne = opened.scans.read(0, 3).points @ TURN.T + SHIFT
     assert np.allclose(in_velodyne[:, 0], [10, 12, 14], atol=1e-5)
-    assert any("4 of 7 scans are not there" in note for note in opened.notes)
+    assert any("4 of 7 scans are missing" in note for note in opened.notes)
 
 
 def test_scans_without_a_time_are_left_out(drive: Path) -> None:
@@ -181,7 +182,7 @@ def test_an_empty_line_is_a_frame_that_was_lost(drive: Path) -> None:
     assert any("velodyne: 1 scans have no time stamp" in note for note in opened.notes)
     assert opened.odometry is not None
     assert opened.odometry.t_ns.tolist() == [*stamps[:3], *stamps[5:]]
-    assert any("oxts: 2 of 7 rows are not there" in note for note in opened.notes)
+    assert any("oxts: 2 of 7 rows are missing" in note for note in opened.notes)
 
 
 def test_no_scan_at_all_is_an_error(drive: Path) -> None:
@@ -214,7 +215,7 @@ def test_archives_as_they_are_downloaded(drive: Path, tmp_path: Path) -> None:
 
 def test_unknown_sensor(drive: Path) -> None:
     assert open_drive(drive, sensors=("velodyne",)).scans.sensors == ("velodyne",)
-    with pytest.raises(MaptileError, match="no sensor lms_front; known is velodyne"):
+    with pytest.raises(MaptileError, match="no sensor lms_front; choose from velodyne"):
         open_drive(drive, sensors=("lms_front",))
 
 
@@ -283,7 +284,7 @@ def test_nanoseconds_are_exact(tmp_path: Path) -> None:
     file = tmp_path / "timestamps.txt"
     file.write_text("2011-09-26 13:04:32.349659964\n2011-09-26 13:04:32.459792166", "ascii")
     # 1317042272 = date -u -d "2011-09-26 13:04:32" +%s
-    assert kitti.read_timestamps(file).tolist() == [1317042272349659964, 1317042272459792166]
+    assert read_timestamps(file).tolist() == [1317042272349659964, 1317042272459792166]
 
 
 @pytest.mark.parametrize("text", ["13 o'clock\n", "2011-13-26 13:04:32.3\n", "\xff\n"])
@@ -304,7 +305,7 @@ def test_calibration_is_in_the_folder_of_the_day(drive: Path) -> None:
         with pytest.raises(MaptileError, match=f"{file}: (expected lines R: .* and T:|no line R)"):
             open_drive(drive)
     file.write_text("R: 1 0 0 0 1 0 0 0 2\nT: 1 2 3\n", "ascii")
-    with pytest.raises(MaptileError, match=f"{file}: .* is no rotation"):
+    with pytest.raises(MaptileError, match=f"{file}: .* is not rigid"):
         open_drive(drive)
     file.unlink()
     with pytest.raises(MaptileError, match=f"{file}: no such file; unpack the calibration"):
@@ -403,8 +404,8 @@ def test_a_long_gap_begins_a_new_segment_and_a_short_one_does_not(drive: Path) -
     assert track.t_ns.tolist() == [tenths(100)[i] for i in left]
     assert track.segment.tolist() == [int(i >= 80) for i in left]
     assert track.travelled()[-1] == pytest.approx(5.0 * (4.9 + 1.9))
-    assert any("45 of 100 rows are not there" in note for note in opened.notes)
-    assert any("odometry has 2 pieces" in note for note in opened.notes)
+    assert any("45 of 100 rows are missing" in note for note in opened.notes)
+    assert any("odometry has 2 segments" in note for note in opened.notes)
 
 
 def test_rows_that_repeat_a_time_are_left_out(drive: Path) -> None:

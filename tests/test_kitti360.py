@@ -141,7 +141,7 @@ def test_a_drive_of_kitti_raw_is_none_of_kitti360(drive: Path, tmp_path: Path) -
 
 def test_unknown_sensor(drive: Path) -> None:
     assert open_drive(drive, sensors=("velodyne",)).scans.sensors == ("velodyne",)
-    with pytest.raises(MaptileError, match="no sensor sick; known is velodyne"):
+    with pytest.raises(MaptileError, match="no sensor sick; choose from velodyne"):
         open_drive(drive, sensors=("sick",))
 
 
@@ -216,7 +216,7 @@ def test_frames_without_a_time_or_a_file(drive: Path) -> None:
     assert opened.scans.t_ns.tolist() == [times[0], times[1], times[19]]
     assert np.allclose(opened.scans.read(0, 3).points[:, 0], [10.7, 11.7, 29.7], atol=1e-5)
     assert any("2 scans have no time stamp" in note for note in opened.notes)
-    assert any("17 of 20 scans are not there" in note for note in opened.notes)
+    assert any("17 of 20 scans are missing" in note for note in opened.notes)
     assert 2 not in np.searchsorted(tenths(20), opened.odometry.t_ns)
     assert len(opened.odometry.t_ns) == 19
 
@@ -326,7 +326,7 @@ def test_frames_between_two_poses_have_one_and_in_a_long_gap_none(tmp_path: Path
     track = opened.odometry
     assert track.t_ns.tolist() == [tenths(35)[i] for i in frames]
     assert track.segment.tolist() == [0] * 5 + [1] * 2
-    assert any("odometry has 2 pieces" in note for note in opened.notes)
+    assert any("odometry has 2 segments" in note for note in opened.notes)
     times = opened.scans.t_ns
     assert track.segment_at(times).tolist() == [0] * 7 + [-1] * 23 + [1] * 2 + [-1] * 3
     assert np.allclose(track.at(times[:7])[:, :2, 3], [[i, 0] for i in range(7)], atol=1e-5)
@@ -358,7 +358,7 @@ def test_poses_of_frames_without_a_time_are_left_out(drive: Path) -> None:
     write_stamps(drive / "velodyne_points/timestamps.txt", tenths(12))
     opened = open_drive(drive)
     assert len(opened.odometry.t_ns) == 12
-    assert any("8 of 20 are of no frame with a time stamp" in note for note in opened.notes)
+    assert any("8 of 20 have no time stamp" in note for note in opened.notes)
     write_poses_360(root_of(drive), NAME, {99: imu_pose([0, 0, 0], 0)})
     with pytest.raises(MaptileError, match="no pose of a frame"):
         open_drive(drive)

@@ -83,7 +83,7 @@ def test_scans_that_are_not_there(sequence: Path) -> None:
     assert drive.scans.t_ns.tolist() == [0, 200_000_000]
     assert drive.scans.read(0, 2).points[:, 0].tolist() == [10, 12]
     assert any("1 scans have no time stamp" in note for note in drive.notes)
-    assert any("18 of 20 scans are not there" in note for note in drive.notes)
+    assert any("18 of 20 scans are missing" in note for note in drive.notes)
 
 
 def test_no_scans_or_no_times(sequence: Path) -> None:
@@ -99,7 +99,7 @@ def test_no_scans_or_no_times(sequence: Path) -> None:
 
 
 def test_unknown_sensor(sequence: Path) -> None:
-    with pytest.raises(MaptileError, match="no sensor lms_front; known is velodyne"):
+    with pytest.raises(MaptileError, match="no sensor lms_front; choose from velodyne"):
         open_drive(sequence, sensors=("lms_front",))
 
 

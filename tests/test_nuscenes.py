@@ -213,7 +213,7 @@ def test_a_part_of_a_scene_can_be_asked_for(made: Writer, start: float | None) -
 
 
 def test_only_the_lidar_is_a_sensor(made: Writer) -> None:
-    with pytest.raises(MaptileError, match="no sensor CAM_FRONT; known is LIDAR_TOP"):
+    with pytest.raises(MaptileError, match="no sensor CAM_FRONT; choose from LIDAR_TOP"):
         open_drive(made.root, sensors=("CAM_FRONT",))
 
 
@@ -252,7 +252,7 @@ def test_scans_may_be_missing(made: Writer) -> None:
     shutil.rmtree(made.root / "sweeps")
     drive = open_drive(made.root)
     assert len(drive.scans.t_ns) == 3
-    assert any("18 of 21 scans are not there" in note for note in drive.notes)
+    assert any("18 of 21 scans are missing" in note for note in drive.notes)
     assert drive.odometry is not None
     assert len(drive.odometry.t_ns) == 21
     shutil.rmtree(made.root / "samples")
@@ -294,7 +294,7 @@ def test_a_scan_is_only_ever_looked_for_in_its_folder(made: Writer, name: object
         assert "filename" in str(error)
     else:
         assert len(drive.scans.read(0, 21).t_ns) == 20
-        assert any("1 of 21 scans are not there" in note for note in drive.notes)
+        assert any("1 of 21 scans are missing" in note for note in drive.notes)
 
 
 # --- labels --------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_an_unknown_map_has_no_truth(tmp_path: Path) -> None:
     assert drive.truth is None
     assert drive.heading is None
     assert drive.odometry is not None
-    assert any("where the map seoul-gangnam lies is not known" in note for note in drive.notes)
+    assert any("the origin of the map seoul-gangnam is unknown" in note for note in drive.notes)
 
 
 def test_poses_may_be_missing(made: Writer) -> None:
@@ -422,7 +422,7 @@ def test_poses_may_be_missing(made: Writer) -> None:
     assert drive.odometry is not None
     assert len(drive.odometry.t_ns) == 17
     assert len(drive.scans.t_ns) == 21
-    assert any("4 of 21 poses are not there" in note for note in drive.notes)
+    assert any("4 of 21 poses are missing" in note for note in drive.notes)
 
 
 def without_truth(drive: Drive) -> list[bytes]:

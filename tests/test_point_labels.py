@@ -256,7 +256,7 @@ def test_a_file_in_which_nothing_is_classified_has_no_labels(tmp_path: Path) -> 
 
 
 def test_more_points_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.sources.formats.las_files._POINTS_AT_ONCE", 7)
+    monkeypatch.setattr("data_prep.sources.formats.las_files.POINTS_AT_ONCE", 7)
     for packed in (False, True):
         points, classes, _ = read_las(las_bytes(7, packed))
         assert np.allclose(points, POINTS, atol=6e-4)
@@ -287,7 +287,7 @@ def test_chunks_of_many_sizes(point_format: int) -> None:
     wrong = bytearray(stream.getvalue())
     count_at = 107 if point_format < 6 else 247
     wrong[count_at] = 41
-    with pytest.raises(ValueError, match="chunks have not as many points"):
+    with pytest.raises(ValueError, match="chunks do not add up"):
         read_las(bytes(wrong))
 
 

@@ -17,7 +17,14 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, utm_crs, wrap_angle
 from data_prep.sources import open_drive
-from data_prep.sources import robotcar as rc
+from data_prep.sources.formats.robotcar_tables import (
+    EXTRINSICS,
+    find_extrinsics,
+    read_extrinsics,
+    read_gps,
+    read_timestamps,
+)
+from data_prep.sources.robotcar import LMS
 
 START = 1_403_774_724_292_807  # microseconds, as in the data set
 NO_LEVER = "0 0 0 0 0 0"
@@ -145,7 +152,7 @@ def run(tmp_path: Path) -> Path:
 
 def to_vehicle(sensor: str, points: object) -> np.ndarray:
     """Sensor to x forward, y left, z up, by the published numbers."""
-    x, y, z, roll, pitch, yaw = rc.EXTRINSICS[sensor]
+    x, y, z, roll, pitch, yaw = EXTRINSICS[sensor]
     in_ned = np.asarray(points, float) @ euler(roll, pitch, yaw).T + [x, y, z]
     return in_ned * [1, -1, -1]
 
@@ -185,7 +192,7 @@ def test_ldmrs_files_are_points_in_space(tmp_path: Path) -> None:
     drive = open_drive(tmp_path)
     assert drive.scans.sensors == ("ldmrs",)
     assert np.allclose(drive.scans.read(0, 1).points, to_vehicle("ldmrs", rows), atol=1e-4)
-    ahead = rc.find_extrinsics(tmp_path, "ldmrs")[:3, :3] @ [1, 0, 0]
+    ahead = find_extrinsics(tmp_path, "ldmrs")[:3, :3] @ [1, 0, 0]
     assert math.degrees(math.asin(ahead[2])) == pytest.approx(4.4, abs=0.05)  # tilted up
 
 
@@ -195,7 +202,7 @@ def test_velodyne_files_are_four_blocks_of_columns(tmp_path: Path) -> None:
     block = open_drive(tmp_path).scans.read(0, 1)
     expected = to_vehicle("velodyne_left", np.column_stack([x, y, z]))
     assert np.allclose(block.points, expected, atol=1e-4)
-    forward = rc.find_extrinsics(tmp_path, "velodyne_left")[:3, :3] @ [-1, 0, 0]
+    forward = find_extrinsics(tmp_path, "velodyne_left")[:3, :3] @ [-1, 0, 0]
     assert forward[0] > 0.99  # the sensor's x axis points backward
 
 
@@ -270,7 +277,7 @@ def test_sensors_can_be_chosen(tmp_path: Path) -> None:
     block = chosen.read(0, 2)
     expected = [*to_vehicle("velodyne_left", [[1, 2, 3]]), *to_vehicle("lms_rear", [[5, 1, 0]])]
     assert np.allclose(block.points, expected, atol=1e-5)
-    with pytest.raises(MaptileError, match="no sensor radar; known are lms_front"):
+    with pytest.raises(MaptileError, match="no sensor radar; choose from lms_front"):
         open_drive(tmp_path, sensors=("radar",))
     with pytest.raises(MaptileError, match="no folder velodyne_right"):
         open_drive(tmp_path, sensors=("velodyne_right",))
@@ -291,8 +298,10 @@ def test_missing_and_unlisted_scans_are_told(run: Path) -> None:
     write_list(run, "lms_front", [START, START + 20_000, START + 40_000], end="")
     drive = open_drive(run)
     assert ((drive.scans.t_ns // 1000 - START) // 20_000).tolist() == [0, 2, 3]
-    assert any("1 of 3 scans listed are not there" in note for note in drive.notes)
-    assert any("1 scans are not listed" in note for note in drive.notes)
+    assert any("1 of the 3 scans listed are missing" in note for note in drive.notes)
+    assert any(
+        "lms_front.timestamps does not list" in note for note in drive.notes
+    )
 
 
 def test_a_run_without_its_list_of_scans_still_opens(run: Path) -> None:
@@ -311,7 +320,7 @@ def test_a_folder_without_scans_is_an_error(run: Path) -> None:
 def test_the_last_time_stamp_may_lack_its_newline(tmp_path: Path) -> None:
     file = tmp_path / "stereo.timestamps"
     file.write_text("1403774724292807 1\n1403774724355299 1\n1403774724417791 2", "ascii")
-    assert rc.read_timestamps(file).tolist() == [
+    assert read_timestamps(file).tolist() == [
         1403774724292807000,
         1403774724355299000,
         1403774724417791000,
@@ -348,9 +357,9 @@ def test_damaged_extrinsics_are_one_clear_line(run: Path, content: str) -> None:
 
 @pytest.mark.realdata
 def test_the_built_in_extrinsics_are_the_data_sets(data_dir: Path) -> None:
-    for sensor in rc.EXTRINSICS:
-        published = rc.read_extrinsics(data_dir / "robotcar" / "extrinsics" / f"{sensor}.txt")
-        assert np.array_equal(published, rc.find_extrinsics(Path("/nowhere/at/all"), sensor))
+    for sensor in EXTRINSICS:
+        published = read_extrinsics(data_dir / "robotcar" / "extrinsics" / f"{sensor}.txt")
+        assert np.array_equal(published, find_extrinsics(Path("/nowhere/at/all"), sensor))
 
 
 # --- odometry ------------------------------------------------------------------------------------
@@ -424,7 +433,7 @@ def test_after_a_long_gap_a_new_segment_begins(run: Path) -> None:
     assert track.travelled()[-1] == pytest.approx(0.5 * (100 + 59))
     in_gap = np.array([START + 62_500 * 120], np.int64) * 1000
     assert track.segment_at(in_gap).tolist() == [-1]
-    assert any("odometry has 2 pieces" in note for note in drive.notes)
+    assert any("odometry has 2 segments" in note for note in drive.notes)
 
 
 def test_a_jump_sideways_is_left_out(run: Path) -> None:
@@ -704,7 +713,7 @@ def test_gps_rows(run: Path) -> None:
         "5736388.874728,620156.814550,-65.598900,30U"
     )
     write_csv(run / "gps/gps.csv", header, [row.split(",")])
-    gps = rc.read_gps(run / "gps/gps.csv")
+    gps = read_gps(run / "gps/gps.csv")
     assert gps.t_ns.tolist() == [1403537850806646000]
     assert gps.sigma.tolist() == [[2.6893, 1.9239, 6.0503]]
     assert TO_UTM.transform(gps.longitude[0], gps.latitude[0]) == pytest.approx(
@@ -781,7 +790,7 @@ def fan(
 ) -> np.ndarray:
     """What a LMS would write at ``pose`` (vehicle in a z-up world) in a world of surfaces."""
     mount = np.eye(4)
-    x, y, z, roll, pitch, yaw = rc.EXTRINSICS[sensor]
+    x, y, z, roll, pitch, yaw = EXTRINSICS[sensor]
     mount[:3, :3], mount[:3, 3] = euler(roll, pitch, yaw), [x, y, z]
     laser = pose @ np.diag([1.0, -1, -1, 1]) @ mount
     beams = np.radians(np.arange(-135, 135.25, 0.5))
@@ -827,7 +836,7 @@ def test_a_street_between_two_walls_comes_out_straight(tmp_path: Path) -> None:
     )
     for i in range(2, 240):
         us = 20_000 * i + 3_000
-        sensor = rc.LMS[i % 2]
+        sensor = LMS[i % 2]
         write_scan(tmp_path, sensor, START + us, fan(ranges, pose(us / 1e6), sensor))
     drive = open_drive(tmp_path)
     assert drive.odometry is not None

@@ -222,7 +222,7 @@ def test_a_run_may_hold_raw_scans(tmp_path: Path, sensor: str) -> None:
     assert np.allclose(block.points, np.tile(points * [1, -1, -1], (2, 1)))
     assert block.seconds is not None
     assert np.allclose(block.seconds, np.tile(seconds, 2))
-    assert not any("motion" in note for note in drive.notes)
+    assert not any("motion-compensated" in note for note in drive.notes)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -269,7 +269,7 @@ def test_times_in_another_unit_are_told(tmp_path: Path) -> None:
     seconds = drive.scans.read(0, 1).seconds
     assert seconds is not None
     assert not seconds.any()
-    assert any("motion during a scan is not undone" in note for note in drive.notes)
+    assert any("the scans are not motion-compensated" in note for note in drive.notes)
 
 
 def test_a_damaged_raw_scan_names_its_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.simulate.scene.kinds import GLASS, LEAF
 from data_prep.simulate.scene.world import Hits
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 _EVEN = 0.35
 """How much the returns of rough surfaces depend less on the incidence than those of matt ones."""

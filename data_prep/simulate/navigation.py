@@ -25,7 +25,7 @@ from data_prep.geometry import (
     utm_crs,
 )
 from data_prep.settings import Settings
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 if TYPE_CHECKING:
     from data_prep.simulate.trajectory import Trajectory

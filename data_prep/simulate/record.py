@@ -34,7 +34,7 @@ from data_prep.simulate.trajectory import (
     trajectory_from_ins,
     trajectory_from_route,
 )
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 __all__ = [
     "SENSORS",

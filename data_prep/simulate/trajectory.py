@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from data_prep.city.folder import City
 from data_prep.city.raster import BUILDING
-from data_prep.drive import Drive, Times
+from data_prep.drive import MAX_BRIDGED_GAP_NS, Drive, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import (
     Array,
@@ -24,8 +24,12 @@ from data_prep.geometry import (
 )
 from data_prep.simulate.gps_vo import fuse
 from data_prep.sources import detect_format, open_drive
-from data_prep.sources.formats.common import MAX_BRIDGED_GAP_NS
-from data_prep.sources.robotcar import find_extrinsics, read_gps, read_ins, read_vo
+from data_prep.sources.formats.robotcar_tables import (
+    find_extrinsics,
+    read_gps,
+    read_ins,
+    read_vo,
+)
 from data_prep.sources.storage.archives import is_archive
 from data_prep.sources.storage.tree import open_tree
 

@@ -13,11 +13,10 @@ import numpy as np
 import pydantic
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import Drive, PoseTrack
+from data_prep.drive import MAX_BRIDGED_GAP_NS, Drive, PoseTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse
 from data_prep.settings import Positive, Settings
-from data_prep.sources.formats.common import MAX_BRIDGED_GAP_NS
 from maptile_loc.odometry.register import Fit, register
 from maptile_loc.odometry.sweep import Parts, Sweep, in_plane, moments, parts, sweep
 from maptile_loc.odometry.voxels import VoxelMap
