@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.feather
 import pyproj
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from reader_checks import arrays, check_same, check_same_but_truth, fuzz
 
-from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import detect_format, open_drive
 from data_prep.sources.formats.feather import read_feather
@@ -235,29 +235,19 @@ def test_without_poses_there_are_only_scans(log: Path) -> None:
     assert any("no odometry, heading and truth" in note for note in drive.notes)
 
 
-def without_truth(drive: Drive) -> list[bytes]:
-    assert drive.odometry is not None
-    assert drive.heading is not None
-    block = drive.scans.read(0, 5)
-    arrays = (drive.scans.t_ns, block.points, block.scan, block.origin)
-    arrays += (drive.odometry.t_ns, drive.odometry.poses, drive.odometry.segment)
-    arrays += (drive.heading.t_ns, drive.heading.heading)
-    return [array.tobytes() for array in arrays]
-
-
 def test_moving_the_truth_away_changes_nothing_else(log: Path) -> None:
     here = open_drive(log)
     places, course = driven(60, 1745.37, -1421.37, 0.3)
     write_poses(log, tenths(60), places + [4000.0, -2500.0, 30.0], course)
     away = open_drive(log)
-    assert without_truth(here) == without_truth(away)
+    check_same_but_truth(here, away)
     assert here.truth is not None
     assert away.truth is not None
     assert (here.truth.longitude < away.truth.longitude - 0.03).all()
 
 
 def test_a_log_may_lie_in_an_archive(log: Path, tmp_path: Path) -> None:
-    expected = without_truth(open_drive(log))
+    expected = arrays(open_drive(log))
     with tarfile.open(tmp_path / "val-000.tar", "w") as archive:
         archive.add(log, f"val/{log.name}")
     with zipfile.ZipFile(tmp_path / "log.zip", "w") as zipped:
@@ -267,7 +257,7 @@ def test_a_log_may_lie_in_an_archive(log: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "val-000.tar", tmp_path / "log.zip" / log.name):
         drive = open_drive(path)
         assert drive.name == log.name
-        assert without_truth(drive) == expected
+        check_same(arrays(drive), expected)
         assert drive.truth is not None
 
 
@@ -389,9 +379,7 @@ BITS = st.sampled_from([b"\0", b"\xff", b"\x7f", b"\xff" * 4, b"\xff" * 7 + b"\x
 
 
 @given(st.data())
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(300)
 def test_a_damaged_file_is_refused_or_read(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(TABLES)))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from reader_checks import EDITS, edited, fuzz, read
 from scipy.spatial.transform import Rotation
 
 from data_prep.drive import Drive
@@ -171,9 +172,7 @@ def test_the_binary_model_counts_where_there_are_both(tmp_path: Path) -> None:
     assert open_drive(tmp_path).scans.t_ns[0] == T0 * 1000
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(40)
 @given(
     turn=st.tuples(*[st.floats(-3, 3)] * 3),
     shift=st.tuples(*[st.floats(-1e6, 1e6)] * 3),
@@ -358,12 +357,10 @@ def test_sizes_that_a_file_claims_are_checked(
         open_drive(tmp_path)
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(200)
 @given(
     file=st.sampled_from(FILES),
-    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=9)), max_size=5),
+    edits=EDITS,
     swap=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
 def test_damage_gives_a_drive_or_one_clear_line(
@@ -374,24 +371,12 @@ def test_damage_gives_a_drive_or_one_clear_line(
 ) -> None:
     folder = tmp_path / file
     WRITERS[folder.suffix](folder, street())
-    data = bytearray((folder / file).read_bytes())
-    for where, patch in edits:
-        at = int(where * len(data))
-        data[at : at + len(patch)] = patch
+    data = edited((folder / file).read_bytes(), edits)
     low, high = sorted(int(where * len(data)) for where in swap)
     data = data[:low] + data[high:] + data[low:high]
     (folder / file).write_bytes(data)
-    try:
-        drive = open_drive(folder)
-        block = drive.scans.read(0, len(drive.scans.t_ns))
-    except MaptileError as error:
-        assert str(folder) in str(error)
-        assert "\n" not in str(error)
-    else:
-        assert drive.odometry is not None
-        assert np.isfinite(drive.odometry.poses).all()
-        assert np.isfinite(block.points).all()
-        assert (np.diff(drive.scans.t_ns) >= 0).all()
+    opened = read(folder, within=folder)
+    assert opened is None or opened[0].odometry is not None
 
 
 def test_files_of_two_models_are_told(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import lazrs
 import numpy as np
 import open3d as o3d
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from reader_checks import EDITS, edited, fuzz
 
 from data_prep.errors import MaptileError
 from data_prep.sources.formats.las_files import MAX_PACKED_POINTS, read_las
@@ -326,12 +327,10 @@ def test_the_place_of_the_chunk_table_may_stand_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(150)
 @given(
     point_format=st.sampled_from([3, 7]),
-    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=9)), max_size=5),
+    edits=EDITS,
     keep=st.floats(0.9, 1.0),
 )
 def test_damage_gives_points_or_one_clear_line(
@@ -341,10 +340,7 @@ def test_damage_gives_points_or_one_clear_line(
     edits: list[tuple[float, bytes]],
     keep: float,
 ) -> None:
-    data = bytearray(las_bytes(point_format, suffix == ".laz"))
-    for where, patch in edits:
-        at = int(where * len(data))
-        data[at : at + len(patch)] = patch
+    data = edited(las_bytes(point_format, suffix == ".laz"), edits)
     file = tmp_path / f"a{suffix}"
     file.write_bytes(data[: int(keep * len(data))])
     try:

@@ -2,16 +2,33 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyproj
 import pytest
-from damage import often, read_damaged
 from hypothesis import given
 from hypothesis import strategies as st
+from made_robotcar import (
+    INS_HEADER,
+    NO_LEVER,
+    START,
+    TO_UTM,
+    VO_HEADER,
+    Fix,
+    euler,
+    left_circle,
+    ned_pose,
+    write_csv,
+    write_extrinsics,
+    write_ins,
+    write_list,
+    write_rtk,
+    write_scan,
+    write_vo,
+)
+from reader_checks import check_same_but_truth, often, read_damaged
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
@@ -25,119 +42,6 @@ from data_prep.sources.formats.robotcar_tables import (
     read_timestamps,
 )
 from data_prep.sources.robotcar import LMS
-
-START = 1_403_774_724_292_807  # microseconds, as in the data set
-NO_LEVER = "0 0 0 0 0 0"
-
-
-# --- writing runs, from the description of the format only ---------------------------------------
-
-
-def euler(roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """Rz(yaw) Ry(pitch) Rx(roll), spelled out."""
-    (cr, sr), (cp, sp), (cy, sy) = ((math.cos(a), math.sin(a)) for a in (roll, pitch, yaw))
-    rx = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    ry = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
-    rz = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-    return rz @ ry @ rx
-
-
-def angles(rotation: np.ndarray) -> tuple[float, float, float]:
-    """Roll, pitch and yaw of ``euler``."""
-    roll = math.atan2(rotation[2, 1], rotation[2, 2])
-    pitch = -math.asin(rotation[2, 0])
-    return roll, pitch, math.atan2(rotation[1, 0], rotation[0, 0])
-
-
-def write_scan(run: Path, sensor: str, microseconds: int, rows: object, dtype: str = "<f8") -> Path:
-    (run / sensor).mkdir(parents=True, exist_ok=True)
-    file = run / sensor / f"{microseconds}.bin"
-    file.write_bytes(np.asarray(rows, dtype).tobytes())
-    return file
-
-
-def write_list(run: Path, sensor: str, stamps: Sequence[int], end: str = "\n") -> None:
-    (run / f"{sensor}.timestamps").write_text("\n".join(f"{t} 1" for t in stamps) + end, "ascii")
-
-
-def write_extrinsics(folder: Path, sensor: str, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{sensor}.txt").write_text(text, "ascii")
-
-
-def write_csv(file: Path, header: str, rows: Sequence[Sequence[object]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [header, *(",".join(str(value) for value in row) for row in rows)]
-    file.write_text("\n".join(lines) + "\n", "ascii")
-
-
-INS_HEADER = (
-    "timestamp,ins_status,latitude,longitude,altitude,northing,easting,down,utm_zone,"
-    "velocity_north,velocity_east,velocity_down,roll,pitch,yaw"
-)
-RTK_HEADER = INS_HEADER.replace("ins_status,", "")
-VO_HEADER = "source_timestamp,destination_timestamp,x,y,z,roll,pitch,yaw"
-TO_UTM = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32630", always_xy=True)
-
-
-@dataclass
-class Fix:
-    """A row of ins.csv or rtk.csv."""
-
-    us: int
-    latitude: float
-    longitude: float
-    yaw: float = 0.0
-    roll: float = 0.0
-    pitch: float = 0.0
-    status: str = "INS_SOLUTION_GOOD"
-
-    def row(self, status: bool) -> list[object]:
-        east, north = TO_UTM.transform(self.longitude, self.latitude)
-        return [
-            self.us,
-            *([self.status] if status else []),
-            f"{self.latitude:.6f}",
-            f"{self.longitude:.6f}",
-            110.5,
-            f"{north:.6f}",
-            f"{east:.6f}",
-            -110.5,
-            "30U",
-            *(0.1, 0.2, 0.0, self.roll, self.pitch, self.yaw),
-        ]
-
-
-def write_ins(run: Path, fixes: Sequence[Fix]) -> None:
-    write_csv(run / "gps/ins.csv", INS_HEADER, [fix.row(True) for fix in fixes])
-
-
-def write_rtk(run: Path, fixes: Sequence[Fix]) -> None:
-    write_csv(run / "gps/rtk.csv", RTK_HEADER, [fix.row(False) for fix in fixes])
-
-
-def write_vo(
-    run: Path, us: Sequence[int], poses: Sequence[np.ndarray], keep: object = None
-) -> None:
-    """Poses (4, 4) of the vehicle (x forward, y right, z down) at times ``us`` in a fixed frame."""
-    rows = []
-    for i in range(1, len(us)):
-        motion = np.linalg.inv(poses[i - 1]) @ poses[i]
-        rows.append([us[i], us[i - 1], *motion[:3, 3], *angles(motion[:3, :3])])
-    rows = rows if keep is None else [rows[i] for i in keep]  # type: ignore[attr-defined]
-    write_csv(run / "vo/vo.csv", VO_HEADER, rows)
-
-
-def ned_pose(x: float, y: float, yaw: float, pitch: float = 0.0) -> np.ndarray:
-    """A vehicle on the plane: x ahead of the start, y to its right, yaw clockwise from above."""
-    pose = np.eye(4)
-    pose[:3, :3] = euler(0, pitch, yaw)
-    pose[:2, 3] = x, y
-    return pose
-
-
-def left_circle(angle: float, radius: float, pitch: float = 0.0) -> np.ndarray:
-    return ned_pose(radius * math.sin(angle), -radius * (1 - math.cos(angle)), -angle, pitch=pitch)
 
 
 @pytest.fixture
@@ -299,9 +203,7 @@ def test_missing_and_unlisted_scans_are_told(run: Path) -> None:
     drive = open_drive(run)
     assert ((drive.scans.t_ns // 1000 - START) // 20_000).tolist() == [0, 2, 3]
     assert any("1 of the 3 scans listed are missing" in note for note in drive.notes)
-    assert any(
-        "lms_front.timestamps does not list" in note for note in drive.notes
-    )
+    assert any("lms_front.timestamps does not list" in note for note in drive.notes)
 
 
 def test_a_run_without_its_list_of_scans_still_opens(run: Path) -> None:
@@ -724,30 +626,6 @@ def test_gps_rows(run: Path) -> None:
 # --- truth stays out -----------------------------------------------------------------------------
 
 
-def same_but_truth(a: Drive, b: Drive) -> None:
-    """Scans, odometry and heading of two drives are the same to the last bit; the truth is not."""
-    assert a.truth is not None
-    assert b.truth is not None
-    assert not np.isclose(a.truth.latitude, b.truth.latitude, atol=0.5).any()
-    assert a.odometry is not None
-    assert b.odometry is not None
-    assert a.heading is not None
-    assert b.heading is not None
-    blocks = [drive.scans.read(0, len(drive.scans.t_ns)) for drive in (a, b)]
-    for left, right in (
-        (a.scans.t_ns, b.scans.t_ns),
-        (blocks[0].points, blocks[1].points),
-        (blocks[0].scan, blocks[1].scan),
-        (blocks[0].origin, blocks[1].origin),
-        (a.odometry.t_ns, b.odometry.t_ns),
-        (a.odometry.poses, b.odometry.poses),
-        (a.odometry.segment, b.odometry.segment),
-        (a.heading.t_ns, b.heading.t_ns),
-        (a.heading.heading, b.heading.heading),
-    ):
-        assert np.array_equal(left, right)
-
-
 def test_moving_the_truth_away_changes_nothing_else(run: Path) -> None:
     us = [START + 62_500 * i for i in range(100)]
     write_vo(run, us, [left_circle(0.01 * i, 50.0, pitch=-0.05) for i in range(100)])
@@ -758,7 +636,7 @@ def test_moving_the_truth_away_changes_nothing_else(run: Path) -> None:
     for path, fixes in ((run, near), (other, far)):
         write_ins(path, fixes)
         write_rtk(path, fixes)
-    same_but_truth(open_drive(run), open_drive(other))
+    check_same_but_truth(open_drive(run), open_drive(other))
 
 
 @pytest.mark.realdata
@@ -779,7 +657,7 @@ def test_moving_the_real_truth_away_changes_nothing_else(data_dir: Path, tmp_pat
         file.chmod(0o644)
         header, *rows = file.read_text("ascii").splitlines()
         file.write_text("\n".join([header, *map(moved, rows)]), "ascii")
-    same_but_truth(open_drive(paths[0]), open_drive(paths[1]))
+    check_same_but_truth(open_drive(paths[0]), open_drive(paths[1]))
 
 
 # --- all together --------------------------------------------------------------------------------
@@ -936,15 +814,4 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(choices=st.data())
 def test_damage_is_an_error_or_a_sound_drive(sound: Path, choices: st.DataObject) -> None:
     files = sorted(path for path in sound.rglob("*") if path.is_file())
-    file = choices.draw(st.sampled_from(files))
-    read = read_damaged(sound, file, choices)
-    if read is None:
-        return
-    drive, block = read
-    assert np.isfinite(block.points).all()
-    assert (np.diff(drive.scans.t_ns) >= 0).all()
-    if drive.odometry is not None:
-        assert (np.diff(drive.odometry.t_ns) > 0).all()
-        assert np.isfinite(drive.odometry.poses).all()
-    if drive.truth is not None:
-        assert np.isfinite(drive.truth.latitude).all() and np.isfinite(drive.truth.longitude).all()
+    read_damaged(sound, choices.draw(st.sampled_from(files)), choices)

@@ -22,11 +22,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from made_kitti import tenths, write_points, write_stamps
-from test_kitti import circle, write_calibration, write_oxts
-from test_robotcar import (
+from made_kitti import (
+    circle,
+    tenths,
+    write_calibration,
+    write_oxts,
+    write_points,
+    write_stamps,
+)
+from made_robotcar import (
     NO_LEVER,
     START,
     Fix,
@@ -37,6 +43,7 @@ from test_robotcar import (
     write_scan,
     write_vo,
 )
+from reader_checks import arrays, check_same, fuzz, truth_arrays
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
@@ -51,9 +58,7 @@ DAY = "2011_09_26"
 SYNC = "2011_09_26_drive_0005_sync"
 SUFFIXES = [".zip", ".tar", ".tar.gz", ".tgz"]
 RNG = np.random.default_rng(5)
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = fuzz(150)
 
 
 # --- packing, by the standard library and by hand ------------------------------------------------
@@ -117,27 +122,8 @@ def same_drive(a: Drive, b: Drive) -> None:
         b.scans.sensors,
         b.notes,
     )
-    count = len(a.scans.t_ns)
-    ours, theirs = a.scans.read(0, count), b.scans.read(0, count)
-    pairs = [
-        (a.scans.t_ns, b.scans.t_ns),
-        (ours.points, theirs.points),
-        (ours.scan, theirs.scan),
-        (ours.origin, theirs.origin),
-    ]
-    for track, fields in (
-        ("odometry", ("t_ns", "poses", "segment")),
-        ("heading", ("t_ns", "heading")),
-        ("truth", ("t_ns", "latitude", "longitude", "heading")),
-    ):
-        left, right = getattr(a, track), getattr(b, track)
-        assert (left is None) == (right is None)
-        if left is not None:
-            pairs += [(getattr(left, field), getattr(right, field)) for field in fields]
-    for left, right in pairs:
-        assert left.dtype == right.dtype
-        assert np.array_equal(left, right)
-    assert len(ours.points)
+    check_same(arrays(a) | truth_arrays(a), arrays(b) | truth_arrays(b))
+    assert len(arrays(a)["block.points"])
 
 
 # --- drives in the layouts they are published in -------------------------------------------------
@@ -426,6 +412,18 @@ def test_a_gzipped_tar_is_unpacked_once_and_leaves_no_name(
     assert open_files() == before + 1
     del root, again
     assert open_files() == before
+
+
+def test_unpacking_reports_its_progress(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "x.tgz", {"a": RNG.bytes(3_000_000)})
+    calls: list[tuple[str, int, int]] = []
+    open_tree(archive, lambda step, done, total: calls.append((step, done, total)))
+    size = archive.stat().st_size
+    assert {(step, total) for step, _, total in calls} == {("unpack x.tgz", size)}
+    done = [count for _, count, _ in calls]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert done[-1] == size
 
 
 def test_without_space_nothing_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
