@@ -22,7 +22,7 @@ CAMERA_IN_FRONT = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 POSE_CAMERA = np.column_stack([[[0, 0, 1], [1, 0, 0], [0, 1, 0]], [1.5, 0.1, -0.6]])
 VELODYNE_CAMERA = np.column_stack([CAMERA_IN_FRONT, [0.8, 0.3, -0.2]])
 VELODYNE = np.array([0.7, -0.4, 0.8])
-"""So the Velodyne is here in the vehicle frame (x forward, y left, z up), and parallel to it."""
+"""Resulting position of the Velodyne in the vehicle frame; their axes are parallel."""
 
 KARLSRUHE = (49.0112, 8.4229)
 TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
@@ -72,7 +72,7 @@ def numbers(matrix: np.ndarray) -> str:
 
 
 def mercator(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """(N,) degrees -> (N, 2) in the world of KITTI-360, by the formulas it is published with."""
+    """(N,) degrees -> (N, 2) in the world of KITTI-360, by its published formulas."""
 
     def plane(phi: np.ndarray, lam: np.ndarray) -> np.ndarray:
         scale = np.cos(LATITUDE) * RADIUS
@@ -133,7 +133,7 @@ def oxts_row(
     pitch: float = 0.0,
     place: tuple[float, float] = KARLSRUHE,
 ) -> list[float]:
-    """Thirty numbers; the leftward velocity has the data set's sign: positive to the right."""
+    """The 30 numbers; the leftward velocity has the data set's sign, positive to the right."""
     east = forward * math.cos(yaw) - left * math.sin(yaw)
     north = forward * math.sin(yaw) + left * math.cos(yaw)
     velocity = [north, east, forward, -left, up]
@@ -160,7 +160,7 @@ def oxts_row(
 def circle(
     count: int, radius: float, yaw: float, left: float = 0.0, roll: float = 0.0, pitch: float = 0.0
 ) -> list[list[float]]:
-    """10 Hz at 5 m/s, turning left, ``left`` m/s of it sideways; positions that are nonsense."""
+    """Rows at 10 Hz of a left turn at 5 m/s, plus ``left`` m/s sideways; positions are constant."""
     turn = 5.0 / radius
     return [oxts_row(yaw + turn * 0.1 * i, 5.0, left, 0.0, turn, roll, pitch) for i in range(count)]
 

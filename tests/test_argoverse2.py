@@ -110,7 +110,7 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4", "uncompressed"])
-def test_sweeps_come_as_they_are(log: Path, compression: str) -> None:
+def test_sweeps_are_in_the_vehicle_frame_already(log: Path, compression: str) -> None:
     other = SWEEP[:50] + 1
     write_sweep(log, START + TENTH, other, compression)
     assert detect_format(log) == "argoverse2"
@@ -126,7 +126,7 @@ def test_sweeps_come_as_they_are(log: Path, compression: str) -> None:
     assert block.label is None
 
 
-def test_points_that_are_none_are_dropped(log: Path) -> None:
+def test_invalid_points_are_removed(log: Path) -> None:
     points = SWEEP.copy()
     points[3] = np.nan
     points[5, 1] = np.inf
@@ -143,7 +143,7 @@ def test_only_the_lidar_is_a_sensor(log: Path) -> None:
 # --- tracks --------------------------------------------------------------------------------------
 
 
-def test_odometry_is_the_motion_alone(log: Path) -> None:
+def test_odometry_is_relative_motion(log: Path) -> None:
     track = open_drive(log).odometry
     assert track is not None
     assert track.t_ns.tolist() == tenths(60)
@@ -180,7 +180,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("city", PUBLISHED)
-def test_truth_lies_where_the_data_set_says(log: Path, city: str) -> None:
+def test_truth_agrees_with_the_data_set(log: Path, city: str) -> None:
     shutil.rmtree(log / "map")
     write_map(log, city)
     xyz = np.array([[*place, 0.0] for place, _ in PUBLISHED[city]])
@@ -193,7 +193,7 @@ def test_truth_lies_where_the_data_set_says(log: Path, city: str) -> None:
 
 @pytest.mark.parametrize("city", ["ATX", "DTW", "MIA", "PAO", "PIT", "WDC"])
 def test_headings_are_from_true_east(log: Path, city: str) -> None:
-    """Against the azimuths of geodesics between places that follow each other."""
+    """Headings agree with the azimuths of geodesics between consecutive positions."""
     shutil.rmtree(log / "map")
     write_map(log, city)
     yaw = 0.7
@@ -261,7 +261,7 @@ def test_a_log_may_lie_in_an_archive(log: Path, tmp_path: Path) -> None:
         assert drive.truth is not None
 
 
-# --- what is wrong is said -----------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def no_columns(log: Path) -> Path:
@@ -338,7 +338,7 @@ def test_damage_names_its_file(log: Path, damage: Callable[[Path], Path]) -> Non
         open_drive(log).scans.read(0, 5)
 
 
-def test_a_file_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> None:
+def test_a_wrong_declared_size_takes_no_memory(tmp_path: Path) -> None:
     file = tmp_path / "a.feather"
     write_feather(file, "zstd", x=np.zeros(10_000))
     data = file.read_bytes()
@@ -350,7 +350,7 @@ def test_a_file_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> None
             read_feather(file, ["x"])
 
 
-def test_text_may_be_a_dictionary_and_numbers_may_lack(tmp_path: Path) -> None:
+def test_text_may_be_a_dictionary_and_numbers_may_be_missing(tmp_path: Path) -> None:
     file = tmp_path / "a.feather"
     text = pa.array(["up", "down", "up"]).dictionary_encode()
     write_feather(file, name=text, x=pa.array([1.0, None, 3.0]), n=pa.array([1, None, 3]))

@@ -163,13 +163,13 @@ def test_unknown_sensor(drive: Path) -> None:
         open_drive(drive, sensors=("lms_front",))
 
 
-# --- the times and labels of points --------------------------------------------------------------
+# --- times and labels of points ------------------------------------------------------------------
 
 
-def test_the_turn_goes_from_the_back_over_the_left_to_the_right(drive: Path) -> None:
+def test_a_turn_begins_at_the_back_and_covers_the_left_first(drive: Path) -> None:
     around = np.radians([179.9, 90, 45, 0, -45, -90, -179.9])
     rows = [[10 * math.cos(a), 10 * math.sin(a), 0, 0.5] for a in around]
-    write_scan(drive, 1, [[0, 0, 0, 0], *rows])  # no return goes with its time
+    write_scan(drive, 1, [[0, 0, 0, 0], *rows])  # a point without return is removed with its time
     block = open_drive(drive).scans.read(1, 2)
     expected = [-0.05, -0.025, -0.0125, 0, 0.0125, 0.025, 0.05]
     assert block.seconds is not None
@@ -177,7 +177,7 @@ def test_the_turn_goes_from_the_back_over_the_left_to_the_right(drive: Path) -> 
     assert np.allclose(block.seconds, expected, atol=5e-5)
 
 
-def test_the_duration_of_a_turn_is_that_of_its_own_lines(drive: Path) -> None:
+def test_the_duration_of_a_turn_is_its_end_minus_its_begin(drive: Path) -> None:
     for i in range(3):
         write_scan(drive, i, [[0.0, -10, 0, 0.5]])
     facing, half = tenths(3), [50_000_000, 52_000_000, 51_000_000]
@@ -191,11 +191,11 @@ def test_the_duration_of_a_turn_is_that_of_its_own_lines(drive: Path) -> None:
     write_stamps(
         folder / "timestamps_start.txt", [t - h for t, h in zip(facing, half, strict=True)]
     )
-    assert quarters() == pytest.approx([0.025] * 3)  # the end of a turn is not known
+    assert quarters() == pytest.approx([0.025] * 3)  # the end of a turn is unknown
     ends = [t + h for t, h in zip(facing, half, strict=True)]
     write_stamps(folder / "timestamps_end.txt", ends)
     assert quarters() == pytest.approx([0.025, 0.026, 0.0255])
-    # A line that is empty, not there or of another turn leaves the usual time between two.
+    # For an empty, missing or wrong line, the median time between two turns is used.
     write_stamps(folder / "timestamps_end.txt", [ends[0] + SECOND, None])
     assert quarters() == pytest.approx([0.025] * 3)
     (folder / "timestamps_end.txt").write_text("noon", "ascii")
@@ -232,7 +232,7 @@ def test_nanoseconds_are_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["13 o'clock\n", "2011-13-26 13:04:32.3\n", "\xff\n"])
-def test_times_that_are_none_are_one_clear_line(drive: Path, text: str) -> None:
+def test_invalid_times_are_one_clear_line(drive: Path, text: str) -> None:
     file = drive / "velodyne_points/timestamps.txt"
     file.write_text(text, "latin-1")
     with pytest.raises(MaptileError, match=f"{file}: not a (list of times|text file)"):
@@ -317,7 +317,7 @@ def test_z_is_up_though_the_vehicle_leans(drive: Path, roll: float, pitch: float
     track = open_drive(drive).odometry
     assert track is not None
     assert np.abs(track.poses[:, 2, 3]).max() < 1e-9
-    # Third row of Rz(yaw) Ry(pitch) Rx(roll): where up is, seen from the vehicle.
+    # Third row of Rz(yaw) Ry(pitch) Rx(roll): the vertical in the vehicle frame.
     up = [-math.sin(pitch), math.cos(pitch) * math.sin(roll), math.cos(pitch) * math.cos(roll)]
     assert np.allclose(track.poses[:, 2, :3], up)
 
@@ -467,7 +467,7 @@ def real(data_dir: Path) -> Drive:
 
 
 def grid(truth: TruthTrack) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) positions in UTM and (N,) the convergence there."""
+    """(N, 2) positions in UTM and (N,) meridian convergence."""
     projection = Projection(utm_crs(*KARLSRUHE))
     return (
         projection.forward(truth.latitude, truth.longitude),
@@ -504,7 +504,7 @@ def test_real_heading_points_along_the_motion_on_the_grid(real: Drive) -> None:
 
 
 @pytest.mark.realdata
-def test_real_odometry_has_the_shape_of_the_positions_it_never_saw(real: Drive) -> None:
+def test_real_odometry_has_the_shape_of_the_oxts_positions(real: Drive) -> None:
     assert real.truth is not None
     assert real.odometry is not None
     places, convergence = grid(real.truth)
@@ -523,8 +523,8 @@ def test_real_odometry_has_the_shape_of_the_positions_it_never_saw(real: Drive) 
 
 
 @pytest.mark.realdata
-def test_the_files_leftward_velocity_points_right(data_dir: Path, real: Drive) -> None:
-    """Why the reader does not use it: it contradicts the other velocities, and the positions."""
+def test_the_leftward_velocity_of_oxts_points_right(data_dir: Path, real: Drive) -> None:
+    """The reader ignores it, because it contradicts the other velocities and the positions."""
     assert real.truth is not None
     folder = data_dir / "kitti_raw/2011_09_26/2011_09_26_drive_0005_sync/oxts/data"
     rows = np.array([file.read_text("ascii").split() for file in sorted(folder.iterdir())], float)
@@ -560,8 +560,8 @@ class Signed:
 
 
 @pytest.mark.realdata
-def test_real_scans_agree_once_their_motion_is_undone(real: Drive) -> None:
-    """The evidence for the direction of the turn: scans 2.5 s apart, put together at their best."""
+def test_real_scans_agree_best_when_motion_compensated(real: Drive) -> None:
+    """Pairs of scans 2.5 s apart, registered, confirm the direction of the turn."""
 
     def cloud(scan: int, sign: float) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
         drive = replace(real, scans=Signed(real.scans, sign))

@@ -130,7 +130,7 @@ def test_labels_as_open3d_writes_them(
     assert np.allclose(got.points, POINTS, atol=1e-4)
 
 
-def test_what_has_no_number_is_0(tmp_path: Path) -> None:
+def test_a_label_that_is_nan_is_0(tmp_path: Path) -> None:
     values = np.where(CLASSES > 10, NAN, CLASSES)
     write_ply(tmp_path / "a.ply", scalar_Label=values.astype("<f4"))
     label = read_cloud(tmp_path / "a.ply").label
@@ -139,7 +139,7 @@ def test_what_has_no_number_is_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, 2.0**31, -(2.0**40), float("inf")])
-def test_numbers_that_are_no_labels_are_none(tmp_path: Path, value: float) -> None:
+def test_numbers_out_of_range_are_not_labels(tmp_path: Path, value: float) -> None:
     values = CLASSES.astype("<f8")
     values[3] = value
     write_ply(tmp_path / "a.ply", label=values)
@@ -147,7 +147,7 @@ def test_numbers_that_are_no_labels_are_none(tmp_path: Path, value: float) -> No
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_several_numbers_for_a_point_are_no_label(tmp_path: Path, binary: bool) -> None:
+def test_a_field_of_several_numbers_is_not_a_label(tmp_path: Path, binary: bool) -> None:
     write_pcd(tmp_path / "a.pcd", "label", RNG.random((40, 3)).astype("<f4"), binary, count=3)
     cloud = read_cloud(tmp_path / "a.pcd")
     assert cloud.label is None
@@ -209,7 +209,7 @@ def test_times_since_1970_in_pcd(tmp_path: Path, binary: bool, kind: str) -> Non
     assert read_cloud(tmp_path / "a.pcd", T0 + 2 * 10**9).seconds is None
 
 
-def test_t_beside_s_is_a_place_in_a_texture(tmp_path: Path) -> None:
+def test_t_beside_s_is_a_texture_coordinate(tmp_path: Path) -> None:
     write_ply(tmp_path / "a.ply", s=SWEEP.astype("<f4"), t=SWEEP.astype("<f4"))
     assert read_cloud(tmp_path / "a.ply").seconds is None
 
@@ -266,7 +266,7 @@ def test_more_points_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("point_format", [3, 6])
 def test_chunks_of_many_sizes(point_format: int) -> None:
-    """As in files that are cut into tiles of space (COPC)."""
+    """Chunks of several sizes, as in COPC files."""
     data = las_bytes(point_format, packed=False)
     start, record = struct.unpack_from("<I", data, 96)[0], struct.unpack_from("<H", data, 105)[0]
     vlr = lazrs.LazVlr.new_for_compression(point_format, 0, True)
@@ -297,7 +297,7 @@ def test_chunks_of_many_sizes(point_format: int) -> None:
     ("count", "says"),
     [(2**32 - 1, "more than"), (MAX_PACKED_POINTS + 1, "more than"), (50_001, "table of chunks")],
 )
-def test_a_few_bytes_that_claim_many_points(point_format: int, count: int, says: str) -> None:
+def test_a_few_bytes_that_declare_many_points(point_format: int, count: int, says: str) -> None:
     data = bytearray(las_bytes(point_format, packed=True))
     struct.pack_into("<I", data, 107, count)
     if point_format == 6:
@@ -306,7 +306,7 @@ def test_a_few_bytes_that_claim_many_points(point_format: int, count: int, says:
         read_las(bytes(data))
 
 
-def test_a_few_bytes_that_claim_many_chunks_or_layers() -> None:
+def test_a_few_bytes_that_declare_many_chunks_or_layers() -> None:
     data = las_bytes(6, packed=True)
     (start,) = struct.unpack_from("<I", data, 96)
     (table,) = struct.unpack_from("<q", data, start)
@@ -317,8 +317,8 @@ def test_a_few_bytes_that_claim_many_chunks_or_layers() -> None:
             read_las(bytes(wrong))
 
 
-def test_the_place_of_the_chunk_table_may_stand_at_the_end() -> None:
-    """As written by a program that could not go back in its output."""
+def test_the_offset_of_the_chunk_table_may_be_at_the_end() -> None:
+    """As written by a program that cannot seek in its output."""
     data = bytearray(las_bytes(3, packed=True))
     (start,) = struct.unpack_from("<I", data, 96)
     table = bytes(data[start : start + 8])

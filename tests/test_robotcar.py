@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def to_vehicle(sensor: str, points: object) -> np.ndarray:
-    """Sensor to x forward, y left, z up, by the published numbers."""
+    """Sensor frame -> x forward, y left, z up, by the published extrinsics."""
     x, y, z, roll, pitch, yaw = EXTRINSICS[sensor]
     in_ned = np.asarray(points, float) @ euler(roll, pitch, yaw).T + [x, y, z]
     return in_ned * [1, -1, -1]
@@ -87,7 +87,7 @@ def test_the_scan_plane_of_both_lms_is_vertical(tmp_path: Path, sensor: str, rig
     assert down[2] < -0.99  # the laser's x axis points to the ground
     assert across[1] == pytest.approx(right, abs=0.07)  # y: right in front, left at the rear
     normal = np.cross(down, across)
-    assert abs(normal[0]) > 0.93  # so the plane lies across the track: a push-broom
+    assert abs(normal[0]) > 0.93  # the plane is across the track (push-broom)
 
 
 def test_ldmrs_files_are_points_in_space(tmp_path: Path) -> None:
@@ -110,11 +110,11 @@ def test_velodyne_files_are_four_blocks_of_columns(tmp_path: Path) -> None:
     assert forward[0] > 0.99  # the sensor's x axis points backward
 
 
-def test_points_that_are_none_are_dropped(tmp_path: Path) -> None:
+def test_invalid_points_are_removed(tmp_path: Path) -> None:
     nan, inf = float("nan"), float("inf")
     first = [[nan, 1, 1], [5, 1, 1], [0, 0, 3]]  # the last: no return
     second = [[2, -inf, 1], [inf, 1, 1]]
-    third = [[6, 2, nan], [0, 3, 1]]  # a reflectance may be anything
+    third = [[6, 2, nan], [0, 3, 1]]  # a reflectance may have any value
     for i, rows in enumerate([first, second, third]):
         write_scan(tmp_path, "lms_front", START + i, rows)
     block = open_drive(tmp_path).scans.read(0, 3)
@@ -143,7 +143,7 @@ def test_a_scan_cut_short_names_its_file(tmp_path: Path, sensor: str, cut: int) 
         drive.scans.read(0, 1)
 
 
-def test_a_scan_that_went_away_names_its_file(run: Path) -> None:
+def test_a_scan_deleted_after_opening_names_its_file(run: Path) -> None:
     drive = open_drive(run)
     (run / "lms_front" / f"{START}.bin").unlink()
     with pytest.raises(MaptileError, match=f"{START}.bin: cannot read"):
@@ -165,7 +165,7 @@ def test_scans_of_several_sensors_are_merged_by_time(tmp_path: Path) -> None:
         expected = to_vehicle(name, [[sign + i // 2, 2 if i % 2 else 1, 0]])
         assert np.allclose(whole.points[whole.scan == i], expected, atol=1e-4)
         assert np.allclose(whole.origin[i], to_vehicle(name, [[0, 0, 0]]), atol=1e-6)
-    # A block is the same whichever way it is cut.
+    # Blocks of any size hold the same points.
     parts = [drive.scans.read(a, b) for a, b in ((0, 3), (3, 3), (3, 8))]
     assert np.array_equal(np.concatenate([part.points for part in parts]), whole.points)
     assert np.array_equal(np.concatenate([part.t_ns for part in parts]), whole.t_ns)
@@ -194,7 +194,7 @@ def test_default_sensors_without_lms(tmp_path: Path) -> None:
     assert open_drive(tmp_path).scans.sensors == ("velodyne_left", "velodyne_right")
 
 
-def test_missing_and_unlisted_scans_are_told(run: Path) -> None:
+def test_missing_and_unlisted_scans_are_noted(run: Path) -> None:
     write_scan(run, "lms_front", START + 40_000, [[5.0, 1.0, 1.0]])
     write_scan(run, "lms_front", START + 60_000, [[6.0, 1.0, 1.0]])
     (run / "lms_front" / f"._{START}.bin").write_bytes(b"of another system")
@@ -272,7 +272,7 @@ def flu(pose: np.ndarray) -> np.ndarray:
     return turn @ pose @ turn
 
 
-def test_source_is_the_newer_frame(run: Path) -> None:
+def test_the_source_column_of_vo_is_the_newer_frame(run: Path) -> None:
     us = [START + 62_500 * i for i in range(100)]
     poses = [left_circle(0.02 * i, 20.0) for i in range(100)]
     write_vo(run, us, poses)
@@ -403,7 +403,7 @@ def test_attitude_does_not_drift_away(run: Path) -> None:
     tilt = np.degrees(np.arccos(np.clip(track.poses[:, 2, 2], -1, 1)))
     assert tilt.max() < 1.0
     turned = np.unwrap(np.arctan2(track.poses[:, 1, 0], track.poses[:, 0, 0]))
-    assert turned[-1] == pytest.approx(-0.002 * 2000, abs=0.05)  # the yaw is left alone
+    assert turned[-1] == pytest.approx(-0.002 * 2000, abs=0.05)  # the yaw is unchanged
 
 
 def test_a_bump_shows_in_the_attitude(run: Path) -> None:
@@ -452,7 +452,7 @@ def ahead_and_left(yaw: float, truth: tuple[float, float], ins: tuple[float, flo
 
 
 @pytest.mark.parametrize("yaw_deg", [0, 37, 90, 200, 359])
-def test_truth_is_brought_to_the_vehicle_frame(run: Path, yaw_deg: float) -> None:
+def test_truth_is_transformed_to_the_vehicle_frame(run: Path, yaw_deg: float) -> None:
     write_extrinsics(run / "extrinsics", "ins", LEVER)
     yaw = math.radians(yaw_deg)
     write_ins(run, [Fix(START + 20_000 * i, *OXFORD, yaw=yaw) for i in range(3)])
@@ -477,7 +477,7 @@ def test_the_lever_arm_leans_with_the_vehicle(run: Path, roll: float, pitch: flo
     assert ahead_and_left(1.0, place, OXFORD) == pytest.approx([level[0], -level[1]], abs=1e-3)
 
 
-def test_the_ins_own_yaw_in_the_vehicle_is_taken_off(run: Path) -> None:
+def test_the_mounting_yaw_of_the_ins_is_compensated(run: Path) -> None:
     write_extrinsics(run / "extrinsics", "ins", "0 0 0 0 0 0.3")
     write_ins(run, [Fix(START, *OXFORD, yaw=1.0)])
     drive = open_drive(run)
@@ -495,7 +495,7 @@ def test_truth_is_finer_than_the_six_decimals_of_latitude(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("zone", "swap"), [("30U", True), ("??", False), ("29U", False)])
-def test_utm_columns_that_contradict_are_not_believed(run: Path, zone: str, swap: bool) -> None:
+def test_contradicting_utm_columns_are_ignored(run: Path, zone: str, swap: bool) -> None:
     row = Fix(START, 51.765474, -1.258766).row(True)
     row[8] = zone
     if swap:
@@ -524,7 +524,7 @@ def test_doubtful_ins_rows_are_no_truth_but_keep_their_heading(run: Path) -> Non
     assert any("60.0% of the INS rows" in note for note in drive.notes)
 
 
-def test_an_ins_that_never_was_good_gives_no_truth(run: Path) -> None:
+def test_an_ins_without_good_rows_gives_no_truth(run: Path) -> None:
     write_ins(run, [Fix(START + i, *OXFORD, status="INS_INACTIVE") for i in range(3)])
     drive = open_drive(run)
     assert drive.truth is None
@@ -666,7 +666,7 @@ def test_moving_the_real_truth_away_changes_nothing_else(data_dir: Path, tmp_pat
 def fan(
     to_wall: Callable[[np.ndarray, np.ndarray], np.ndarray], pose: np.ndarray, sensor: str
 ) -> np.ndarray:
-    """What a LMS would write at ``pose`` (vehicle in a z-up world) in a world of surfaces."""
+    """Points that an LMS measures at ``pose`` (vehicle -> world, z up) in a world of surfaces."""
     mount = np.eye(4)
     x, y, z, roll, pitch, yaw = EXTRINSICS[sensor]
     mount[:3, :3], mount[:3, 3] = euler(roll, pitch, yaw), [x, y, z]
@@ -682,7 +682,7 @@ def fan(
 
 
 def test_a_street_between_two_walls_comes_out_straight(tmp_path: Path) -> None:
-    """Scans at 50 Hz, odometry at 16 Hz, a winding vehicle: the walls y = 8 and y = -6 stay flat.
+    """Scans at 50 Hz, odometry at 16 Hz, a winding path: the walls y = 8 and y = -6 are flat.
 
     Held instead of interpolated poses would smear them by a third of a metre, a reversed vo.csv or
     a scan plane that is not vertical by metres.
@@ -738,7 +738,7 @@ FULL = ("2014-11-28-12-07-13", "2014-12-02-15-30-08")
 
 
 def open_real(data_dir: Path, tmp_path: Path, name: str) -> Drive:
-    """A real run has no scans here: give it one."""
+    """A real run, with a made scan added: the real data have none."""
     run = tmp_path / name
     shutil.copytree(data_dir / "robotcar" / name, run)
     write_scan(run, "lms_front", START, [[5.0, 1.0, 1.0]])
@@ -757,10 +757,10 @@ def test_real_loops_hang_together(data_dir: Path, tmp_path: Path, name: str) -> 
     latitude, longitude, _ = drive.truth.at(asked)
     known = np.isfinite(latitude)
     true = projection.forward(latitude[known], longitude[known])
-    # The path is as long as visual odometry says (a percent or two apart).
+    # The path's length agrees with visual odometry within a percent or two.
     length = np.linalg.norm(np.diff(true[::16], axis=0), axis=1).sum()
     assert drive.odometry.travelled()[-1] == pytest.approx(length, rel=0.03)
-    # Direction of travel on the grid = true heading + convergence; without it it is 1.37 off.
+    # Direction of travel on the grid = true heading + convergence, which is 1.37 degrees.
     step = true[16:] - true[:-16]
     fast = np.linalg.norm(step, axis=1) > 3
     convergence = projection.convergence(latitude[known], longitude[known])
@@ -780,7 +780,7 @@ def test_real_loops_hang_together(data_dir: Path, tmp_path: Path, name: str) -> 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(("name", "metres"), zip(FULL, (8900, 9450), strict=True))
-def test_real_full_runs_have_one_level_piece_of_odometry(
+def test_real_full_runs_have_one_level_segment_of_odometry(
     data_dir: Path, tmp_path: Path, name: str, metres: float
 ) -> None:
     drive = open_real(data_dir, tmp_path, name)
@@ -792,7 +792,7 @@ def test_real_full_runs_have_one_level_piece_of_odometry(
     assert np.ptp(drive.odometry.poses[:, 2, 3]) < 80
 
 
-# --- any damage ----------------------------------------------------------------------------------
+# --- damage --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

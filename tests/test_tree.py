@@ -80,7 +80,7 @@ def pack(archive: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def below(folder: Path, *patterns: str) -> dict[str, bytes]:
-    """Contents of the files below ``folder`` that match, by their paths from its parent."""
+    """Contents of the files below ``folder`` that match, by path relative to its parent."""
     return {
         str(file.relative_to(folder.parent)): file.read_bytes()
         for pattern in patterns or ("**/*",)
@@ -90,7 +90,7 @@ def below(folder: Path, *patterns: str) -> dict[str, bytes]:
 
 
 def by_hand(name: bytes, data: bytes, **lies: int) -> bytes:
-    """A zip of one deflated file whose directory may lie."""
+    """A zip of one deflated file whose directory may be wrong."""
     packer = zlib.compressobj(wbits=-15)
     packed = packer.compress(data) + packer.flush()
     crc = lies.get("crc", zlib.crc32(data))
@@ -131,7 +131,7 @@ def same_drive(a: Drive, b: Drive) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of RobotCar in folders, with extrinsics of its own making beside it."""
+    """A run of RobotCar in folders, with its own extrinsics beside it."""
     path = tmp_path / "unpacked" / RUN
     us = [START + 62_500 * i for i in range(40)]
     for sensor, later in (("lms_front", 0), ("lms_rear", 9_000)):
@@ -147,7 +147,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def as_downloaded(run: Path, folder: Path, suffix: str = ".tar") -> Path:
-    """An archive per sensor; lms_front's scans are cut in three."""
+    """An archive per sensor; lms_front's scans are split into three."""
     scans = sorted(below(run, "lms_front/*.bin").items())
     for chunk in range(3):
         files = dict(scans[2 * chunk : 2 * chunk + 2]) | below(run, "lms_front.timestamps")
@@ -175,7 +175,7 @@ def test_a_run_in_the_archives_of_robotcar(run: Path, tmp_path: Path, suffix: st
     assert not np.array_equal(built_in.points, drive.scans.read(0, 12).points)
 
 
-def test_what_is_unpacked_already_is_taken_from_there(run: Path, tmp_path: Path) -> None:
+def test_unpacked_files_are_preferred_to_archives(run: Path, tmp_path: Path) -> None:
     folder = as_downloaded(run, tmp_path / "downloads")
     shutil.copytree(run.parent / "extrinsics", folder / "extrinsics")
     for name in ("vo", "lms_rear_01"):
@@ -234,7 +234,7 @@ def write_clouds(path: Path, count: int = 3) -> Path:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("outer", ["", "./", "tuesday/", "a/b/tuesday/"])
 def test_clouds_in_one_archive(tmp_path: Path, suffix: str, outer: str) -> None:
-    """Whatever they are packed in; without a folder around it the archive names the drive."""
+    """In all kinds of archives; without a folder around it, the archive names the drive."""
     known = open_drive(write_clouds(tmp_path / "tuesday"))
     files = {
         name.replace("tuesday/", outer): data for name, data in below(tmp_path / "tuesday").items()
@@ -244,7 +244,7 @@ def test_clouds_in_one_archive(tmp_path: Path, suffix: str, outer: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_of_several_drives_one_is_chosen_by_its_path(tmp_path: Path, suffix: str) -> None:
+def test_one_of_several_drives_is_chosen_by_its_path(tmp_path: Path, suffix: str) -> None:
     files = {}
     for day in ("monday", "tuesday"):
         files |= below(write_clouds(tmp_path / day))
@@ -287,8 +287,8 @@ def test_the_command_line_takes_an_archive(
 
 
 @pytest.mark.parametrize("suffix", [None, *SUFFIXES])
-def test_a_place_in_an_archive_is_like_a_path(tmp_path: Path, suffix: str | None) -> None:
-    """``None``: the same checks hold for a folder, so they are not those of the archives alone."""
+def test_a_node_in_an_archive_behaves_like_a_path(tmp_path: Path, suffix: str | None) -> None:
+    """``None``: a folder passes the same checks."""
     folder = tmp_path / "top"
     for name, data in {
         "top/a.b/c.tar.bin": b"12345678",
@@ -336,7 +336,7 @@ def test_a_place_in_an_archive_is_like_a_path(tmp_path: Path, suffix: str | None
         read_bytes(node, "f")
 
 
-def test_outside_of_an_archive_are_the_real_folders(tmp_path: Path) -> None:
+def test_the_parent_of_an_archive_is_the_real_folder(tmp_path: Path) -> None:
     root = open_tree(pack(tmp_path / "real" / "x.tar.gz", {"a/b/c": b""}))
     assert root.name == "x"
     assert root.parent == tmp_path / "real"
@@ -361,8 +361,8 @@ def test_a_folder_without_archives_is_itself(tmp_path: Path) -> None:
     assert open_tree(tmp_path / "nowhere") == tmp_path / "nowhere"
 
 
-def test_the_last_of_equal_names_counts(tmp_path: Path) -> None:
-    """As where they are unpacked one after the other."""
+def test_of_equal_names_the_last_counts(tmp_path: Path) -> None:
+    """The same as if they were unpacked one after the other."""
     for name, data in (("a", b"1"), ("b", b"2")):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as target:
             for content in (data, data * 2):
@@ -479,8 +479,8 @@ def test_any_sound_archive_is_read(
 
 @pytest.mark.skipif(not shutil.which("tar"), reason="no tar program")
 @pytest.mark.parametrize("format", ["gnu", "oldgnu", "pax", "ustar", "v7"])
-def test_what_the_tar_program_writes(tmp_path: Path, format: str) -> None:
-    """With folders, links, a pipe and a sparse file, which are passed over."""
+def test_archives_of_the_tar_program_are_read(tmp_path: Path, format: str) -> None:
+    """With folders, links, a pipe and a sparse file, which are ignored."""
     top = tmp_path / "top"
     (top / "empty").mkdir(parents=True)
     long = "n" * (80 if format == "v7" else 95)
@@ -533,7 +533,7 @@ def test_an_encrypted_file_is_one_clear_line(tmp_path: Path) -> None:
         (open_tree(tmp_path / "x.zip") / "a").read_bytes()
 
 
-# --- what is not to be believed ------------------------------------------------------------------
+# --- wrong declarations --------------------------------------------------------------------------
 
 
 HOSTILE = [
@@ -550,7 +550,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
-def test_names_that_lead_out_are_passed_over(tmp_path: Path, suffix: str) -> None:
+def test_names_that_lead_out_are_ignored(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "in" / f"x{suffix}"
     pack(path, dict.fromkeys([*HOSTILE, "good"], b"1"))
     before = sorted(tmp_path.rglob("*"))
@@ -559,12 +559,12 @@ def test_names_that_lead_out_are_passed_over(tmp_path: Path, suffix: str) -> Non
     assert not Path("/absolute").exists()
 
 
-def test_links_and_devices_are_passed_over(tmp_path: Path) -> None:
+def test_links_and_devices_are_ignored(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as target:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, b"V"):
             member = tarfile.TarInfo(f"kind {kind!r}")
             member.type, member.linkname = kind, "/etc/passwd"
-            member.size = 0 if kind == b"V" else 700  # of what they link to: none of it follows
+            member.size = 0 if kind == b"V" else 700  # the size of the target; no content follows
             target.addfile(member)
         target.addfile(tarfile.TarInfo("good"))
     assert dict(everything(open_tree(tmp_path / "x.tar"))) == {"good": b""}
@@ -589,7 +589,7 @@ DATA = b"The quick brown fox. " * 500
         {"method": 0},
     ],
 )
-def test_a_zip_that_lies_is_found_out(tmp_path: Path, lies: dict[str, int]) -> None:
+def test_wrong_declarations_in_a_zip_are_an_error(tmp_path: Path, lies: dict[str, int]) -> None:
     (tmp_path / "x.zip").write_bytes(by_hand(b"a", DATA))
     assert (open_tree(tmp_path / "x.zip") / "a").read_bytes() == DATA
     (tmp_path / "y.zip").write_bytes(by_hand(b"a", DATA, **lies))
@@ -599,7 +599,7 @@ def test_a_zip_that_lies_is_found_out(tmp_path: Path, lies: dict[str, int]) -> N
 
 
 @pytest.mark.parametrize("size", [100, 10_000_000])
-def test_a_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int) -> None:
+def test_a_zip_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int) -> None:
     (tmp_path / "x.zip").write_bytes(by_hand(b"a", bytes(20_000_000), size=size))
     node = open_tree(tmp_path / "x.zip") / "a"
     tracemalloc.start()
@@ -612,7 +612,7 @@ def test_a_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int)
     assert peak < 2 * size + 1_000_000
 
 
-def test_memory_is_not_taken_for_what_is_only_declared(tmp_path: Path) -> None:
+def test_memory_is_not_allocated_for_declared_sizes(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(by_hand(b"a", DATA, packed=2_000_000_000, size=2_000_000_000))
     node = open_tree(tmp_path / "x.zip") / "a"
     tracemalloc.start()
@@ -625,7 +625,7 @@ def test_memory_is_not_taken_for_what_is_only_declared(tmp_path: Path) -> None:
     assert peak < 1_000_000
 
 
-def test_a_file_that_is_too_large_is_read_by_the_piece_only(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_only_read_as_a_stream(tmp_path: Path) -> None:
     member = tarfile.TarInfo("huge")
     member.size = archives.MAX_FILE_BYTES + 1
     with (tmp_path / "x.tar").open("wb") as file:
@@ -639,7 +639,9 @@ def test_a_file_that_is_too_large_is_read_by_the_piece_only(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\5\6", b"\x1f\x8b\x08", b"x" * 3000])
-def test_what_is_no_archive_is_one_clear_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_one_clear_line(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
     (tmp_path / f"x{suffix}").write_bytes(content)
     for path in (tmp_path / f"x{suffix}", tmp_path):
         with pytest.raises(MaptileError, match=rf"x{suffix}: not readable as an archive") as error:
@@ -649,7 +651,7 @@ def test_what_is_no_archive_is_one_clear_line(tmp_path: Path, suffix: str, conte
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
-def test_a_download_cut_short_is_told(tmp_path: Path, suffix: str, keep: float) -> None:
+def test_a_download_cut_short_is_an_error(tmp_path: Path, suffix: str, keep: float) -> None:
     path = pack(tmp_path / f"x{suffix}", {"a": RNG.bytes(20_000), "b": RNG.bytes(9_000)})
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data.rstrip(b"\0")))])
@@ -703,7 +705,7 @@ def test_damage_gives_what_was_packed_or_one_clear_line(
 
 @FUZZ
 @given(header=st.binary(max_size=400), size=st.binary(min_size=12, max_size=12))
-def test_a_header_with_a_right_checksum_may_be_nonsense(
+def test_nonsense_in_a_header_with_a_right_checksum_is_one_clear_line(
     tmp_path: Path, header: bytes, size: bytes
 ) -> None:
     block = bytearray(header.ljust(512, b"\0"))
@@ -728,7 +730,7 @@ def test_a_header_of_which_a_byte_is_changed_is_refused(tmp_path: Path, at: int)
         open_tree(path)
 
 
-def test_records_of_a_header_count_before_it(tmp_path: Path) -> None:
+def test_pax_records_override_the_header(tmp_path: Path) -> None:
     records = b"16 path=a/b/c.d\n10 size=5\n"
     head, file = tarfile.TarInfo("x"), tarfile.TarInfo("other")
     head.type, head.size = tarfile.XHDTYPE, len(records)
@@ -739,7 +741,7 @@ def test_records_of_a_header_count_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-def test_a_name_takes_no_megabytes(tmp_path: Path, kind: bytes) -> None:
+def test_a_name_of_megabytes_is_an_error(tmp_path: Path, kind: bytes) -> None:
     head = tarfile.TarInfo("x")
     head.type, head.size = kind, 2 << 20
     (tmp_path / "x.tar").write_bytes(head.tobuf() + b"a" * head.size)
@@ -752,7 +754,9 @@ def test_a_name_takes_no_megabytes(tmp_path: Path, kind: bytes) -> None:
     records=st.binary(max_size=60)
     | st.from_regex(rb"\A(\d{1,3} (path|size)=[a-z0-9]{0,9}\n){1,3}\Z")
 )
-def test_records_of_a_header_may_be_nonsense(tmp_path: Path, records: bytes) -> None:
+def test_nonsense_in_the_records_of_a_header_is_one_clear_line(
+    tmp_path: Path, records: bytes
+) -> None:
     head, file = tarfile.TarInfo("x"), tarfile.TarInfo("file")
     head.type, head.size = tarfile.XHDTYPE, len(records)
     path = tmp_path / "x.tar"
