@@ -45,7 +45,8 @@ from data_prep.simulate.trajectory import (
     trajectory_from_route,
 )
 from data_prep.sources import open_drive
-from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
+from data_prep.sources.formats.robotcar_tables import Gps, Vo, read_gps, read_ins, read_vo
+from data_prep.sources.formats.robotcar_tracks import odometry_from_vo
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.labels import LABELS
 

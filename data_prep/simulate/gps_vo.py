@@ -25,7 +25,8 @@ from data_prep.geometry import (
     se2_from_se3,
     wrap_angle,
 )
-from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo
+from data_prep.sources.formats.robotcar_tables import Gps, Vo
+from data_prep.sources.formats.robotcar_tracks import odometry_from_vo
 
 _NODE_M = 5.0
 """Distance of two nodes along the path, metres."""

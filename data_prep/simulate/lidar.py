@@ -14,7 +14,7 @@ from data_prep.settings import Settings
 from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.world import Hits
 from data_prep.simulate.sensors import SENSORS, PlanarLidar, SpinningLidar
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 _AMBIENT = 0.35
 """Brightness of a surface seen edge-on, before normalization: 0 is Lambert's cosine law."""

@@ -25,7 +25,7 @@ from data_prep.geometry import (
 )
 from data_prep.settings import Settings
 from data_prep.simulate.trajectory import Trajectory
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 _ALTITUDE_M = 60.0
 """Altitude in the GPS file, metres; the simulated world has none."""

@@ -30,7 +30,7 @@ from data_prep.simulate.scene.terrain import Terrain
 from data_prep.simulate.scene.world import World, build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
 from data_prep.simulate.trajectory import Trajectory
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 CAMERA_HEIGHT_M = 1.6
 """Height of the vehicle frame's origin, the stereo camera, above the road, metres."""

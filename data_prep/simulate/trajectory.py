@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from data_prep.city.folder import City
-from data_prep.drive import Drive, Times
+from data_prep.drive import MAX_BRIDGED_GAP_NS, Drive, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import (
     Array,
@@ -22,8 +22,12 @@ from data_prep.simulate.clearance import BuildingDistance
 from data_prep.simulate.gps_vo import fuse
 from data_prep.simulate.road_walk import drive_times, road_walk
 from data_prep.sources import detect_format, open_drive
-from data_prep.sources.formats.common import MAX_BRIDGED_GAP_NS
-from data_prep.sources.robotcar import find_extrinsics, read_gps, read_ins, read_vo
+from data_prep.sources.formats.robotcar_tables import (
+    find_extrinsics,
+    read_gps,
+    read_ins,
+    read_vo,
+)
 from data_prep.sources.storage.archives import is_archive
 from data_prep.sources.storage.tree import open_tree
 

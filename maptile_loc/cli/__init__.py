@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from data_prep.errors import MaptileError
 from data_prep.registry import Registry
 
-COMMANDS = Registry("maptile_loc.cli", Path(__file__).parent, "command", "command")
+COMMANDS = Registry("maptile_loc.cli", "command", "command")
 """All commands. A new one is a file in this folder that exports ``command``."""
 
 

@@ -6,10 +6,10 @@ adding one file: recipes, training, cards and the search find it here.
 
 from __future__ import annotations
 
-import pkgutil
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from data_prep.registry import Registry
 
 if TYPE_CHECKING:
     from maptile_loc.models.parts.kind import ModelKind
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 @cache
 def kinds() -> dict[str, ModelKind[Any]]:
     """All kinds of models by name: the ``KIND`` of each module of this folder."""
-    modules = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
-    found = [import_module(f"{__name__}.{name}").KIND for name in sorted(modules)]
-    return {kind.name: kind for kind in found}
+    found = Registry(__name__, "KIND", "kind of model").all()
+    return {kind.name: kind for kind in found.values()}
 
 
 def kind_of(model: TileModel) -> ModelKind[Any]:

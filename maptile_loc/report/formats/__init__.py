@@ -5,13 +5,12 @@ A module exports ``FORMAT``, an ``OutputFormat``. Every result has one file per 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from data_prep.registry import Registry
 from maptile_loc.types import Localization
 
 
@@ -33,6 +32,4 @@ class OutputFormat:
 @cache
 def output_formats() -> tuple[OutputFormat, ...]:
     """Return the format of every module in this folder, in alphabetical order of the modules."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    return tuple(module.FORMAT for module in modules)
+    return tuple(Registry(__name__, "FORMAT", "output format").all().values())
