@@ -141,7 +141,8 @@ def imported(path: Path, node: ast.stmt) -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
         names = [f"{base}.{alias.name}" for alias in node.names]
         names = [name if name in known_modules() else base for name in names]
-    yield from (name for name in names if name.split(".")[0] in ("data_prep", "maptile_loc"))
+    packages = ("data_prep", "maptile_loc")
+    yield from sorted({name for name in names if name.split(".")[0] in packages})
 
 
 def import_statements(node: ast.AST, exempt: str | None = None) -> Iterator[ast.stmt]:
