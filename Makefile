@@ -1,5 +1,5 @@
-# Everything starts here: `make demo`, `make test`. The first call sets up .venv; later calls do not.
-# Variables: PYTHON (3.11 or newer), TORCH_INDEX (another package index for torch, e.g. one with CUDA builds).
+# Targets: `make demo`, `make test`, `make lint`, `make setup`, `make clean`. The first call makes .venv.
+# Variables: PYTHON (3.11 or newer), TORCH_INDEX (a package index for torch, e.g. one with CUDA builds).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 VENV := .venv

@@ -70,7 +70,7 @@ PHRASES = {
     "the way driven": r"\bways? (driven|travelled|gone)\b",
     "made used to": r"\b(made|makes|make|making) used to\b",
     "looked at": r"\blooked at\b",
-    "what it has in common": r"\b(what|that) (\w+ ){0,5}(has|have|had) in common\b",
+    "what it has in common": r"\bwhat (\w+ ){0,5}(has|have|had) in common\b",
     "as of every": r"\bas of (every|each|all)\b",
     "bear it out": r"\b(bears?|bore|borne) (it |them |this |that )?out\b",
     "too short a way": r"\btoo (short|long|far) a way\b",
@@ -83,7 +83,7 @@ PHRASES = {
 
 PLACE = (
     r"(?<!-)(?<!\bin )(?<!\btake )(?<!\btakes )(?<!\btaken )(?<!\btook )(?<!\btaking )"
-    r"(?<!\bdecimal )(?<!\bto )\bplaces?\b(?! names?\b)(?![`\"'=:])(?!-)(?!, b)"
+    r"(?<!\bdecimal )(?<!\bto )\bplaces?\b(?! names?\b)(?![`\"'=:])(?!-)(?!, b)(?! them\b)(?! it\b)"
 )
 """The noun "place" for a candidate or a position; place names and the option ``place`` are free."""
 
@@ -141,7 +141,8 @@ def imported(path: Path, node: ast.stmt) -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
         names = [f"{base}.{alias.name}" for alias in node.names]
         names = [name if name in known_modules() else base for name in names]
-    yield from (name for name in names if name.split(".")[0] in ("data_prep", "maptile_loc"))
+    packages = ("data_prep", "maptile_loc")
+    yield from sorted({name for name in names if name.split(".")[0] in packages})
 
 
 def import_statements(node: ast.AST, exempt: str | None = None) -> Iterator[ast.stmt]:

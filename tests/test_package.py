@@ -22,7 +22,7 @@ def wheel(tmp_path_factory):
     return folder / "unpacked"
 
 
-def test_recipes_travel_in_the_wheel(wheel, tmp_path):
+def test_the_wheel_contains_the_recipes(wheel, tmp_path):
     script = (
         "from maptile_loc.config import config_folder, load_settings\n"
         "from maptile_loc.pipeline import LocalizeSettings\n"
@@ -43,7 +43,7 @@ def test_recipes_travel_in_the_wheel(wheel, tmp_path):
     assert (wheel / "maptile_loc" / "report" / "assets" / "report.html").is_file()
 
 
-def test_what_is_installed_is_what_the_constraints_pin():
+def test_the_constraints_pin_the_installed_versions():
     from importlib.metadata import version
 
     lines = (ROOT / "constraints.txt").read_text().split()

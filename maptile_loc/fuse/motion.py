@@ -3,8 +3,7 @@
 The state has eight components: three of the pose (east, north, heading), two of the odometry's
 drift (scale, turn), and three of the error that consecutive fixes have in common. Drift and common
 error are in units of their standard deviations, standard normal at the start, and first-order
-Gauss-Markov processes (Gelb, Applied Optimal Estimation, 1974) over the metres
-travelled.
+Gauss-Markov processes (Gelb, Applied Optimal Estimation, 1974) over the metres travelled.
 """
 
 from __future__ import annotations

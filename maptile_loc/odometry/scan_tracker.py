@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.drive import PoseTrack
+from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack
 from data_prep.geometry import Array, se3_inverse
-from data_prep.drive import MAX_BRIDGED_GAP_NS
 from maptile_loc.odometry.levelling import held, levelled, upright
 from maptile_loc.odometry.local_map import LocalMap
 from maptile_loc.odometry.odometry_settings import OdometrySettings
