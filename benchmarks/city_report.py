@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from inputs import RUNS, city, drive
+from maptile_loc.run import RunOptions, run
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
-from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.report.city.city_report import (
     ReportOptions,
     distinct_settings,
@@ -29,7 +28,6 @@ from maptile_loc.report.city.city_report import (
     place_table,
 )
 from maptile_loc.report.city.distinctive import measure
-from maptile_loc.run import RunOptions, run
 
 ROOT = Path(__file__).parent.parent
 CELL_M = 100.0
@@ -41,7 +39,7 @@ WITHIN_M = 5.0
 def measured(where: Path, track: Path, submap_m: float, out: Path) -> pd.DataFrame:
     """Localize a drive, heading known; squares with their share of hits and number of queries."""
     if not (out / "errors.csv").exists():
-        settings = load_settings(LocalizeSettings, "localize")
+        settings = load_recipe()
         run(RunOptions(where, track, submap_m=submap_m, every_m=EVERY_M), settings, out)
     errors = pd.read_csv(out / "errors.csv")
     errors = errors[(errors["stage"] == "aligned") & errors["counted"]]
@@ -85,7 +83,7 @@ def main() -> None:
     print(stamp(), end="\n\n")
 
     true = measured(where, track, given.submap, given.work / f"out_{track.name}")
-    opened, settings = open_city(where), load_settings(LocalizeSettings, "localize")
+    opened, settings = open_city(where), load_recipe()
     options = ReportOptions(where, submap_m=given.submap)
     found = measure(opened, distinct_settings(options), settings.match, settings.likelihood)
     expected = district_table(place_table(opened, found), CELL_M).set_index(["west", "south"])

@@ -19,9 +19,8 @@ from inputs import query_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
-from maptile_loc.config import load_settings
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
-from maptile_loc.score.evidence import make_evidence, points
+from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.search.match import Matcher
 
@@ -34,13 +33,13 @@ def measure(case: Case, queries: int, settings: LocalizeSettings) -> None:
     raster = open_city(case.city).raster
     unknown = HeadingKnowledge(kind="unknown")
     turns, log_prior = heading_turns(unknown, settings)
-    fields = make_fields(raster, settings.match.resolution, settings.likelihood)
+    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
     exact = settings.match.model_copy(update={"exact": True})
     searches = [Matcher(fields, settings.query.size_m, how) for how in (settings.match, exact)]
     gained, seconds = [], []
     way = case.every_m, case.submap_m
     for tile in query_tiles(case.drive, *way, raster.convergence, unknown, queries + 1, settings):
-        seen = points(make_evidence(tile, fields.resolution))
+        seen = make_evidence(tile, fields.resolution).points
         best, took = [], []
         for search in searches:
             begun = time.perf_counter()
@@ -71,7 +70,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=16)
     given = parser.parse_args()
     cases = make_cases(given.data, given.work)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     print(f"{stamp()}\n")
     head(
         *("drive", "km2", "queries", "missed", "by at most", "s per query"),

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyproj
+from maptile_loc.run import RunOptions, parse_heading, run
 from numpy.typing import NDArray
 from stamp import stamp
 
@@ -25,10 +26,7 @@ from data_prep.city.folder import open_city
 from data_prep.files import read_json, swapped_folder
 from data_prep.geometry import Array, Projection
 from data_prep.sources import open_drive
-from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.report.files import read_result
-from maptile_loc.run import RunOptions, parse_heading, run
 
 ROOT = Path(__file__).parent.parent
 ORIGIN = np.array([48.9843445]), np.array([8.4295857])
@@ -119,7 +117,7 @@ def main() -> None:
     drive = given.work / "kitti360_0000"
     if not drive.exists():
         write_drive(source, drive)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     blind = settings.submap.model_copy(update={"labels": {}})
     print(stamp(), end="\n\n")
     heads = ["query", "labels", "aligned", "n", *COLUMNS, "required <= 1 m, <= 5 m"]

@@ -30,9 +30,7 @@ from torch.nn import functional
 
 from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
-from maptile_loc.config import load_settings
 from maptile_loc.learn.data import training_ground
-from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.render.disguise import DisguiseSettings, build_world
 from maptile_loc.render.view import FREE, GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
 from maptile_loc.report.city.distinctive import DistinctSettings, query_view
@@ -141,8 +139,8 @@ def main() -> None:
         where = prepared(source, given.work / "oxford")
     print(stamp(), end="\n\n")
     scene = Scene(open_city(where), seed=0)
-    settings = load_settings(LocalizeSettings, "localize")
-    fields = make_fields(scene.city.raster, settings.match.resolution, settings.likelihood)
+    settings = load_recipe()
+    fields = make_fields(scene.city.raster, settings.search.resolution, settings.likelihood)
     matcher = Matcher(fields, scene.view.size_m, settings.match)
     tests = scene.random(given.tests)
     views = torch.cat(list(scene.seen(tests, scene.other, scene.view)))

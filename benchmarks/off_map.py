@@ -18,7 +18,6 @@ from inputs import query_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import City, open_city
-from maptile_loc.config import load_settings
 from maptile_loc.fuse.filter import is_sure
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
 from maptile_loc.score.align import align
@@ -36,7 +35,7 @@ def called(
     tiles: list[QueryTile], where: City, heading: HeadingKnowledge, settings: LocalizeSettings
 ) -> int:
     """How many of the tiles are called localized there."""
-    fields = make_fields(where.raster, settings.match.resolution, settings.likelihood)
+    fields = make_fields(where.raster, settings.search.resolution, settings.likelihood)
     search = Matcher(fields, settings.query.size_m, settings.match)
     turns, log_prior = heading_turns(heading, settings)
     std = np.radians(settings.known_heading_std_deg) if heading.kind == "known" else None
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=24)
     given = parser.parse_args()
     cases = make_cases(given.data, given.work)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     cities = {path: open_city(path) for path in dict.fromkeys(cases[key].city for key in DRIVES)}
     print(f"{stamp()}\n")
     head("drive", "heading", *(path.stem for path in cities))

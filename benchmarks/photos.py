@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from inputs import city
+from maptile_loc.run import RunOptions, parse_heading, run
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from stamp import head, row, stamp
@@ -30,9 +31,7 @@ from data_prep.simulate.scene.kinds import KINDS
 from data_prep.simulate.scene.world import World, build_world
 from data_prep.simulate.trajectory import open_trajectory
 from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.report.files import read_result
-from maptile_loc.run import RunOptions, parse_heading, run
 
 ROOT = Path(__file__).parent.parent
 RAYS = (10, 30, 100, 300, 1000)
@@ -141,7 +140,7 @@ def main() -> None:
     given = parser.parse_args()
     where = city(given.data / "oxford" / "oxford.osm", given.work / "oxford")
     camera = ride(open_city(where), given.metres)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     print(stamp(), end="\n\n")
     head("points a metre", "stage", "n", "<= 2 m", "<= 5 m", "median m", "localized", "> 10 m off")
     for rays in RAYS:

@@ -21,10 +21,9 @@ from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
-from maptile_loc.config import load_settings
 from maptile_loc.learn.data import DataSettings, RenderedBatches, training_ground
 from maptile_loc.learn.drive_tiles import see
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.pipeline import HeadingKnowledge
 from maptile_loc.render.view import ViewSettings, render
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 
@@ -43,7 +42,7 @@ def main() -> None:
     city, drive, view = open_city(given.city), open_drive(given.drive), ViewSettings()
     if drive.truth is None:
         raise SystemExit(f"{given.drive}: no truth, so nothing says where to render")
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     seen = see(
         drive,
         city.raster.convergence,

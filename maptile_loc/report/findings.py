@@ -66,6 +66,21 @@ def find(
     return findings + [Finding("note", f"{note}.") for note in metrics["notes"]]
 
 
+def outcome(found: Localization) -> str:
+    """Return lines for the user: the number of localized queries, gaps, and warnings."""
+    localized = found.trajectory.localized
+    line = f"{localized.sum()} of {len(found.frame)} queries localized"
+    line += "".join(f"\nnote: {gap.text}" for gap in gaps(localized, found.t_ns))
+    if found.blind:
+        line += f"\nwarning: {found.blind} queries have no points; see maptile inspect"
+    if not localized.any():
+        line += "\nwarning: nothing was localized; is the drive on this map?"
+        alone = found.stages.get("aligned", found.trajectory).localized.sum()
+        if alone:
+            line += f" {alone} queries were, each by itself: the drive is too short to confirm them"
+    return line
+
+
 def clock(seconds: float) -> str:
     """Seconds as minutes and seconds, 75 -> 1:15."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
