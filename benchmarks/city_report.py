@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from inputs import RUNS, city, drive
-from maptile_loc.run import RunOptions, run
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
+from maptile_loc.config import load_settings
+from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.report.city.city_report import (
     ReportOptions,
     distinct_settings,
@@ -28,6 +29,7 @@ from maptile_loc.report.city.city_report import (
     place_table,
 )
 from maptile_loc.report.city.distinctive import measure
+from maptile_loc.run import RunOptions, run
 
 ROOT = Path(__file__).parent.parent
 CELL_M = 100.0

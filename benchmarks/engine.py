@@ -36,7 +36,6 @@ import kitti360
 import numpy as np
 from baselines import PlainCorrelation, PlainSettings, RayDescriptor, oracle
 from inputs import KITTI, RUNS, city, drive
-from maptile_loc.run import RunOptions, parse_heading
 from numpy.typing import NDArray
 from stamp import head, row, stamp
 
@@ -49,16 +48,18 @@ from data_prep.sources import open_drive
 from maptile_loc import pipeline
 from maptile_loc import run as runner
 from maptile_loc import types as result
+from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.models.published import CARD
 from maptile_loc.perceive import ground, kerbs, labels, rays, submap, walls
 from maptile_loc.perceive import query_tile as query
-from maptile_loc.perceive.plan import QueryPlan
 from maptile_loc.perceive.query_tile import QuerySettings
+from maptile_loc.perceive.plan import QueryPlan
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.pipeline import Coarse, LocalizeSettings
 from maptile_loc.report.files import read_result
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors
+from maptile_loc.run import RunOptions, parse_heading
 from maptile_loc.search.mapnet import default_model
 from maptile_loc.types import Estimates, Localization, QueryTile
 

@@ -19,8 +19,9 @@ from inputs import query_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
+from maptile_loc.config import load_settings
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
-from maptile_loc.score.evidence import make_evidence
+from maptile_loc.score.evidence import make_evidence, points
 from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.search.match import Matcher
 

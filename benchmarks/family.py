@@ -40,7 +40,7 @@ from maptile_loc.learn.window import WindowSettings, optimise
 from maptile_loc.models.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
-from maptile_loc.pipeline import HeadingKnowledge
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 

@@ -38,11 +38,12 @@ from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.drive import Drive
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.config import load_settings
 from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import build_submap
 from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.score.evidence import Points, make_evidence
+from maptile_loc.score.evidence import Points, make_evidence, points
 from maptile_loc.score.likelihood import LikelihoodSettings, Surroundings, make_fields, surroundings
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import Queries, QueryTile

@@ -27,12 +27,12 @@ from data_prep.simulate.trajectory import trajectory_from_route
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.labels import BUILDING, LABELS
-from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.query_tile import QuerySettings, survey
 from maptile_loc.perceive.rays import pixels
+from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import SubmapSettings, build_submap
-from maptile_loc.perceive.walls import FEATURES, wall_features
 from maptile_loc.types import Queries
+from maptile_loc.perceive.walls import FEATURES, wall_features
 
 ROOT = Path(__file__).parent.parent
 CITIES = ("helsinki.osm.pbf", "cambridge_ma.osm", "kotka_fi.osm.pbf")

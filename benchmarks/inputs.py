@@ -13,8 +13,8 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import build_submap
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
 from maptile_loc.types import Queries, QueryTile

@@ -30,7 +30,9 @@ from torch.nn import functional
 
 from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
+from maptile_loc.config import load_settings
 from maptile_loc.learn.data import training_ground
+from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.render.disguise import DisguiseSettings, build_world
 from maptile_loc.render.view import FREE, GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
 from maptile_loc.report.city.distinctive import DistinctSettings, query_view

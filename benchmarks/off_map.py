@@ -18,6 +18,7 @@ from inputs import query_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import City, open_city
+from maptile_loc.config import load_settings
 from maptile_loc.fuse.filter import is_sure
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
 from maptile_loc.score.align import align

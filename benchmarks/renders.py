@@ -21,9 +21,10 @@ from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
+from maptile_loc.config import load_settings
 from maptile_loc.learn.data import DataSettings, RenderedBatches, training_ground
 from maptile_loc.learn.drive_tiles import see
-from maptile_loc.pipeline import HeadingKnowledge
+from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
 from maptile_loc.render.view import ViewSettings, render
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 

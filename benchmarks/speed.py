@@ -36,6 +36,7 @@ from data_prep.city.folder import City, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.files import read_json
 from data_prep.geometry import Array
+from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.models.published import CARD
 from maptile_loc.pipeline import Coarse, HeadingKnowledge, LocalizeSettings, heading_turns

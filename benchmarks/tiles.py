@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import shapely
 from inputs import KITTI, RUNS, city, drive
-from maptile_loc.run import RunOptions, run
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import Affine
@@ -41,12 +40,14 @@ from data_prep.drive import Drive
 from data_prep.files import read_json
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
-from maptile_loc.perceive.plan import QueryPlan, plan_queries
+from maptile_loc.config import load_settings
 from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.plan import QueryPlan, plan_queries
 from maptile_loc.perceive.submap import build_submap
+from maptile_loc.types import Queries
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
 from maptile_loc.report.metrics import truth_in_map
-from maptile_loc.types import Queries
+from maptile_loc.run import RunOptions, run
 
 ROOT = Path(__file__).parent.parent
 NEAR_M = 1.0
