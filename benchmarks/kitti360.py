@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from stamp import stamp
 
 from data_prep.city.folder import open_city
-from data_prep.files import atomic_folder, read_json
+from data_prep.files import read_json, swapped_folder
 from data_prep.geometry import Array, Projection
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
@@ -73,7 +73,7 @@ def write_drive(source: Path, folder: Path) -> None:
     way = Projection(pyproj.CRS(around)).forward(latitude, longitude)
     height = np.zeros(len(poses))
     places = mercator(latitude, longitude)
-    with atomic_folder(folder) as new:
+    with swapped_folder(folder) as new:
         (new / "clouds").mkdir()
         for i, frame in enumerate(poses["frame"]):
             points = read_frame(source / "clouds" / f"{frame:010d}.ply")
