@@ -15,6 +15,7 @@ from data_prep.city.folder import open_city
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
+from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.report.inspect.contents import inspect_drive, sample_scans, scan_gap_s, start_of
 from maptile_loc.report.inspect.drive_picture import look_at, speed_of, tops
 from maptile_loc.report.inspect.inspect import city_lines, inspect, missing
@@ -389,6 +390,22 @@ def test_a_wall_to_the_left_of_a_vehicle_that_heads_north_is_in_the_west():
     assert len(rows) > 50
     assert columns / 2 - 64 == pytest.approx(-8, abs=1.5)
     assert np.ptp(rows) > 100
+
+
+def test_the_tile_and_the_labels_are_those_of_the_recipe(tmp_path, monkeypatch):
+    small = LocalizeSettings(
+        query={"size_m": 64.0}, submap={"labels": {"las": {"building": [6], "ground": []}}}
+    )
+    steps = []
+    folder = write_drive(tmp_path / "d", np.arange(0, 3, 0.1).round(1))
+    list(inspect(folder, Path("usual.png"), 10.0))
+    list(inspect(folder, Path("small.png"), 10.0, None, small, lambda *step: steps.append(step)))
+    assert (pixels(Path("usual.png")) != pixels(Path("small.png"))).any()
+    assert steps[-1] == ("query tile", 2, 2)
+    drive = labelled(None, np.array([6] * 4 + [2] * 4, np.int32), "las")
+    monkeypatch.setattr("data_prep.sources.open_drive", lambda path: drive)
+    told = facts(inspect(tmp_path / "x", settings=small))
+    assert told["used as"] == "building 50%, road 0%, ground 0%, moving 0%, other 50%"
 
 
 def test_without_a_heading_ahead_is_up():

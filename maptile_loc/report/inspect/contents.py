@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanSource, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
+from data_prep.progress import Progress, silent, tracked
 
 GAP_S = 1.0
 STANDING_M_PER_S = 0.1
@@ -53,7 +53,9 @@ class ScanSample:
     damaged: tuple[str, ...]
 
 
-def sample_scans(scans: ScanSource, count: int = SAMPLED_SCANS) -> ScanSample:
+def sample_scans(
+    scans: ScanSource, count: int = SAMPLED_SCANS, progress: Progress = silent
+) -> ScanSample:
     """Read the first scan and up to ``count`` - 1 others; damaged ones are told, not raised."""
     found: list[_Scan] = []
     damaged: list[str] = []
@@ -61,8 +63,7 @@ def sample_scans(scans: ScanSource, count: int = SAMPLED_SCANS) -> ScanSample:
     if found:
         count = min(count, max(2, SAMPLED_POINTS // max(found[0].points, 1)))
     others = np.unique(np.linspace(0, len(scans.t_ns) - 1, count).round().astype(np.int64))[1:]
-    progress = tqdm(others.tolist(), desc="read scans", delay=1.0, leave=False, disable=None)
-    for index in progress:
+    for index in tracked(others.tolist(), "read scans", len(others), progress):
         _read(scans, index, found, damaged)
     timed = [scan.seconds for scan in found if scan.seconds is not None and len(scan.seconds)]
     labelled = [scan.label for scan in found if scan.label is not None]

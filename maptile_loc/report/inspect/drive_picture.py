@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_prep.drive import Drive, PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, rotate, se2_from_se3
+from data_prep.progress import Progress, silent
 from maptile_loc.perceive.ground import height_above_ground
 from maptile_loc.perceive.plan import QueryPlan, plan_queries
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
@@ -42,6 +42,16 @@ BOTTOM_M, TOP_M = -2.0, 8.0
 _CLOUD_PIXELS = 512
 _LINE_POINTS = 4000
 _MARKED_GAPS = 500
+
+
+class TileRecipe(NamedTuple):
+    """The sections of a localization recipe that make a query tile."""
+
+    submap: SubmapSettings = SubmapSettings()
+    query: QuerySettings = QuerySettings()
+
+
+DEFAULTS = TileRecipe()
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,23 @@ class Look:
         return np.pi / 2 if self.heading is None else self.heading
 
 
-def draw_drive(drive: Drive, submap_m: float, at_s: float | None = None) -> Figure:
+def draw_drive(
+    drive: Drive,
+    submap_m: float,
+    at_s: float | None = None,
+    settings: TileRecipe = DEFAULTS,
+    progress: Progress = silent,
+) -> Figure:
     """Draw a drive: a submap, the query tile made of it, the tracks over time, and the path.
 
     Args:
         drive: Any drive with at least one scan; of its truth only the times are looked at.
         submap_m: Metres of travel in the submap; 0 is one scan.
         at_s: Seconds from the first scan to the tile; by default where half is travelled.
+        settings: How the submap and the tile are made.
+        progress: Called while they are made.
     """
-    look = look_at(drive, submap_m, at_s)
+    look = look_at(drive, submap_m, at_s, settings, progress)
     figure = Figure(figsize=(13, 10.6), dpi=DOTS_PER_INCH)
     title(figure, drive.name, _facts(drive))
     above = figure.add_gridspec(1, 2, left=0.025, right=0.985, bottom=0.34, top=0.9, wspace=0.03)
@@ -96,8 +114,8 @@ def draw_drive(drive: Drive, submap_m: float, at_s: float | None = None) -> Figu
         wspace=0.1,
         hspace=0.1,
     )
-    _draw_cloud(figure, figure.add_subplot(above[0]), look, drive)
-    _draw_tile(figure.add_subplot(above[1]), look)
+    _draw_cloud(figure, figure.add_subplot(above[0]), look, drive, settings.query)
+    _draw_tile(figure.add_subplot(above[1]), look, settings.query.size_m)
     speed = figure.add_subplot(below[0, 0])
     _draw_speed(speed, drive, look)
     _draw_tracks(figure.add_subplot(below[1, 0], sharex=speed), drive, look)
@@ -105,7 +123,13 @@ def draw_drive(drive: Drive, submap_m: float, at_s: float | None = None) -> Figu
     return figure
 
 
-def look_at(drive: Drive, submap_m: float, at_s: float | None = None) -> Look:
+def look_at(
+    drive: Drive,
+    submap_m: float,
+    at_s: float | None = None,
+    settings: TileRecipe = DEFAULTS,
+    progress: Progress = silent,
+) -> Look:
     """Put together the submap and the query tile of one moment; arguments as ``draw_drive``."""
     drive = drive.without_truth()
     plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
@@ -116,18 +140,17 @@ def look_at(drive: Drive, submap_m: float, at_s: float | None = None) -> Look:
         known = float(drive.heading.at(t_ns[centre : centre + 1])[0])
         heading = None if np.isnan(known) else known
     look = Look(plan, centre, submap_m if plan.segment[centre] >= 0 else 0.0, heading)
-    with tqdm(total=2, desc="query tile", leave=False, disable=None) as progress:
-        try:
-            submap = build_submap(
-                drive, plan, centre, Queries(submap_m=look.submap_m), SubmapSettings()
-            )
-        except MaptileError as error:
-            return replace(look, trouble=str(error))
-        progress.update()
-        if not len(submap.points):
-            return replace(look, trouble="no usable points here")
-        tile = make_tile(submap, look.rotation, QuerySettings())
-        progress.update()
+    progress("query tile", 0, 2)
+    try:
+        queries = Queries(submap_m=look.submap_m)
+        submap = build_submap(drive, plan, centre, queries, settings.submap)
+    except MaptileError as error:
+        return replace(look, trouble=str(error))
+    progress("query tile", 1, 2)
+    if not len(submap.points):
+        return replace(look, trouble="no usable points here")
+    tile = make_tile(submap, look.rotation, settings.query)
+    progress("query tile", 2, 2)
     return replace(look, submap=submap, tile=tile)
 
 
@@ -159,8 +182,10 @@ def _facts(drive: Drive) -> list[str]:
 # --- one moment from above -----------------------------------------------------------------------
 
 
-def _draw_cloud(figure: Figure, axes: Any, look: Look, drive: Drive) -> None:
-    half = QuerySettings().size_m / 2
+def _draw_cloud(
+    figure: Figure, axes: Any, look: Look, drive: Drive, settings: QuerySettings
+) -> None:
+    half = settings.size_m / 2
     seconds = (drive.scans.t_ns[look.centre] - drive.scans.t_ns[0]) / 1e9
     what = f"{look.submap_m:g} m of scans" if look.submap_m > 0 else "one scan"
     axes.set_title(f"Cloud from above: {what}, {seconds:.1f} s after the start", loc="left")
@@ -168,7 +193,7 @@ def _draw_cloud(figure: Figure, axes: Any, look: Look, drive: Drive) -> None:
     if look.submap is not None:
         points = look.submap.points.copy()
         points[:, :2] = rotate(points[:, :2], look.rotation)
-        height = height_above_ground(points, np.zeros(2, np.float32), QuerySettings().ground_cell_m)
+        height = height_above_ground(points, np.zeros(2, np.float32), settings.ground_cell_m)
         image = axes.imshow(
             tops(points[:, :2], height, half),
             extent=(-half, half, -half, half),
@@ -211,8 +236,7 @@ def tops(xy: NDArray[np.floating], height: NDArray[np.float32], half: float) -> 
     return top.reshape(_CLOUD_PIXELS, _CLOUD_PIXELS)
 
 
-def _draw_tile(axes: Any, look: Look) -> None:
-    side = QuerySettings().size_m
+def _draw_tile(axes: Any, look: Look, side: float) -> None:
     axes.set_title(f"Query tile, {side:g} x {side:g} m: looked for on the map", loc="left")
     axes.set_facecolor(SEEN_COLOURS["not seen"])
     if look.tile is not None:

@@ -6,7 +6,7 @@ Some imports are inside the functions: the words come before what the picture ne
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,14 @@ import numpy as np
 
 from data_prep.errors import MaptileError
 from data_prep.files import read_json
-from maptile_loc.perceive.labels import LABELS, kinds
+from data_prep.progress import Progress, silent
+from maptile_loc.perceive.labels import LABELS, LabelTable, kinds
 from maptile_loc.report.inspect.contents import ScanSample, inspect_drive, line, sample_scans
 
 if TYPE_CHECKING:
     from data_prep.city.folder import City
     from data_prep.drive import Drive
+    from maptile_loc.pipeline import LocalizeSettings
 
 KIND_NAMES = ("other", "building", "ground", "moving", "road")
 
@@ -29,6 +31,8 @@ def inspect(
     picture: Path | None = None,
     submap_m: float = 50.0,
     at_s: float | None = None,
+    settings: LocalizeSettings | None = None,
+    progress: Progress = silent,
 ) -> Iterator[str]:
     """Lines that say what lies at ``path``, as they become known, and a picture of it.
 
@@ -37,6 +41,8 @@ def inspect(
         picture: The PNG file to write; by default ``NAME_inspect.png`` in the current folder.
         submap_m: Of a drive: metres of travel put together for the query tile; 0 is one scan.
         at_s: Of a drive: seconds from the first scan to that tile; by default half-way.
+        settings: Of a drive: the recipe by which its tile is made; its defaults by default.
+        progress: Called while scans are read and the tile is made.
 
     Raises:
         MaptileError: It is neither a city nor a drive that can be read; the time is not in the
@@ -49,7 +55,7 @@ def inspect(
     if (path / "city.json").exists() or path.suffix.lower() in {".tif", ".tiff"}:
         yield from _inspect_city(path, picture)
     else:
-        yield from _inspect_drive(path, picture, submap_m, at_s)
+        yield from _inspect_drive(path, picture, submap_m, at_s, settings, progress)
 
 
 def _inspect_city(path: Path, picture: Path | None) -> Iterator[str]:
@@ -64,20 +70,27 @@ def _inspect_city(path: Path, picture: Path | None) -> Iterator[str]:
 
 
 def _inspect_drive(
-    path: Path, picture: Path | None, submap_m: float, at_s: float | None
+    path: Path,
+    picture: Path | None,
+    submap_m: float,
+    at_s: float | None,
+    settings: LocalizeSettings | None,
+    progress: Progress,
 ) -> Iterator[str]:
     drive = _open_drive(path)
     lasts = (drive.scans.t_ns[-1] - drive.scans.t_ns[0]) / 1e9
     if at_s is not None and not 0 <= at_s <= lasts:
         raise MaptileError(f"--at {at_s:g}: {drive.name} lasts from 0 to {lasts:.1f} seconds")
-    sample = sample_scans(drive.scans)
+    sample = sample_scans(drive.scans, progress=progress)
     yield from inspect_drive(drive, sample)
-    yield from (line("used as", text) for text in _kinds(drive, sample))
+    tables = LABELS if settings is None else settings.submap.labels
+    yield from (line("used as", text) for text in _kinds(drive, sample, tables))
     yield from (line("missing", text) for text in missing(drive, sample))
-    from maptile_loc.report.inspect.drive_picture import draw_drive
+    from maptile_loc.report.inspect.drive_picture import DEFAULTS, TileRecipe, draw_drive
     from maptile_loc.report.marks import save
 
-    figure = draw_drive(drive, submap_m, at_s)
+    recipe = DEFAULTS if settings is None else TileRecipe(settings.submap, settings.query)
+    figure = draw_drive(drive, submap_m, at_s, recipe, progress)
     yield line("picture", str(save(figure, picture or _default(drive.name))))
 
 
@@ -182,11 +195,11 @@ def missing(drive: Drive, sample: ScanSample) -> Iterator[str]:
         yield "truth: maptile evaluate has nothing to compare with; localizing needs none"
 
 
-def _kinds(drive: Drive, sample: ScanSample) -> Iterator[str]:
+def _kinds(drive: Drive, sample: ScanSample, tables: Mapping[str, LabelTable]) -> Iterator[str]:
     """What the pipeline takes the labels of a drive to be."""
     if not len(sample.labels):
         return
-    table = LABELS.get(drive.labels or "")
+    table = tables.get(drive.labels or "")
     if table is None:
         yield "nothing: localizing has no table of these labels"
         return
