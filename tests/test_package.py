@@ -40,7 +40,7 @@ def test_recipes_travel_in_the_wheel(wheel, tmp_path):
     folder, *names = done.stdout.split()
     assert folder.startswith(str(wheel))
     assert set(names) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    assert (wheel / "maptile_loc" / "report" / "assets" / "report.html").is_file()
+    assert (wheel / "maptile_loc" / "report" / "page" / "assets" / "report.html").is_file()
 
 
 def test_what_is_installed_is_what_the_constraints_pin():

@@ -44,7 +44,7 @@ def command(
     georeferenced raster (.tif).
     """
     from maptile_loc.pipeline import load_recipe
-    from maptile_loc.report.inspect.inspect import inspect
+    from maptile_loc.report.inspect.summary import inspect
 
     settings = load_recipe(config, overrides)
     with console.progress_bar() as progress:
