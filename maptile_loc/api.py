@@ -23,6 +23,8 @@ from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.pipeline import LocalizeSettings, drive_tiles, load_recipe, prepare_search
 from maptile_loc.pipeline import localize as localize_tiles
+from maptile_loc.report.findings import outcome_notes
+from maptile_loc.report.metrics import Metrics
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 
 PathLike = str | Path
@@ -39,9 +41,9 @@ def prepare_city(
     """Make a city folder: map raster, footprints and overlapping tiles.
 
     Args:
-        source: An OSM or vector file (.osm, .osm.gz, .osm.bz2, .osm.pbf, .gpkg, .geojson, .parquet),
-            a georeferenced raster (.tif), or an ``OsmSource`` that names a place, box or point.
-            None: the source that the recipe names.
+        source: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), a vector file (.gpkg, .geojson,
+            .parquet), a georeferenced raster (.tif), or an ``OsmSource`` that names a place, box
+            or point. None: the source that the recipe names.
         folder: The folder to write; a finished city there is replaced, its models stay.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
@@ -141,19 +143,17 @@ def localize(
     """
     settings = load_recipe(config, overrides)
     city, drive = _city(city), _drive(drive)
-    if isinstance(heading, str):
-        heading = HeadingKnowledge.parse(heading)
     if heading is None:
-        heading = HeadingKnowledge("known" if drive.heading is not None else "unknown")
-    queries = Queries(submap_m, every_m, online, heading, seed)
+        heading = "known" if drive.heading is not None else "unknown"
+    queries = Queries(submap_m, every_m, online, _heading(heading), seed)
     on, folder = pick_device(device), None if model is None else Path(model)
     engine = prepare_search(city, settings, method, prior, folder, on)
     asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about = _record(city, drive, queries, folder) | asked
+    about = run_record(city, drive, queries, folder) | asked
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
     tiles = drive_tiles(city, drive, queries, settings)
     found = localize_tiles(tiles, engine, settings, progress)
-    return replace(found, record=about, settings=settings, notes=drive.notes)
+    return replace(found, record=about, notes=(*found.notes, *outcome_notes(found)))
 
 
 def train(
@@ -235,10 +235,8 @@ def adapt(
         raise MaptileError(f"what={what!r}: only a model can be adapted")
     settings = load_settings(learn_adapt.AdaptSettings, config, overrides)
     city = _city(city)
-    if isinstance(heading, str):
-        heading = HeadingKnowledge.parse(heading)
     folder = newest_model(city, "mapnet") if model is None else Path(model)
-    queries = Queries(submap_m, every_m, heading=heading, seed=settings.seed)
+    queries = Queries(submap_m, every_m, heading=_heading(heading), seed=settings.seed)
     return learn_adapt.adapt(
         city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device
     )
@@ -286,7 +284,7 @@ def simulate(
     return open_drive(path)
 
 
-def evaluate(found: Localization, truth: TruthTrack) -> Any:
+def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
     """Compare a localized drive with its truth.
 
     Args:
@@ -294,7 +292,10 @@ def evaluate(found: Localization, truth: TruthTrack) -> Any:
         truth: ``drive.truth``.
 
     Returns:
-        The figures of ``metrics.json``.
+        The figures of ``metrics.json``; they print as a table.
+
+    Raises:
+        MaptileError: There is no truth.
     """
     return found.evaluate(truth)
 
@@ -308,6 +309,10 @@ def _city(city: City | PathLike) -> City:
 
 def _drive(drive: Drive | PathLike) -> Drive:
     return drive if isinstance(drive, Drive) else open_drive(drive)
+
+
+def _heading(heading: HeadingKnowledge | str) -> HeadingKnowledge:
+    return HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
 
 
 def _with_odometry(
@@ -333,7 +338,7 @@ def _with_odometry(
         return with_lidar_odometry(drive, settings.odometry, Path(folder))
 
 
-def _record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
+def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
     """What ran, as ``run.json`` keeps it: plain values."""
     origin = drive.origin
     return {

@@ -80,19 +80,20 @@ def find(
     return findings + [Finding("note", f"{note}.") for note in metrics["notes"]]
 
 
-def outcome(found: Localization) -> str:
-    """Return lines for the user: the number of localized queries, gaps, and warnings."""
+def outcome_notes(found: Localization) -> tuple[str, ...]:
+    """Return lines for the user about queries that are not localized, and the likely reasons."""
     localized = found.trajectory.localized
-    line = f"{localized.sum()} of {len(found.frame)} queries localized"
-    line += "".join(f"\nnote: {gap.text}" for gap in gaps(localized, found.t_ns))
+    notes = [gap.text for gap in gaps(localized, found.t_ns)]
     if found.blind:
-        line += f"\nwarning: {found.blind} queries have no points; see maptile inspect"
+        verb = "query has" if found.blind == 1 else "queries have"
+        notes.append(f"{found.blind} {verb} no points; see maptile inspect")
     if not localized.any():
-        line += "\nwarning: nothing was localized; is the drive on this map?"
-        alone = found.stages.get("aligned", found.trajectory).localized.sum()
+        text = "nothing was localized; is the drive on this map?"
+        alone = int(found.stages.get("aligned", found.trajectory).localized.sum())
         if alone:
-            line += f" {alone} queries were, each by itself: the drive is too short to confirm them"
-    return line
+            text += f" {alone} queries were, each by itself: the drive is too short to confirm them"
+        notes.append(text)
+    return tuple(notes)
 
 
 def gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]:

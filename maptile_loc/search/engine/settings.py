@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.settings import Count, NotNegative, Positive, Settings, Share
+from data_prep.settings import Count, NotNegative, Positive, Settings, Fraction
 
 
 class SearchSettings(Settings):
@@ -21,7 +21,7 @@ class SearchSettings(Settings):
         margin_m: Positions nearer to the map's edge are not searched: half of what is seen from
             there lies off the map, so almost any tile fits.
         radius_m: Half the side of the square that is searched around a candidate of a model.
-        chance: Share of the map's squares (``distinct_m`` wide) whose best position is taken to
+        chance: Fraction of the map's squares (``distinct_m`` wide) whose best position is taken to
             match by chance.
         nowhere_log_odds: Prior log-odds that a tile is nowhere on the map.
         nowhere_by_chance: Log-odds that are added per unit of the score that the tile reaches by
@@ -42,7 +42,7 @@ class SearchSettings(Settings):
     hopeless: Positive = 30.0
     margin_m: NotNegative = 25.0
     radius_m: Positive = 20.0
-    chance: Share = 0.001
+    chance: Fraction = 0.001
     nowhere_log_odds: float = -4.0
     nowhere_by_chance: float = 0.62
     nowhere_per_wall_m2: float = 0.35
