@@ -107,7 +107,7 @@ def test_every_shipped_recipe_fits_its_settings():
     from data_prep.city.folder import CitySettings
     from data_prep.simulate.record import SimulateSettings
     from maptile_loc.learn.adapt import AdaptSettings
-    from maptile_loc.learn.loop import ModelSettings
+    from maptile_loc.learn.settings import ModelSettings
 
     kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
     kinds["mapnet_plus"] = AdaptSettings

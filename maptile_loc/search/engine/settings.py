@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.settings import Count, NotNegative, Positive, Settings, Fraction
+from data_prep.settings import Count, Fraction, NotNegative, Positive, Settings
 
 
 class SearchSettings(Settings):
@@ -21,7 +21,7 @@ class SearchSettings(Settings):
         margin_m: Positions nearer to the map's edge are not searched: half of what is seen from
             there lies off the map, so almost any tile fits.
         radius_m: Half the side of the square that is searched around a candidate of a model.
-        chance: Fraction of the map's squares (``distinct_m`` wide) whose best position is taken to
+        chance: Share of the map's squares (``distinct_m`` wide) whose best position is taken to
             match by chance.
         nowhere_log_odds: Prior log-odds that a tile is nowhere on the map.
         nowhere_by_chance: Log-odds that are added per unit of the score that the tile reaches by
