@@ -10,7 +10,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
 from data_prep.sources import SOURCES, open_drive
 from data_prep.sources.formats.common import increasing, read_table
-from maptile_loc.report.inspect.contents import inspect_drive
+from maptile_loc.report.inspect.drive_text import describe_drive
 
 S = 1_000_000_000
 START = 1_403_774_724_292_807_000
@@ -212,13 +212,13 @@ def test_inspection_shows_rates_gaps_and_lengths() -> None:
         truth=TruthTrack(times(0, 1), np.array([51.5, 51.6]), np.array([-1.3, -1.2]), np.zeros(2)),
         notes=("a scan is missing",),
     )
-    text = "\n".join(inspect_drive(drive))
+    text = "\n".join(describe_drive(drive))
     assert "tuesday (clouds)" in text
     assert "6 in 5.0 s, 1.0 per second" in text
     assert "3 in the first scan" in text
     assert "1 of more than 1 s between scans; longest 3.00 s" in text
     # 10 m + 7 m; one second of three stands still; scans at 4 and 4.5 s lie in the gap.
-    assert "17.0 m in 2 pieces, 0.7 per second; standing 33% of the time" in text
+    assert "17.0 m in 2 segments, 0.7 per second; stationary 33% of the time" in text
     assert "covers 66.7% of the scans" in text
     assert "3 samples, 1.0 per second" in text
     assert "latitude 51.500000 to 51.600000, longitude -1.300000 to -1.200000" in text
@@ -227,7 +227,7 @@ def test_inspection_shows_rates_gaps_and_lengths() -> None:
 
 
 def test_inspection_of_a_bare_drive_says_what_it_lacks() -> None:
-    lines = inspect_drive(Drive("d", "clouds", Scans(times(0)), None, None, None))
+    lines = describe_drive(Drive("d", "clouds", Scans(times(0)), None, None, None))
     assert [
         line.split()[-1] for line in lines if line.split()[0] in {"odometry", "heading", "truth"}
     ] == ["none"] * 3
@@ -237,7 +237,7 @@ def test_inspection_of_a_bare_drive_says_what_it_lacks() -> None:
 @pytest.mark.realdata
 def test_inspection_of_a_real_drive(data_dir: Path) -> None:
     path = data_dir / "kitti_raw/2011_09_26/2011_09_26_drive_0005_sync"
-    text = "\n".join(inspect_drive(open_drive(path)))
+    text = "\n".join(describe_drive(open_drive(path)))
     assert "2011_09_26_drive_0005_sync (kitti)" in text
     assert "77 in 15.7 s, 4.8 per second" in text
     assert "77 of 154 scans are missing" in text

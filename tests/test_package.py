@@ -40,7 +40,7 @@ def test_the_wheel_contains_the_recipes(wheel, tmp_path):
     folder, *names = done.stdout.split()
     assert folder.startswith(str(wheel))
     assert set(names) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    assert (wheel / "maptile_loc" / "report" / "assets" / "report.html").is_file()
+    assert (wheel / "maptile_loc" / "report" / "page" / "assets" / "report.html").is_file()
 
 
 def test_the_constraints_pin_the_installed_versions():

@@ -20,7 +20,7 @@
   }
   const colour = (i) => (errors[i] === null ? colours.plain : colours[`e${level(errors[i])}`]);
 
-  // Null where there is no pose or no truth.
+  // Null without a pose or without truth.
   function errorsOf(name) {
     const s = data.stages[name], [bx, by] = shift();
     return s.x.map((x, i) => (x === null || !data.truth || data.truth.x[i] === null ? null
@@ -102,7 +102,7 @@
     if (s.ok[i]) { context.fillStyle = colour(i); context.fill(); context.strokeStyle = colours.ring; context.lineWidth = 0.8; } else { context.strokeStyle = colours.soft; context.lineWidth = 1.5; }
     context.stroke();
   }
-  // A gap in the truth, or a jump over ground that was left out, is no line.
+  // No line is drawn across gaps in the truth and jumps between positions.
   function jumps(xs, ys) {
     const steps = xs.map((x, i) => (i && x !== null && xs[i - 1] !== null ? Math.hypot(x - xs[i - 1], ys[i] - ys[i - 1]) : null));
     const sorted = steps.filter((v) => v !== null).sort((a, b) => a - b);
@@ -184,10 +184,10 @@
       const counts = [0, 0, 0, 0, 0];
       errors.forEach((e, i) => { if (e !== null && s.ok[i]) counts[level(e)]++; });
       NAMES.forEach((name, k) => items.push(`<li>${disc(colours[`e${k}`])}${name} <span class="count">${counts[k]}</span></li>`));
-      if (s.x.some((x, i) => x !== null && s.ok[i] && errors[i] === null)) items.push(`<li>${disc(colours.plain)}no truth there</li>`);
+      if (s.x.some((x, i) => x !== null && s.ok[i] && errors[i] === null)) items.push(`<li>${disc(colours.plain)}truth unknown</li>`);
     } else items.push(`<li>${disc(colours.plain)}localized <span class="count">${s.ok.filter((v) => v).length}</span></li>`);
     const unsure = s.x.filter((x, i) => x !== null && !s.ok[i]).length, none = s.x.filter((x) => x === null).length;
-    if (unsure) items.push(`<li>${swatch(`<circle cx="9" cy="7" r="4.5" fill="none" stroke="${colours.soft}" stroke-width="1.5"/>`)}not sure <span class="count">${unsure}</span></li>`);
+    if (unsure) items.push(`<li>${swatch(`<circle cx="9" cy="7" r="4.5" fill="none" stroke="${colours.soft}" stroke-width="1.5"/>`)}not localized <span class="count">${unsure}</span></li>`);
     if (none) items.push(`<li>no pose <span class="count">${none}</span></li>`);
     items.push(`<li>${swatch(`<path d="M1 7H17" stroke="${colours.edge}" stroke-dasharray="4 3"/>`)}edge of the map</li>`);
     byId("legend").innerHTML = items.join("");
@@ -329,7 +329,7 @@
     if (kind === "pointerup" && event.pointerType !== "mouse") hover(nearest(...place(event)), event);
   });
   canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hover(null); });
-  // The wheel scrolls the page unless the map was clicked; a pinch on a touch pad comes with ctrlKey.
+  // The wheel scrolls the page unless the map has the focus; browsers report a pinch as a wheel with ctrlKey.
   canvas.addEventListener("wheel", (event) => { if (!event.ctrlKey && document.activeElement !== canvas) return; event.preventDefault(); zoomAt(...place(event), 2 ** (-event.deltaY / (event.deltaMode ? 8 : 240))); }, { passive: false });
   canvas.addEventListener("dblclick", (event) => zoomAt(...place(event), 2));
   canvas.addEventListener("keydown", (event) => {
