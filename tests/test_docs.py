@@ -1,16 +1,19 @@
 """Every example of the documentation runs, in the order of its page.
 
-Three kinds of fenced blocks hold examples:
+Fenced blocks hold the examples:
 
 - ``python``: executed; the blocks of a page share one namespace. A block after the comment
   ``<!-- realdata -->`` needs the real data.
 - ``console``: each line ``$ maptile ...`` is run; where output follows it, the output must match
   (``...`` stands for any text).
 - ``sh``: commands for the reader's own data, which the tests do not have. They are parsed only:
-  a command, an option, a make target or a script that does not exist is an error.
+  a command, an option or a make target that does not exist is an error.
 
-Each page runs in a folder of its own with ``town.osm``, ``city/town`` and ``drives/town``. Trainings
-are cut short: ``minutes`` is replaced.
+Each page runs in a folder of its own with ``town.osm``, ``city/town`` and ``drives/town``. Training
+takes a moment: the number of minutes is replaced.
+
+Pages that change the code (``add-*.md``) run on a copy of the packages. A ``python`` block after
+``<!-- file: PATH -->`` is written to that file of the copy, a ``diff`` block is applied to it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -37,9 +41,12 @@ from maptile_loc import cli
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 FENCE = re.compile(
-    r"(?P<mark><!-- realdata -->\n+)?^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
+    r"(?:^<!-- (?P<mark>realdata|file: \S+) -->\n+)?"
+    r"^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$",
+    re.M | re.S,
 )
 MINUTES = re.compile(r"(?<=minutes[= ])[0-9.]+")
+MOMENT = "0.05"
 MATCHES = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -49,14 +56,14 @@ class Block(NamedTuple):
     Attributes:
         line: The number of its first line in the page.
         kind: The language after the fence.
-        text: What stands between the fences.
-        realdata: It needs the real data.
+        text: The lines between the fences.
+        mark: The comment before it: "realdata", "file: PATH", or "".
     """
 
     line: int
     kind: str
     text: str
-    realdata: bool
+    mark: str
 
 
 def blocks(page: Path, *kinds: str) -> list[Block]:
@@ -64,14 +71,16 @@ def blocks(page: Path, *kinds: str) -> list[Block]:
     found = []
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("text")) + 1
-        found.append(Block(line, match["kind"], match["text"], match["mark"] is not None))
+        found.append(Block(line, match["kind"], match["text"], match["mark"] or ""))
     return [block for block in found if block.kind in kinds]
 
 
-def pages_with(*kinds: str, realdata: bool = False) -> list[Path]:
-    return [
-        page for page in PAGES if any(block.realdata == realdata for block in blocks(page, *kinds))
-    ]
+def pages_with(*kinds: str, mark: str = "") -> list[Path]:
+    return [page for page in PAGES if any(block.mark == mark for block in blocks(page, *kinds))]
+
+
+EXTENSIONS = sorted((ROOT / "docs").glob("add-*.md"))
+EXAMPLES = [page for page in pages_with("python", "console") if page not in EXTENSIONS]
 
 
 def name(page: Path) -> str:
@@ -90,47 +99,95 @@ def workplace(town_city, town_drive, tmp_path, monkeypatch) -> Path:
 
 
 def run_python(page: Path, block: Block, names: dict[str, object]) -> None:
-    text = "\n" * (block.line - 1) + MINUTES.sub("0.05", block.text)
+    text = "\n" * (block.line - 1) + MINUTES.sub(MOMENT, block.text)
     exec(compile(text, page, "exec"), names)
 
 
-def run_console(page: Path, block: Block, monkeypatch, capsys) -> None:
-    commands = re.split(r"^\$ ", block.text, flags=re.M)[1:]
-    for command in commands:
-        line, _, wanted = command.partition("\n")
-        arguments = shlex.split(MINUTES.sub("0.05", line), comments=True)
-        assert arguments[0] == "maptile", f"{page.name}:{block.line}: {line}"
-        monkeypatch.setattr(sys, "argv", arguments)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert not stopped.value.code, f"{page.name}:{block.line}: {line}\n{printed.err}"
-        if wanted.strip():
-            matched = doctest.OutputChecker().check_output(wanted, printed.out, MATCHES)
-            assert matched, f"{page.name}:{block.line}: {line}\nwanted\n{wanted}\ngot\n{printed.out}"
+def commands(block: Block) -> Iterator[tuple[list[str], str]]:
+    """The arguments of each command of a ``console`` block, and the output that it shows."""
+    for command in re.split(r"^\$ ", block.text, flags=re.M)[1:]:
+        line, _, shown = command.partition("\n")
+        yield shlex.split(MINUTES.sub(MOMENT, line), comments=True), shown
 
 
-@pytest.mark.parametrize("page", pages_with("python", "console"), ids=name)
+def check_output(where: str, shown: str, printed: str) -> None:
+    if shown.strip():
+        matched = doctest.OutputChecker().check_output(shown, printed, MATCHES)
+        assert matched, f"{where}: wanted\n{shown}\ngot\n{printed}"
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=name)
 def test_the_examples_run(page, workplace, monkeypatch, capsys):
     names: dict[str, object] = {"__name__": "example"}
     for block in blocks(page, "python", "console"):
-        if block.realdata:
+        if block.mark:
             continue
         if block.kind == "python":
             run_python(page, block, names)
-        else:
-            run_console(page, block, monkeypatch, capsys)
+            continue
+        for arguments, shown in commands(block):
+            monkeypatch.setattr(sys, "argv", arguments)
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
+            printed = capsys.readouterr()
+            where = f"{page.name}:{block.line}: {shlex.join(arguments)}"
+            assert arguments[0] == "maptile" and not stopped.value.code, where + printed.err
+            check_output(where, shown, printed.out)
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("page", pages_with("python", realdata=True), ids=name)
+@pytest.mark.parametrize("page", pages_with("python", mark="realdata"), ids=name)
 def test_the_examples_on_real_data_run(page, workplace, data_dir):
     (workplace / "kitti").symlink_to(data_dir / "kitti_raw")
     names: dict[str, object] = {"__name__": "example"}
     for block in blocks(page, "python"):
-        if block.realdata:
+        if block.mark == "realdata":
             run_python(page, block, names)
+
+
+def apply(diff: str, checkout: Path) -> None:
+    """Apply a unified diff, whose hunks need no line numbers: each must fit exactly once."""
+    head, *hunks = re.split(r"^@@.*\n", diff, flags=re.M)
+    file = checkout / re.search(r"^\+\+\+ b/(\S+)", head, re.M).group(1)
+    text = file.read_text(encoding="utf-8")
+    for hunk in hunks:
+        lines = [line or " " for line in hunk.splitlines()]
+        old = "".join(f"{line[1:]}\n" for line in lines if line[0] in " -")
+        new = "".join(f"{line[1:]}\n" for line in lines if line[0] in " +")
+        assert text.count(old) == 1, f"{file.name}: does not fit\n{hunk}"
+        text = text.replace(old, new)
+    file.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", EXTENSIONS, ids=name)
+def test_the_extensions_work(page, workplace, tmp_path_factory):
+    checkout = tmp_path_factory.mktemp("checkout")
+    for folder in ("maptile_loc", "data_prep", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=ignored)
+    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+
+    def run(where: str, *arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{where}\n{done.stderr}\n{done.stdout}"
+        return done.stdout
+
+    for block in blocks(page, "python", "console", "diff"):
+        where = f"{page.name}:{block.line}"
+        if block.kind == "diff":
+            apply(block.text, checkout)
+        elif block.mark.startswith("file: "):
+            path = checkout / block.mark.removeprefix("file: ")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        elif block.kind == "python":
+            run(where, "-c", block.text)
+        else:
+            for (program, *arguments), shown in commands(block):
+                module = {"maptile": "maptile_loc", "pytest": "pytest"}[program]
+                check_output(where, shown, run(where, "-m", module, *arguments))
 
 
 @pytest.mark.parametrize("page", pages_with("sh"), ids=name)
