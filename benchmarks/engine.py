@@ -54,7 +54,8 @@ from maptile_loc.models.published import CARD
 from maptile_loc.perceive import ground, kerbs, labels, rays, submap, walls
 from maptile_loc.perceive import query_tile as query
 from maptile_loc.perceive.query_tile import QuerySettings
-from maptile_loc.perceive.submap import QueryPlan, Submap
+from maptile_loc.perceive.plan import QueryPlan
+from maptile_loc.perceive.submap import Submap
 from maptile_loc.pipeline import Coarse, LocalizeSettings
 from maptile_loc.report.files import read_result
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors
@@ -468,7 +469,7 @@ def limits(
     row(*names, "chance", "", "", f"{counted.sum()}", *by_chance, "", turn, *blank)
     truth = judged.comparison.truth
     step = 0.0 if heading == "known" else np.radians(settings.match.heading_step_deg)
-    nearest = oracle(truth, opened_city(case.city).raster, settings.match.resolution, step)
+    nearest = oracle(truth, opened_city(case.city).raster, settings.search.resolution, step)
     got = figures(nearest, truth, counted, judged.travelled)
     row(*names, "oracle", "coarse", "", *cells(got, False), "", "")
 
@@ -553,7 +554,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no drive {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
     cases = {key: case for key, case in cases.items() if not given.only or key in given.only}
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     device = pick_device("auto")
     bench = Bench(given.work, settings, device, given.quick, given.again, given.retrieval)
     headings = (given.heading,) if given.heading else ("known", "unknown")

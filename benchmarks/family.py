@@ -181,7 +181,7 @@ def tiles_of(
     drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
 ) -> Sequence:
     """The drive's query tiles; kept for the next time, as long as they are made in this way."""
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     how = [settings.submap, settings.query, view]
     made = f"{[one.model_dump_json() for one in how]} {arguments.submap} {arguments.every}"
     made += f" {city.raster.convergence} {len(drive.scans.t_ns)}"

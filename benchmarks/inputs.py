@@ -14,9 +14,10 @@ from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.submap import build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import build_submap
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
-from maptile_loc.types import QueryTile
+from maptile_loc.types import Queries, QueryTile
 
 KITTI = Path("kitti_raw/2011_09_26/2011_09_26_drive_0005_sync")
 RUNS = {
@@ -52,9 +53,9 @@ def query_tiles(
 ) -> Iterator[QueryTile]:
     """Up to ``count`` query tiles of a drive, evenly spaced, as the pipeline makes them."""
     opened = open_drive(folder).without_truth()
-    plan = plan_queries(opened, every_m, submap_m)
+    plan = plan_queries(opened, Queries(submap_m=submap_m, every_m=every_m))
     rotations = tile_rotations(opened, plan, heading, convergence, 0)
     last = len(plan.scan) - 1
     for number in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
-        submap = build_submap(opened, plan, int(number), submap_m, False, settings.submap)
+        submap = build_submap(opened, plan, int(number), Queries(submap_m=submap_m), settings.submap)
         yield make_tile(submap, float(rotations[number]), settings.query)

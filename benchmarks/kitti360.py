@@ -119,7 +119,7 @@ def main() -> None:
     drive = given.work / "kitti360_0000"
     if not drive.exists():
         write_drive(source, drive)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     blind = settings.submap.model_copy(update={"labels": {}})
     print(stamp(), end="\n\n")
     heads = ["query", "labels", "aligned", "n", *COLUMNS, "required <= 1 m, <= 5 m"]

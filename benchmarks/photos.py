@@ -141,7 +141,7 @@ def main() -> None:
     given = parser.parse_args()
     where = city(given.data / "oxford" / "oxford.osm", given.work / "oxford")
     camera = ride(open_city(where), given.metres)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     print(stamp(), end="\n\n")
     head("points a metre", "stage", "n", "<= 2 m", "<= 5 m", "median m", "localized", "> 10 m off")
     for rays in RAYS:

@@ -43,7 +43,7 @@ def main() -> None:
     city, drive, view = open_city(given.city), open_drive(given.drive), ViewSettings()
     if drive.truth is None:
         raise SystemExit(f"{given.drive}: no truth, so nothing says where to render")
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     seen = see(
         drive,
         city.raster.convergence,

@@ -172,7 +172,7 @@ def locator(
 def measure(name: str, where: City, model: Path | None, mode: str, device: str) -> Cost:
     """Search for some tiles, and time the transforms."""
     raster = cut_map(name, where.raster)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     size = settings.query.size_m
     turns, log_prior = heading_turns(MODES[mode], settings)
     truth = places(raster, QUERIES, np.random.default_rng(0))
@@ -183,7 +183,7 @@ def measure(name: str, where: City, model: Path | None, mode: str, device: str) 
     forget_peak(device)
     before = memory_mb(device)
     begun = time.perf_counter()
-    fields = make_fields(raster, settings.match.resolution, settings.likelihood)
+    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
     whole_map: Coarse = Matcher(fields, size, settings.match, None, device)
     if model is not None:
         whole_map = locator(where, model, fields, settings, device)
@@ -206,7 +206,7 @@ def measure(name: str, where: City, model: Path | None, mode: str, device: str) 
             break
     peak = memory_mb(device) - before
     wide = settings.match.coarser if len(turns) > FEW_TURNS else 1
-    step = settings.match.resolution * wide
+    step = settings.search.resolution * wide
     whole = (raster.height * raster.resolution, raster.width * raster.resolution)
     reach = (2 * DISC_M, 2 * DISC_M) if mode == "tracking" else whole
     padded = [next_fast_len(round((side + size) / step), real=True) for side in reach]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 
 STAGES = ("coarse", "aligned", "fused", "smoothed")
@@ -48,8 +49,69 @@ class QueryTile:
         return int(self.wall.shape[0])
 
 
+@dataclass(frozen=True)
+class HeadingKnowledge:
+    """What is known of the vehicle's heading.
+
+    Attributes:
+        kind: "known"; "prior", known to a standard deviation; or "unknown".
+        std_deg: The standard deviation of a prior, degrees.
+    """
+
+    kind: Literal["known", "prior", "unknown"] = "known"
+    std_deg: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> HeadingKnowledge:
+        """Read ``known``, ``unknown`` or ``prior:DEG``.
+
+        Raises:
+            MaptileError: It is none of these.
+        """
+        kind, _, degrees = text.partition(":")
+        try:
+            if kind in ("known", "unknown") and not degrees:
+                return cls(kind=kind)  # type: ignore[arg-type]
+            if kind == "prior" and 0 < float(degrees) < 180:
+                return cls(kind="prior", std_deg=float(degrees))
+        except ValueError:
+            pass
+        raise MaptileError(f"heading {text}: expected known, unknown or prior:DEG, as in prior:10")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Where along a drive queries are made, and what each may use.
+
+    Attributes:
+        submap_m: Metres of travel that are put together for a query; 0 is one scan.
+        every_m: Metres of travel between queries; 0 is a query per scan.
+        online: Use no scan after a query; the trajectory is then the causal filter's.
+        heading: What is known of the heading.
+        seed: Seed of the random turns that hide an unknown heading.
+
+    Raises:
+        MaptileError: A length is negative, or above 100 km.
+    """
+
+    submap_m: float = 50.0
+    every_m: float = 20.0
+    online: bool = False
+    heading: HeadingKnowledge = field(default_factory=HeadingKnowledge)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.submap_m <= 1e5 and 0 <= self.every_m <= 1e5):
+            raise MaptileError("--submap and --every are metres of travel: 0 to 100,000")
+
+    @property
+    def reach_m(self) -> float:
+        """Metres of travel from a query to the ends of its submap."""
+        return self.submap_m if self.online else self.submap_m / 2
+
+
 class Candidates(NamedTuple):
-    """Where a query may have been taken, best first: what every coarse method returns.
+    """Where a query may have been taken, best first: what every search method returns.
 
     Attributes:
         poses: (K, 3) float64 east, north (metres, map frame), heading (radians from grid east).
@@ -58,6 +120,18 @@ class Candidates(NamedTuple):
 
     poses: Array
     log_scores: Array
+
+
+class Fixes(NamedTuple):
+    """The aligned candidates of one query.
+
+    Attributes:
+        candidates: K poses with their log-probabilities.
+        covariance: (K, 3, 3) float64 of (east, north, heading), m2 and rad2.
+    """
+
+    candidates: Candidates
+    covariance: Array
 
 
 @dataclass(frozen=True)

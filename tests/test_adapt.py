@@ -28,8 +28,9 @@ from maptile_loc.models.posterior import PosteriorMapNet
 from maptile_loc.models.published import read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.resnet import NetworkSettings
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.pipeline import LocalizeSettings, drive_tiles
 from maptile_loc.render.view import ViewSettings
+from maptile_loc.types import HeadingKnowledge, Queries
 
 VIEW = ViewSettings(size_px=16, resolution=6.0, rays=64)
 TINY = ModelSettings(
@@ -79,7 +80,8 @@ def drive_folder(city: City, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(city: City, model: Path, drive: Drive, heading: HeadingKnowledge = KNOWN) -> Path:
-    return adapt(city, model, drive, heading, 0.0, 0.0, SHORT, LOCALIZE, device="cpu")
+    queries = Queries(0.0, 0.0, heading=heading, seed=SHORT.seed)
+    return adapt(city, model, drive, queries, SHORT, LOCALIZE, device="cpu")
 
 
 # --- The sequence -----------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def test_a_drive_is_seen_with_its_walls_where_the_map_has_them(
 ) -> None:
     drive = open_drive(drive_folder)
     fine = ViewSettings(size_px=64, resolution=1.0)
-    found = see(drive, city.raster.convergence, KNOWN, 0.0, 0.0, 0, fine, LOCALIZE)
+    found = see(drive_tiles(city, drive, Queries(0.0, 0.0), LOCALIZE), fine)
     assert found.tiles.shape == (SCANS, 3, 64, 64)
     np.testing.assert_allclose(found.rotation, 0, atol=1e-9)
     moved = found.motion(np.zeros(1, np.int64), np.arange(SCANS))

@@ -93,6 +93,7 @@ class City:
         source_date: The state of the map (ISO 8601), where known.
         content_hash: Names the content: equal for equal pixels, georeference and reference tile.
         notes: What the user should know about the source, one line each.
+        path: The folder, or the file of a bare raster.
     """
 
     folder: Path | None
@@ -103,6 +104,7 @@ class City:
     source_date: str | None
     content_hash: str
     notes: tuple[str, ...]
+    path: Path | None = None
 
     def tiles(self) -> gpd.GeoDataFrame:
         """The overlapping tiles, as ``data_prep.tiles.tile_grid`` gives them."""
@@ -157,6 +159,7 @@ def prepare_city(source: OsmSource, folder: Path, settings: CitySettings) -> Cit
         date,
         content_hash(raster, reference),
         notes,
+        folder,
     )
     with atomic_folder(folder, keep=_foreign(folder)) as new:
         raster.write(new / "map.tif")
@@ -179,7 +182,7 @@ def open_city(path: Path) -> City:
         raster = read_raster(path)
         reference = reference_centre(raster, tile_grid(raster, TileSettings()))
         digest = content_hash(raster, reference)
-        return City(None, path.stem, raster, reference, path.name, None, digest, ())
+        return City(None, path.stem, raster, reference, path.name, None, digest, (), path)
     if not path.exists():
         raise MaptileError(f"{path}: no such city; make it with: maptile prepare SOURCE {path}")
     if not (path / "city.json").is_file():
@@ -210,6 +213,7 @@ def open_city(path: Path) -> City:
             content["source_date"],
             content["content_hash"],
             tuple(content["notes"]),
+            path,
         )
     except (KeyError, TypeError, ValueError, pyproj.exceptions.CRSError) as error:
         raise MaptileError(f"{path / 'city.json'}: damaged ({error!r}); {again}") from None

@@ -26,22 +26,9 @@ from maptile_loc.fuse.motion import (
     observe,
 )
 from maptile_loc.fuse.posegraph import relax
-from maptile_loc.types import Candidates, Estimates
+from maptile_loc.types import Estimates, Fixes
 
 __all__ = ["Fixes", "FuseSettings", "Steps", "filter_causal", "is_sure", "make_steps", "smooth"]
-
-
-@dataclass(frozen=True)
-class Fixes:
-    """The aligned candidates of one query.
-
-    Attributes:
-        candidates: K poses; ``log_scores`` are log-probabilities that each is the place.
-        covariance: (K, 3, 3).
-    """
-
-    candidates: Candidates
-    covariance: Array
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ from maptile_loc.models.published import publish, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.settings import ModelSettings
 from maptile_loc.odometry.stored import with_lidar_odometry
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.pipeline import LocalizeSettings, drive_tiles
+from maptile_loc.types import Queries
 
 _LABELLED, _JUDGED = 2, 3  # streams of rendered tuples that training never enters
 _JUDGED_BATCHES = 20
@@ -71,9 +72,7 @@ def adapt(
     city: City,
     model_folder: Path,
     drive: Drive,
-    heading: HeadingKnowledge,
-    submap_m: float,
-    every_m: float,
+    queries: Queries,
     settings: AdaptSettings,
     localize: LocalizeSettings,
     minutes: float | None = None,
@@ -82,42 +81,31 @@ def adapt(
     """Adapt a published model to a drive, and publish the result beside it.
 
     Args:
-        city: Whose model it is.
-        model_folder: A MapNet or one over a posterior; it stays as it is.
-        drive: Scans and odometry; its truth is not looked at.
-        heading: Known or unknown, as the model was trained.
-        submap_m: Metres of travel in a query tile.
-        every_m: Metres between them.
+        city: The city of the model.
+        model_folder: A MapNet, or a MapNet over a posterior; it stays as it is.
+        drive: Scans and odometry; its truth is never read.
+        queries: How query tiles are made; the heading known or unknown, as the model was trained.
         settings: The recipe.
-        localize: How query tiles are made.
-        minutes: Stop after so much tuning.
-        device: auto, cpu or cuda.
+        localize: How submaps and tiles are made.
+        minutes: Stop after this many minutes.
+        device: "auto", "cpu" or "cuda".
 
     Returns:
-        The new model's folder, ``<model>-<drive>``.
+        The folder of the new model, ``<model>-<drive>``.
 
     Raises:
-        MaptileError: No such model, one without a relative term or of the other kind of heading; a
-            drive that lacks something; nothing can be written.
+        MaptileError: There is no such model, it has no relative term, or was trained for the other
+            kind of heading; the drive lacks something; nothing can be written.
     """
     recipe = _recipe(model_folder, city)
-    if heading.kind != recipe.heading:
+    if queries.heading.kind != recipe.heading:
         raise MaptileError(
-            f"{model_folder}: trained for --heading {recipe.heading}, not {heading.kind}"
+            f"{model_folder}: trained for --heading {recipe.heading}, not {queries.heading.kind}"
         )
     if drive.odometry is None:
         drive = with_lidar_odometry(drive, localize.odometry, _folder(model_folder, drive.name))
-    sequence = see(
-        drive,
-        city.raster.convergence,
-        heading,
-        submap_m,
-        every_m,
-        settings.seed,
-        recipe.data.view,
-        localize,
-    )
-    about = {"drive": drive.name, "submap_m": submap_m, "every_m": every_m}
+    sequence = see(drive_tiles(city, drive, queries, localize), recipe.data.view)
+    about = {"drive": drive.name, "submap_m": queries.submap_m, "every_m": queries.every_m}
     return adapt_to(city, model_folder, sequence, about, settings, minutes, device)
 
 

@@ -12,35 +12,32 @@ from scipy.special import logsumexp
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.score.evidence import Evidence, make_evidence, points, turned
+from data_prep.settings import Settings
+from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood
 from maptile_loc.search.engine.exact import ExactSearch
 from maptile_loc.search.engine.hypotheses import (
-    FEW_TURNS,
     by_chance,
     distinct,
     local_maxima,
     posterior,
     refined,
 )
-from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.search.engine.method import Disc, Method, SearchTask
+from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.engine.spectra import Correlator
 from maptile_loc.types import Candidates, QueryTile
 
-__all__ = ["Disc", "MatchSettings", "Matcher"]
 
+class MatchSettings(Settings):
+    """How the search of the whole map runs.
 
-@dataclass(frozen=True)
-class Disc:
-    """Where the vehicle is known to be: a circle in the map frame, metres."""
+    Attributes:
+        exact: Where many headings are tried, continue until no pose can be better than the best one
+            found (``engine/exact.py``). It takes seconds per square kilometre.
+    """
 
-    east: float
-    north: float
-    radius: float
-
-
-HOPELESS = 30.0
-"""A place so much less probable than the best (natural logarithm) is not looked at again."""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,21 +70,19 @@ class Matcher:
 
     Attributes:
         area_km2: The area that is searched.
-        weighed: True: the log-scores know how well the tile fits the map.
     """
-
-    weighed = True
 
     def __init__(
         self,
         fields: LikelihoodFields,
         tile_size_m: float,
-        settings: MatchSettings,
+        settings: SearchSettings,
         prior: Disc | None = None,
         device: str = "cpu",
+        prove: bool = False,
     ) -> None:
         self.fields, self.tile_size_m = fields, tile_size_m
-        self.settings, self.prior = settings, prior
+        self.settings, self.prior, self.prove = settings, prior, prove
         self.device = torch.device(device)
         height, width = (side * fields.resolution for side in fields.channels.shape[1:])
         margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
@@ -110,7 +105,7 @@ class Matcher:
         if tile_size_m / cell % 2:
             raise MaptileError(
                 f"query tiles of {tile_size_m:g} m are no even number of cells of {cell:g} m; "
-                "see query.size_m, match.resolution and match.coarser"
+                "see query.size_m, search.resolution and search.coarser"
             )
         reach = np.array([-1, 1, -1, 1]) * (tile_size_m / 2 + cell)
         top, bottom, left, right = (
@@ -181,11 +176,14 @@ class Matcher:
         channels, side = torch.from_numpy(fields.channels), round(self.tile_size_m / level.step)
         return Correlator(channels, side, level.rows, level.columns, self.device)
 
-    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
         """The best places for ``tile``, over all positions and the given turns of the tile.
 
         Args:
             tile: North-up where the heading is known.
+            evidence: The tile's, at the resolution of the fields.
             turns: (T,) radians by which the tile may have to be turned counter-clockwise to be
                 north-up; [0] where the heading is known.
             log_prior: (T,) log-probability of each.
@@ -194,15 +192,14 @@ class Matcher:
             Candidates with the heading ``tile.rotation + turn``. The scores are log-posteriors,
             with one more hypothesis: that the tile is nowhere on the map.
         """
-        evidence = make_evidence(tile, self.fields.resolution)
-        few = len(turns) <= FEW_TURNS
+        few = len(turns) <= self.settings.few_turns
         level, correlator = (self.fine, self.fine_scores) if few else (self.wide, self.wide_scores)
         best, which = self._best(level, correlator, evidence, turns, log_prior)
         radius = max(1, round(self.settings.distinct_m / level.step))
         refine = level.step > self.fields.resolution
         count = self.settings.refined if refine else self.settings.candidates
         maxima, index = (one[0] for one in local_maxima(best[None], radius))
-        where, windows = _peaks(best, maxima, index, radius, count)
+        where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
         mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
         everywhere = float(torch.logsumexp(best.flatten(), 0))
         # What is left beside the peaks.
@@ -212,7 +209,7 @@ class Matcher:
         if refine:
             prior = log_prior[chosen]
             poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
-            if self.settings.exact:
+            if self.prove:
                 poses, mass = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
         away = np.hypot(*(level.places(index) - level.places(where[:1])).T)
         chance = by_chance(maxima.cpu().numpy(), away, len(maxima), self.settings)
@@ -233,7 +230,7 @@ class Matcher:
         log_prior: Array,
     ) -> tuple[Array, Array]:
         """(K, 3) poses and their (K,) mass, with those of the best pose of all if it is another."""
-        seen, rotation = points(evidence), tile.rotation
+        seen, rotation = evidence.points, tile.rotation
         score = (log_likelihood(poses, seen, rotation, self.fields) + prior).max()
         better = self.exact.better(evidence, rotation, turns, log_prior, float(score))
         if better is None:
@@ -270,7 +267,12 @@ class Matcher:
 
 
 def _peaks(
-    values: torch.Tensor, maxima: torch.Tensor, index: torch.Tensor, radius: int, count: int
+    values: torch.Tensor,
+    maxima: torch.Tensor,
+    index: torch.Tensor,
+    radius: int,
+    count: int,
+    hopeless: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The highest of the local ``maxima``, best first, and the squares of ``radius`` about them.
 
@@ -279,10 +281,19 @@ def _peaks(
     """
     # The squares next to a maximum's are full of its flanks, which are none.
     top, order = torch.topk(maxima, min(12 * count, len(maxima)))
-    index = index[order[top > top[0] - HOPELESS]]
+    index = index[order[top > top[0] - hopeless]]
     padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)
     row, column = index // values.shape[1], index % values.shape[1]
     reach = torch.arange(2 * radius + 1, device=values.device)
     windows = padded[row[:, None, None] + reach[:, None], column[:, None, None] + reach].flatten(1)
     highest = torch.nonzero(values.flatten()[index] == windows.amax(1))[:count, 0]
     return index[highest], windows[highest]
+
+
+def _build(task: SearchTask, settings: MatchSettings) -> Matcher:
+    return Matcher(
+        task.fields, task.tile_size_m, task.settings, task.prior, task.device, settings.exact
+    )
+
+
+METHOD = Method(MatchSettings, _build, takes_prior=True)

@@ -21,27 +21,73 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_prep.geometry import Array, rotate, wrap_angle
-from maptile_loc.score.evidence import BESIDE, FREE, GROUND, PATH, SURFACE, WALL, Evidence, points
+from maptile_loc.score.channels import GROUPS, Group
+from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
 from maptile_loc.search.engine.spectra import TURNS, Correlator
 
 Ints = NDArray[np.int_]
 
 SECTORS = 8
-"""Walls whose directions lie in one of so many sectors are bounded together; so are lines."""
+"""Sectors of directions. Evidence whose directions lie in one sector is bounded together."""
+
 ARCS = (0.499, 1.499)
-"""The evidence is in two rings: turned from a box's middle heading to either of its two, it moves
-by at most so many cells. What lies farther out is bounded by the best of the whole map."""
-RING = 2 * SECTORS
-REST = 2 * RING
-PLAIN = {FREE: REST, GROUND: REST + 1, SURFACE: REST + 2, BESIDE: REST + 3, PATH: REST + 4}
-COUNT = REST + len(PLAIN)
-"""Channels: walls and lines by sector of the inner ring, of the outer; and the rest."""
-ROUNDING, SAME = 1e-5, 1e-3
-"""Bounds, sums in single precision, are off by less than the first for each unit of evidence; two
-scores of one pose by less than the second."""
-GATHERED, POSES = 1 << 22, 512
-"""So many values are gathered, and so many poses looked at, at a time."""
+"""Radii of the two rings of evidence, by the cells that a point of their rim moves.
+
+The movement is that between a box's middle heading and one of its two headings. Evidence beyond the
+outer ring is bounded by the best of the whole map."""
+
+ROUNDING = 1e-5
+"""Largest rounding error of a bound per unit of evidence: bounds are sums in single precision."""
+
+SAME = 1e-3
+"""Largest difference between two scores of one pose."""
+
+GATHERED = 1 << 22
+"""Values that are gathered at a time."""
+
+POSES = 512
+"""Poses that are scored at a time."""
+
+
+class Bound(NamedTuple):
+    """Channels of one group that are bounded together.
+
+    Attributes:
+        base: Index of the channel without direction; None if it is bounded elsewhere.
+        pairs: Index of cosine and sine, and spin, of each direction.
+        sectors: Whether the direction of the (only) pair is kept, to the sector.
+    """
+
+    base: int | None
+    pairs: tuple[tuple[int, int, int], ...]
+    sectors: bool
+
+    @property
+    def count(self) -> int:
+        """Fields of bounds that it takes, per ring."""
+        return SECTORS if self.sectors else 1
+
+
+def _bounds(group: Group) -> list[Bound]:
+    pairs = tuple((group.first + cos, group.first + sin, spin) for cos, sin, spin in group.spins)
+    if not group.sectors:
+        return [Bound(group.first, pairs, False)]
+    first, *others = pairs
+    return [Bound(group.first, (first,), True), *(Bound(None, (one,), True) for one in others)]
+
+
+RINGED = tuple(bound for group in GROUPS if group.sectors for bound in _bounds(group))
+"""Bounds that are kept for the inner and for the outer ring."""
+
+PLAIN = tuple(bound for group in GROUPS if not group.sectors for bound in _bounds(group))
+"""Bounds that are kept for both rings together."""
+
+RING = sum(bound.count for bound in RINGED)
+"""Fields of bounds per ring."""
+
+COUNT = 2 * RING + len(PLAIN)
+"""All fields of bounds: those of the inner ring, of the outer ring, and the rest."""
 
 
 class Pieces(NamedTuple):
@@ -109,11 +155,11 @@ class ExactSearch:
             log_prior: (T,) log-probability of each; a score is this plus the log-likelihood.
             score: What some pose is known to have, up to rounding.
         """
-        pieces, score = self._pieces(evidence), score + SAME
+        pieces, score = self.pieces(evidence), score + SAME
         parts = []
         for start in range(0, len(turns), TURNS):
             few = slice(start, start + TURNS)
-            bound, place = self._bounded(pieces, turns[few], log_prior[few], score)
+            bound, place = self.bounded(pieces, turns[few], log_prior[few], score)
             parts.append((bound, place + [start, 0, 0]))
         bound, place = (np.concatenate(part) for part in zip(*parts, strict=True))
         order = np.argsort(-bound)
@@ -122,7 +168,7 @@ class ExactSearch:
         east = self.fields.west + (self.corner[1] + column) * step
         north = self.fields.north - (self.corner[0] + row) * step
         first = np.column_stack([east, north, turns[turn] + rotation])
-        seen, best = points(evidence), None
+        seen, best = evidence.points, None
         for start in range(0, len(bound), POSES):
             if bound[start] <= score:
                 break
@@ -135,7 +181,7 @@ class ExactSearch:
                 best = poses[at], int(turn[start + at[0]])
         return best
 
-    def _bounded(
+    def bounded(
         self, pieces: Pieces, turns: Array, log_prior: Array, score: float
     ) -> tuple[Array, Ints]:
         """Where a higher ``score`` may be: (K,) bounds; (K, 3) first turn, row, column."""
@@ -167,18 +213,26 @@ class ExactSearch:
             places.append(np.column_stack([np.full(len(place), number), place.cpu().numpy()]))
         return np.concatenate(bounds), np.concatenate(places)
 
-    def _pieces(self, evidence: Evidence) -> Pieces:
-        rows = []
-        for group in points(evidence):
-            away = np.hypot(*group.xy.T)
-            if group.first == WALL:
-                wall, east, north, cos, sin = group.values.astype(np.float64).T
-                ring = np.where(away <= self.radius[0], 0, RING)
-                rows.append((group.xy, wall, ring, np.arctan2(north, east), 1))
-                rows.append((group.xy, np.hypot(cos, sin), ring + SECTORS, np.arctan2(sin, cos), 2))
+    def pieces(self, evidence: Evidence) -> Pieces:
+        """The evidence of a tile, listed by what it is bounded by."""
+        rows: list[tuple[Array, Array, Ints, Array, int]] = []
+        start = 0
+        for bound in (*RINGED, *PLAIN):
+            first = bound.pairs[0][0] if bound.base is None else bound.base
+            points = next(p for p in evidence.points if first in range(*p.group.span.indices(99)))
+            away = np.hypot(*points.xy.T)
+            values = points.values.astype(np.float64) if bound.sectors else points.values
+            angle, spin = np.zeros(len(away)), 0
+            if bound.sectors:
+                cos, sin, spin = bound.pairs[0]
+                x, y = values[:, cos - points.group.first], values[:, sin - points.group.first]
+                angle = np.arctan2(y, x)
+                weight = np.hypot(x, y) if bound.base is None else values[:, 0]
+                channel = start + np.where(away <= self.radius[0], 0, RING)
             else:
-                channel = np.full(len(away), PLAIN[group.first])
-                rows.append((group.xy, group.values[:, 0], channel, np.zeros(len(away)), 0))
+                weight, channel = values[:, 0], np.full(len(away), RING + start)
+            rows.append((points.xy, weight, channel, angle, spin))
+            start += bound.count
         xy, weight, channel, angle = (
             np.concatenate([row[part] for row in rows]) for part in range(4)
         )
@@ -251,8 +305,10 @@ class ExactSearch:
     def highest(self) -> Array:
         """(C,) the most that a unit of each channel adds, whatever its direction."""
         single = [float(one.max().clamp(min=0)) for one in self._plain]
-        wall, line = max(single[:SECTORS]), max(single[SECTORS:RING])
-        return np.array([*([wall] * SECTORS + [line] * SECTORS) * 2, *single[RING:]])
+        ring: list[float] = []
+        for start in range(0, RING, SECTORS):
+            ring += [max(single[start : start + SECTORS])] * SECTORS
+        return np.array([*ring, *ring, *single[RING:]])
 
     def _dilated(self, after: float, stride: int) -> Tensor:
         """(C, H, W): the most of each channel about cells ``stride`` times as wide as the fields'.
@@ -276,14 +332,22 @@ class ExactSearch:
     def _plain(self) -> list[Tensor]:
         """What a unit of each channel adds to the score at each cell (H, W): one ring, the rest."""
         channels = torch.from_numpy(self.fields.channels)
-        wall, east, north, cos, sin, *rest, path, first, second = channels
-        sectors = []
-        for base, x, y, spin in ((wall, east, north, 1), (None, cos, sin, 2)):
+        fields = []
+        for bound in RINGED:
+            cos, sin, spin = bound.pairs[0]
+            x, y = channels[cos], channels[sin]
             size, angle = torch.hypot(x, y), torch.atan2(y, x).numpy()
             for sector in range(SECTORS):
                 off = np.abs(wrap_angle(angle - (sector + 0.5) * 2 * np.pi / SECTORS))
                 off = np.maximum(off - np.pi / SECTORS - spin * self.heading_step / 2, 0)
                 most = size * torch.from_numpy(np.cos(off)).float()
-                # A wall may face less clearly than by a unit.
-                sectors.append(most if base is None else base + most.clamp(min=0))
-        return [*sectors, *rest, path + torch.hypot(first, second)]
+                # The normal of a wall may be less certain than a unit vector.
+                base = None if bound.base is None else channels[bound.base]
+                fields.append(most if base is None else base + most.clamp(min=0))
+        for bound in PLAIN:
+            assert bound.base is not None
+            total = channels[bound.base]
+            for cos, sin, _ in bound.pairs:
+                total = total + torch.hypot(channels[cos], channels[sin])
+            fields.append(total)
+        return fields

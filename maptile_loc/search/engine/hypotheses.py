@@ -7,14 +7,9 @@ import torch
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.score.evidence import FREE, SURFACE, WALL, Evidence, points
+from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
-from maptile_loc.search.engine.settings import MatchSettings
-
-FEW_TURNS = 4
-"""Up to so many headings the fine grid is searched at once."""
-CHANCE = 0.001
-"""The share of all squares of a map whose best place is taken to fit by chance."""
+from maptile_loc.search.engine.settings import SearchSettings
 
 
 def refined(
@@ -23,7 +18,7 @@ def refined(
     evidence: Evidence,
     rotation: float,
     fields: LikelihoodFields,
-    settings: MatchSettings,
+    settings: SearchSettings,
 ) -> tuple[Array, Array]:
     """Places of the wide grid on the fine one.
 
@@ -38,7 +33,7 @@ def refined(
     Returns:
         (K, 3) poses, and the (K,) logarithm of the likelihood's mass around each.
     """
-    seen = points(evidence)
+    seen = evidence.points
     step, turn = fields.resolution, np.radians(settings.heading_step_deg / 2)
     offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
     offsets = offsets * [step, step, turn]
@@ -58,7 +53,7 @@ def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch
     return highest.flatten(1), index.flatten(1)
 
 
-def by_chance(maxima: Array, metres: Array, squares: float, settings: MatchSettings) -> float:
+def by_chance(maxima: Array, metres: Array, squares: float, settings: SearchSettings) -> float:
     """What a tile scores somewhere on the map without having been seen there.
 
     Args:
@@ -73,7 +68,7 @@ def by_chance(maxima: Array, metres: Array, squares: float, settings: MatchSetti
     elsewhere = maxima[(metres > 3 * settings.distinct_m) & np.isfinite(maxima)]
     if len(elsewhere) == 0:
         return 0.0
-    rank = min(int(CHANCE * squares), len(elsewhere) - 1)
+    rank = min(int(settings.chance * squares), len(elsewhere) - 1)
     return float(-np.partition(-elsewhere, rank)[rank])
 
 
@@ -83,7 +78,7 @@ def posterior(
     places: float,
     chance: float,
     evidence: Evidence,
-    settings: MatchSettings,
+    settings: SearchSettings,
 ) -> Array:
     """(K,) log-probabilities that the tile is at each hypothesis.
 
@@ -96,18 +91,17 @@ def posterior(
         settings: The odds of that.
     """
     total = logsumexp([*mass, rest]) - np.log(places)
-    seen = evidence.images.sum(axis=(1, 2), dtype=np.float64)
     nowhere = (
         settings.nowhere_log_odds
         + settings.nowhere_by_chance * chance
-        + settings.nowhere_per_wall_m2 * seen[WALL]
-        + settings.nowhere_per_free_m2 * seen[FREE]
-        + settings.nowhere_per_road_m2 * seen[SURFACE]
+        + settings.nowhere_per_wall_m2 * evidence.total("wall")
+        + settings.nowhere_per_free_m2 * evidence.total("free")
+        + settings.nowhere_per_road_m2 * evidence.total("surface")
     )
     return np.asarray(mass - np.log(places) - np.logaddexp(total, nowhere))
 
 
-def distinct(poses: Array, log_scores: Array, settings: MatchSettings) -> list[int]:
+def distinct(poses: Array, log_scores: Array, settings: SearchSettings) -> list[int]:
     """The best of (K, 3) poses, no two of them at the same place."""
     kept: list[int] = []
     for index in np.argsort(-log_scores, kind="stable"):

@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.score.evidence import Evidence, make_evidence, turned
+from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.likelihood import LikelihoodFields, coarser
 from maptile_loc.search.engine.hypotheses import (
-    FEW_TURNS,
     by_chance,
     distinct,
     local_maxima,
     posterior,
     refined,
 )
-from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates, QueryTile
 
 SQUARES = 4
@@ -43,7 +42,7 @@ class NearSearch:
         self,
         fields: LikelihoodFields,
         tile_size_m: float,
-        settings: MatchSettings,
+        settings: SearchSettings,
         device: str = "cpu",
     ) -> None:
         self.fields, self.tile_size_m, self.settings = fields, tile_size_m, settings
@@ -53,6 +52,7 @@ class NearSearch:
     def candidates(
         self,
         tile: QueryTile,
+        evidence: Evidence,
         starts: Array,
         turns: Array,
         log_prior: Array,
@@ -61,7 +61,8 @@ class NearSearch:
         """The best place in the square about each start, over the turns near its own.
 
         Args:
-            tile: As for ``Matcher.candidates``; so are ``turns`` and ``log_prior``.
+            tile: The query tile; all arguments but ``starts`` as in ``Search.candidates``.
+            evidence: Its evidence.
             starts: (K, 3) east and north (metres) of the squares' centres, turn (radians).
             turns: (T,) radians.
             log_prior: (T,) log-probability of each.
@@ -71,8 +72,7 @@ class NearSearch:
             Candidates with log-posteriors: that the tile is elsewhere on the map is left out, that
             it is nowhere on it is not.
         """
-        evidence = make_evidence(tile, self.fields.resolution)
-        fields = self._grid(wide := len(turns) > FEW_TURNS)
+        fields = self._grid(wide := len(turns) > self.settings.few_turns)
         step = fields.resolution
         reach = max(1, round(self.settings.radius_m / step))
         corner = np.column_stack([fields.north - starts[:, 1], starts[:, 0] - fields.west])
