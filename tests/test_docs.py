@@ -198,7 +198,8 @@ def test_the_commands_exist(page):
             words = shlex.split(line, comments=True)
             match words:
                 case ["maptile", command, *arguments]:
-                    found = cli.app.commands[command]
+                    found = cli.app.get_command(click.Context(cli.app), command)
+                    assert found is not None, f"{page.name}: no command {command}"
                     try:
                         found.make_context(command, arguments)
                     except click.ClickException as error:
@@ -214,7 +215,7 @@ def test_scripts_and_modules_that_are_named_exist(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"\bbenchmarks/[\w/]+\.py", text))
     named |= set(re.findall(r"\b(?:maptile_loc|data_prep|tests|configs)/[\w/]+\.(?:py|yaml)", text))
-    imaginary = " ".join(re.findall(r"<!-- imaginary: (.*?) -->", text, re.S)).split()
+    imaginary = " ".join(re.findall(r"<!-- (?:imaginary|file): (.*?) -->", text, re.S)).split()
     missing = [path for path in sorted(named - set(imaginary)) if not (ROOT / path).is_file()]
     assert not missing, f"{page.name} names files that do not exist: {missing}"
 
