@@ -37,6 +37,7 @@ import yaml
 from conftest import ROOT
 from nbclient import NotebookClient
 
+import maptile_loc as ml
 from maptile_loc import cli
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -87,13 +88,21 @@ def name(page: Path) -> str:
     return page.name
 
 
+@pytest.fixture(scope="module")
+def short_drive(town_city, tmp_path_factory) -> Path:
+    """A simulated drive of a few queries, so that each example takes seconds."""
+    drive = tmp_path_factory.mktemp("drives") / "short"
+    ml.simulate(town_city, drive, length_m=120, seed=3)
+    return drive
+
+
 @pytest.fixture
-def workplace(town_city, town_drive, tmp_path, monkeypatch) -> Path:
+def workplace(town_city, short_drive, tmp_path, monkeypatch) -> Path:
     """The folder in which a page's examples run."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(town_city, tmp_path / "city" / "town")
-    shutil.copytree(town_drive, tmp_path / "drives" / "town")
+    shutil.copytree(short_drive, tmp_path / "drives" / "town")
     shutil.copy(town_city.parent / "town.osm", tmp_path)
     return tmp_path
 
