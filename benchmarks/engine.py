@@ -289,7 +289,7 @@ class Bench:
             if coarse is not None:
                 stack.enter_context(patch.object(runner, "make_coarse", lambda *_: coarse))
             runner.run(options, self.settings, out)
-        seconds = read_result(out)[0].query_seconds
+        seconds = read_result(out, opened_city(case.city).raster).query_seconds
         spent = [kept.spent.get(number, 0.0) for number in range(len(seconds))]
         note = {
             "made": stamp(),
@@ -345,11 +345,11 @@ class Judged:
 
 def judge(out: Path, case: Case) -> Judged:
     """Read a result and bring the truth to it."""
-    localized = read_result(out)[0]
-    track, raster = opened_drive(case.drive), opened_city(case.city).raster
+    localized = read_result(out, opened_city(case.city).raster)
+    track = opened_drive(case.drive)
     assert track.truth is not None
     assert track.odometry is not None
-    comparison = compare(localized, track.truth, raster)
+    comparison = compare(localized, track.truth)
     seconds = (track.odometry.t_ns - localized.t_ns[0]) / 1e9
     way = track.odometry.travelled()
     travelled = np.interp((localized.t_ns - localized.t_ns[0]) / 1e9, seconds, way)

@@ -66,11 +66,11 @@ def examples(drive: Drive, submap_m: float, settings: QuerySettings) -> tuple[Ar
         submap = build_submap(drive, plan, query, Queries(submap_m=submap_m), labelled)
         seen = survey(submap, rng.uniform(-np.pi, np.pi), settings)
         assert seen.kind is not None
-        tall = settings.wall.looked_for(seen.height)
+        tall = settings.wall.may_be_wall(seen.height)
         for number in np.unique(seen.group):
             part = seen.upright(tall & (seen.group == number))
             cell, features = wall_features(
-                part, seen.sheaves, size, settings.resolution, settings.wall
+                part, seen.bins, size, settings.resolution, settings.wall
             )
             built = np.zeros(size * size, bool)
             built[

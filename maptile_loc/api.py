@@ -23,6 +23,8 @@ from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.pipeline import LocalizeSettings, drive_tiles, load_recipe, prepare_search
 from maptile_loc.pipeline import localize as localize_tiles
+from maptile_loc.report.findings import outcome_notes
+from maptile_loc.report.metrics import Metrics
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 
 PathLike = str | Path
@@ -39,9 +41,9 @@ def prepare_city(
     """Make a city folder: map raster, footprints and overlapping tiles.
 
     Args:
-        source: An OSM or vector file (.osm, .osm.gz, .osm.bz2, .osm.pbf, .gpkg, .geojson, .parquet),
-            a georeferenced raster (.tif), or an ``OsmSource`` that names a place, box or point.
-            None: the source that the recipe names.
+        source: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), a vector file (.gpkg, .geojson,
+            .parquet), a georeferenced raster (.tif), or an ``OsmSource`` that names a place, box
+            or point. None: the source that the recipe names.
         folder: The folder to write; a finished city there is replaced, its models stay.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
@@ -153,7 +155,7 @@ def localize(
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
     tiles = drive_tiles(city, drive, queries, settings)
     found = localize_tiles(tiles, engine, settings, progress)
-    return replace(found, record=about, settings=settings, notes=drive.notes)
+    return replace(found, record=about, notes=(*found.notes, *outcome_notes(found)))
 
 
 def train(
@@ -286,7 +288,7 @@ def simulate(
     return open_drive(path)
 
 
-def evaluate(found: Localization, truth: TruthTrack) -> Any:
+def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
     """Compare a localized drive with its truth.
 
     Args:
@@ -294,7 +296,10 @@ def evaluate(found: Localization, truth: TruthTrack) -> Any:
         truth: ``drive.truth``.
 
     Returns:
-        The figures of ``metrics.json``.
+        The figures of ``metrics.json``; they print as a table.
+
+    Raises:
+        MaptileError: There is no truth.
     """
     return found.evaluate(truth)
 

@@ -20,8 +20,9 @@ from data_prep.geometry import Array, se2_from_se3
 from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Positive, Settings
 from maptile_loc.config import load_settings
-from maptile_loc.fuse.filter import filter_causal, is_sure, smooth
+from maptile_loc.fuse.filter import filter_causal, is_sure
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
+from maptile_loc.fuse.smoother import smooth
 from maptile_loc.odometry.lidar_odometry import OdometrySettings
 from maptile_loc.perceive.query_tile import QuerySettings
 from maptile_loc.perceive.submap import SubmapSettings
@@ -220,7 +221,10 @@ def localize(
         search_area_km2=area_km2,
         query_seconds=seconds,
         tiles=kept,
+        raster=engine.raster,
         blind=int(blind.sum()),
+        settings=settings,
+        notes=tiles.drive.notes,
     )
 
 

@@ -348,7 +348,9 @@ def test_damaged_weights_are_one_clear_error(
     [
         ("{", "not readable as JSON"),
         ("{}", "not the card of a model"),
-        ('{"format": "maptile-model", "version": 99}', "newer maptile-loc"),
+        ('{"format": "maptile-model", "version": 99}', "newer maptile-loc.*update"),
+        ('{"format": "maptile-model", "version": 0}', "older maptile-loc.*train again"),
+        ('{"format": "maptile-model"}', "damaged"),
     ],
 )
 def test_a_wrong_card_is_one_clear_error(

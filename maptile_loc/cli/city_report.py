@@ -51,7 +51,6 @@ def command(
     from maptile_loc.report.city.city_report import ReportOptions, city_report
 
     asked = ReportOptions(city, out, submap, sensor, places, device, seed)
-    with console.progress_bar() as progress:
-        line = city_report(asked, load_recipe(config, overrides), progress)
+    line = city_report(asked, load_recipe(config, overrides))
     console.say_recipe(config)
     click.echo(line)

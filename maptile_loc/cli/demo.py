@@ -22,7 +22,6 @@ def command(folder: Path, minutes: float) -> None:
     """
     import maptile_loc as ml
     from data_prep.simulate.town import write_town
-    from maptile_loc.report.findings import outcome
     from maptile_loc.report.report import overview_png, write_report
 
     town, drive = folder / "town.osm", folder / "drive"
@@ -40,7 +39,8 @@ def command(folder: Path, minutes: float) -> None:
         with console.progress_bar() as progress:
             found = ml.localize(city, made, method=method, keep=out, progress=progress)
         metrics = found.save(out, made.truth)
-        click.echo(f"{out}: {outcome(found)}\n{metrics}")
+        localized = int(found.trajectory.localized.sum())
+        click.echo(f"{out}: {localized} of {len(found.t_ns)} queries localized\n{metrics}")
     page = write_report(folder / "match")
     overview_png(folder / "match", folder / "overview.png")
     click.echo(f"look at {page} and {folder / 'overview.png'}")

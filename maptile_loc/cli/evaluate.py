@@ -13,7 +13,7 @@ from maptile_loc.cli.parts import console, options
 @click.argument("out", type=options.PATH)
 def command(out: Path) -> None:
     """Compare the result in OUT with the drive's truth, and write OUT/metrics.json."""
-    from maptile_loc.report.metrics import evaluate_run
+    from maptile_loc.report.files import evaluate_run
 
     click.echo(str(evaluate_run(out)))
     console.say_next("report", out)

@@ -80,7 +80,6 @@ def command(
     archives that it was downloaded as.
     """
     import maptile_loc as ml
-    from maptile_loc.report.findings import outcome
 
     opened = ml.open_drive(drive, format, sensors.split(",") if sensors else None, start, end)
     with console.progress_bar() as progress:
@@ -105,7 +104,8 @@ def command(
     metrics = found.save(out, opened.truth)
     console.say_notes(found.notes)
     console.say_recipe(config)
-    click.echo(f"{out}: {outcome(found)}")
+    localized = int(found.trajectory.localized.sum())
+    click.echo(f"{out}: {localized} of {len(found.t_ns)} queries localized")
     if metrics is not None:
         click.echo(str(metrics))
     console.say_next("report", out)

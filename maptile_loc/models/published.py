@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, read_json, write_error, write_json
+from data_prep.files import atomic_file, check_version, read_json, write_error, write_json
 from maptile_loc.models.base import TileModel
 from maptile_loc.models.kinds import KINDS
 
@@ -69,16 +69,15 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
         expected: The class that it has to be, or be derived from.
 
     Raises:
-        MaptileError: No model there, damaged, of a newer version, of another method, or trained for
-            another city.
+        MaptileError: No model there, damaged, of another format version, of another method, or
+            trained for another city.
     """
     if not (folder / CARD).is_file():
         raise MaptileError(f"{folder}: no model there ({CARD} is missing); see maptile train")
     card = read_json(folder / CARD)
     if card.get("format") != FORMAT:
         raise MaptileError(f"{folder / CARD}: not the card of a model")
-    if card.get("version", 0) > FORMAT_VERSION:
-        raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")
+    check_version(folder, card.get("version"), FORMAT_VERSION, "train again")
     if not {"city", "view", "model"} <= set(card):
         raise MaptileError(f"{folder / CARD}: damaged, keys are missing; train again")
     kind, trained_for = KINDS.get(card.get("kind", "mapnet")), card["city"]

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from data_prep.geometry import rotate
 from data_prep.settings import Count, Positive, Settings
 from maptile_loc.perceive.ground import height_above_ground
-from maptile_loc.perceive.kerbs import road_evidence, sides
+from maptile_loc.perceive.kerbs import KerbSettings, kerb_votes, road_evidence
 from maptile_loc.perceive.labels import BUILDING, GROUND, ROAD
 from maptile_loc.perceive.rays import (
+    RayBins,
     Rays,
-    Sheaves,
+    bin_rays,
     farthest,
     free_space,
     highest_view,
     make_rays,
-    make_sheaves,
     pixels,
 )
 from maptile_loc.perceive.submap import Submap
@@ -44,6 +44,7 @@ class QuerySettings(Settings):
         group_points: Scans are looked at together until they have so many points, and what they
             show is then averaged: one scan of a spinning LiDAR, some metres of a push-broom one.
         wall: What counts as a wall.
+        kerb: What counts as a kerb.
     """
 
     size_m: Positive = 128.0
@@ -52,6 +53,7 @@ class QuerySettings(Settings):
     low_m: Positive = 3.0
     group_points: Count = 60_000
     wall: WallSettings = WallSettings()
+    kerb: KerbSettings = KerbSettings()
 
     @pydantic.model_validator(mode="after")
     def _whole(self) -> QuerySettings:
@@ -70,7 +72,7 @@ class Survey:
         sensor: (N,) float32, the same of the sensor that saw the point.
         origin: (S, 3) float32, sensor of each scan.
         rays: From the sensors to the points.
-        sheaves: The same, put together by direction.
+        bins: The same, binned by scan and direction.
         group: (N,) the group of scans that are looked at together.
         kind: (N,) uint8 of ``labels``, or None.
     """
@@ -80,7 +82,7 @@ class Survey:
     sensor: F32
     origin: F32
     rays: Rays
-    sheaves: Sheaves
+    bins: RayBins
     group: NDArray[np.int64]
     kind: NDArray[np.uint8] | None
 
@@ -103,9 +105,7 @@ def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
     count = np.bincount(rays.scan, minlength=rays.scans)
     group = ((np.cumsum(count) - count) // settings.group_points)[rays.scan]
     sensor = np.take(origin[:, 2], rays.scan) - points[:, 2] + height
-    return Survey(
-        points[:, :2], height, sensor, origin, rays, make_sheaves(rays), group, submap.kind
-    )
+    return Survey(points[:, :2], height, sensor, origin, rays, bin_rays(rays), group, submap.kind)
 
 
 def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
@@ -128,7 +128,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         return QueryTile(nothing, nothing, nothing, resolution, rotation, road=nothing)
     seen = survey(submap, rotation, settings)
     if seen.kind is None:
-        tall, low = settings.wall.looked_for(seen.height), np.abs(seen.height) < 0.3
+        tall, low = settings.wall.may_be_wall(seen.height), np.abs(seen.height) < 0.3
     else:
         tall, low = seen.kind == BUILDING, np.isin(seen.kind, (GROUND, ROAD))
     # A ray that ends on something upright was upright's height above the ground all the way.
@@ -145,12 +145,12 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         mine = upright.take(slice(*np.searchsorted(upright.ray, (start, stop))))
         hit = shown = _touched(mine.xy, size, resolution)
         if seen.kind is None:
-            shown = wall_evidence(mine, seen.sheaves, size, resolution, settings.wall)
+            shown = wall_evidence(mine, seen.bins, size, resolution, settings.wall)
         scans = slice(seen.rays.scan[start], seen.rays.scan[stop - 1] + 1)
         if seen.kind is None:
             some = slice(start, stop)
             cloud = seen.xy[some], submap.points[some, 2], seen.height[some]
-            kerbs += sides(*cloud, seen.origin[scans], size, resolution)
+            kerbs += kerb_votes(*cloud, seen.origin[scans], size, resolution, settings.kerb)
         passed = free_space(level[scans], seen.origin[scans], size, resolution)
         wall += shown
         looks += np.maximum(passed, np.maximum(hit, shown > 0))
@@ -159,7 +159,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     ground = _touched(np.compress(low, seen.xy, axis=0), size, resolution)
     observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
     if seen.kind is None:
-        road = road_evidence(kerbs)
+        road = road_evidence(kerbs, settings.kerb)
     else:
         road = _labelled_road(seen.xy, seen.kind, size, resolution)
     return QueryTile(wall, ground, observed, resolution, rotation, _path(seen.origin), road)

@@ -19,7 +19,7 @@ from maptile_loc.search.engine.turning import best_apart, spaced_turns, turned_t
 from maptile_loc.types import QueryTile
 
 if TYPE_CHECKING:
-    pass
+    from maptile_loc.models.classifier import CellsModel as CellsModel
 
 
 class CellsSettings(Settings):

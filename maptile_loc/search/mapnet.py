@@ -19,7 +19,7 @@ from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.types import QueryTile
 
 if TYPE_CHECKING:
-    pass
+    from maptile_loc.models.regressor import MapNet as MapNet
 
 NORTH_UP_RAD = np.radians(20.0)
 """Largest turn at which a tile is still north-up for a model of known headings."""

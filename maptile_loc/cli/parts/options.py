@@ -16,7 +16,7 @@ PATH = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Numbers separated by commas.
 
     Args:
@@ -48,7 +48,7 @@ class Numbers(click.ParamType):
         return self.names
 
 
-class Heading(click.ParamType):
+class Heading(click.ParamType):  # type: ignore[type-arg]
     """``known``, ``unknown`` or ``prior:DEG``."""
 
     name = "heading"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Bound(NamedTuple):
     sectors: bool
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Fields of bounds that it takes, per ring."""
         return SECTORS if self.sectors else 1
 
@@ -83,7 +83,7 @@ RINGED = tuple(bound for group in GROUPS if group.sectors for bound in _bounds(g
 PLAIN = tuple(bound for group in GROUPS if not group.sectors for bound in _bounds(group))
 """Bounds that are kept for both rings together."""
 
-RING = sum(bound.count for bound in RINGED)
+RING = sum(bound.size for bound in RINGED)
 """Fields of bounds per ring."""
 
 COUNT = 2 * RING + len(PLAIN)
@@ -215,24 +215,24 @@ class ExactSearch:
 
     def pieces(self, evidence: Evidence) -> Pieces:
         """The evidence of a tile, listed by what it is bounded by."""
-        rows: list[tuple[Array, Array, Ints, Array, int]] = []
+        rows: list[tuple[Any, Any, Ints, Array, int]] = []
         start = 0
         for bound in (*RINGED, *PLAIN):
             first = bound.pairs[0][0] if bound.base is None else bound.base
             points = next(p for p in evidence.points if first in range(*p.group.span.indices(99)))
             away = np.hypot(*points.xy.T)
             values = points.values.astype(np.float64) if bound.sectors else points.values
-            angle, spin = np.zeros(len(away)), 0
+            angle, turns = np.zeros(len(away)), 0
             if bound.sectors:
-                cos, sin, spin = bound.pairs[0]
+                cos, sin, turns = bound.pairs[0]
                 x, y = values[:, cos - points.group.first], values[:, sin - points.group.first]
                 angle = np.arctan2(y, x)
                 weight = np.hypot(x, y) if bound.base is None else values[:, 0]
                 channel = start + np.where(away <= self.radius[0], 0, RING)
             else:
                 weight, channel = values[:, 0], np.full(len(away), RING + start)
-            rows.append((points.xy, weight, channel, angle, spin))
-            start += bound.count
+            rows.append((points.xy, weight, channel, angle, turns))
+            start += bound.size
         xy, weight, channel, angle = (
             np.concatenate([row[part] for row in rows]) for part in range(4)
         )
