@@ -23,7 +23,7 @@ from maptile_loc.config import load_settings
 from maptile_loc.fuse.filter import filter_causal, is_sure
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
-from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.perceive.query_tile import QuerySettings
 from maptile_loc.perceive.submap import SubmapSettings
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
@@ -118,6 +118,7 @@ def prepare_search(
     prior: tuple[float, float, float] | None = None,
     model: Path | None = None,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> MapSearch:
     """Make the likelihood fields of a city and build a search method for it.
 
@@ -128,6 +129,7 @@ def prepare_search(
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
         model: Folder of a trained model; None for the city's newest one of this method.
         device: "cpu" or "cuda".
+        progress: Is called while the method is prepared.
 
     Raises:
         MaptileError: No such method or model; the prior is not on the map, or of no use to the
@@ -138,7 +140,9 @@ def prepare_search(
         raise MaptileError("--prior narrows the search of the whole map: --method match")
     disc = None if prior is None else _disc(city, *prior)
     fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
-    task = SearchTask(city, fields, settings.query.size_m, settings.search, device, disc, model)
+    task = SearchTask(
+        city, fields, settings.query.size_m, settings.search, device, disc, model, progress
+    )
     return MapSearch(city.raster, fields, entry.build(task, settings.method(method)))
 
 
@@ -175,14 +179,11 @@ def localize(
     Raises:
         MaptileError: No query has a point.
     """
-    heading = tiles.queries.heading
-    turns, log_prior = heading_turns(heading, settings)
-    std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
-    count = len(tiles)
-    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     found: list[Candidates] = []
     fixes: list[Fixes] = []
+    count = len(tiles)
     seconds, blind = np.zeros(count), np.zeros(count, bool)
+    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     kept: dict[int, QueryTile] = {}
     for query in tracked(range(count), "localize", count, progress):
         begun = time.perf_counter()
@@ -192,19 +193,9 @@ def localize(
             found.append(NO_FIXES.candidates)
             fixes.append(NO_FIXES)
             continue
-        evidence = make_evidence(tile, engine.fields.resolution, settings.evidence)
-        found.append(engine.search.candidates(tile, evidence, turns, log_prior))
-        fixes.append(
-            align(
-                found[-1],
-                evidence,
-                tile.rotation,
-                engine.fields,
-                std,
-                settings.align,
-                tiles.queries.reach_m,
-            )
-        )
+        candidates, aligned = fix_tile(tile, tiles.queries, engine, settings)
+        found.append(candidates)
+        fixes.append(aligned)
         seconds[query] = time.perf_counter() - begun
         if query in shown:
             kept[query] = tile
@@ -226,6 +217,27 @@ def localize(
         settings=settings,
         notes=tiles.drive.notes,
     )
+
+
+def fix_tile(
+    tile: QueryTile, queries: Queries, engine: MapSearch, settings: LocalizeSettings
+) -> tuple[Candidates, Fixes]:
+    """The candidates of one query tile, and the same aligned.
+
+    Args:
+        tile: The query tile.
+        queries: What is known of its heading, and how far its submap reaches.
+        engine: The map and the search method.
+        settings: The recipe.
+    """
+    heading, fields = queries.heading, engine.fields
+    evidence = make_evidence(tile, fields.resolution, settings.evidence)
+    turns, log_prior = heading_turns(heading, settings)
+    found = engine.search.candidates(tile, evidence, turns, log_prior)
+    std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
+    reach_m = queries.reach_m
+    aligned = align(found, evidence, tile.rotation, fields, std, settings.align, reach_m)
+    return found, aligned
 
 
 def heading_turns(heading: HeadingKnowledge, settings: LocalizeSettings) -> tuple[Array, Array]:

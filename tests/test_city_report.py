@@ -19,7 +19,7 @@ from data_prep.city.folder import City, content_hash, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.errors import MaptileError
 from maptile_loc import cli
-from maptile_loc.learn.data import training_ground
+from maptile_loc.render.vector_map import vector_map
 from maptile_loc.report.city.city_report import (
     DISTRICT_M,
     TOLD_APART,
@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_and_another_one_another(city: City) -> Non
 
 
 def test_places_lie_on_roads_inside_the_margin_and_stand_for_all_of_them(city: City) -> None:
-    ground = training_ground(city)
+    ground = vector_map(city)
     every = find_spots(ground, city, FEW.model_copy(update={"most_places": 10_000}))
     assert city.raster.inside(every.xy, 30.0).all()
     roads = city.roads().geometry.union_all()
@@ -297,7 +297,7 @@ def test_roads_at_the_edge_alone_are_no_places(street: City) -> None:
     data[ROAD] = np.roll(data[ROAD], 120, axis=0)
     city = bare_city(replace(street.raster, data=data))
     with pytest.raises(MaptileError, match="no roads 99 m or more inside the map"):
-        find_spots(training_ground(city), city, settings)
+        find_spots(vector_map(city), city, settings)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["city-report", "--help"]])

@@ -1,4 +1,4 @@
-"""What a drive saw, tile after tile, as a network takes it; its truth is never looked at."""
+"""The query tiles of a drive in a row, as a network sees them; the drive's truth is not used."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from maptile_loc.render.view import ViewSettings, tile_from_query
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """Query tiles of a drive in order, and how the vehicle moved between them.
+class DriveTiles:
+    """Query tiles of a drive in order, and the motion of the vehicle between them.
 
     Attributes:
-        tiles: (Q, 3, S, S) float32, as ``view.tile_from_query`` gives them.
+        tiles: (Q, 3, S, S) float32, as of ``view.tile_from_query``.
         rotation: (Q,) radians by which each vehicle frame was turned to make its tile.
-        odometry: (Q, 3) the vehicle in the odometry's frame.
-        segment: (Q,) int32 of the odometry, negative where it covers none.
-        t_ns: (Q,) when.
+        odometry: (Q, 3) east, north, heading of the vehicle in the odometry's frame.
+        segment: (Q,) int32 of the odometry, negative where there is none.
+        t_ns: (Q,) int64 times.
     """
 
     tiles: NDArray[np.float32]
@@ -37,9 +37,9 @@ class Sequence:
     t_ns: Times
 
     def motion(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Array:
-        """(...,) numbers of tiles -> (..., 3): the second tile in the frame of the first.
+        """(...,) numbers of tiles -> (..., 3): the pose of the second in the frame of the first.
 
-        A tile's frame has its axes along the tile's sides: the map's where it is north-up.
+        A tile's frame has its axes along the tile's sides: east and north where it is north-up.
         """
         moved = se2_between(self.odometry[first], self.odometry[second])
         turn = self.rotation[first]
@@ -48,7 +48,7 @@ class Sequence:
         return moved
 
     def tuples(self, size: int) -> NDArray[np.int64]:
-        """(N, size) numbers of tiles in a row that the odometry connects."""
+        """(N, size) numbers of consecutive tiles within one segment of the odometry."""
         number = np.arange(len(self.segment) - size + 1)[:, None] + np.arange(size)
         segment = self.segment[number]
         return number[(segment == segment[:, :1]).all(axis=1) & (segment[:, 0] >= 0)]
@@ -59,13 +59,13 @@ class Sequence:
             np.savez_compressed(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 
-def read_sequence(path: Path) -> Sequence:
-    """Read what ``Sequence.save`` wrote."""
+def read_drive_tiles(path: Path) -> DriveTiles:
+    """Read a file that ``DriveTiles.save`` wrote."""
     with np.load(path, allow_pickle=False) as content:
-        return Sequence(**{field.name: content[field.name] for field in fields(Sequence)})
+        return DriveTiles(**{field.name: content[field.name] for field in fields(DriveTiles)})
 
 
-def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> Sequence:
+def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> DriveTiles:
     """The query tiles of a drive in the view of a model; those without a point are left out.
 
     Args:
@@ -85,7 +85,7 @@ def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> S
         raise MaptileError(f"{drive.name}: not one usable point in its scans")
     kept = list(seen)
     t_ns = tiles.t_ns[kept]
-    return Sequence(
+    return DriveTiles(
         torch.stack(list(seen.values())).numpy(),
         tiles.rotation[kept],
         se2_from_se3(drive.odometry.at(t_ns)),

@@ -23,9 +23,16 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.settings import Positive, Settings
-from maptile_loc.learn.data import Ground, training_ground
-from maptile_loc.render.disguise import DisguiseSettings, build_world
-from maptile_loc.render.view import GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
+from maptile_loc.render.disguise import DisguiseSettings
+from maptile_loc.render.raycast import Worlds
+from maptile_loc.render.vector_map import VectorMap, vector_map
+from maptile_loc.render.view import (
+    GROUND_CHANNEL,
+    OBSERVED_CHANNEL,
+    WALL_CHANNEL,
+    ViewSettings,
+    render,
+)
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
@@ -147,7 +154,7 @@ class Looks(NamedTuple):
     place: Array
 
 
-def find_spots(ground: Ground, city: City, settings: DistinctSettings) -> Spots:
+def find_spots(ground: VectorMap, city: City, settings: DistinctSettings) -> Spots:
     """A place in every square of ``spacing_m`` that holds road, drawn by the roads' weights.
 
     Raises:
@@ -188,13 +195,13 @@ def tile_of(rendered: Tensor, path: Tensor, resolution: float) -> QueryTile:
         path: (P, 2) float32 metres from the tile's centre.
         resolution: Metres per pixel.
     """
-    wall, ground, observed = rendered.numpy()[[WALL, GROUND, OBSERVED]]
+    wall, ground, observed = rendered.numpy()[[WALL_CHANNEL, GROUND_CHANNEL, OBSERVED_CHANNEL]]
     # A query tile's ground is what was touched, at the foot of walls too.
     return QueryTile(wall, np.ceil(ground), observed, resolution, 0.0, path.numpy())
 
 
 def look(
-    ground: Ground, city: City, spots: Spots, draw: int, settings: DistinctSettings
+    ground: VectorMap, city: City, spots: Spots, draw: int, settings: DistinctSettings
 ) -> Iterator[tuple[int, Looks]]:
     """Render what is seen at each spot the ``draw``-th time; gives the spot's number too."""
     for world in range(settings.worlds):
@@ -214,16 +221,13 @@ def look(
                 yield int(number), Looks(seen, at.double().numpy() + city.reference)
 
 
-def _world(ground: Ground, number: int, settings: DistinctSettings) -> Worlds:
+def _world(ground: VectorMap, number: int, settings: DistinctSettings) -> Worlds:
     rng = np.random.default_rng([settings.seed, _WORLD, number])
-    middle, disguise = ground.roads.middle(), settings.disguise
-    cells = build_world(ground.buildings, middle, ground.bounds, disguise, rng)
-    west, north = ground.bounds[0], ground.bounds[3]
-    return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution)
+    return ground.world(settings.disguise, rng)
 
 
 def _paths(
-    ground: Ground,
+    ground: VectorMap,
     pieces: NDArray[np.int64],
     settings: DistinctSettings,
     generator: torch.Generator,
@@ -272,7 +276,7 @@ def measure(
     Raises:
         MaptileError: The city has no roads, or none that is far enough inside the map.
     """
-    ground = training_ground(city)
+    ground = vector_map(city)
     spots = find_spots(ground, city, settings)
     fields = make_fields(city.raster, match.resolution, likelihood)
     matcher = Matcher(fields, settings.view.size_m, match, device=device)

@@ -1,9 +1,9 @@
-"""Regressed poses of a drive held together by its odometry, a few at a time.
+"""Pose-graph optimisation of regressed poses with odometry, in a sliding window.
 
-The pose-graph optimisation of MapNet (Brahmbhatt et al., CVPR 2018): the poses of a sliding window
-move as little as their odometry allows, and the window's middle one is kept. Every pair of a window
-is an edge. In the plane, as published otherwise: least squares, metres and radians in their own
-units. Ours, and off unless asked for: what is regressed may be far off without pulling the rest.
+MapNet+PGO (Brahmbhatt et al., CVPR 2018, section 3.3), in the plane: in each window, the poses
+minimise their squared distances from the regressed poses and from the odometry between every pair,
+and the middle pose is kept. Two differences: metres are not normalised, and with ``robust_m``
+(off by default) an outlier among the regressed poses has little weight.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from data_prep.settings import Positive, Settings
 
 ROUNDS = 10
-"""Of weighing anew, where weights are not all alike."""
+"""Iterations of the reweighting with ``robust_m``."""
 
 
 class WindowSettings(Settings):
     """The window and its weights.
 
     Attributes:
-        size: Poses in a window; at the ends of a drive it lies over the poses that there are.
+        size: Poses in a window. At the ends of a segment, the window is shifted inwards.
         absolute: Weight of a pose's squared distance from the regressed one.
         relative: Weight of an edge's squared distance from the odometry. Published: 20 for the
-            loop of 1 km, 10 for the full run.
-        robust_m: A pose that is so many metres off where its window puts it counts half, one
-            farther off less (Cauchy's weights). None: all count alike, as published.
+            RobotCar loop of 1 km, 10 for the full run.
+        robust_m: Scale of Cauchy's weights: a regressed pose at this distance in metres from the
+            optimised one has half the weight. None: all have the same weight, as published.
     """
 
     size: int = Field(7, ge=1)
@@ -45,14 +45,15 @@ def optimise(
     heading_known: bool,
     settings: WindowSettings,
 ) -> Array:
-    """Regressed poses -> poses that agree with the odometry.
+    """The regressed poses of a drive, optimised with its odometry.
 
     Args:
-        poses: (Q, 3) east, north, heading of consecutive queries, all finite.
-        odometry: (Q, 3) the same queries in the odometry's frame.
-        segment: (Q,) of the odometry; from one to the next, or where negative, nothing is known.
-        heading_known: The headings of ``poses`` are right, and stay; otherwise they are regressed.
-        settings: Of the window.
+        poses: (Q, 3) regressed east, north, heading of consecutive queries, all finite.
+        odometry: (Q, 3) poses of the same queries in the odometry's frame.
+        segment: (Q,) segment of the odometry; no edge connects two segments, and a negative
+            number has no odometry.
+        heading_known: Whether the headings of ``poses`` are exact; then they are not changed.
+        settings: The window.
 
     Returns:
         (Q, 3) east, north, heading.
@@ -65,25 +66,25 @@ def optimise(
         first = np.clip(number - settings.size // 2, 0, len(run) - size)
         window = run[first[:, None] + np.arange(size)]
         if heading_known:
-            result[run, :2] = _places(poses, odometry, window, run, settings)
+            result[run, :2] = _positions(poses, odometry, window, run, settings)
         else:
             solved = [_solve(poses[each], odometry[each], settings) for each in window]
             result[run] = np.stack(solved)[number, number - first]
     return result
 
 
-def _places(
+def _positions(
     poses: Array,
     odometry: Array,
     window: NDArray[np.int64],
     run: NDArray[np.int64],
     settings: WindowSettings,
 ) -> Array:
-    """(R, 2) places of queries ``run`` (R,), each the middle of its ``window`` (R, W).
+    """(R, 2) positions of the queries ``run`` (R,), each the middle of its ``window`` (R, W).
 
-    With the headings known the problem is linear, and all edges follow from one path: what is
-    regressed is off that path by some shift, and the best shift lies between the query's own and
-    the window's mean.
+    With known headings, the problem is linear. The odometry gives one path, up to a shift, and each
+    regressed position a shift of its own. The optimum of a query lies between its own shift and the
+    weighted mean of its window's.
     """
     step = se2_between(odometry[run[:-1]], odometry[run[1:]])
     ahead = se2_compose(np.pad(poses[run[:-1], 2:], ((0, 0), (2, 0))), step)[:, :2]
@@ -102,7 +103,7 @@ def _places(
 
 
 def _solve(seen: Array, driven: Array, settings: WindowSettings) -> Array:
-    """(W, 3) poses of one window, from the regressed ones and the odometry's."""
+    """(W, 3) optimised poses of one window, from its regressed poses and its odometry (W, 3)."""
     i, j = np.triu_indices(len(seen), 1)
     edges = se2_between(driven[i], driven[j])
     weight = np.ones(len(seen))
@@ -123,19 +124,23 @@ def _solve(seen: Array, driven: Array, settings: WindowSettings) -> Array:
 
 
 def _rounds(settings: WindowSettings) -> int:
+    """The number of iterations of the reweighting."""
     return 1 if settings.robust_m is None else ROUNDS
 
 
 def _weights(off: Array, settings: WindowSettings) -> Array:
-    """(..., W) weights of regressed poses that are (..., W, 2) metres off."""
+    """(..., W) weights of regressed positions with errors of (..., W, 2) metres."""
     share = 0.0 if settings.robust_m is None else 1 / settings.robust_m
     return settings.absolute / (1 + np.square(share * off).sum(axis=-1))
 
 
 def _agreed(off: Array, settings: WindowSettings) -> NDArray[np.int64]:
-    """(...,) the pose of a window that fits the others best, of (..., W, W, 2) metres off.
+    """(...,) the number of the pose of a window that agrees best with the others.
 
-    Entry i, j is how far pose j is off where pose i would have it.
+    Args:
+        off: (..., W, W, 2) metres. Entry i, j is the error of regressed position j, if pose i and
+            the odometry are exact.
+        settings: The window.
     """
     metres = np.square(off).sum(axis=-1) / (settings.robust_m or 1.0) ** 2
     best: NDArray[np.int64] = np.log1p(metres).sum(axis=-1).argmin(axis=-1)
@@ -143,4 +148,5 @@ def _agreed(off: Array, settings: WindowSettings) -> NDArray[np.int64]:
 
 
 def _wrapped(error: Array) -> Array:
+    """(N, 3) pose errors with the angle wrapped to -pi..pi."""
     return np.column_stack([error[:, :2], wrap_angle(error[:, 2])])

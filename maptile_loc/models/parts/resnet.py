@@ -1,4 +1,4 @@
-"""A small residual network that keeps the layout of what it sees."""
+"""A small residual network (He et al., CVPR 2016) whose features keep the layout of the tile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from data_prep.settings import Settings
 
+STEM_STRIDE = 4
+"""Stride of the first convolution."""
+
 
 class NetworkSettings(Settings):
     """Size of the backbone."""
@@ -19,11 +22,11 @@ class NetworkSettings(Settings):
     blocks: tuple[int, ...] = Field((1, 1, 1), min_length=1)
     """Residual blocks per stage."""
     features: int = Field(1024, ge=1)
-    """Length of the vector that the heads read."""
+    """Length of the feature vector."""
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -39,10 +42,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """(B, 3, S, S) tiles to (B, features) vectors.
+    """(B, 3, S, S) tiles -> (B, features) vectors.
 
-    The last feature map is flattened, not averaged: where in the tile a wall stands says where the
-    tile is.
+    The last feature map is flattened, not averaged, because the position of a wall in the tile
+    carries the position of the tile.
+
+    Args:
+        size: Pixels along a tile's side, S.
+        settings: Size of the network.
 
     Attributes:
         channels: Of the last feature map.
@@ -51,8 +58,8 @@ class ResNet(nn.Module):
     def __init__(self, size: int, settings: NetworkSettings) -> None:
         super().__init__()
         width = settings.width
-        stages: list[nn.Module] = [_convolution(3, width, 7, 4), nn.ReLU()]
-        side = math.ceil(size / 4)
+        stages: list[nn.Module] = [_convolution(3, width, 7, STEM_STRIDE), nn.ReLU()]
+        side = math.ceil(size / STEM_STRIDE)
         for number, blocks in enumerate(settings.blocks):
             outputs = settings.width * 2**number
             for block in range(blocks):
@@ -69,6 +76,7 @@ class ResNet(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    """A convolution with batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
