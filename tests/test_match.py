@@ -205,7 +205,7 @@ def test_a_prior_narrows_the_search(how):
     search = matcher(prior=disc)
     assert search.area_km2 == pytest.approx(np.pi * 0.04**2, rel=0.02)
     found = found_by(search, tile_at(truth), *how)
-    # Where the grid is made finer afterwards a place may move by two of its steps.
+    # Where the grid is made finer afterwards a position may move by two of its steps.
     slack = 0.0 if how is KNOWN else 2 * np.sqrt(2)
     away = np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T)
     assert (away <= 40.0 + slack).all()

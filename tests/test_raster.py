@@ -140,7 +140,7 @@ def test_a_map_too_large_is_refused_before_it_is_made():
         burn(table([]), size=(100_000, 100_000))
 
 
-# --- windows and places -------------------------------------------------------------------------
+# --- windows and positions ----------------------------------------------------------------------
 
 
 @given(

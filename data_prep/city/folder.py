@@ -63,7 +63,7 @@ class CitySettings(Settings):
         crs: The map frame, such as ``EPSG:32630``; by default the UTM zone of the map's centre.
         resolution: Metres per pixel.
         tiles: How the map is cut into tiles.
-        online: The servers for a place, a box or a point.
+        online: The servers that are asked for place names and map data.
     """
 
     name: str | None = None

@@ -56,8 +56,10 @@ PATH_WIDTHS_M = {
 }
 """Values of ``highway`` for pedestrians and cyclists, with the width as above."""
 
-TAGS_READ = {"building", "building:levels", "height", "indoor", "layer", "location", "tunnel"}
-TAGS_READ |= {"area", "highway", "lanes", "width"}
+TAGS_READ = {
+    *("building", "building:levels", "height", "indoor", "layer", "location", "tunnel"),
+    *("area", "highway", "lanes", "width"),
+}
 """The tags that the tables depend on; readers may drop all others."""
 
 BUILDING_COLUMNS = ("osm_id", "height", "levels", "geometry")

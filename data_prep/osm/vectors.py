@@ -31,8 +31,11 @@ from data_prep.osm.tables import (
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".parquet", ".geoparquet")
 """Suffixes of the files that are read here."""
 
-_OTHER_NAMES = {"num_floors": "building:levels", "levels": "building:levels"}
-_OTHER_NAMES |= {name.replace(":", "_"): name for name in TAGS_READ if ":" in name}
+_OTHER_NAMES = {
+    "num_floors": "building:levels",
+    "levels": "building:levels",
+    **{name.replace(":", "_"): name for name in TAGS_READ if ":" in name},
+}
 """Other names of columns, with the tag that they stand for."""
 
 

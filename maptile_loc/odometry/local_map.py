@@ -19,10 +19,12 @@ _SPARSE_SCANS = 5
 """A map of fewer scans is sparse."""
 
 _INSERT_M = 0.2
-"""A scan is inserted if the vehicle moved at least this since the last one, metres ..."""
+"""A scan is inserted if the vehicle moved at least this far since the last one, metres."""
 
 _INSERT_RAD = 0.03
-"""... or turned at least this, radians. Inserting all scans while it stands lets the map drift."""
+"""A scan is inserted, too, if the vehicle turned at least this angle since the last one, radians.
+
+Inserting all scans of a standing vehicle would let the map drift."""
 
 _FORGET_EVERY = 20
 """Distant parts of the map are dropped after every 20 insertions."""

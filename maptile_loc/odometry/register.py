@@ -29,10 +29,10 @@ _ITERATIONS = 15
 """Most Gauss-Newton iterations."""
 
 _STOP_M = 1e-3
-"""The iteration ends after a shorter step, metres, ..."""
+"""The iteration ends after a step shorter than this that turns less than ``_STOP_RAD``, metres."""
 
 _STOP_RAD = 1e-4
-"""... that also turns less, radians."""
+"""Turn of the last step, see ``_STOP_M``, radians."""
 
 _NOISE_M = 0.05
 """Standard deviation of a point's offset from its surface, metres."""

@@ -44,22 +44,22 @@ _VELOCITY_NS = 80_000_000
 """The velocity is taken over at least this time, nanoseconds, to average the errors of poses."""
 
 _STEADY_M = 0.05
-"""Standard deviation of a predicted position at once, metres ..."""
+"""Standard deviation of a predicted position right after the last pose, metres."""
 
 _STEADY_M_S2 = 1.5
-"""... plus this times the squared time since the last pose, metres per second squared."""
+"""Growth of that deviation with the squared time since the last pose, metres per second squared."""
 
 _JUMP_M = 0.3
-"""A registered position may differ from the prediction by this, metres ..."""
+"""Largest difference of a registered position from its prediction right after a pose, metres."""
 
 _JUMP_M_S2 = 12.0
-"""... plus this times the squared time since the last pose, metres per second squared."""
+"""Growth of that difference with the squared time, metres per second squared."""
 
 _JUMP_RAD = 0.05
-"""A registered attitude may differ from the prediction by this, radians ..."""
+"""Largest difference of a registered attitude from its prediction right after a pose, radians."""
 
 _JUMP_RAD_S2 = 3.0
-"""... plus this times the squared time since the last pose, radians per second squared."""
+"""Growth of that difference with the squared time, radians per second squared."""
 
 _TURN_RAD_S = 1.5
 """Highest turn rate of a segment's first motion, radians per second."""

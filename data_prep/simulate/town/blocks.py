@@ -24,8 +24,11 @@ _PAVEMENT_M = 2.5
 _SMALLEST_BLOCK_M2 = 250
 """Smaller blocks stay empty, square metres."""
 
-_CLOSED_WITHIN_M, _TERRACES_WITHIN_M = 260, 360
-"""Distances from the centre, metres: closer blocks are closed; the next have terraces."""
+_CLOSED_WITHIN_M = 260
+"""Blocks closer to the centre than this are closed, metres."""
+
+_TERRACES_WITHIN_M = 360
+"""Other blocks closer to the centre than this have terraces, metres."""
 
 _SMALLEST_COURTYARD_M2 = 150
 """A closed block whose courtyard would be smaller is built over completely, square metres."""

@@ -20,8 +20,11 @@ STREET_WIDTH_M = {"secondary": 10.0, "tertiary": 8.0, "residential": 6.0, "livin
 _SMALLEST_BUILDING_M2 = 12.0
 """Smaller pieces of a building's shape are dropped, square metres."""
 
-_LEVELS_SHARE, _LEVELS_OR_HEIGHT_SHARE = 0.6, 0.75
-"""Shares of buildings tagged with their levels, and with either their levels or their height."""
+_LEVELS_SHARE = 0.6
+"""Share of buildings that are tagged with their levels."""
+
+_LEVELS_OR_HEIGHT_SHARE = 0.75
+"""Share of buildings that are tagged with their levels or their height."""
 
 
 @dataclass
