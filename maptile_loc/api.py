@@ -185,10 +185,13 @@ def train(
             was interrupted, and can be resumed.
     """
     from maptile_loc.learn import loop
+    from maptile_loc.learn.settings import ModelSettings
 
-    settings = load_settings(loop.ModelSettings, config, overrides)
+    settings = load_settings(ModelSettings, config, overrides)
     cities = [_city(other) for other in others]
-    return loop.train(_city(city), settings, minutes=minutes, device=device, others=cities)
+    return loop.train(
+        _city(city), settings, minutes=minutes, device=device, others=cities, progress=progress
+    )
 
 
 def adapt(
@@ -238,7 +241,7 @@ def adapt(
     folder = newest_model(city, "mapnet") if model is None else Path(model)
     queries = Queries(submap_m, every_m, heading=_heading(heading), seed=settings.seed)
     return learn_adapt.adapt(
-        city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device
+        city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device, progress
     )
 
 
@@ -280,7 +283,7 @@ def simulate(
     settings = load_settings(record.SimulateSettings, config, [*overrides, *seeded])
     city = _city(city)
     track = _open_trajectory(trajectory, city, length_m, settings.seed, outside)
-    record.simulate(city, track, Path(path), sensor, settings)
+    record.simulate(city, track, Path(path), sensor, settings, progress)
     return open_drive(path)
 
 
@@ -333,9 +336,9 @@ def _with_odometry(
         return drive
     if keep is not None:
         Path(keep).mkdir(parents=True, exist_ok=True)
-        return with_lidar_odometry(drive, settings.odometry, Path(keep))
+        return with_lidar_odometry(drive, settings.odometry, Path(keep), progress)
     with tempfile.TemporaryDirectory() as folder:
-        return with_lidar_odometry(drive, settings.odometry, Path(folder))
+        return with_lidar_odometry(drive, settings.odometry, Path(folder), progress)
 
 
 def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:

@@ -54,6 +54,9 @@ REGISTRIES = {
 }
 """Folders with one file per entry, which may hold more modules than ``MODULES_PER_FOLDER``."""
 
+COMMAND_LINE = "maptile_loc/cli"
+"""The folder that may import everything, and print."""
+
 MODULES_PER_FOLDER = 12
 """Largest number of modules in a folder, ``__init__`` aside."""
 
@@ -241,9 +244,7 @@ def test_modules_and_functions_are_short(folder):
     report(found)
 
 
-@pytest.mark.parametrize(
-    "folder", [name for name in FOLDERS if not name.startswith("maptile_loc/cli")]
-)
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if not name.startswith(COMMAND_LINE)])
 def test_nothing_prints_below_the_command_line(folder):
     found = []
     for path in modules(folder):
