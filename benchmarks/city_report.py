@@ -41,7 +41,7 @@ WITHIN_M = 5.0
 def measured(where: Path, track: Path, submap_m: float, out: Path) -> pd.DataFrame:
     """Localize a drive, heading known; squares with their share of hits and number of queries."""
     if not (out / "errors.csv").exists():
-        settings = load_settings(LocalizeSettings, "localize")
+        settings = load_recipe()
         run(RunOptions(where, track, submap_m=submap_m, every_m=EVERY_M), settings, out)
     errors = pd.read_csv(out / "errors.csv")
     errors = errors[(errors["stage"] == "aligned") & errors["counted"]]
@@ -85,7 +85,7 @@ def main() -> None:
     print(stamp(), end="\n\n")
 
     true = measured(where, track, given.submap, given.work / f"out_{track.name}")
-    opened, settings = open_city(where), load_settings(LocalizeSettings, "localize")
+    opened, settings = open_city(where), load_recipe()
     options = ReportOptions(where, submap_m=given.submap)
     found = measure(opened, distinct_settings(options), settings.match, settings.likelihood)
     expected = district_table(place_table(opened, found), CELL_M).set_index(["west", "south"])

@@ -34,13 +34,13 @@ def measure(case: Case, queries: int, settings: LocalizeSettings) -> None:
     raster = open_city(case.city).raster
     unknown = HeadingKnowledge(kind="unknown")
     turns, log_prior = heading_turns(unknown, settings)
-    fields = make_fields(raster, settings.match.resolution, settings.likelihood)
+    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
     exact = settings.match.model_copy(update={"exact": True})
     searches = [Matcher(fields, settings.query.size_m, how) for how in (settings.match, exact)]
     gained, seconds = [], []
     way = case.every_m, case.submap_m
     for tile in query_tiles(case.drive, *way, raster.convergence, unknown, queries + 1, settings):
-        seen = points(make_evidence(tile, fields.resolution))
+        seen = make_evidence(tile, fields.resolution).points
         best, took = [], []
         for search in searches:
             begun = time.perf_counter()
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=16)
     given = parser.parse_args()
     cases = make_cases(given.data, given.work)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     print(f"{stamp()}\n")
     head(
         *("drive", "km2", "queries", "missed", "by at most", "s per query"),

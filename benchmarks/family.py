@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from stamp import head, row, stamp
-from window import WindowSettings, optimise
 
 from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
@@ -34,15 +33,14 @@ from data_prep.geometry import Array, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.learn.adapt import AdaptSettings, adapt_to
-from maptile_loc.learn.data import RenderedBatches
-from maptile_loc.learn.drive_tiles import DriveTiles, read_drive_tiles, see
-from maptile_loc.learn.loop import train
-from maptile_loc.learn.settings import DataSettings, ModelSettings
-from maptile_loc.models.parts.published import CARD, read_model
+from maptile_loc.learn.data import DataSettings, Ground, RenderedBatches, training_ground
+from maptile_loc.learn.drive_tiles import Sequence, read_sequence, see
+from maptile_loc.learn.loop import ModelSettings, train
+from maptile_loc.learn.window import WindowSettings, optimise
+from maptile_loc.models.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
-from maptile_loc.render.vector_map import VectorMap, vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 
@@ -116,7 +114,7 @@ def models(city: City, names: tuple[str, ...]) -> Iterator[Entry]:
 
 def on_renders(city: City, entries: list[Entry], count: int) -> None:
     """Print the table of held-out renders."""
-    ground = vector_map(city)
+    ground = training_ground(city)
     print(f"Rendering: {rendered_per_second(ground):.0f} tiles/s on one core\n")
     head("renders", "heading", "trained", *COLUMNS)
     for heading in sorted({entry.model.heading for entry in entries}):
@@ -142,7 +140,7 @@ def answer(model: MapNet, before: torch.Tensor, tiles: torch.Tensor) -> torch.Te
     return model.pose(tiles)[0]
 
 
-def rendered_per_second(ground: VectorMap) -> float:
+def rendered_per_second(ground: Ground) -> float:
     batches = RenderedBatches(ground, DataSettings(), "known", SEED, 0)
     batches.worlds(0)
     start, count = time.process_time(), 10
@@ -181,9 +179,9 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
 
 def tiles_of(
     drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
-) -> DriveTiles:
+) -> Sequence:
     """The drive's query tiles; kept for the next time, as long as they are made in this way."""
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     how = [settings.submap, settings.query, view]
     made = f"{[one.model_dump_json() for one in how]} {arguments.submap} {arguments.every}"
     made += f" {city.raster.convergence} {len(drive.scans.t_ns)}"
@@ -200,13 +198,13 @@ def tiles_of(
             view,
             settings,
         ).save(path)
-    return read_drive_tiles(path)
+    return read_sequence(path)
 
 
 def adapted(
     city: City,
     drive: Drive,
-    sequence: DriveTiles,
+    sequence: Sequence,
     entries: list[Entry],
     arguments: argparse.Namespace,
 ) -> Iterator[Entry]:
@@ -232,7 +230,7 @@ def adapted(
             yield Entry(f"{entry.name} adapted", model, card)
 
 
-def regress(model: MapNet, sequence: DriveTiles, reference: Array) -> Array:
+def regress(model: MapNet, sequence: Sequence, reference: Array) -> Array:
     """(Q, 3) poses of the tiles, each by itself; VLocNet sees the one before it where it can."""
     tiles, follows = torch.from_numpy(sequence.tiles), torch.zeros(len(sequence.tiles), 1)
     follows[sequence.tuples(2)[:, 1]] = 1

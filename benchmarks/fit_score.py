@@ -40,12 +40,13 @@ from data_prep.files import atomic_file
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.submap import build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import build_submap
 from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.score.evidence import Points, make_evidence, points
 from maptile_loc.score.likelihood import LikelihoodSettings, Surroundings, make_fields, surroundings
 from maptile_loc.search.match import Matcher
-from maptile_loc.types import QueryTile
+from maptile_loc.types import Queries, QueryTile
 
 F32 = NDArray[np.float32]
 SENSORS = {"hdl64": (0.0, 50.0), "robotcar": (50.0,)}
@@ -88,7 +89,7 @@ def examples(
 ) -> Iterator[Example]:
     """``count`` tiles spread over a drive; from the folder ``kept`` where they are there."""
     assert drive.truth is not None
-    plan = plan_queries(drive, EVERY_M, submap_m)
+    plan = plan_queries(drive, Queries(submap_m=submap_m, every_m=EVERY_M))
     latitude, longitude, heading = drive.truth.at(drive.scans.t_ns[plan.scan])
     grid_heading = wrap_angle(heading + raster.convergence)
     truth = np.column_stack([raster.projection.forward(latitude, longitude), grid_heading])
@@ -98,7 +99,7 @@ def examples(
     for number, query in enumerate(chosen):
         known, file = number % 2 == 0, kept / f"{query}.npz"
         if not file.exists():
-            submap = build_submap(drive, plan, query, submap_m, False, s.submap)
+            submap = build_submap(drive, plan, query, Queries(submap_m=submap_m), s.submap)
             rotation = float((truth[:, 2] if known else turned)[query])
             tile = make_tile(submap, rotation, s.query)
             kept.mkdir(parents=True, exist_ok=True)
@@ -433,7 +434,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=30)
     parser.add_argument("--penalty", type=float, help="of bends, not the best of the first table")
     given = parser.parse_args()
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     likelihood = settings.likelihood
     made_by = MAKERS_TEXT + settings.query.model_dump_json() + settings.submap.model_dump_json()
     kept = given.work / f"tiles_{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
@@ -448,7 +449,7 @@ def main() -> None:
         }
         raster = open_city(given.work / name).raster
         sampler = Sampler(raster, settings.query.size_m, settings)
-        basis = make_basis(raster, settings.match.resolution, likelihood)
+        basis = make_basis(raster, settings.search.resolution, likelihood)
         for sensor, lengths in SENSORS.items():
             for submap_m in lengths:
                 folder = kept / f"{name}_{sensor}_{submap_m:g}"
@@ -456,7 +457,7 @@ def main() -> None:
                     drives[sensor], raster, submap_m, given.tiles, folder, settings
                 ):
                     samples = sampler.draw(example, rng)
-                    evidence = points(make_evidence(example.tile, settings.match.resolution))
+                    evidence = make_evidence(example.tile, settings.search.resolution).points
                     rotation = example.tile.rotation
                     found = features(samples.poses, evidence, rotation, basis)
                     tiles.append((found, samples.log_weight, samples.log_truth))

@@ -29,7 +29,9 @@ from maptile_loc.config import load_settings
 from maptile_loc.perceive.labels import BUILDING, LABELS
 from maptile_loc.perceive.query_tile import QuerySettings, survey
 from maptile_loc.perceive.rays import pixels
-from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 from maptile_loc.perceive.walls import FEATURES, wall_features
 
 ROOT = Path(__file__).parent.parent
@@ -55,20 +57,20 @@ def drive_in(source: Path, sensor: str, metres: float, work: Path) -> Drive:
 
 def examples(drive: Drive, submap_m: float, settings: QuerySettings) -> tuple[Array, Array]:
     """(M, F) features of cells, and (M,) whether each is WALL, NO_WALL or DOUBTFUL."""
-    plan = plan_queries(drive, EVERY_M, submap_m)
+    plan = plan_queries(drive, Queries(submap_m=submap_m, every_m=EVERY_M))
     size = round(settings.size_m / settings.resolution)
     labelled = SubmapSettings(labels={"simulated": LABELS["semantickitti"]})
     rng = np.random.default_rng(0)
     found: list[tuple[Array, NDArray[np.int64]]] = []
     for query in range(len(plan.scan)):
-        submap = build_submap(drive, plan, query, submap_m, False, labelled)
+        submap = build_submap(drive, plan, query, Queries(submap_m=submap_m), labelled)
         seen = survey(submap, rng.uniform(-np.pi, np.pi), settings)
         assert seen.kind is not None
-        tall = settings.wall.looked_for(seen.height)
+        tall = settings.wall.may_be_wall(seen.height)
         for number in np.unique(seen.group):
             part = seen.upright(tall & (seen.group == number))
             cell, features = wall_features(
-                part, seen.sheaves, size, settings.resolution, settings.wall
+                part, seen.bins, size, settings.resolution, settings.wall
             )
             built = np.zeros(size * size, bool)
             built[

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from stamp import stamp
 
 from data_prep.city.folder import open_city
-from data_prep.files import atomic_folder, read_json
+from data_prep.files import read_json, swapped_folder
 from data_prep.geometry import Array, Projection
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
@@ -73,7 +73,7 @@ def write_drive(source: Path, folder: Path) -> None:
     way = Projection(pyproj.CRS(around)).forward(latitude, longitude)
     height = np.zeros(len(poses))
     places = mercator(latitude, longitude)
-    with atomic_folder(folder) as new:
+    with swapped_folder(folder) as new:
         (new / "clouds").mkdir()
         for i, frame in enumerate(poses["frame"]):
             points = read_frame(source / "clouds" / f"{frame:010d}.ply")
@@ -119,7 +119,7 @@ def main() -> None:
     drive = given.work / "kitti360_0000"
     if not drive.exists():
         write_drive(source, drive)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     blind = settings.submap.model_copy(update={"labels": {}})
     print(stamp(), end="\n\n")
     heads = ["query", "labels", "aligned", "n", *COLUMNS, "required <= 1 m, <= 5 m"]
@@ -150,7 +150,7 @@ def whole(drive_folder: Path, city: Path, submap_m: float, out: Path) -> str:
     """The aligned recalls of the queries whose submap is not cut short by an end of the drive."""
     drive, raster = open_drive(drive_folder), open_city(city).raster
     assert drive.odometry is not None and drive.truth is not None
-    aligned = read_result(out)[0].stages["aligned"]
+    aligned = read_result(out, raster).stages["aligned"]
     travelled = drive.odometry.travelled()
     inner = (travelled >= submap_m / 2) & (travelled <= travelled[-1] - submap_m / 2)
     latitude, longitude, _ = drive.truth.at(drive.scans.t_ns)

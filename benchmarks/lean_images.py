@@ -31,17 +31,10 @@ from torch.nn import functional
 from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
 from maptile_loc.config import load_settings
+from maptile_loc.learn.data import training_ground
 from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.render.disguise import DisguiseSettings
-from maptile_loc.render.raycast import FREE_CELL, Worlds
-from maptile_loc.render.vector_map import vector_map
-from maptile_loc.render.view import (
-    GROUND_CHANNEL,
-    OBSERVED_CHANNEL,
-    WALL_CHANNEL,
-    ViewSettings,
-    render,
-)
+from maptile_loc.render.disguise import DisguiseSettings, build_world
+from maptile_loc.render.view import FREE, GROUND, OBSERVED, WALL, ViewSettings, Worlds, render
 from maptile_loc.report.city.distinctive import DistinctSettings, query_view
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.match import Matcher
@@ -49,11 +42,7 @@ from maptile_loc.types import QueryTile
 
 ROOT = Path(__file__).parent.parent
 STEPS_M = (10.0, 20.0, 40.0)
-CHANNELS = {
-    "walls": (WALL_CHANNEL,),
-    "ground": (GROUND_CHANNEL,),
-    "both": (WALL_CHANNEL, GROUND_CHANNEL),
-}
+CHANNELS = {"walls": (WALL,), "ground": (GROUND,), "both": (WALL, GROUND)}
 MARGIN_M = 30.0
 SHRINK = 8
 """Views are compared at pixels of so many of theirs: 4 m, so that a metre matters little."""
@@ -64,14 +53,17 @@ class Scene:
     """A city to be looked at: as it is mapped, and as it might be."""
 
     def __init__(self, city: City, seed: int) -> None:
-        self.city, self.map = city, vector_map(city)
+        self.city, self.ground = city, training_ground(city)
         self.seed = seed
         self.view = query_view("hdl64", 1.0)
         self.mapped = self._world(DisguiseSettings(resolution=0.5).nothing())
         self.other = self._world(DistinctSettings().disguise)
 
     def _world(self, disguise: DisguiseSettings) -> Worlds:
-        return self.map.world(disguise, np.random.default_rng(self.seed))
+        ground, rng = self.ground, np.random.default_rng(self.seed)
+        cells = build_world(ground.buildings, ground.roads.middle(), ground.bounds, disguise, rng)
+        west, north = ground.bounds[0], ground.bounds[3]
+        return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution)
 
     def free(self, places: Array) -> Array:
         """Those of (N, 2) places (metres from the reference) where nothing stands."""
@@ -80,18 +72,18 @@ class Scene:
         places = places[inside]
         row = ((worlds.north - places[:, 1]) / worlds.resolution).astype(np.int64)
         column = ((places[:, 0] - worlds.west) / worlds.resolution).astype(np.int64)
-        free: NDArray[np.bool_] = worlds.cells[0].numpy()[row, column] == FREE_CELL
+        free: NDArray[np.bool_] = worlds.cells[0].numpy()[row, column] == FREE
         return np.compress(free, places, axis=0)
 
     def grid(self, step: float) -> Array:
         """(N, 2) free places every ``step`` metres."""
-        west, south, east, north = self.map.bounds
+        west, south, east, north = self.ground.bounds
         x, y = np.meshgrid(np.arange(west, east, step), np.arange(south, north, step))
         return self.free(np.column_stack([x.ravel(), y.ravel()]))
 
     def random(self, count: int) -> Array:
         """(count, 2) free places anywhere."""
-        west, south, east, north = self.map.bounds
+        west, south, east, north = self.ground.bounds
         rng = np.random.default_rng([self.seed, 1])
         return self.free(rng.uniform((west, south), (east, north), (4 * count, 2)))[:count]
 
@@ -130,9 +122,8 @@ def searched(
     best = np.zeros((len(tiles), 2))
     nothing = np.zeros(tiles.shape[2:], np.float32)
     for number, tile in enumerate(tiles.numpy()):
-        walls = WALL_CHANNEL in channels
-        wall, observed = (tile[c] if walls else nothing for c in (WALL_CHANNEL, OBSERVED_CHANNEL))
-        ground = tile[GROUND_CHANNEL] if GROUND_CHANNEL in channels else nothing
+        wall, observed = (tile[c] if WALL in channels else nothing for c in (WALL, OBSERVED))
+        ground = tile[GROUND] if GROUND in channels else nothing
         query = QueryTile(wall, ground, observed, resolution, 0.0)
         best[number] = matcher.candidates(query, np.zeros(1), np.zeros(1)).poses[0, :2]
     return best
@@ -150,8 +141,8 @@ def main() -> None:
         where = prepared(source, given.work / "oxford")
     print(stamp(), end="\n\n")
     scene = Scene(open_city(where), seed=0)
-    settings = load_settings(LocalizeSettings, "localize")
-    fields = make_fields(scene.city.raster, settings.match.resolution, settings.likelihood)
+    settings = load_recipe()
+    fields = make_fields(scene.city.raster, settings.search.resolution, settings.likelihood)
     matcher = Matcher(fields, scene.view.size_m, settings.match)
     tests = scene.random(given.tests)
     views = torch.cat(list(scene.seen(tests, scene.other, scene.view)))

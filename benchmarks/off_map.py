@@ -36,7 +36,7 @@ def called(
     tiles: list[QueryTile], where: City, heading: HeadingKnowledge, settings: LocalizeSettings
 ) -> int:
     """How many of the tiles are called localized there."""
-    fields = make_fields(where.raster, settings.match.resolution, settings.likelihood)
+    fields = make_fields(where.raster, settings.search.resolution, settings.likelihood)
     search = Matcher(fields, settings.query.size_m, settings.match)
     turns, log_prior = heading_turns(heading, settings)
     std = np.radians(settings.known_heading_std_deg) if heading.kind == "known" else None
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=24)
     given = parser.parse_args()
     cases = make_cases(given.data, given.work)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     cities = {path: open_city(path) for path in dict.fromkeys(cases[key].city for key in DRIVES)}
     print(f"{stamp()}\n")
     head("drive", "heading", *(path.stem for path in cities))

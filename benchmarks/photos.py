@@ -23,7 +23,7 @@ from stamp import head, row, stamp
 
 from data_prep.city.folder import City, open_city
 from data_prep.drive import Times
-from data_prep.files import atomic_folder
+from data_prep.files import swapped_folder
 from data_prep.geometry import Array, interpolate_se3
 from data_prep.simulate.record import SimulateSettings, vehicle_poses
 from data_prep.simulate.scene.kinds import KINDS
@@ -118,7 +118,7 @@ def write_model(camera: Camera, rays: int, folder: Path) -> int:
     photo = np.arange(len(point)) - np.repeat(np.cumsum(length) - length - first, length)
     order = np.argsort(photo, kind="stable")
     seen = np.split(point[order] + 1, np.cumsum(np.bincount(photo, minlength=len(camera.poses))))
-    with atomic_folder(folder) as new:
+    with swapped_folder(folder) as new:
         with (new / "points3D.txt").open("w") as file:
             for number, xyz in enumerate(TILT.apply(points - start).tolist(), 1):
                 file.write(f"{number} {xyz[0]:.4f} {xyz[1]:.4f} {xyz[2]:.4f} 90 90 90 0.5 1 0\n")
@@ -141,14 +141,14 @@ def main() -> None:
     given = parser.parse_args()
     where = city(given.data / "oxford" / "oxford.osm", given.work / "oxford")
     camera = ride(open_city(where), given.metres)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     print(stamp(), end="\n\n")
     head("points a metre", "stage", "n", "<= 2 m", "<= 5 m", "median m", "localized", "> 10 m off")
     for rays in RAYS:
         model, out = given.work / f"photos_{rays}", given.work / f"out_photos_{rays}"
         density = write_model(camera, rays, model) / len(camera.poses)
         run(RunOptions(where, model, heading=parse_heading("unknown")), settings, out)
-        found = read_result(out)[0]
+        found = read_result(out)
         truth = camera.poses[np.searchsorted(camera.t_ns, found.t_ns), :2, 3]
         for stage in ("aligned", "smoothed"):
             answer = found.stages[stage]

@@ -32,7 +32,9 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import trajectory_from_drive
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.perceive.submap import QueryPlan, SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import QueryPlan, plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 
 ROOT = Path(__file__).parent.parent
 KITTI = Path("kitti_raw/2011_09_26")
@@ -168,7 +170,7 @@ def _key(points: Array) -> NDArray[np.int64]:
 
 def submap_statistics(drive: Drive, plan: QueryPlan, query: int) -> dict[str, float]:
     settings = SubmapSettings(max_range_m=SEEN_M)
-    cloud = build_submap(drive, plan, query, 15.0, False, settings).points.astype(np.float64)
+    cloud = build_submap(drive, plan, query, Queries(submap_m=15.0), settings).points.astype(np.float64)
     cloud = _thinned(cloud, 0.1)
     height = cloud[:, 2] - _ground(cloud)
     bounds = (-9.0, -0.3, 0.2, 0.5, 1.0, 2.0, 4.0, 7.0, 40.0)
@@ -355,10 +357,10 @@ def statistics(folder: Path, city: City, off: Array) -> dict[str, float]:
     read = real_scan if velodyne.is_dir() else simulated_scan
     files = sorted((velodyne if velodyne.is_dir() else folder / "velodyne_left").iterdir())
     every = max(1, len(files) // 8)
-    plan = plan_queries(drive, 15.0, 15.0)
+    plan = plan_queries(drive, Queries(submap_m=15.0, every_m=15.0))
     result = _mean([scan_statistics(read(file)) for file in files[::every]])
     result |= _mean([submap_statistics(drive, plan, q) for q in range(len(plan.scan))])
-    return result | wall_statistics(drive, plan_queries(drive, 3.0, 0.0), city, off)
+    return result | wall_statistics(drive, plan_queries(drive, Queries(submap_m=0.0, every_m=3.0)), city, off)
 
 
 def _mean(tables: list[dict[str, float]]) -> dict[str, float]:

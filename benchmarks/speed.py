@@ -38,10 +38,9 @@ from data_prep.files import read_json
 from data_prep.geometry import Array
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.models.parts.published import CARD
+from maptile_loc.models.published import CARD
 from maptile_loc.pipeline import Coarse, HeadingKnowledge, LocalizeSettings, heading_turns
-from maptile_loc.render.raycast import EDGE_CELL, SOLID_CELL, Worlds
-from maptile_loc.render.view import ViewSettings, render
+from maptile_loc.render.view import EDGE, SOLID, ViewSettings, Worlds, render
 from maptile_loc.score.evidence import CHANNELS
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
 from maptile_loc.search.cells import CellsLocator
@@ -143,8 +142,8 @@ def see(raster: MapRaster, place: Array, size_m: float, seed: int) -> QueryTile:
     half = round(size_m / raster.resolution)
     row, column = np.floor(raster.pixel_from_world(place)).astype(int) - half
     solid = raster.window(row, column, 2 * half, 2 * half)[BUILDING] > 0
-    cells = torch.from_numpy(np.where(solid, SOLID_CELL, 0).astype(np.uint8))
-    cells[[0, -1]], cells[:, [0, -1]] = EDGE_CELL, EDGE_CELL
+    cells = torch.from_numpy(np.where(solid, SOLID, 0).astype(np.uint8))
+    cells[[0, -1]], cells[:, [0, -1]] = EDGE, EDGE
     corner = raster.world_from_pixel(np.array([row, column])) - place
     world = Worlds(cells[None], float(corner[0]), float(corner[1]), raster.resolution)
     size = round(size_m / raster.resolution)
@@ -173,7 +172,7 @@ def locator(
 def measure(name: str, where: City, model: Path | None, mode: str, device: str) -> Cost:
     """Search for some tiles, and time the transforms."""
     raster = cut_map(name, where.raster)
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     size = settings.query.size_m
     turns, log_prior = heading_turns(MODES[mode], settings)
     truth = places(raster, QUERIES, np.random.default_rng(0))
@@ -184,7 +183,7 @@ def measure(name: str, where: City, model: Path | None, mode: str, device: str) 
     forget_peak(device)
     before = memory_mb(device)
     begun = time.perf_counter()
-    fields = make_fields(raster, settings.match.resolution, settings.likelihood)
+    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
     whole_map: Coarse = Matcher(fields, size, settings.match, None, device)
     if model is not None:
         whole_map = locator(where, model, fields, settings, device)
@@ -207,7 +206,7 @@ def measure(name: str, where: City, model: Path | None, mode: str, device: str) 
             break
     peak = memory_mb(device) - before
     wide = settings.match.coarser if len(turns) > FEW_TURNS else 1
-    step = settings.match.resolution * wide
+    step = settings.search.resolution * wide
     whole = (raster.height * raster.resolution, raster.width * raster.resolution)
     reach = (2 * DISC_M, 2 * DISC_M) if mode == "tracking" else whole
     padded = [next_fast_len(round((side + size) / step), real=True) for side in reach]

@@ -42,7 +42,9 @@ from data_prep.geometry import Array
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.submap import QueryPlan, build_submap, plan_queries
+from maptile_loc.perceive.plan import QueryPlan, plan_queries
+from maptile_loc.perceive.submap import build_submap
+from maptile_loc.types import Queries
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
 from maptile_loc.report.metrics import truth_in_map
 from maptile_loc.run import RunOptions, run
@@ -144,13 +146,13 @@ def wall_cells(
 ) -> tuple[int, Walls]:
     """How many tiles, and their wall evidence where the truth puts it."""
     assert track.truth is not None
-    plan = plan_queries(track, every_m, submap_m)
+    plan = plan_queries(track, Queries(submap_m=submap_m, every_m=every_m))
     truth = truth_in_map(track.truth, where.raster, track.scans.t_ns[plan.scan])
     rotation = tile_rotations(track, plan, HeadingKnowledge(), where.raster.convergence, 0)
     along = np.linspace(-0.5, 0.5, len(plan.scan))
     xy, weight, part = [], [], []
     for query in range(len(plan.scan)):
-        submap = build_submap(track, plan, query, submap_m, False, settings.submap)
+        submap = build_submap(track, plan, query, Queries(submap_m=submap_m), settings.submap)
         tile = make_tile(submap, rotation[query], settings.query)
         if not (tile.wall.min() > -1e-6 and tile.wall.max() < 1 + 1e-6):
             raise SystemExit(f"tile {query}: its wall evidence is not within 0 to 1")
@@ -167,7 +169,7 @@ def wall_cells(
 
 def fit(data: Path, work: Path) -> None:
     """Print how well the real drive's tiles fit the map, and what that makes of localizing it."""
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     folder = city(data / KITTI.parent / "2011_09_26_drive_0005.osm", work / "karlsruhe")
     where, track = open_city(folder), open_drive(data / KITTI)
     edges = shapely.boundary(shapely.union_all(where.buildings().geometry.to_numpy()))
@@ -218,12 +220,12 @@ _opened: tuple[Drive, QueryPlan, LocalizeSettings]
 def _open(path: Path) -> None:
     global _opened
     track = open_drive(path)
-    _opened = track, plan_queries(track, 0.0, 0.0), load_settings(LocalizeSettings, "localize")
+    _opened = track, plan_queries(track, Queries(submap_m=0.0, every_m=0.0)), load_recipe()
 
 
 def _tile(query: int) -> int:
     track, plan, settings = _opened
-    submap = build_submap(track, plan, query, 0.0, False, settings.submap)
+    submap = build_submap(track, plan, query, Queries(submap_m=0.0), settings.submap)
     return int(np.count_nonzero(make_tile(submap, 0.3, settings.query).wall))
 
 
@@ -243,13 +245,13 @@ def scans_per_second(path: Path) -> float:
 
 def drive_through(path: Path) -> dict[str, float]:
     """Make the tiles of a drive in this process: times in seconds, memory in MB."""
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     begun = time.perf_counter()
     track = open_drive(path)
-    plan = plan_queries(track, 20.0, 50.0)
+    plan = plan_queries(track, Queries(submap_m=50.0, every_m=20.0))
     tiles, first = len(plan.scan), 0.0
     for query in range(tiles):
-        submap = build_submap(track, plan, query, 50.0, False, settings.submap)
+        submap = build_submap(track, plan, query, Queries(submap_m=50.0), settings.submap)
         make_tile(submap, 0.3, settings.query)
         if query == tiles // 10:
             first = peak_mb()

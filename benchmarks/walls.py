@@ -46,15 +46,10 @@ from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, ROAD, LabelTable
 from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.submap import (
-    QueryPlan,
-    Submap,
-    SubmapSettings,
-    build_submap,
-    plan_queries,
-)
+from maptile_loc.perceive.plan import QueryPlan, plan_queries
+from maptile_loc.perceive.submap import Submap, SubmapSettings, build_submap
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
-from maptile_loc.types import QueryTile
+from maptile_loc.types import Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent
 Mask = NDArray[np.bool_]
@@ -197,14 +192,7 @@ def grouped(
             digit = GROUPS.index(group) // place % 3
             digits[digit] = digits.get(digit, ()) + numbers
         asked = LabelTable(building=digits[1], ground=digits[2], moving=table.moving)
-        answer = build_submap(
-            drive,
-            plan,
-            query,
-            submap_m,
-            False,
-            settings.model_copy(update={"labels": {name: asked}}),
-        )
+        answer = build_submap(drive, plan, query, Queries(submap_m=submap_m), settings.model_copy(update={"labels": {name: asked}}))
         if answer.kind is None:
             raise SystemExit(f"{drive.name}: its points have no labels")
         digit_of = np.where(
@@ -245,7 +233,7 @@ def score_drive(
     drive: Drive, submap_m: float, every_m: float, settings: LocalizeSettings
 ) -> tuple[int, Counts, Counts, Counts, Graded]:
     """How many tiles, and what ``score_tile`` says of all of them."""
-    plan = plan_queries(drive, every_m, submap_m)
+    plan = plan_queries(drive, Queries(submap_m=submap_m, every_m=every_m))
     turned = tile_rotations(drive, plan, HeadingKnowledge(kind="unknown"), 0.0, 0)
     scores = []
     for query, rotation in enumerate(turned.tolist()):
@@ -285,7 +273,7 @@ def main() -> None:
     drive = replace(drive, labels=given.table or own)
     if drive.labels not in LABELS:
         raise SystemExit(f"{drive.name}: labels of {drive.labels}; give --table {'|'.join(LABELS)}")
-    settings = load_settings(LocalizeSettings, "localize")
+    settings = load_recipe()
     print(stamp(), end="\n\n")
     print(f"{drive.name}, labels of {drive.labels}. {REQUIRED}\n")
     heads = ["submap", "tiles", "range m", "truth cells", "wall cells"]

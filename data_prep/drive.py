@@ -7,6 +7,7 @@ Truth stays out: whatever estimates a trajectory is handed ``drive.without_truth
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -156,6 +157,25 @@ class TruthTrack:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a drive was opened from, so that it can be opened again.
+
+    Attributes:
+        path: Its folder, archive or file.
+        format: Name of its format.
+        sensors: Names of the sensors that were asked for; None for the format's default.
+        start: Seconds from the first scan before which scans are left out, or None.
+        end: Seconds from the first scan after which scans are left out, or None.
+    """
+
+    path: Path
+    format: str
+    sensors: tuple[str, ...] | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
 class Drive:
     """Everything known of one drive.
 
@@ -170,6 +190,7 @@ class Drive:
         labels: Whose numbers its points' labels are ("semantickitti", "kitti360", "las"), or None
             where its points have no labels. "simulated" are semantickitti's numbers in a drive that
             is to be localized as if it had none.
+        origin: What it was opened from; None for a drive that was made in memory.
     """
 
     name: str
@@ -180,6 +201,7 @@ class Drive:
     truth: TruthTrack | None
     notes: tuple[str, ...] = ()
     labels: str | None = None
+    origin: Origin | None = None
 
     def without_truth(self) -> Drive:
         """The same drive as an estimator may see it."""

@@ -1,18 +1,37 @@
-"""Writing files so that an interrupted run leaves no half file behind."""
+"""Files and folders that appear whole or not at all, also when a process is killed."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EINVAL, EMLINK, ENOSPC, ENOSYS, ENOTDIR, ENOTSUP, EPERM, EXDEV
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from data_prep.errors import MaptileError
+
+if sys.platform != "win32":
+    import fcntl
+
+_NEW = ".new"
+"""Suffix of a hidden folder that is being written or, after an exchange, of the old folder."""
+_OLD = ".previous"
+"""Suffix of an old folder that was moved aside, where the system cannot exchange two folders."""
+_AT_FDCWD = -100
+"""Linux: relative paths count from the current folder."""
+_RENAME_EXCHANGE = 2
+"""Linux: the flag of ``renameat2`` that exchanges two names in one step."""
+_NO_EXCHANGE = (ENOSYS, EINVAL, ENOTSUP)
+"""Errors of ``renameat2`` where the kernel or the file system cannot exchange."""
+_NO_HARD_LINKS = (EPERM, ENOTSUP, ENOSYS, EMLINK)
+"""Errors of ``link`` where a file cannot have another hard link; copying it is possible."""
 
 
 @contextmanager
@@ -39,39 +58,97 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, keep: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that replaces ``path`` once the block succeeds.
+def swapped_folder(folder: Path, keep: Callable[[str], bool] | None = None) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder`` that takes its place once the block succeeds.
+
+    The replacement is one system call (``renameat2`` with ``RENAME_EXCHANGE``), so at any moment,
+    also if the process is killed, ``folder`` is the old or the new one as a whole. Kept entries are
+    linked into the new folder before that call and are therefore never out of reach. What a killed
+    process left behind is removed by the next call, or by ``finish_swap``. A symbolic link stays
+    one: the folder that it points to is replaced.
+
+    Where the file system cannot exchange two folders (or the system is not Linux), two renames do
+    it. A process killed between these two leaves no ``folder``; ``finish_swap`` puts the old one
+    back.
 
     Args:
-        path: The folder to make.
-        keep: Names in an older ``path`` that move over into the new one.
+        folder: The folder to make or to replace. Missing parents are made.
+        keep: Called with the name of each entry of an older ``folder``, right before the swap;
+            entries for which it returns True are in the new folder too, unless the block wrote an
+            entry of that name. Files are hard-linked (copied where the file system has no hard
+            links), symbolic links stay links. By default nothing is kept.
 
     Raises:
-        MaptileError: As ``atomic_file``; an older ``path`` is left as it was.
+        MaptileError: As ``ensure_replaceable``, or a file cannot be written or linked; an older
+            ``folder`` is left as it was.
     """
-    temporary = path.with_name(f".{path.name}-{uuid4().hex[:8]}.tmp")
+    ensure_replaceable(folder)
+    target = _real(folder)
+    new = _hidden(target, _NEW)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            old = path.with_name(f".{path.name}-{uuid4().hex[:8]}.old")
-            path.replace(old)
-            try:
-                temporary.replace(path)
-            except OSError:
-                old.replace(path)
-                raise
-            for name in keep:
-                (old / name).replace(path / name)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        new.mkdir()
+        with _claimed(new):
+            yield new
+            if target.exists():
+                _link_kept(target, new, keep or (lambda _: False))
+                _replace(target, new)
+            else:
+                new.rename(target)
     except OSError as error:
-        raise write_error(path, error) from error
+        raise write_error(folder, error) from error
     except MaptileError as error:
-        raise MaptileError(str(error).replace(str(temporary), str(path))) from error
+        raise MaptileError(str(error).replace(str(new), str(folder))) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finish_swap(folder)
+
+
+def finish_swap(folder: Path) -> None:
+    """Clean up after a process that was killed while it replaced ``folder``.
+
+    If there is no ``folder`` but an old one that was moved aside, it is moved back. What else was
+    left behind is removed; folders that another process is writing are left alone. Readers call
+    this when ``folder`` is missing, ``swapped_folder`` calls it at its end.
+    """
+    target = _real(folder)
+    pattern = re.compile(rf"\.{re.escape(target.name)}-[0-9a-f]{{8}}({_NEW}|{_OLD})")
+    with suppress(OSError):
+        for path in sorted(target.parent.iterdir()):
+            if not pattern.fullmatch(path.name):
+                continue
+            with _claimed(path) as is_mine:
+                if not is_mine:
+                    continue
+                if path.suffix == _OLD:
+                    # Succeeds only if there is no folder, or an empty one.
+                    with suppress(OSError):
+                        path.rename(target)
+                        continue
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def ensure_replaceable(folder: Path) -> None:
+    """Check that ``swapped_folder`` can make or replace ``folder``, before long work is done.
+
+    Missing parents are made.
+
+    Raises:
+        MaptileError: ``folder`` is a file or a mount point, or its parent cannot be written to.
+    """
+    target = _real(folder)
+    if target.is_mount():
+        raise MaptileError(
+            f"{folder}: a mount point, which cannot be replaced as a whole; choose a folder inside "
+            f"it, such as {target / 'new'}"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+        trial = _hidden(target, _NEW)
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def ensure_folder(path: Path) -> None:
@@ -90,10 +167,10 @@ def ensure_folder(path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> MaptileError:
-    """Return the one line that tells a user why ``path`` could not be written."""
+    """Return the one-line error that says why ``path`` could not be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    advice = "free some space" if error.errno in (ENOSPC, EDQUOT) else "choose another place"
-    return MaptileError(f"{path}: cannot write: {reason}; nothing was left half written, {advice}")
+    advice = "free some space" if error.errno in (ENOSPC, EDQUOT) else "choose another folder"
+    return MaptileError(f"{path}: cannot write: {reason}; no half-written file is left, {advice}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -124,6 +201,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_version(path: Path, found: object, supported: int, remedy: str) -> None:
+    """Check the version of a file format.
+
+    Args:
+        path: The file or folder, for the message.
+        found: The version that it states.
+        supported: The only version that this maptile-loc reads.
+        remedy: How to make the file again, as the end of the message.
+
+    Raises:
+        MaptileError: ``found`` is no version, a newer one (the remedy is then to update, or
+            ``remedy``) or an older one.
+    """
+    if not isinstance(found, int):
+        raise MaptileError(f"{path}: damaged (no format version); {remedy}")
+    versions = f"(format {found}, this one reads format {supported})"
+    if found > supported:
+        raise MaptileError(
+            f"{path}: made by a newer maptile-loc {versions}; update maptile-loc, or {remedy}"
+        )
+    if found < supported:
+        raise MaptileError(f"{path}: made by an older maptile-loc {versions}; {remedy}")
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
@@ -132,3 +233,94 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and value != value:
         return None
     return value
+
+
+def _real(folder: Path) -> Path:
+    """Return ``folder`` as an absolute path without symbolic links."""
+    return Path(os.path.realpath(folder))
+
+
+def _hidden(folder: Path, suffix: str) -> Path:
+    """Return a fresh hidden name beside ``folder``."""
+    return folder.with_name(f".{folder.name}-{uuid4().hex[:8]}{suffix}")
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Hold the lock on a hidden folder while the block runs; yield whether it could be had.
+
+    The system releases the lock of a killed process, so a folder whose lock is free is a leftover.
+    Where folders cannot be locked (Windows, some network file systems), leftovers stay.
+    """
+    descriptor = None
+    try:
+        if sys.platform != "win32":
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = descriptor is not None
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                # A forked process may hold a copy of the descriptor, and with it the lock.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _link_kept(old: Path, new: Path, keep: Callable[[str], bool]) -> None:
+    """Link the entries of ``old`` that are kept into ``new``; take over the folder's mode."""
+    shutil.copymode(old, new)
+    for entry in old.iterdir():
+        if keep(entry.name) and not os.path.lexists(new / entry.name):
+            _link(entry, new / entry.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to the file ``source``, or a folder of links to its files."""
+    if source.is_dir() and not source.is_symlink():
+        if source.is_mount():
+            raise OSError(EXDEV, os.strerror(EXDEV))
+        target.mkdir()
+        for entry in source.iterdir():
+            _link(entry, target / entry.name)
+        shutil.copystat(source, target)
+        return
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Give the name ``folder`` to ``new``; the old folder gets a hidden name."""
+    if _exchange(folder, new):
+        return
+    old = _hidden(folder, _OLD)
+    with _claimed(folder):
+        folder.rename(old)
+        try:
+            new.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two folders in one step; False where the system cannot do that."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in _NO_EXCHANGE:
+        return False
+    raise OSError(error, os.strerror(error))

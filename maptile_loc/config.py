@@ -39,7 +39,7 @@ def load_settings(kind: type[T], config: str | Path, overrides: Sequence[str] = 
         MaptileError: No such recipe; a key that the settings do not know (the nearest right one
             is named); a value of the wrong type or out of range.
     """
-    path = _find(config)
+    path = find_recipe(config)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -60,7 +60,15 @@ def save_settings(settings: Settings, path: Path) -> None:
     write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
-def _find(config: str | Path) -> Path:
+def find_recipe(config: str | Path) -> Path:
+    """The file of a recipe.
+
+    Args:
+        config: A name in ``configs/``, or the path of a YAML file.
+
+    Raises:
+        MaptileError: There is no such recipe.
+    """
     path = Path(config)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():

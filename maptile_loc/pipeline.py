@@ -1,190 +1,246 @@
-"""The pipeline: drive, submap, query tile, candidates, alignment, fusion, trajectory."""
+"""The pipeline: query tiles, candidates, alignment and fusion give a pose per query."""
 
 from __future__ import annotations
 
 import time
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import pydantic
 
+from data_prep.city.folder import City
 from data_prep.city.raster import MapRaster
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.geometry import Array, se2_from_se3, wrap_angle
+from data_prep.geometry import Array, se2_from_se3
+from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Positive, Settings
-from maptile_loc.fuse.filter import Fixes, FuseSettings, filter_causal, is_sure, make_steps, smooth
+from maptile_loc.config import load_settings
+from maptile_loc.fuse.filter import filter_causal, is_sure
+from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
+from maptile_loc.fuse.smoother import smooth
 from maptile_loc.odometry.lidar_odometry import OdometrySettings
-from maptile_loc.perceive.query_tile import QuerySettings, make_tile
-from maptile_loc.perceive.submap import QueryPlan, SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.query_tile import QuerySettings
+from maptile_loc.perceive.submap import SubmapSettings
+from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
 from maptile_loc.score.align import AlignSettings, align
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import LikelihoodFields, LikelihoodSettings
-from maptile_loc.search.engine.settings import (
-    CellsSettings,
-    MapNetSettings,
-    MatchSettings,
-    RetrievalSettings,
+from maptile_loc.score.likelihood import LikelihoodFields, make_fields
+from maptile_loc.score.settings import EvidenceSettings, LikelihoodSettings
+from maptile_loc.search import METHODS
+from maptile_loc.search.engine.method import Disc, Method, Search, SearchTask
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.types import (
+    Candidates,
+    Estimates,
+    Fixes,
+    HeadingKnowledge,
+    Localization,
+    Queries,
+    QueryTile,
 )
-from maptile_loc.types import Candidates, Estimates, Localization, QueryTile
+
+SHOWN_TILES = 12
+"""Query tiles that a result keeps for the report, at most."""
+
+NO_FIXES = Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
+"""The fixes of a query without a tile."""
 
 
 class LocalizeSettings(Settings):
-    """All that the pipeline's steps can be told; a recipe such as ``configs/localize.yaml``."""
+    """The sections of a localization recipe that every method reads."""
 
     odometry: OdometrySettings = OdometrySettings()
     submap: SubmapSettings = SubmapSettings()
     query: QuerySettings = QuerySettings()
+    evidence: EvidenceSettings = EvidenceSettings()
     likelihood: LikelihoodSettings = LikelihoodSettings()
-    match: MatchSettings = MatchSettings()
-    mapnet: MapNetSettings = MapNetSettings()
-    cells: CellsSettings = CellsSettings()
-    retrieval: RetrievalSettings = RetrievalSettings()
+    search: SearchSettings = SearchSettings()
     align: AlignSettings = AlignSettings()
     fuse: FuseSettings = FuseSettings()
     known_heading_std_deg: Positive = 1.0
 
+    def method(self, name: str) -> Settings:
+        """The section of search method ``name``."""
+        section: Settings = getattr(self, name)
+        return section
 
-NO_CANDIDATES = Candidates(np.zeros((0, 3)), np.zeros(0))
+
+def load_recipe(config: str | Path = "localize", overrides: Sequence[str] = ()) -> LocalizeSettings:
+    """Read a localization recipe.
+
+    Args:
+        config: A name in ``configs/``, or a YAML file.
+        overrides: ``key.subkey=value`` strings.
+
+    Raises:
+        MaptileError: No such recipe, or a key or value that does not fit.
+    """
+    return load_settings(recipe_class(), config, overrides)
 
 
-class HeadingKnowledge(Settings):
-    """What is known of the vehicle's heading.
+@cache
+def recipe_class() -> type[LocalizeSettings]:
+    """The class of a whole localization recipe: ``LocalizeSettings`` and a section per method."""
+    sections: dict[str, Any] = {}
+    for name in METHODS.names():
+        method: Method = METHODS.load(name)
+        sections[name] = (method.settings, method.settings())
+    made: type[LocalizeSettings] = pydantic.create_model(
+        "LocalizeRecipe", __base__=LocalizeSettings, **sections
+    )
+    return made
+
+
+@dataclass(frozen=True)
+class MapSearch:
+    """A map that is ready to be searched.
 
     Attributes:
-        kind: known, prior (known to a standard deviation) or unknown.
-        std_deg: The standard deviation of a prior, degrees.
+        raster: The map.
+        fields: Its likelihood fields.
+        search: The method, built for it.
     """
 
-    kind: Literal["known", "prior", "unknown"] = "known"
-    std_deg: float = 0.0
+    raster: MapRaster
+    fields: LikelihoodFields
+    search: Search
 
 
-class Coarse(Protocol):
-    """A way to get candidates for a tile.
+def prepare_search(
+    city: City,
+    settings: LocalizeSettings,
+    method: str = "match",
+    prior: tuple[float, float, float] | None = None,
+    model: Path | None = None,
+    device: str = "cpu",
+) -> MapSearch:
+    """Make the likelihood fields of a city and build a search method for it.
 
-    Attributes:
-        area_km2: The area that it searches.
-        weighed: Whether its log-scores know already how well the tile fits the map at a place.
+    Args:
+        city: The city.
+        settings: The recipe.
+        method: Name of the search method.
+        prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        model: Folder of a trained model; None for the city's newest one of this method.
+        device: "cpu" or "cuda".
+
+    Raises:
+        MaptileError: No such method or model; the prior is not on the map, or of no use to the
+            method.
     """
+    entry: Method = METHODS.load(method)
+    if prior is not None and not entry.takes_prior:
+        raise MaptileError("--prior narrows the search of the whole map: --method match")
+    disc = None if prior is None else _disc(city, *prior)
+    fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
+    task = SearchTask(city, fields, settings.query.size_m, settings.search, device, disc, model)
+    return MapSearch(city.raster, fields, entry.build(task, settings.method(method)))
 
-    area_km2: float
-    weighed: bool
 
-    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
-        """Up to k places for ``tile``, turned by one of (T,) ``turns`` with (T,) ``log_prior``."""
-        ...
+def drive_tiles(
+    city: City,
+    drive: Drive,
+    queries: Queries,
+    settings: LocalizeSettings,
+    cache: TileCache | None = None,
+) -> QueryTiles:
+    """The query tiles of a drive, as they are localized in ``city``.
+
+    Raises:
+        MaptileError: The drive lacks scans, odometry or headings that are asked for.
+    """
+    convergence = city.raster.convergence
+    return query_tiles(drive, queries, convergence, settings.submap, settings.query, cache)
 
 
 def localize(
-    drive: Drive,
-    raster: MapRaster,
-    fields: LikelihoodFields,
-    coarse: Coarse,
-    heading: HeadingKnowledge,
-    submap_m: float,
-    every_m: float,
-    online: bool,
-    seed: int,
+    tiles: QueryTiles,
+    engine: MapSearch,
     settings: LocalizeSettings,
+    progress: Progress = silent,
 ) -> Localization:
-    """Localize ``drive`` on ``raster``. Its truth is never looked at.
+    """Localize the queries of a drive on a map.
 
     Args:
-        drive: Scans, odometry and, where ``heading`` asks for it, headings.
-        raster: The map.
-        fields: Its likelihood.
-        coarse: The method that finds candidates.
-        heading: What is known of the heading.
-        submap_m: Metres of travel put together for a query; 0 is one scan.
-        every_m: Metres between queries; 0 for every scan.
-        online: Use no scan after a query, and let the causal filter be the trajectory.
-        seed: Seed of the random turns that hide an unknown heading.
-        settings: Of each step.
+        tiles: The drive's query tiles; truth is not among them.
+        engine: The map and the search method.
+        settings: The recipe.
+        progress: Is called after each query.
 
     Raises:
-        MaptileError: The drive lacks what was asked for (scans, odometry, headings).
+        MaptileError: No query has a point.
     """
-    drive = drive.without_truth()
-    plan = plan_queries(drive, every_m, submap_m)
-    rotations = tile_rotations(drive, plan, heading, raster.convergence, seed)
-    turns, log_prior = heading_turns(heading, settings)
-    heading_std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
-    queries = len(plan.scan)
-    shown = set(np.linspace(0, queries - 1, min(queries, 12)).astype(int).tolist())
     found: list[Candidates] = []
     fixes: list[Fixes] = []
-    seconds = np.zeros(queries)
-    tiles: dict[int, QueryTile] = {}
-    blind = np.zeros(queries, bool)
-    for number in tqdm(range(queries), desc="localize", unit="query", disable=None):
+    count = len(tiles)
+    seconds, blind = np.zeros(count), np.zeros(count, bool)
+    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
+    kept: dict[int, QueryTile] = {}
+    for query in tracked(range(count), "localize", count, progress):
         begun = time.perf_counter()
-        submap = build_submap(drive, plan, number, submap_m, online, settings.submap)
-        blind[number] = len(submap.points) == 0
-        if blind[number] or np.isnan(rotations[number]):
-            found.append(NO_CANDIDATES)
-            fixes.append(Fixes(NO_CANDIDATES, np.zeros((0, 3, 3))))
+        tile = tiles.tile(query)
+        if tile is None:
+            blind[query] = np.isfinite(tiles.rotation[query])
+            found.append(NO_FIXES.candidates)
+            fixes.append(NO_FIXES)
             continue
-        tile = make_tile(submap, rotations[number], settings.query)
-        candidates = coarse.candidates(tile, turns, log_prior)
-        evidence = make_evidence(tile, fields.resolution)
-        aligned = align(
-            candidates,
-            evidence,
-            tile.rotation,
-            fields,
-            heading_std,
-            coarse.weighed,
-            settings.align,
-            submap_m if online else submap_m / 2,
-        )
+        candidates, aligned = fix_tile(tile, tiles.queries, engine, settings)
         found.append(candidates)
-        fixes.append(Fixes(*aligned))
-        seconds[number] = time.perf_counter() - begun
-        if number in shown:
-            tiles[number] = tile
+        fixes.append(aligned)
+        seconds[query] = time.perf_counter() - begun
+        if query in shown:
+            kept[query] = tile
     if blind.all():
-        raise MaptileError(f"{drive.name}: not one usable point in the scans of {queries} queries")
-    stages = _stages(drive, plan, found, fixes, coarse.area_km2, submap_m, settings)
+        raise MaptileError(
+            f"{tiles.drive.name}: not one usable point in the scans of {count} queries"
+        )
+    area_km2 = engine.search.area_km2
     return Localization(
-        frame=plan.scan,
-        t_ns=drive.scans.t_ns[plan.scan],
-        stages=stages,
-        final="fused" if online else "smoothed",
-        search_area_km2=coarse.area_km2,
+        frame=tiles.plan.scan,
+        t_ns=tiles.t_ns,
+        stages=_stages(tiles, found, fixes, area_km2, settings),
+        final="fused" if tiles.queries.online else "smoothed",
+        search_area_km2=area_km2,
         query_seconds=seconds,
-        tiles=tiles,
+        tiles=kept,
+        raster=engine.raster,
         blind=int(blind.sum()),
+        settings=settings,
+        notes=tiles.drive.notes,
     )
 
 
-def tile_rotations(
-    drive: Drive, plan: QueryPlan, heading: HeadingKnowledge, convergence: float, seed: int
-) -> Array:
-    """(Q,) radians by which each query's cloud is turned: its grid heading, or a random angle.
+def fix_tile(
+    tile: QueryTile, queries: Queries, engine: MapSearch, settings: LocalizeSettings
+) -> tuple[Candidates, Fixes]:
+    """The candidates of one query tile, and the same aligned.
 
-    NaN where headings are asked for and this query has none.
-
-    Raises:
-        MaptileError: Headings are asked for and the drive has none at the queries' times.
+    Args:
+        tile: The query tile.
+        queries: What is known of its heading, and how far its submap reaches.
+        engine: The map and the search method.
+        settings: The recipe.
     """
-    if heading.kind == "unknown":
-        return np.random.default_rng(seed).uniform(-np.pi, np.pi, len(plan.scan))
-    if drive.heading is None:
-        raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
-    heading_rad = wrap_angle(drive.heading.at(drive.scans.t_ns[plan.scan]) + convergence)
-    if np.isnan(heading_rad).all():
-        raise MaptileError(
-            f"{drive.name}: its headings cover none of the queries; use --heading unknown"
-        )
-    return heading_rad
+    heading, fields = queries.heading, engine.fields
+    evidence = make_evidence(tile, fields.resolution, settings.evidence)
+    turns, log_prior = heading_turns(heading, settings)
+    found = engine.search.candidates(tile, evidence, turns, log_prior)
+    std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
+    reach_m = queries.reach_m
+    aligned = align(found, evidence, tile.rotation, fields, std, settings.align, reach_m)
+    return found, aligned
 
 
 def heading_turns(heading: HeadingKnowledge, settings: LocalizeSettings) -> tuple[Array, Array]:
-    """(T,) turns of the tile to try, and their (T,) log-probabilities."""
+    """(T,) turns of the tile to try, radians, and their (T,) log-probabilities."""
     if heading.kind == "known":
         return np.zeros(1), np.zeros(1)
-    step = np.radians(settings.match.heading_step_deg)
+    step = np.radians(settings.search.heading_step_deg)
     if heading.kind == "unknown":
         count = round(2 * np.pi / step)
         return np.arange(count) * (2 * np.pi / count), np.full(count, -np.log(count))
@@ -199,24 +255,26 @@ def _heading_std(heading: HeadingKnowledge, settings: LocalizeSettings) -> float
     return max(heading.std_deg, settings.known_heading_std_deg)
 
 
+def _disc(city: City, latitude: float, longitude: float, radius: float) -> Disc:
+    east, north = city.raster.projection.forward(latitude, longitude)
+    if not radius > 0 or not city.raster.inside(np.array([east, north]), -radius):
+        raise MaptileError(f"--prior {latitude},{longitude},{radius:g}: not on this city's map")
+    return Disc(float(east), float(north), radius)
+
+
 def _stages(
-    drive: Drive,
-    plan: QueryPlan,
+    tiles: QueryTiles,
     found: list[Candidates],
     fixes: list[Fixes],
     area_km2: float,
-    submap_m: float,
     settings: LocalizeSettings,
 ) -> dict[str, Estimates]:
-    spread = [settings.match.distinct_m / 2] * 2 + [np.radians(settings.match.heading_step_deg)]
+    """The estimates of every stage."""
+    spread = [settings.search.distinct_m / 2] * 2 + [np.radians(settings.search.heading_step_deg)]
     grid = np.diag(np.square(spread))
     coarse = [_top(c, np.tile(grid, (len(c.poses), 1, 1)), settings.fuse) for c in found]
     aligned = [_top(fix.candidates, fix.covariance, settings.fuse) for fix in fixes]
-    segment = plan.segment[plan.scan]
-    poses = np.zeros((len(plan.scan), 3))
-    if drive.odometry is not None:
-        poses = se2_from_se3(drive.odometry.at(drive.scans.t_ns[plan.scan]))
-    steps = make_steps(poses, segment, plan.travelled[plan.scan], submap_m, settings.fuse)
+    steps = _steps(tiles, settings.fuse)
     area_m2 = max(area_km2 * 1e6, 1.0)
     fused = filter_causal(fixes, steps, area_m2, settings.fuse)
     return {
@@ -225,6 +283,14 @@ def _stages(
         "fused": fused,
         "smoothed": smooth(fixes, steps, fused, area_m2, settings.fuse),
     }
+
+
+def _steps(tiles: QueryTiles, settings: FuseSettings) -> Steps:
+    """The odometry between consecutive queries."""
+    plan, odometry = tiles.plan, tiles.drive.odometry
+    poses = np.zeros((len(tiles), 3)) if odometry is None else se2_from_se3(odometry.at(tiles.t_ns))
+    segment, travelled = plan.segment[plan.scan], plan.travelled[plan.scan]
+    return make_steps(poses, segment, travelled, tiles.queries.submap_m, settings)
 
 
 def _top(

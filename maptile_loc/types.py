@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.errors import MaptileError
 from data_prep.geometry import Array
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from matplotlib.figure import Figure
+
+    from data_prep.city.raster import MapRaster
+    from data_prep.drive import TruthTrack
+    from data_prep.settings import Settings
+    from maptile_loc.report.metrics import Metrics
 
 STAGES = ("coarse", "aligned", "fused", "smoothed")
 """Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
@@ -48,8 +60,69 @@ class QueryTile:
         return int(self.wall.shape[0])
 
 
+@dataclass(frozen=True)
+class HeadingKnowledge:
+    """What is known of the vehicle's heading.
+
+    Attributes:
+        kind: "known"; "prior", known to a standard deviation; or "unknown".
+        std_deg: The standard deviation of a prior, degrees.
+    """
+
+    kind: Literal["known", "prior", "unknown"] = "known"
+    std_deg: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> HeadingKnowledge:
+        """Read ``known``, ``unknown`` or ``prior:DEG``.
+
+        Raises:
+            MaptileError: It is none of these.
+        """
+        kind, _, degrees = text.partition(":")
+        try:
+            if kind in ("known", "unknown") and not degrees:
+                return cls(kind=kind)  # type: ignore[arg-type]
+            if kind == "prior" and 0 < float(degrees) < 180:
+                return cls(kind="prior", std_deg=float(degrees))
+        except ValueError:
+            pass
+        raise MaptileError(f"heading {text}: expected known, unknown or prior:DEG, as in prior:10")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Where along a drive queries are made, and what each may use.
+
+    Attributes:
+        submap_m: Metres of travel that are put together for a query; 0 is one scan.
+        every_m: Metres of travel between queries; 0 is a query per scan.
+        online: Use no scan after a query; the trajectory is then the causal filter's.
+        heading: What is known of the heading.
+        seed: Seed of the random turns that hide an unknown heading.
+
+    Raises:
+        MaptileError: A length is negative, or above 100 km.
+    """
+
+    submap_m: float = 50.0
+    every_m: float = 20.0
+    online: bool = False
+    heading: HeadingKnowledge = field(default_factory=HeadingKnowledge)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.submap_m <= 1e5 and 0 <= self.every_m <= 1e5):
+            raise MaptileError("--submap and --every are metres of travel: 0 to 100,000")
+
+    @property
+    def reach_m(self) -> float:
+        """Metres of travel from a query to the ends of its submap."""
+        return self.submap_m if self.online else self.submap_m / 2
+
+
 class Candidates(NamedTuple):
-    """Where a query may have been taken, best first: what every coarse method returns.
+    """Where a query may have been taken, best first: what every search method returns.
 
     Attributes:
         poses: (K, 3) float64 east, north (metres, map frame), heading (radians from grid east).
@@ -58,6 +131,18 @@ class Candidates(NamedTuple):
 
     poses: Array
     log_scores: Array
+
+
+class Fixes(NamedTuple):
+    """The aligned candidates of one query.
+
+    Attributes:
+        candidates: K poses with their log-probabilities.
+        covariance: (K, 3, 3) float64 of (east, north, heading), m2 and rad2.
+    """
+
+    candidates: Candidates
+    covariance: Array
 
 
 @dataclass(frozen=True)
@@ -76,20 +161,31 @@ class Estimates:
     score: Array
     localized: NDArray[np.bool_]
 
+    @property
+    def has_pose(self) -> NDArray[np.bool_]:
+        """(Q,) bool: the stage has an answer."""
+        return np.isfinite(self.poses[:, 0])
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Localization:
-    """A localized drive.
+    """A localized drive: poses and covariances of every stage, with the map and what ran.
 
     Attributes:
-        frame: (Q,) int64, index of the scan at the query.
-        t_ns: (Q,) int64, time of the query.
+        frame: (Q,) int64, index of each query's scan in the drive.
+        t_ns: (Q,) int64, time of each query, nanoseconds.
         stages: Estimates by stage, keys as in ``STAGES``.
         final: The stage that is the trajectory: "smoothed", or "fused" when run online.
-        search_area_km2: The area that every query was searched in.
-        query_seconds: (Q,) time spent per query.
-        tiles: Some query tiles for the report, by query number.
-        blind: How many queries had not one point.
+        search_area_km2: Area that each query was searched in, square kilometres.
+        query_seconds: (Q,) float64, seconds spent on each query; 0 where a query was skipped
+            because its submap has no points or its heading is missing.
+        tiles: Query tiles kept for the report, by query number.
+        raster: The map that the drive was localized on.
+        record: What ran, as plain values for ``run.json``: ``city`` and ``drive`` (paths),
+            ``city_content_hash``, ``format``, ``sensors``, ``method``, ...
+        blind: Number of queries whose submap has no points.
+        settings: Settings of the run, written as ``settings.yaml``; None if unknown.
+        notes: Lines that the user should read, about the drive and the run.
     """
 
     frame: NDArray[np.int64]
@@ -99,4 +195,100 @@ class Localization:
     search_area_km2: float
     query_seconds: Array
     tiles: dict[int, QueryTile]
+    raster: MapRaster
+    record: Mapping[str, Any] = field(default_factory=dict)
     blind: int = 0
+    settings: Settings | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trajectory(self) -> Estimates:
+        """Estimates of the final stage."""
+        return self.stages[self.final]
+
+    @property
+    def drive_name(self) -> str:
+        """Name of the drive: the last part of its path, or "drive" if the path is unknown."""
+        return Path(str(self.record.get("drive") or "drive")).name
+
+    @property
+    def city_name(self) -> str:
+        """Name of the city: the last part of its path, or "city" if the path is unknown."""
+        path = Path(str(self.record.get("city") or "city"))
+        return path.stem if path.suffix.lower() in {".tif", ".tiff"} else path.name
+
+    @property
+    def seconds_per_query(self) -> float | None:
+        """Median seconds per query that was not skipped; None if there is none."""
+        spent = self.query_seconds[self.query_seconds > 0]
+        return float(np.median(spent)) if len(spent) else None
+
+    def __repr__(self) -> str:
+        final = self.trajectory
+        localized = int((final.localized & final.has_pose).sum())
+        facts = [
+            f"{self.drive_name} on {self.city_name}, stage {self.final}",
+            f"{localized} of {len(self.t_ns)} queries localized",
+            f"searched {self.search_area_km2:.3g} km2",
+        ]
+        if self.seconds_per_query is not None:
+            facts.append(f"{self.seconds_per_query:.2g} s per query")
+        return f"<Localization: {'; '.join(facts)}>"
+
+    def plot(self) -> Figure:
+        """Draw the trajectory with its uncertainty on the map; returns a matplotlib Figure.
+
+        Localized queries are filled, the others hollow; ellipses hold 95 % of each position's
+        probability. The figure shows itself as the last value of a notebook cell.
+        """
+        from maptile_loc.report.trajectory_figure import draw_trajectory
+
+        return draw_trajectory(self)
+
+    def to_geodataframe(self, stage: str | None = None) -> gpd.GeoDataFrame:
+        """Return one stage as a table in EPSG:4326, one row per query.
+
+        Args:
+            stage: A key of ``stages``; the final stage by default.
+
+        Returns:
+            Columns as in ``trajectory.csv`` (degrees, metres), and ``geometry``: a Point
+            (longitude, latitude), None where the stage has no pose.
+
+        Raises:
+            MaptileError: The result has no such stage.
+        """
+        from maptile_loc.report.trajectory import trajectory_points
+
+        return trajectory_points(self, stage)
+
+    def evaluate(self, truth: TruthTrack | None) -> Metrics:
+        """Compare every stage with ``truth``; returns the metrics, which print as a table.
+
+        Args:
+            truth: The drive's truth, as in ``drive.truth``.
+
+        Raises:
+            MaptileError: ``truth`` is None: the drive has none.
+        """
+        from maptile_loc.report.metrics import evaluate
+
+        return evaluate(self, truth)
+
+    def save(self, folder: Path | str, truth: TruthTrack | None = None) -> Metrics | None:
+        """Write all files of the result to ``folder``, in one swap: all of them or none.
+
+        Args:
+            folder: Made if missing. An older result in it, and what was derived from it, is
+                replaced; other files in it stay.
+            truth: If given, ``metrics.json`` and ``errors.csv`` are written too.
+
+        Returns:
+            The metrics, or None without ``truth``.
+
+        Raises:
+            MaptileError: The folder cannot be written; an older result is left as it was.
+        """
+        from maptile_loc.report.files import write_result
+
+        return write_result(self, Path(folder), truth)

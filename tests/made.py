@@ -8,6 +8,10 @@ import pyproj
 from data_prep.city.raster import MapRaster
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy
+from maptile_loc.perceive.tiles import query_tiles
+from maptile_loc.pipeline import MapSearch, localize
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.match import Matcher
 
 UTM = pyproj.CRS.from_epsg(32630)
 
@@ -70,3 +74,11 @@ def seen_walls(raster: MapRaster, east_north, heading: float, rng, reach_m: floa
     z = np.tile(np.linspace(0.5, 6, 12), len(xy) // 12)
     ground = np.column_stack([rng.uniform(-30, 30, (4000, 2)), rng.normal(0, 0.02, 4000)])
     return np.concatenate([np.column_stack([xy, z]), ground]).astype(np.float32)
+
+
+def localized(drive, raster, queries, settings):
+    """``drive`` localized on ``raster`` by the search of the whole map."""
+    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
+    engine = MapSearch(raster, fields, Matcher(fields, settings.query.size_m, settings.search))
+    tiles = query_tiles(drive, queries, raster.convergence, settings.submap, settings.query)
+    return localize(tiles, engine, settings)

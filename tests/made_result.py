@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyproj
@@ -11,6 +13,7 @@ from data_prep.drive import TruthTrack
 from maptile_loc.types import STAGES, Estimates, Localization, QueryTile
 
 START_NS = 1_416_000_000_123_456_789
+RECORD = {"city": "/cities/made", "drive": "/drives/made", "format": "clouds", "method": "match"}
 
 
 def path(raster: MapRaster, count: int, heading: float = 0.3) -> np.ndarray:
@@ -42,9 +45,13 @@ def estimates(poses: np.ndarray, localized: np.ndarray | bool = True) -> Estimat
 
 
 def localization(
-    raster: MapRaster, poses: np.ndarray, localized: np.ndarray | bool = True, tiles: int = 0
+    raster: MapRaster,
+    poses: np.ndarray,
+    localized: np.ndarray | bool = True,
+    tiles: int = 0,
+    record: dict[str, Any] | None = None,
 ) -> Localization:
-    """All four stages say ``poses``."""
+    """All four stages hold ``poses``."""
     count = len(poses)
     rng = np.random.default_rng(0)
     shown = {
@@ -63,6 +70,8 @@ def localization(
         search_area_km2=raster.area_km2,
         query_seconds=np.full(count, 0.25),
         tiles=shown,
+        raster=raster,
+        record=record or RECORD,
     )
 
 
@@ -89,6 +98,10 @@ def random_localization(raster: MapRaster, count: int, seed: int) -> Localizatio
         0.123456789012345,
         rng.random(count),
         {3: tile},
+        raster,
+        RECORD,
+        blind=2,
+        notes=("a note",),
     )
 
 

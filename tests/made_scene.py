@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from data_prep.drive import Drive, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse, transform_points
+from maptile_loc.score.evidence import make_evidence
+from maptile_loc.types import Candidates, QueryTile
 
 START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 100_000_000
@@ -172,3 +176,10 @@ def off(track, poses):
     error = se3_inverse(se3_inverse(truth[0]) @ truth) @ (se3_inverse(track.poses[0]) @ track.poses)
     turned = np.arccos(np.clip((np.trace(error[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1))
     return np.linalg.norm(error[:, :3, 3], axis=1), turned
+
+
+def found_by(search: Any, tile: QueryTile, *arguments: Any, **options: Any) -> Candidates:
+    """The candidates of ``tile``, with its evidence made at the resolution of the fields."""
+    fields = search.search.fields if hasattr(search, "search") else search.fields
+    evidence = make_evidence(tile, fields.resolution)
+    return search.candidates(tile, evidence, *arguments, **options)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_scene import found_by
 from small_city import small_city
 from test_train import TINY
 
@@ -17,10 +18,11 @@ from maptile_loc.learn.loop import train
 from maptile_loc.models.classifier import SOFT_M, CellsModel
 from maptile_loc.models.parts.partition import PartitionSettings, make_cells
 from maptile_loc.models.parts.tile_model import Batch
-from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.cells import CellsLocator
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import CellsSettings, MatchSettings
+from maptile_loc.search.engine.settings import CellsSettings, SearchSettings
 from maptile_loc.types import QueryTile
 
 KNOWN = np.zeros(1), np.zeros(1)
@@ -136,7 +138,7 @@ def trained(city: City) -> Path:
 
 def locator(folder: Path, city: City, places: int = 5) -> CellsLocator:
     fields = make_fields(city.raster, 1.0, LikelihoodSettings())
-    search = NearSearch(fields, 96.0, MatchSettings())
+    search = NearSearch(fields, 96.0, SearchSettings())
     return CellsLocator(folder, city, search, CellsSettings(places=places))
 
 
@@ -152,7 +154,7 @@ def test_candidates_are_near_the_models_positions(city: City, trained: Path) -> 
     found = locator(trained, city)
     centres = found.starts(query(), *KNOWN)[:, :2]
     assert centres.shape == (5, 2)
-    candidates = found.candidates(query(), *KNOWN)
+    candidates = found_by(found, query(), *KNOWN)
     away = np.abs(candidates.poses[:, None, :2] - centres).max(axis=2).min(axis=1)
     assert (away <= 20.5).all()
     assert np.exp(candidates.log_scores).sum() <= 1

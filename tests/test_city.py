@@ -60,6 +60,46 @@ def test_what_is_prepared_is_what_is_opened(tmp_path):
     assert [centre.x, centre.y] == pytest.approx(opened.reference + offset)
 
 
+def test_paths_may_be_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = OsmSource(path=hamlet().write(tmp_path / "hamlet.osm"))
+    made = prepare_city(source, "city", CitySettings())
+    assert made.folder == Path("city")
+    assert_same_city(open_city("city"), made)
+    assert open_city("city/map.tif").folder is None
+
+
+def test_a_city_describes_itself(tmp_path):
+    city = prepare(tmp_path / "city")
+    raster = city.raster
+    assert city.area_km2 == raster.area_km2 == raster.height * raster.width * 0.25 / 1e6
+    assert repr(city) == (
+        f"<City 'city': {raster.width * 0.5:.0f} x {raster.height * 0.5:.0f} m "
+        f"({city.area_km2:.2f} km2) at 0.5 m/px, WGS 84 / UTM zone 30N, in {tmp_path / 'city'}>"
+    )
+    assert "array" not in repr(raster)
+    assert "bare raster" in repr(open_city(tmp_path / "city" / "map.tif"))
+
+
+def test_preparing_reports_its_progress(tmp_path):
+    steps: dict[str, tuple[int, int]] = {}
+
+    def note(step: str, done: int, total: int) -> None:
+        steps[step] = (done, total)
+
+    source = OsmSource(path=hamlet().write(tmp_path / "hamlet.osm"))
+    prepare_city(source, tmp_path / "city", CitySettings(), progress=note)
+    assert list(steps) == ["read hamlet.osm", "write map.tif", "write height.tif"]
+    assert all(done > 0 for done, _ in steps.values())
+
+
+def test_a_killed_writer_leaves_the_city_to_readers(tmp_path):
+    """Where two renames replace the folder, a kill between them leaves it under a hidden name."""
+    made = prepare(tmp_path / "city")
+    (tmp_path / "city").rename(tmp_path / ".city-0123abcd.previous")
+    assert_same_city(open_city(tmp_path / "city"), made)
+
+
 def test_the_files_are_open_to_others(tmp_path):
     city = prepare(tmp_path / "city")
     for name in ("buildings", "roads", "tiles"):
@@ -176,7 +216,9 @@ def other_map(folder: Path) -> None:
         (lambda city: (city / "city.json").unlink(), r"city\.json is missing"),
         (lambda city: (city / "city.json").write_text("{"), "not readable as JSON"),
         (lambda city: (city / "city.json").write_text("{}"), "not the description of a city"),
-        (lambda city: change_json(city, version=2), "newer maptile-loc"),
+        (lambda city: change_json(city, version=2), "newer maptile-loc.*update"),
+        (lambda city: change_json(city, version=0), "older maptile-loc.*maptile prepare"),
+        (lambda city: change_json(city, version=None), "damaged"),
         (lambda city: change_json(city, crs=None), "damaged"),
         (lambda city: change_json(city, reference={}), "damaged"),
         (lambda city: (city / "map.tif").unlink(), r"map\.tif: missing"),

@@ -38,10 +38,10 @@ from maptile_loc.report.city.distinctive import (
     query_view,
 )
 from maptile_loc.score.likelihood import LikelihoodSettings
-from maptile_loc.search.match import MatchSettings
+from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates
 
-MATCH, LIKELIHOOD = MatchSettings(), LikelihoodSettings()
+MATCH, LIKELIHOOD = SearchSettings(), LikelihoodSettings()
 VIEW = query_view("robotcar", 20.0)
 FEW = DistinctSettings(draws=1, worlds=1, most_places=12, view=VIEW)
 WEST, NORTH, RESOLUTION = 620_000.0, 5_736_000.0, 0.5

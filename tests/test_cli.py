@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+from made import blocks_raster
+from maptile_loc.run import outcome
 
 from maptile_loc import cli
-from maptile_loc.run import outcome
 from maptile_loc.types import Estimates, Localization
 
 COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
@@ -243,7 +244,7 @@ def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said(tmp_path):
         }
         last = list(made)[-1]
         t_ns = np.arange(4) * 10**10
-        result = Localization(np.arange(4), t_ns, made, last, 1.0, np.zeros(4), {})
+        result = Localization(np.arange(4), t_ns, made, last, 1.0, np.zeros(4), {}, blocks_raster())
         return outcome(result, tmp_path)
 
     none, some, every = [False] * 4, [True, False, False, True], [True] * 4

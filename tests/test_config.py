@@ -5,7 +5,7 @@ import pytest
 from data_prep.errors import MaptileError
 from data_prep.settings import Settings
 from maptile_loc.config import config_folder, load_settings, save_settings
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.pipeline import load_recipe, recipe_class
 
 
 class Inner(Settings):
@@ -60,9 +60,9 @@ def test_a_wrong_override_is_refused(recipe, override):
 
 def test_a_mistyped_recipe_name_gets_a_hint():
     with pytest.raises(MaptileError, match="did you mean 'localize'"):
-        load_settings(LocalizeSettings, "localise")
+        load_settings(recipe_class(), "localise")
     with pytest.raises(MaptileError, match="no such recipe file"):
-        load_settings(LocalizeSettings, "nowhere.yaml")
+        load_settings(recipe_class(), "nowhere.yaml")
 
 
 def test_saved_settings_load_again(tmp_path):
@@ -77,7 +77,7 @@ def test_every_shipped_recipe_fits_its_settings():
     from maptile_loc.learn.adapt import AdaptSettings
     from maptile_loc.learn.settings import ModelSettings
 
-    kinds = {"localize": LocalizeSettings, "simulate": SimulateSettings}
+    kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
     kinds["mapnet_plus"] = AdaptSettings
     models = ("mapnet", "posenet", "posterior", "cells", "retrieval", "vlocnet")
     kinds |= dict.fromkeys(models, ModelSettings)
@@ -88,8 +88,4 @@ def test_every_shipped_recipe_fits_its_settings():
 
 
 def test_the_localize_recipe_states_the_defaults():
-    assert load_settings(LocalizeSettings, "localize") == LocalizeSettings()
-
-
-def test_the_shipped_recipe_says_the_defaults():
-    assert load_settings(LocalizeSettings, "localize") == LocalizeSettings()
+    assert load_recipe() == recipe_class()()

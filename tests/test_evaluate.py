@@ -13,12 +13,11 @@ from made_result import estimates, localization, path, times, truth_track, write
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
-from maptile_loc.report.files import write_result
+from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.metrics import (
     _quantile,
     chance,
     evaluate,
-    evaluate_run,
     pose_errors,
     summary,
     truth_in_map,
@@ -49,9 +48,7 @@ def test_known_errors_give_known_figures(raster):
     turn = np.repeat([0.5, -3.0, 40.0], [20, 14, 6])
     estimate = moved(poses, 0.6 * error, -0.8 * error, turn)
     estimate[38:] = np.nan
-    metrics = evaluate(
-        localization(raster, estimate), truth_track(raster, times(40), poses), raster
-    )
+    metrics = evaluate(localization(raster, estimate), truth_track(raster, times(40), poses))
     assert set(metrics) == ONCE
     assert set(metrics["stages"]) == set(metrics["bias_removed"])
     for stage in ("coarse", "aligned", "fused", "smoothed"):
@@ -76,8 +73,8 @@ def test_figures_do_not_depend_on_being_called_localized(raster):
     poses = path(raster, 30)
     estimate = moved(poses, np.linspace(0, 20, 30))
     truth = truth_track(raster, times(30), poses)
-    sure = evaluate(localization(raster, estimate), truth, raster)["stages"]["fused"]
-    never = evaluate(localization(raster, estimate, False), truth, raster)["stages"]["fused"]
+    sure = evaluate(localization(raster, estimate), truth)["stages"]["fused"]
+    never = evaluate(localization(raster, estimate, False), truth)["stages"]["fused"]
     assert (sure.pop("localized"), never.pop("localized")) == (30, 0)
     assert sure == never
 
@@ -89,8 +86,8 @@ def test_a_shifted_truth_shifts_the_bias_and_nothing_with_it_removed(raster, shi
     estimate = moved(poses, *rng.uniform(-2, 2, (2, 61)), rng.normal(size=61))
     estimate[::10, 0] += 90.0
     result = localization(raster, estimate)
-    one = evaluate(result, truth_track(raster, times(61), poses), raster)
-    two = evaluate(result, truth_track(raster, times(61), moved(poses, *shift)), raster)
+    one = evaluate(result, truth_track(raster, times(61), poses))
+    two = evaluate(result, truth_track(raster, times(61), moved(poses, *shift)))
     difference = np.subtract(two["map_bias_m"], one["map_bias_m"])
     np.testing.assert_allclose(difference, np.negative(shift), atol=1e-6)
     for stage, figures in one["bias_removed"].items():
@@ -101,7 +98,7 @@ def test_a_shifted_truth_shifts_the_bias_and_nothing_with_it_removed(raster, shi
 def test_a_pure_shift_is_the_bias(raster):
     poses = path(raster, 25)
     result = localization(raster, moved(poses, -1.5, 3.5))
-    metrics = evaluate(result, truth_track(raster, times(25), poses), raster)
+    metrics = evaluate(result, truth_track(raster, times(25), poses))
     np.testing.assert_allclose(metrics["map_bias_m"], [-1.5, 3.5], atol=1e-6)
     assert metrics["stages"]["aligned"]["recall_2m"] == 0
     assert metrics["bias_removed"]["aligned"]["recall_1m"] == 1
@@ -112,14 +109,14 @@ def test_the_bias_is_that_of_the_aligned_stage(raster):
     poses = path(raster, 25)
     result = localization(raster, moved(poses, 5.0))
     result = replace(result, stages=result.stages | {"aligned": estimates(moved(poses, 1.0))})
-    metrics = evaluate(result, truth_track(raster, times(25), poses), raster)
+    metrics = evaluate(result, truth_track(raster, times(25), poses))
     np.testing.assert_allclose(metrics["map_bias_m"], [1.0, 0.0], atol=1e-6)
 
 
 def test_no_bias_where_nothing_is_close(raster):
     poses = path(raster, 25)
     result = localization(raster, moved(poses, 11.0))
-    metrics = evaluate(result, truth_track(raster, times(25), poses), raster)
+    metrics = evaluate(result, truth_track(raster, times(25), poses))
     assert metrics["map_bias_m"] == [None, None]
     assert metrics["bias_removed"] == metrics["stages"]
     assert "map bias unknown" in metrics["notes"][0]
@@ -147,9 +144,7 @@ def test_queries_at_the_edge_and_outside_count_apart(raster):
     inside = np.array([0.01, 29.0, 31.0, 200.0, -50.0])
     poses = np.column_stack([raster.west + inside, np.full(5, raster.centre[1]), np.zeros(5)])
     localized = np.array([True, False, True, True, True])
-    metrics = evaluate(
-        localization(raster, poses, localized), truth_track(raster, times(5), poses), raster
-    )
+    metrics = evaluate(localization(raster, poses, localized), truth_track(raster, times(5), poses))
     assert metrics["stages"]["aligned"]["frames"] == 2
     assert (metrics["outside_queries"], metrics["outside_localized"]) == (3, 2)
 
@@ -157,7 +152,7 @@ def test_queries_at_the_edge_and_outside_count_apart(raster):
 def test_nothing_inside_the_map_is_no_error(raster):
     poses = path(raster, 6) + [5000, 0, 0]
     result = localization(raster, np.full((6, 3), np.nan))
-    metrics = evaluate(result, truth_track(raster, times(6), poses), raster)
+    metrics = evaluate(result, truth_track(raster, times(6), poses))
     figures = metrics["stages"]["smoothed"]
     assert (figures["frames"], figures["recall_5m"], figures["median_m"]) == (0, None, None)
     assert (metrics["outside_queries"], metrics["outside_localized"]) == (6, 0)
@@ -166,9 +161,7 @@ def test_nothing_inside_the_map_is_no_error(raster):
 
 def test_no_query_at_all_is_no_error(raster):
     metrics = evaluate(
-        localization(raster, np.empty((0, 3))),
-        truth_track(raster, times(6), path(raster, 6)),
-        raster,
+        localization(raster, np.empty((0, 3))), truth_track(raster, times(6), path(raster, 6))
     )
     assert metrics["stages"]["smoothed"]["frames"] == 0
     assert metrics["query_seconds_median"] is None
@@ -180,7 +173,7 @@ def test_queries_without_truth_are_left_out_and_counted(raster):
     whole = truth_track(raster, times(20), poses)
     keep = np.r_[0:6, 12:18]  # a gap of seven seconds, and none at the end
     part = TruthTrack(*(getattr(whole, name)[keep] for name in whole.__dataclass_fields__))
-    metrics = evaluate(localization(raster, poses), part, raster)
+    metrics = evaluate(localization(raster, poses), part)
     assert metrics["stages"]["aligned"]["frames"] == 12
     assert metrics["stages"]["aligned"]["recall_1m"] == 1
     assert metrics["outside_queries"] == 0
@@ -192,13 +185,24 @@ def test_unknown_true_headings_leave_positions_be(raster, unknown):
     poses = path(raster, 10)
     truth = truth_track(raster, times(10), poses)
     truth.heading[list(unknown)] = np.nan
-    metrics = evaluate(localization(raster, moved(poses, 0.5, 0, 2)), truth, raster)
+    metrics = evaluate(localization(raster, moved(poses, 0.5, 0, 2)), truth)
     figures = metrics["stages"]["aligned"]
     assert (figures["frames"], figures["recall_1m"]) == (10, 1)
     known = 10 - len(unknown)
     assert figures["heading_recall_5deg"] == (1 if known else None)
     assert (figures["median_heading_deg"] is None) == (known == 0)
     assert metrics["notes"][0].startswith(f"{len(unknown)} queries are left out of the heading")
+
+
+def test_skipped_queries_do_not_count_in_the_time_per_query(raster):
+    """A query without points takes no time; the median is over the queries with points."""
+    poses = path(raster, 9)
+    seconds = np.array([0, 0, 0, 0, 0, 0, 1.0, 2.0, 3.0])
+    result = replace(localization(raster, poses), query_seconds=seconds, blind=6)
+    truth = truth_track(raster, times(9), poses)
+    assert evaluate(result, truth)["query_seconds_median"] == 2.0
+    none = replace(result, query_seconds=np.zeros(9), blind=9)
+    assert evaluate(none, truth)["query_seconds_median"] is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
@@ -220,7 +224,7 @@ def test_chance_is_that_of_random_points():
 def test_summary_tells_stages_and_chance(raster):
     poses = path(raster, 20)
     result = localization(raster, moved(poses, 3.0))
-    lines = summary(evaluate(result, truth_track(raster, times(20), poses), raster)).splitlines()
+    lines = summary(evaluate(result, truth_track(raster, times(20), poses))).splitlines()
     named = {line.split()[0]: line.split() for line in lines if line}
     assert {"coarse", "aligned", "fused", "smoothed"} <= set(named)
     assert lines[4].split()[:7] == ["smoothed", "20", "20", "0.0", "0.0", "100.0", "100.0"]
@@ -238,7 +242,8 @@ def run_folder(raster, tmp_path):
     estimate = moved(poses, 0.0, 1.25, 0.5)
     estimate[4] = np.nan
     run = {"city": str(tmp_path / "map.tif"), "drive": str(tmp_path / "drive"), "format": "clouds"}
-    write_result(localization(raster, estimate), raster, tmp_path / "o", run | {"sensors": None})
+    found = localization(raster, estimate, record=run | {"sensors": None})
+    write_result(found, tmp_path / "o")
     return tmp_path / "o"
 
 

@@ -8,21 +8,14 @@ import torch
 from scipy import ndimage
 
 from data_prep.errors import MaptileError
-from maptile_loc.score.evidence import (
-    CHANNELS,
-    LOOK_M,
-    PATH,
-    SPINS,
-    WORTH,
-    Evidence,
-    facing,
-    make_evidence,
-    points,
-    turned,
-)
+from maptile_loc.score.channels import CELL_CHANNELS, CHANNELS, SPINS
+from maptile_loc.score.evidence import Evidence, facing, make_evidence, turned
+from maptile_loc.score.settings import EvidenceSettings
 from maptile_loc.types import QueryTile
 
 CPU = torch.device("cpu")
+SETTINGS = EvidenceSettings()
+PATH = len(CELL_CHANNELS)
 RESOLUTION = 0.5
 SIDE = 64
 NO_PATH = np.zeros((0, 2), np.float32)
@@ -71,7 +64,7 @@ def turned_tile(tile, quarters):
 @pytest.mark.parametrize("degrees", [0, 17, 45, 73, 90, 118, 135, 180, 200, 270, 301, 359])
 def test_a_wall_faces_the_side_that_is_free(degrees):
     wall, free = drawn_wall(degrees)
-    east, north, straight = facing(wall, free, RESOLUTION)
+    east, north, straight = facing(wall, free, RESOLUTION, SETTINGS.neighbourhood_m)
     inner = np.zeros_like(wall, bool)
     inner[8:-8, 8:-8] = wall[8:-8, 8:-8] > 0.3
     np.testing.assert_allclose(np.hypot(east, north)[inner], 1, atol=1e-6)
@@ -88,7 +81,7 @@ def test_straightness_of_a_strip(cells):
     free = np.zeros_like(wall)
     free[:, 30 + cells :] = 1
     # The middle of the strip, seven cells up and down and the whole strip across.
-    _, _, straight = facing(wall, free, RESOLUTION)
+    _, _, straight = facing(wall, free, RESOLUTION, SETTINGS.neighbourhood_m)
     expected = (7**2 - cells**2) / (7**2 + cells**2 - 2)
     assert straight[SIDE // 2, 30 + cells // 2] == pytest.approx(expected, abs=1e-5)
 
@@ -98,17 +91,19 @@ def test_a_blob_and_a_lone_cell_are_not_straight():
     wall[10:30, 10:30] = 1
     wall[50, 50] = 1
     free = 1 - wall
-    straight = facing(wall, free, RESOLUTION)[2]
+    straight = facing(wall, free, RESOLUTION, SETTINGS.neighbourhood_m)[2]
     assert straight[20, 20] < 1e-4
     assert straight[50, 50] < 1e-4
     east, north = centres()
     disc = (np.hypot(east, north) < 1.2).astype(np.float32)
-    assert facing(disc, 1 - disc, RESOLUTION)[2][SIDE // 2, SIDE // 2] < 1e-3
+    assert (
+        facing(disc, 1 - disc, RESOLUTION, SETTINGS.neighbourhood_m)[2][SIDE // 2, SIDE // 2] < 1e-3
+    )
 
 
 def test_a_wall_with_nothing_free_faces_nowhere():
     wall, free = drawn_wall(0.0)
-    east, north, straight = facing(wall, free * 0, RESOLUTION)
+    east, north, straight = facing(wall, free * 0, RESOLUTION, SETTINGS.neighbourhood_m)
     assert not east.any()
     assert not north.any()
     assert straight[8:-8][wall[8:-8] > 0.5].min() > 0.87
@@ -118,8 +113,13 @@ def test_a_wall_with_nothing_free_faces_nowhere():
 def test_what_a_turned_tile_faces_is_turned(quarters):
     tile = made_tile()
     free = tile.observed * (1 - tile.wall)
-    east, north, straight = facing(tile.wall, free, RESOLUTION)
-    there = facing(np.rot90(tile.wall, quarters), np.rot90(free, quarters), RESOLUTION)
+    east, north, straight = facing(tile.wall, free, RESOLUTION, SETTINGS.neighbourhood_m)
+    there = facing(
+        np.rot90(tile.wall, quarters),
+        np.rot90(free, quarters),
+        RESOLUTION,
+        SETTINGS.neighbourhood_m,
+    )
     expected = np.rot90(east + 1j * north, quarters) * 1j**quarters
     seen = np.rot90(tile.wall, quarters) > 0
     np.testing.assert_allclose((there[0] + 1j * there[1])[seen], expected[seen], atol=1e-4)
@@ -136,7 +136,7 @@ def test_evidence_is_square_metres(resolution):
     side = round(SIDE * RESOLUTION / resolution)
     assert evidence.images.shape == (PATH, side, side)
     k = round(resolution / RESOLUTION)
-    worth = tile.wall**WORTH
+    worth = tile.wall**SETTINGS.wall_power
     for channel, whole in (
         (0, worth),
         (5, tile.observed * (1 - worth)),
@@ -181,21 +181,23 @@ def test_the_way_counts_by_its_length_and_course():
     course = np.radians(25.0)
     way = np.linspace(-20, 20, 9)[:, None] * [np.cos(course), np.sin(course)]
     tile = replace(made_tile(), path=way.astype(np.float32))
-    looks = make_evidence(tile, 1.0).looks
-    total = 1 + 40 / LOOK_M
+    looks = make_evidence(tile, 1.0).path_values
+    total = 1 + 40 / SETTINGS.path_m
     expected = total * np.array([1, np.cos(2 * course), np.sin(2 * course)])
     np.testing.assert_allclose(looks.sum(axis=0), expected, rtol=1e-5)
     np.testing.assert_allclose(looks, np.tile(expected / 9, (9, 1)), rtol=1e-4)
-    backwards = make_evidence(replace(tile, path=tile.path[::-1].copy()), 1.0).looks
+    backwards = make_evidence(replace(tile, path=tile.path[::-1].copy()), 1.0).path_values
     np.testing.assert_allclose(backwards, looks, rtol=1e-4, atol=1e-6)
 
 
 def test_a_vehicle_that_stands_has_no_course():
-    still = make_evidence(replace(made_tile(), path=np.full((5, 2), 3.0, np.float32)), 1.0).looks
+    still = make_evidence(
+        replace(made_tile(), path=np.full((5, 2), 3.0, np.float32)), 1.0
+    ).path_values
     np.testing.assert_allclose(still, np.tile([0.2, 0, 0], (5, 1)), rtol=1e-6)
-    one = make_evidence(replace(made_tile(), path=np.zeros((1, 2), np.float32)), 1.0).looks
+    one = make_evidence(replace(made_tile(), path=np.zeros((1, 2), np.float32)), 1.0).path_values
     np.testing.assert_allclose(one, [[1, 0, 0]])
-    assert make_evidence(replace(made_tile(), path=NO_PATH), 1.0).looks.shape == (0, 3)
+    assert make_evidence(replace(made_tile(), path=NO_PATH), 1.0).path_values.shape == (0, 3)
 
 
 # --- Turned -----------------------------------------------------------------------------------
@@ -272,11 +274,11 @@ def test_the_turned_way_is_in_the_cells_it_turns_to(turn):
 
 def test_points_hold_all_the_evidence():
     evidence = make_evidence(made_tile(), 1.0)
-    wall, *rest, way = points(evidence)
-    assert [group.first for group in (wall, *rest, way)] == [0, 5, 6, 7, 8, PATH]
+    wall, *rest, way = evidence.points
+    assert [points.group.first for points in (wall, *rest, way)] == [0, 5, 6, 7, 8, PATH]
     assert len(wall.xy) == (evidence.images[0] > 0).sum()
     for group, last in zip((wall, *rest), (5, 6, 7, 8, 9), strict=True):
-        channels = slice(group.first, last)
+        channels = slice(group.group.first, last)
         total = evidence.images[channels].sum(axis=(1, 2))
         np.testing.assert_allclose(group.values.sum(axis=0), total, rtol=1e-4, atol=1e-4)
         east, north = centres(32, 1.0)
@@ -286,7 +288,7 @@ def test_points_hold_all_the_evidence():
         slack = 1e-3 if group is wall else 1.5 * total
         assert (np.abs(np.array(blocks) - moments) <= slack).all()
     np.testing.assert_array_equal(way.xy, evidence.path)
-    np.testing.assert_array_equal(way.values, evidence.looks)
+    np.testing.assert_array_equal(way.values, evidence.path_values)
 
 
 def test_a_lone_cell_is_a_point_at_its_centre():
@@ -294,7 +296,7 @@ def test_a_lone_cell_is_a_point_at_its_centre():
     images[:5, 2, 11] = [1.0, 0.6, -0.8, 0.5, 0.2]
     images[5, 9, 6] = 0.7
     images[8, 2, 5] = 0.4
-    wall, free, ground, surface, beside, way = points(Evidence(images, NO_PATH, NO_LOOKS, 0.5))
+    wall, free, ground, surface, beside, way = Evidence(images, NO_PATH, NO_LOOKS, 0.5).points
     np.testing.assert_allclose(wall.xy, [[1.75, 2.75]])
     np.testing.assert_allclose(wall.values, [[1.0, 0.6, -0.8, 0.5, 0.2]])
     np.testing.assert_allclose(free.xy, [[-1.0, -1.0]])

@@ -3,13 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made_scene import found_by
 from test_match import ALL_ROUND, FIELDS, LIKELIHOOD, SMALL, town_scene
 
 from data_prep.city.folder import open_city
-from maptile_loc.score.evidence import CHANNELS, PATH, Evidence, make_evidence, points
+from maptile_loc.score.channels import CELL_CHANNELS, CHANNELS, index
+from maptile_loc.score.evidence import Evidence, make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood, make_fields
 from maptile_loc.search.engine.exact import SAME, ExactSearch
-from maptile_loc.search.match import Matcher, MatchSettings
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.match import Matcher
 
 CPU = torch.device("cpu")
 SIDE = 20
@@ -25,7 +28,7 @@ def every_score(search, evidence, rotation, fields, turns, log_prior):
     poses = np.stack(
         [np.broadcast_to(part, shape) for part in (east, north, heading[..., None, None])], -1
     )
-    seen = points(evidence)
+    seen = evidence.points
     score = [log_likelihood(one, seen, rotation, fields) for one in poses]
     allowed = search.allowed.numpy()
     return np.where(allowed, np.array(score) + log_prior[:, None, None, None], -np.inf)
@@ -54,7 +57,7 @@ def test_the_best_of_all_poses_is_found_and_nothing_is_better(town_city, seed):
         found = search.better(evidence, tile.rotation, turns, log_prior, known)
         assert found is not None
         pose, turn = found
-        mine = log_likelihood(pose[None, None], points(evidence), tile.rotation, fields)
+        mine = log_likelihood(pose[None, None], evidence.points, tile.rotation, fields)
         assert mine[0, 0] + log_prior[turn] == pytest.approx(best, abs=SAME)
         assert scores[turn].max() == pytest.approx(best, abs=SAME)
     assert search.better(evidence, tile.rotation, turns, log_prior, best) is None
@@ -83,7 +86,7 @@ def test_no_bound_is_below_what_it_bounds(channel, side):
     turns = rng.uniform(-3, 3, 4)
     tight = []
     for _ in range(4):
-        images = np.zeros((PATH, 64, 64), np.float32)
+        images = np.zeros((len(CELL_CHANNELS), 64, 64), np.float32)
         way, looks = np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
         row, column = rng.integers(0, 64, 2)
         angle = rng.uniform(0, 7)
@@ -96,17 +99,17 @@ def test_no_bound_is_below_what_it_bounds(channel, side):
             first = 1 if channel == "wall" else 3
             images[first : first + 2, row, column] = toward
         else:
-            images[CHANNELS.index(channel), row, column] = 1.0
+            images[index(channel), row, column] = 1.0
         evidence = Evidence(images, way, looks, 1.0)
         scores = every_score(search, evidence, 0.0, fields, turns, np.zeros(4))
-        pieces = search._pieces(evidence)
-        bound, place = search._bounded(pieces, turns, np.zeros(4), -1e9)
+        pieces = search.pieces(evidence)
+        bound, place = search.bounded(pieces, turns, np.zeros(4), -1e9)
         held = scores.max(1)[tuple(place.T)]
         assert len(place) == 4 * 20 * 20  # with so low a score, all of them
         assert (bound >= held).all()
         tight.append(bound.max() - held.max())
         for number in rng.choice(len(held), 3):
-            _, kept = search._bounded(pieces, turns, np.zeros(4), held[number] - SAME)
+            _, kept = search.bounded(pieces, turns, np.zeros(4), held[number] - SAME)
             assert (kept == place[number]).all(1).any()
     assert np.median(tight) < 5.0
 
@@ -122,12 +125,12 @@ def test_bounds_hold_for_directions_between_sectors():
     turns = np.radians(np.arange(0.0, 360.0, 5.3))
     no_prior = np.zeros(len(turns))
     for angle in rng.uniform(0, 7, 3):
-        images = np.zeros((PATH, 32, 32), np.float32)
+        images = np.zeros((len(CELL_CHANNELS), 32, 32), np.float32)
         c, s = np.cos(angle), np.sin(angle)
         images[:5, 16, 16] = 1.0, c, s, 0.7 * c, 0.7 * s
         evidence = Evidence(images, images[0, :0, :2], images[0, :0, :3], 1.0)
         held = every_score(search, evidence, 0.0, fields, turns, no_prior).max((1, 2, 3))
-        found, place = search._bounded(search._pieces(evidence), turns, no_prior, -1e9)
+        found, place = search.bounded(search.pieces(evidence), turns, no_prior, -1e9)
         bound = found[np.searchsorted(place[:, 0], np.arange(len(turns)))]
         assert (bound >= held - 1e-6).all()
         assert (bound - held).min() < 0.1
@@ -135,16 +138,17 @@ def test_bounds_hold_for_directions_between_sectors():
 
 def test_a_search_that_looks_closely_at_one_place_only_is_put_right(town_city):
     """For tiles of other places: many fit as well as the best."""
-    hasty = MatchSettings(refined=1)
+    hasty = SearchSettings(refined=1)
     gained = []
     for seed in (1, 2):
         piece, _, _, _ = town_scene(open_city(town_city), seed)
         _, tile, _, _ = town_scene(open_city(town_city), seed + 1)
         fields = make_fields(piece, 1.0, LIKELIHOOD)
-        seen = points(make_evidence(tile, 1.0))
+        seen = make_evidence(tile, 1.0).points
         scores = []
-        for settings in (hasty, hasty.model_copy(update={"exact": True})):
-            found = Matcher(fields, SMALL.size_m, settings).candidates(tile, *ALL_ROUND)
+        for prove in (False, True):
+            search = Matcher(fields, SMALL.size_m, hasty, prove=prove)
+            found = found_by(search, tile, *ALL_ROUND)
             scores.append(log_likelihood(found.poses[None], seen, tile.rotation, fields).max())
         gained.append(scores[1] - scores[0])
     assert min(gained) > -SAME
@@ -152,7 +156,7 @@ def test_a_search_that_looks_closely_at_one_place_only_is_put_right(town_city):
 
 
 def test_a_tile_with_nothing_in_it_is_nowhere_better():
-    images = np.zeros((PATH, 64, 64), np.float32)
+    images = np.zeros((len(CELL_CHANNELS), 64, 64), np.float32)
     nothing = Evidence(images, images[0, :0, :2], images[0, :0, :3], 1.0)
-    search = Matcher(FIELDS, SMALL.size_m, MatchSettings()).exact
+    search = Matcher(FIELDS, SMALL.size_m, SearchSettings()).exact
     assert search.better(nothing, 0.0, *ALL_ROUND, ALL_ROUND[1][0]) is None

@@ -16,8 +16,9 @@ from data_prep.geometry import wrap_angle
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.score.evidence import make_evidence, points
-from maptile_loc.score.likelihood import LikelihoodSettings, log_likelihood, make_fields
+from maptile_loc.score.evidence import make_evidence
+from maptile_loc.score.likelihood import log_likelihood, make_fields
+from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.types import QueryTile
 
 QUERY = QuerySettings(size_m=96.0)
@@ -61,7 +62,7 @@ def test_the_score_is_its_features_times_its_profiles(fit_score, raster):
     # Beyond the map's edges too.
     low, high = (raster.west - 30, raster.south - 30, -4), (raster.east + 30, raster.north + 30, 4)
     poses = rng.uniform(low, high, (200, 3))
-    seen = points(make_evidence(tile, 1.0))
+    seen = make_evidence(tile, 1.0).points
     expected = log_likelihood(poses, seen, 0.7, make_fields(raster, 1.0, LIKELIHOOD))
     basis = fit_score.make_basis(raster, 1.0, LIKELIHOOD)
     found = fit_score.features(poses, seen, 0.7, basis) @ fit_score.pack(LIKELIHOOD)

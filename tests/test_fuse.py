@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep.geometry import se2_between, se2_compose, wrap_angle
-from maptile_loc.fuse.filter import Fixes, FuseSettings, filter_causal, make_steps, smooth
+from maptile_loc.fuse.filter import Fixes, filter_causal
+from maptile_loc.fuse.motion import FuseSettings, make_steps
+from maptile_loc.fuse.smoother import smooth
 from maptile_loc.types import Candidates
 
 SETTINGS = FuseSettings()

@@ -21,10 +21,10 @@ def heights(*parts):
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-0.15, 0.15), st.floats(-0.15, 0.15), st.floats(-50, 50))
-def test_a_slope_is_ground_all_over(along, across, level):
+def test_a_slope_is_ground_everywhere(along, across, level):
     rng = np.random.default_rng(0)
     seen = heights(street(rng, lambda x, y: level + along * x + across * y))
-    assert np.abs(seen).max() < 0.7  # a cell of two metres, both ways
+    assert np.abs(seen).max() < 0.7  # the height that a cell of 2 m spans
     assert np.abs(seen).mean() < 0.25
 
 
@@ -42,7 +42,7 @@ def test_reflections_from_below_the_street_do_not_lower_it(depth, x, y):
     assert np.abs(heights(street(rng), below)[:30_000]).max() < 0.3
 
 
-def test_roofs_and_far_walls_stand_on_the_street():
+def test_the_ground_below_roofs_and_far_walls_is_the_street():
     rng = np.random.default_rng(3)
     road = street(rng, count=20_000, reach=20.0)
     roof = rng.uniform([5, 5, 8], [15, 15, 8.1], (3000, 3))
@@ -52,7 +52,7 @@ def test_roofs_and_far_walls_stand_on_the_street():
     assert seen[23_000:] == pytest.approx(far[:, 2], abs=0.2)
 
 
-def test_the_level_of_the_world_does_not_matter():
+def test_heights_do_not_depend_on_the_origin_of_z():
     rng = np.random.default_rng(4)
     points = np.concatenate([street(rng), rng.uniform([3, 3, 0], [4, 9, 7], (500, 3))])
     raised = height_above_ground((points + [0, 0, 112.0]).astype(np.float32), HERE, 2.0)

@@ -1,4 +1,4 @@
-"""Streets drawn by formula: what is road and what is beside it is known."""
+"""Streets given by formulas, so that the true road and the true ground beside it are known."""
 
 from __future__ import annotations
 
@@ -8,37 +8,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.geometry import rotate
-from maptile_loc.perceive.kerbs import LAST_M, ground_heights, rises, road_evidence, sides
+from maptile_loc.perceive.kerbs import (
+    KerbSettings,
+    ground_heights,
+    kerb_votes,
+    rises,
+    road_evidence,
+)
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
 
 SIZE, RESOLUTION = 128, 0.5
+SETTINGS = KerbSettings()
 HALF_M, KERB_M = 4.0, 0.12
 ORIGIN = np.column_stack([np.arange(-10.0, 11), np.zeros(21), np.full(21, 1.5)]).astype(np.float32)
 
 
 def meadow(extent=20.0, step=0.2):
-    """(N, 2) places on a square, evenly spread."""
+    """(N, 2) points on a square lattice."""
     at = np.arange(-extent, extent, step) + step / 2
     return np.stack(np.meshgrid(at, at), -1).reshape(-1, 2)
 
 
 def street(xy, kerb=KERB_M, gap=(0.0, 0.0)):
-    """(N,) height of a street along x, the kerbs at its sides, and a gap in that on the left."""
+    """(N,) height of a street along x with a kerb on both sides, and a gap in the left one."""
     beside = np.abs(xy[:, 1]) > HALF_M
     lowered = (xy[:, 1] > 0) & (xy[:, 0] > gap[0]) & (xy[:, 0] < gap[1])
     return kerb * (beside & ~lowered)
 
 
-def evidence(xy, z, origin=ORIGIN, noise=0.0, height=None):
+def evidence(xy, z, origin=ORIGIN, noise=0.0, height=None, how=SETTINGS):
     z = z + np.random.default_rng(0).normal(0, noise, len(z))
     height = np.asarray(z if height is None else height, np.float32)
-    counted = sides(xy.astype(np.float32), z.astype(np.float32), height, origin, SIZE, RESOLUTION)
-    return road_evidence(counted)
+    cloud = xy.astype(np.float32), z.astype(np.float32), height
+    return road_evidence(kerb_votes(*cloud, origin, SIZE, RESOLUTION, how), how)
 
 
 def at(road, x, y):
-    """The evidence at places x ahead and y to the left."""
+    """The evidence at x metres ahead and y metres to the left."""
     row, column = SIZE / 2 - np.asarray(y) / RESOLUTION, np.asarray(x) / RESOLUTION + SIZE / 2
     return road[np.floor(row).astype(int), np.floor(column).astype(int)]
 
@@ -51,7 +58,7 @@ ON = grid(np.arange(-9.75, 10, 0.5), np.arange(-2.75, 3, 0.5))
 BESIDE = grid(np.arange(-9.75, 10, 0.5), [-6.25, -5.75, -5.25, 5.25, 5.75, 6.25])
 
 
-def test_road_is_between_the_kerbs_and_what_is_behind_them_is_beside():
+def test_ground_between_kerbs_is_road_and_ground_behind_them_is_beside_it():
     road = evidence(meadow(), street(meadow()), noise=0.01)
     assert (at(road, *ON) == 1).all()
     assert (at(road, *BESIDE) == -1).all()
@@ -74,14 +81,14 @@ def test_slopes_and_heights_do_not_matter(east, north, up):
 
 
 @pytest.mark.parametrize("degrees", [10, 33, 45, 90, 160])
-def test_a_street_that_runs_another_way_is_as_good(degrees):
+def test_streets_in_all_directions_give_the_same_evidence(degrees):
     xy = meadow()
     turn = np.radians(degrees)
-    # The points stay, the street turns under them.
+    # The points stay where they are; the street is rotated.
     z = street(rotate(xy, -turn))
     origin = np.column_stack([rotate(ORIGIN[:, :2], turn), ORIGIN[:, 2]])
     road = evidence(xy, z, origin.astype(np.float32))
-    on, beside = (rotate(places.T, turn).T for places in (ON, BESIDE))
+    on, beside = (rotate(cells.T, turn).T for cells in (ON, BESIDE))
     assert (at(road, *on) > 0).mean() > 0.95
     assert (at(road, *beside) < 0).mean() > 0.95
 
@@ -94,14 +101,14 @@ def test_the_order_of_points_does_not_matter():
 
 
 @pytest.mark.parametrize("kerb", [0.0, 0.02, -KERB_M, 0.6])
-def test_no_kerb_tells_nothing(kerb):
-    """Level ground, lowered kerbs, a ditch, and a wall as high as a knee."""
+def test_without_a_kerb_the_surface_is_unknown(kerb):
+    """Level ground, a lowered kerb, a ditch, and a wall 0.6 m high."""
     xy = meadow()
     z = street(xy, kerb)
     assert not evidence(xy, z, noise=0.005).any()
 
 
-def test_a_hump_along_the_middle_is_no_kerb():
+def test_a_hump_in_the_middle_of_the_road_is_no_kerb():
     xy = meadow()
     assert not evidence(xy, 0.15 * np.cos(xy[:, 1] * np.pi / 8) ** 2).any()
 
@@ -113,7 +120,7 @@ def test_a_side_street_is_not_beside_the_road():
     assert (at(road, *grid(np.arange(-3, 4, 0.5), [-6.25, -5.75, -5.25])) == -1).all()
 
 
-def test_what_is_behind_a_parked_car_is_not_known():
+def test_ground_behind_a_parked_car_is_unknown():
     xy = meadow()
     car = (np.abs(xy[:, 0]) < 20) & (xy[:, 1] > 2) & (xy[:, 1] < 3)
     z = np.where(car, 1.0, street(xy))
@@ -122,40 +129,48 @@ def test_what_is_behind_a_parked_car_is_not_known():
     assert (at(road, *grid(np.arange(-9.75, 10, 0.5), [-6.25, -5.75])) == -1).all()
 
 
-def test_ground_that_was_not_seen_for_long_is_not_passed():
+def test_a_wide_gap_in_the_ground_ends_a_direction():
     xy = meadow()
     seen = (np.abs(xy[:, 1]) < 2) | (np.abs(xy[:, 1]) > 3.9)
-    assert evidence(xy[seen], street(xy)[seen]).any()  # the vehicle hides what is next to it
+    assert evidence(xy[seen], street(xy)[seen]).any()  # a gap next to the vehicle does not
     far = (np.abs(xy[:, 1]) < 7) | (np.abs(xy[:, 1]) > 9.5)
     wide = KERB_M * (np.abs(xy[:, 1]) > 10)
     assert evidence(xy, wide).any()
     assert not evidence(xy[far], wide[far]).any()
 
 
-def test_kerbs_far_away_are_not_looked_for():
+def test_kerbs_beyond_the_range_are_not_found():
     xy = meadow(28.0)
-    assert not evidence(xy, KERB_M * (np.abs(xy[:, 1]) > LAST_M + 0.5)).any()
+    assert not evidence(xy, KERB_M * (np.abs(xy[:, 1]) > SETTINGS.range_m + 0.5)).any()
 
 
-def test_rises_are_those_of_steps_and_not_of_planes():
+def test_settings_say_what_a_kerb_is():
+    xy = meadow()
+    low = street(xy, 0.03)
+    assert not evidence(xy, low).any()
+    assert (at(evidence(xy, low, how=KerbSettings(min_rise_m=0.02)), *BESIDE) == -1).all()
+
+
+def test_a_step_rises_and_a_plane_does_not():
     xy = meadow()
     plane = ground_heights(xy.astype(np.float32), (0.1 * xy[:, 0] - 0.03 * xy[:, 1]), SIZE, 0.5)
     inner = slice(30, -30)
-    for rise in rises(plane, RESOLUTION):
+    for rise in rises(plane, RESOLUTION, SETTINGS.slope_m):
         np.testing.assert_allclose(rise[inner, inner], 0, atol=5e-3)
     step = ground_heights(xy.astype(np.float32), 0.2 * (xy[:, 1] > 0), SIZE, RESOLUTION)
-    east, north = rises(step, RESOLUTION)
+    east, north = rises(step, RESOLUTION, SETTINGS.slope_m)
     np.testing.assert_allclose(north[SIZE // 2 - 1 : SIZE // 2 + 1, inner], 0.2, atol=0.07)
     np.testing.assert_allclose(east[inner, inner], 0, atol=1e-3)
-    assert not rises(np.full((16, 16), np.nan, np.float32), RESOLUTION)[0].any()
+    empty = np.full((16, 16), np.nan, np.float32)
+    assert not rises(empty, RESOLUTION, SETTINGS.slope_m)[0].any()
 
 
-def test_without_a_point_there_is_nothing():
+def test_a_cloud_without_points_gives_no_votes():
     none = np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
-    assert not sides(*none, ORIGIN, SIZE, RESOLUTION).any()
+    assert not kerb_votes(*none, ORIGIN, SIZE, RESOLUTION, SETTINGS).any()
 
 
-def test_a_tile_knows_the_road_by_its_kerbs():
+def test_a_tile_has_road_evidence_from_kerbs():
     xy = meadow()
     points = np.column_stack([xy, street(xy) - 1.5]).astype(np.float32)
     cloud = Submap(points, np.zeros(len(xy), np.int32), np.zeros((1, 3), np.float32))
@@ -166,6 +181,6 @@ def test_a_tile_knows_the_road_by_its_kerbs():
         grid(np.arange(-4, 5), [-2.5, -1.5, 1.5, 2.5]),
         grid(np.arange(-4, 5), [-5.75, 5.75]),
     )
-    on, beside = (rotate(places.T, np.pi / 2).T for places in (on, beside))
+    on, beside = (rotate(cells.T, np.pi / 2).T for cells in (on, beside))
     assert (at(road, *on) == 1).all()
     assert (at(road, *beside) == -1).all()

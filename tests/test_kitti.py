@@ -21,7 +21,9 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
 from data_prep.sources import kitti, open_drive
 from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
-from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 
 KARLSRUHE = (49.0112, 8.4229)
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -268,7 +270,13 @@ def test_labels_are_those_of_semantickitti(drive: Path) -> None:
     assert label is not None
     assert label.tolist() == [50, 40, 70]
     assert opened.scans.read(0, 3).label is None
-    submap = build_submap(opened, plan_queries(opened, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
+    submap = build_submap(
+        opened,
+        plan_queries(opened, Queries(submap_m=0.0, every_m=0.0)),
+        1,
+        Queries(submap_m=0.0),
+        SubmapSettings(),
+    )
     assert submap.kind is not None
     assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
     file = write_labels(folder / "0000000001.label", [50, 40])
@@ -642,7 +650,13 @@ def test_real_scans_agree_once_their_motion_is_undone(real: Drive) -> None:
 
     def cloud(scan: int, sign: float) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
         drive = replace(real, scans=Signed(real.scans, sign))
-        submap = build_submap(drive, plan_queries(drive, 0, 0), scan, 0, False, SubmapSettings())
+        submap = build_submap(
+            drive,
+            plan_queries(drive, Queries(submap_m=0, every_m=0)),
+            scan,
+            Queries(submap_m=0),
+            SubmapSettings(),
+        )
         away = np.linalg.norm(submap.points - submap.origin[0], axis=1)
         points = submap.points[(away > 5) & (away < 40) & (submap.points[:, 2] > -0.2)]
         return small_gicp.preprocess_points(points.astype(float), 0.2, 12)

@@ -35,7 +35,9 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from data_prep.sources import detect_format, open_drive
 from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
-from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 
 NAME = "2013_05_28_drive_0000_sync"
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -198,8 +200,8 @@ def test_a_wall_scanned_while_driving_is_straight_again(tmp_path: Path) -> None:
     drive = open_drive(write_kitti360(tmp_path, poses, {5: rows}, t_ns))
     raw = drive.scans.read(0, 1)
     assert np.abs(raw.points[:, 1] - 12).max() > 0.3
-    plan = plan_queries(drive, 0.0, 0.0)
-    points = build_submap(drive, plan, 0, 0.0, False, SubmapSettings()).points
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
+    points = build_submap(drive, plan, 0, Queries(submap_m=0.0), SubmapSettings()).points
     # A turn's motion is taken as steady, which leaves a centimetre.
     assert np.abs(points[:, 1] - 12).max() < 0.02
     expected = sensor[:, 0] + reach * np.cos(azimuth + yaw)
@@ -232,10 +234,10 @@ def test_labels_are_the_low_half_of_their_numbers(drive: Path) -> None:
     assert opened.scans.read(0, 3).label is None
     assert opened.scans.read(0, 1).label is None
     assert any("2 of 3 scans have none" in note for note in opened.notes)
-    plan = plan_queries(opened, 0.0, 0.0)
-    submap = build_submap(opened, plan, 1, 0.0, False, SubmapSettings())
+    plan = plan_queries(opened, Queries(submap_m=0.0, every_m=0.0))
+    submap = build_submap(opened, plan, 1, Queries(submap_m=0.0), SubmapSettings())
     assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
-    together = build_submap(opened, plan, 1, 1e3, False, SubmapSettings())
+    together = build_submap(opened, plan, 1, Queries(submap_m=1e3), SubmapSettings())
     assert len(together.origin) == 3 and together.kind is None
 
 

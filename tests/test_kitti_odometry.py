@@ -22,7 +22,9 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import se3, se3_from_xyzrpy
 from data_prep.sources import detect_format, open_drive
 from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
-from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 
 # Velodyne -> camera, which looks ahead, 0.3 m in front of the Velodyne and 0.1 m below it.
 CAMERA = se3(Rotation.from_matrix(CAMERA_IN_FRONT.T), CAMERA_IN_FRONT.T @ [-0.3, 0.0, 0.1])
@@ -110,7 +112,13 @@ def test_labels_are_the_low_half_of_their_numbers(sequence: Path) -> None:
     assert drive.labels == "semantickitti"
     assert drive.scans.read(1, 2).label.tolist() == [50, 40, 71]
     assert drive.scans.read(0, 3).label is None  # the scans beside it have none
-    submap = build_submap(drive, plan_queries(drive, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
+    submap = build_submap(
+        drive,
+        plan_queries(drive, Queries(submap_m=0.0, every_m=0.0)),
+        1,
+        Queries(submap_m=0.0),
+        SubmapSettings(),
+    )
     assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
     file = write_labels(sequence / "labels/000001.label", [50, 40, 40])
     with pytest.raises(MaptileError, match=f"{file}: 3 labels for the 4 points"):
@@ -121,7 +129,13 @@ def test_moving_things_are_left_out_of_submaps(sequence: Path) -> None:
     write_points(sequence / "velodyne/000001.bin", [[10.0, 2, 1], [11, 2, 1]])
     write_labels(sequence / "labels/000001.label", [252, 50])
     drive = open_drive(sequence)
-    submap = build_submap(drive, plan_queries(drive, 0.0, 0.0), 1, 0.0, False, SubmapSettings())
+    submap = build_submap(
+        drive,
+        plan_queries(drive, Queries(submap_m=0.0, every_m=0.0)),
+        1,
+        Queries(submap_m=0.0),
+        SubmapSettings(),
+    )
     assert submap.points.tolist() == [[11, 2, 1]]
 
 
@@ -161,8 +175,8 @@ def test_a_fixed_post_stays_one_point_in_the_submap(sequence: Path) -> None:
         seen = (post - pose[:3, 3]) @ pose[:3, :3]
         write_points(sequence / f"velodyne/{i:06d}.bin", [seen])
     drive = open_drive(sequence)
-    plan = plan_queries(drive, 5.0, 10.0)
-    submap = build_submap(drive, plan, 1, 10.0, False, SubmapSettings())
+    plan = plan_queries(drive, Queries(submap_m=10.0, every_m=5.0))
+    submap = build_submap(drive, plan, 1, Queries(submap_m=10.0), SubmapSettings())
     assert len(submap.points) == 11
     assert np.ptp(submap.points, axis=0).max() < 1e-4
 
@@ -200,8 +214,8 @@ def test_without_poses_there_are_only_scans(sequence: Path) -> None:
     drive = open_drive(sequence)
     assert drive.odometry is None
     assert any(note.startswith("no odometry: neither ") for note in drive.notes)
-    plan = plan_queries(drive, 0.0, 0.0)
-    submap = build_submap(drive, plan, 0, 0.0, False, SubmapSettings())
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
+    submap = build_submap(drive, plan, 0, Queries(submap_m=0.0), SubmapSettings())
     assert submap.points.tolist() == [[10, 2, 1]]
 
 

@@ -11,25 +11,18 @@ from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.score import likelihood
-from maptile_loc.score.evidence import (
+from maptile_loc.score.channels import (
+    CELL_CHANNELS,
+    CELL_GROUPS,
     CHANNELS,
-    PATH,
+    GROUPS,
+    PATH_GROUP,
     SPINS,
-    Evidence,
-    Points,
-    make_evidence,
-    turned,
 )
-from maptile_loc.score.evidence import points as points_of
-from maptile_loc.score.likelihood import (
-    LikelihoodFields,
-    LikelihoodSettings,
-    coarser,
-    log_likelihood,
-    make_fields,
-    signed_distance,
-    surroundings,
-)
+from maptile_loc.score.evidence import Evidence, Points, make_evidence, turned
+from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood, make_fields
+from maptile_loc.score.settings import LikelihoodSettings
+from maptile_loc.score.surroundings import signed_distance, surroundings
 from maptile_loc.search.engine.spectra import Correlator
 
 SETTINGS = LikelihoodSettings()
@@ -111,6 +104,7 @@ def test_edges_face_out_of_a_building():
         drawn(lambda e, n: (np.abs(e) < 12) & (np.abs(n) < 12)).coverage(BUILDING, 0.5),
         np.zeros((200, 200), np.float32),
         0.5,
+        SETTINGS,
     )
     for row, column, east, north in (
         *((100, 130, 1, 0), (100, 70, -1, 0), (70, 100, 0, 1), (130, 100, 0, -1)),
@@ -162,7 +156,7 @@ def test_the_course_of_a_straight_road(degrees):
 
     raster = drawn(road=road)
     none = np.zeros((200, 200), np.float32)
-    around = surroundings(none, raster.coverage(ROAD, 0.5), 0.5)
+    around = surroundings(none, raster.coverage(ROAD, 0.5), 0.5, SETTINGS)
     at = np.hypot(*np.mgrid[-100:100, -100:100]) < 6
     found = (around.course_cos + 1j * around.course_sin)[at]
     assert (
@@ -180,7 +174,9 @@ def test_a_crossroads_has_no_course():
         return (np.abs(east) < 3.2) | (np.abs(north) < 3.2)
 
     raster = drawn(road=roads, side=201)
-    around = surroundings(np.zeros((201, 201), np.float32), raster.coverage(ROAD, 0.5), 0.5)
+    around = surroundings(
+        np.zeros((201, 201), np.float32), raster.coverage(ROAD, 0.5), 0.5, SETTINGS
+    )
     course = np.hypot(around.course_cos, around.course_sin)
     assert course[100, 100] < 1e-4
     assert course[100, 140] > 0.8
@@ -189,7 +185,9 @@ def test_a_crossroads_has_no_course():
 def test_far_from_roads_there_is_no_course_on_a_wide_map():
     road = np.zeros((60, 60_000), bool)
     road[:, 20_000:20_012] = True
-    cos, sin = likelihood._course(road, 1.0)
+    nothing = np.zeros(road.shape, np.float32)
+    around = surroundings(nothing, road.astype(np.float32), 1.0, SETTINGS)
+    cos, sin = around.course_cos, around.course_sin
     assert np.hypot(cos, sin)[:, 20_030:].max() < 0.01
     assert cos[30, 20_006] < -0.1
 
@@ -244,19 +242,20 @@ def slow_log_likelihood(pose, groups, rotation, fields):
     seconds = {second for second, _ in spins.values()}
     turn, total = pose[2] - rotation, 0.0
     for group in groups:
+        start = group.group.first
         for (x, y), values in zip(group.xy.tolist(), group.values.tolist(), strict=True):
             east = pose[0] + np.cos(turn) * x - np.sin(turn) * y
             north = pose[1] + np.sin(turn) * x + np.cos(turn) * y
             row = (fields.north - north) / fields.resolution
             column = (east - fields.west) / fields.resolution
             for offset, value in enumerate(values):
-                channel = group.first + offset
+                channel = start + offset
                 if channel in seconds:
                     continue
                 field = at_point(fields.channels[channel], row, column)
                 if channel in spins:
                     second, spin = spins[channel]
-                    seen = complex(value, values[second - group.first]) * np.exp(1j * spin * turn)
+                    seen = complex(value, values[second - start]) * np.exp(1j * spin * turn)
                     other = at_point(fields.channels[second], row, column)
                     total += field * seen.real + other * seen.imag
                 else:
@@ -271,11 +270,11 @@ def random_world(seed, size=24):
     fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 2.0)
     groups = [
         Points(
-            first,
+            group,
             rng.uniform(-15, 15, (count, 2)).astype(np.float32),
-            rng.normal(size=(count, width)).astype(np.float32),
+            rng.normal(size=(count, len(group.channels))).astype(np.float32),
         )
-        for first, width, count in ((0, 5, 13), (5, 1, 9), (6, 1, 0), (8, 1, 7), (PATH, 3, 4))
+        for group, count in zip(GROUPS, (13, 9, 0, 5, 7, 4), strict=True)
     ]
     return fields, groups, rng
 
@@ -313,10 +312,10 @@ def as_points(images, resolution, path=(), looks=()):
     xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * resolution
     values = images.reshape(len(images), -1).T
     groups = [
-        Points(first, xy.astype(np.float32), np.ascontiguousarray(values[:, first:last]))
-        for first, last in ((0, 5), (5, 6), (6, 7), (7, 8), (8, 9))
+        Points(group, xy.astype(np.float32), np.ascontiguousarray(values[:, group.span]))
+        for group in CELL_GROUPS
     ]
-    return [*groups, Points(PATH, np.asarray(path), np.asarray(looks))]
+    return [*groups, Points(PATH_GROUP, np.asarray(path), np.asarray(looks))]
 
 
 def scores_by_transform(fields, evidence, turns, rows, columns):
@@ -343,7 +342,7 @@ def test_search_and_score_agree_at_quarter_turns():
     rng = np.random.default_rng(8)
     channels = rng.normal(size=(len(CHANNELS), 30, 37)).astype(np.float32)
     fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 1.0)
-    images = rng.normal(size=(PATH, 16, 16)).astype(np.float32)
+    images = rng.normal(size=(len(CELL_CHANNELS), 16, 16)).astype(np.float32)
     path = (rng.integers(-7, 7, (5, 2)) + 0.5).astype(np.float32)
     looks = rng.normal(size=(5, 3)).astype(np.float32)
     evidence = Evidence(images, path, looks, 1.0)
@@ -365,8 +364,8 @@ def test_search_and_score_agree_at_any_turn():
     ]
     fields = LikelihoodFields(np.array(waves, np.float32), 620_000.0, 5_736_000.0, 1.0)
     # Away from the corners, which a turn would push off the tile.
-    images = np.zeros((PATH, 32, 32), np.float32)
-    images[:, 7:25, 7:25] = rng.random((PATH, 18, 18))
+    images = np.zeros((len(CELL_CHANNELS), 32, 32), np.float32)
+    images[:, 7:25, 7:25] = rng.random((len(CELL_CHANNELS), 18, 18))
     none = np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
     evidence = Evidence(images, *none, 1.0)
     turns = np.radians([10.0, 77.0, 200.0, 333.0])
@@ -390,7 +389,7 @@ def test_search_and_score_agree_for_a_tile():
     evidence = make_evidence(tile, 1.0)
     found = scores_by_transform(fields, evidence, np.zeros(1), (150, 250), (150, 250))
     poses = grid_poses(fields, (150, 250), (150, 250), np.zeros(1))
-    seen = points_of(evidence)
+    seen = evidence.points
     expected = log_likelihood(poses.reshape(1, -1, 3), seen, 0.0, fields).reshape(found.shape)
     # What is seen free and the ground are points of four by four cells there.
     assert np.abs(found - expected).max() < 0.35 * expected.std()

@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made import blocks_raster, seen_walls, straight_drive
+from made import blocks_raster, localized, seen_walls, straight_drive
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from maptile_loc.perceive.query_tile import QuerySettings
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns, localize
-from maptile_loc.score.likelihood import make_fields
-from maptile_loc.search.match import Matcher
-from maptile_loc.types import STAGES
+from maptile_loc.pipeline import LocalizeSettings, heading_turns
+from maptile_loc.types import STAGES, HeadingKnowledge, Queries
 
 RASTER = blocks_raster(side_m=280.0)
 SETTINGS = LocalizeSettings(query=QuerySettings(size_m=96.0))
@@ -41,11 +39,8 @@ DRIVE = made_drive()
 def run(
     drive=DRIVE, raster=RASTER, heading=KNOWN, submap_m=16.0, every_m=12.0, online=False, seed=0
 ):
-    fields = make_fields(raster, SETTINGS.match.resolution, SETTINGS.likelihood)
-    coarse = Matcher(fields, SETTINGS.query.size_m, SETTINGS.match)
-    return localize(
-        drive, raster, fields, coarse, heading, submap_m, every_m, online, seed, SETTINGS
-    )
+    queries = Queries(submap_m, every_m, online, heading, seed)
+    return localized(drive, raster, queries, SETTINGS)
 
 
 def error(result, stage):
@@ -135,7 +130,7 @@ def test_off_the_map_nothing_is_localized():
 def test_a_prior_on_the_heading_is_a_distribution():
     turns, log_prior = heading_turns(HeadingKnowledge(kind="prior", std_deg=10.0), SETTINGS)
     assert np.exp(log_prior).sum() == pytest.approx(1)
-    assert 30 <= np.degrees(turns.max()) < 30 + SETTINGS.match.heading_step_deg
+    assert 30 <= np.degrees(turns.max()) < 30 + SETTINGS.search.heading_step_deg
     np.testing.assert_allclose(turns, -turns[::-1])
     assert np.sqrt((np.exp(log_prior) * turns**2).sum()) == pytest.approx(np.radians(10), rel=0.05)
 
@@ -187,9 +182,7 @@ def test_any_fitting_resolutions(resolution, query):
         data = data[:, ::2, ::2]
     raster = type(RASTER)(data, RASTER.west, RASTER.north, resolution, RASTER.crs)
     settings = LocalizeSettings(query=QuerySettings(size_m=96.0, resolution=query))
-    fields = make_fields(raster, settings.match.resolution, settings.likelihood)
-    coarse = Matcher(fields, 96.0, settings.match)
-    found = localize(DRIVE, raster, fields, coarse, KNOWN, 16.0, 48.0, False, 0, settings)
+    found = localized(DRIVE, raster, Queries(16.0, 48.0), settings)
     assert error(found, "aligned").max() < 1.5
 
 

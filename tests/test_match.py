@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from made import blocks_raster, seen_walls
+from made_scene import found_by
 from scipy import ndimage
 
 from data_prep.city.folder import open_city
@@ -16,10 +17,13 @@ from data_prep.geometry import rotate, wrap_angle
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.score.align import AlignSettings, align
-from maptile_loc.score.evidence import Evidence, make_evidence, points, turned
-from maptile_loc.score.likelihood import LikelihoodSettings, log_likelihood, make_fields
+from maptile_loc.score.evidence import Evidence, make_evidence, turned
+from maptile_loc.score.likelihood import log_likelihood, make_fields
+from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.hypotheses import by_chance, posterior
-from maptile_loc.search.match import Disc, Matcher, MatchSettings
+from maptile_loc.search.engine.method import Disc
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.match import Matcher
 from maptile_loc.types import Candidates
 
 LIKELIHOOD = LikelihoodSettings()
@@ -55,7 +59,7 @@ def tile_at(east_north, heading=0.0, seed=0, raster=RASTER, rotation=None, query
 
 
 def matcher(fields=FIELDS, prior=None, **changes):
-    return Matcher(fields, QUERY.size_m, MatchSettings(**changes), prior)
+    return Matcher(fields, QUERY.size_m, SearchSettings(**changes), prior)
 
 
 def places(seed, count, raster=RASTER):
@@ -79,7 +83,7 @@ def test_the_true_place_comes_first():
     search = matcher()
     probability = []
     for truth in places(5, 8):
-        found = search.candidates(tile_at(truth, seed=1), *KNOWN)
+        found = found_by(search, tile_at(truth, seed=1), *KNOWN)
         assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
         probability.append(np.exp(found.log_scores[0]))
         assert (np.diff(found.log_scores) <= 0).all()
@@ -92,7 +96,7 @@ def test_an_unknown_heading_is_found(rotation):
     search = matcher()
     for truth, heading in zip(places(6, 3), (1.1, -2.0, 3.1), strict=True):
         tile = tile_at(truth, heading, rotation=rotation)
-        found = search.candidates(tile, *ALL_ROUND)
+        found = found_by(search, tile, *ALL_ROUND)
         assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
         assert abs(np.degrees(wrap_angle(found.poses[0, 2] - heading))) < 2.5
         assert np.exp(found.log_scores[0]) > 0.9
@@ -105,7 +109,7 @@ def test_a_heading_with_a_prior_is_found():
     log_prior -= np.log(np.exp(log_prior).sum())
     for truth in places(7, 3):
         tile = tile_at(truth, 0.6, rotation=0.6 - np.radians(11))
-        found = search.candidates(tile, turns, log_prior)
+        found = found_by(search, tile, turns, log_prior)
         assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
         assert abs(np.degrees(found.poses[0, 2] - 0.6)) < 2.5
 
@@ -122,17 +126,17 @@ def test_the_prior_decides_between_headings_that_fit_alike():
         (np.log([0.9, 0.1]), truth),
         (np.log([0.1, 0.9]), 2 * same.centre - truth),
     ):
-        found = search.candidates(tile, turns, log_prior)
+        found = found_by(search, tile, turns, log_prior)
         assert np.hypot(*(found.poses[0, :2] - expected)) < 1.5
         assert np.hypot(*(found.poses[1, :2] - (2 * same.centre - expected))) < 1.5
         assert np.ptp(found.log_scores[:2]) == pytest.approx(np.log(9), abs=0.3)
 
 
 def test_candidates_are_distinct_and_probabilities_at_most_one():
-    settings = MatchSettings()
+    settings = SearchSettings()
     for truth in places(8, 3):
         for how in (KNOWN, ALL_ROUND):
-            found = matcher().candidates(tile_at(truth), *how)
+            found = found_by(matcher(), tile_at(truth), *how)
             assert 1 < len(found.poses) <= settings.candidates
             away = found.poses[:, None] - found.poses[None]
             near = np.hypot(away[..., 0], away[..., 1]) < 0.75 * settings.distinct_m
@@ -144,7 +148,7 @@ def test_candidates_are_distinct_and_probabilities_at_most_one():
 
 @pytest.mark.parametrize("how", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
 def test_a_tile_without_evidence_gives_no_place(how):
-    found = matcher().candidates(without_evidence(tile_at(RASTER.centre)), *how)
+    found = found_by(matcher(), without_evidence(tile_at(RASTER.centre)), *how)
     assert np.exp(found.log_scores).sum() < 0.01
 
 
@@ -154,8 +158,8 @@ def test_a_tile_of_another_city_is_doubted(turn):
     search, elsewhere = matcher(), blocks_raster(seed=9)
     for place in places(9, 5, elsewhere):
         away = tile_at(place, raster=elsewhere, rotation=turn)
-        assert np.exp(search.candidates(away, *KNOWN).log_scores).sum() < 0.05
-    home = [search.candidates(tile_at(place), *KNOWN).log_scores[0] for place in places(9, 5)]
+        assert np.exp(found_by(search, away, *KNOWN).log_scores).sum() < 0.05
+    home = [found_by(search, tile_at(place), *KNOWN).log_scores[0] for place in places(9, 5)]
     assert np.exp(home).min() > 0.8
 
 
@@ -171,7 +175,7 @@ def test_doubled_scores_keep_the_order():
     pairs = 0
     for truth in places(10, 3):
         tile = tile_at(truth)
-        first, second = (m.candidates(tile, *KNOWN) for m in (one, two))
+        first, second = (found_by(m, tile, *KNOWN) for m in (one, two))
         assert (first.poses[0] == second.poses[0]).all()
         rank = {tuple(pose): number for number, pose in enumerate(second.poses)}
         place = np.array([rank.get(tuple(pose), len(rank)) for pose in first.poses])
@@ -184,9 +188,9 @@ def test_doubled_scores_keep_the_order():
 
 def test_shifting_the_world_shifts_the_candidates():
     tile = tile_at(RASTER.centre)
-    here = matcher().candidates(tile, *KNOWN)
+    here = found_by(matcher(), tile, *KNOWN)
     there = matcher(replace(FIELDS, west=FIELDS.west + 1000.0, north=FIELDS.north - 2000.0))
-    moved = there.candidates(tile, *KNOWN)
+    moved = found_by(there, tile, *KNOWN)
     np.testing.assert_allclose(moved.poses - here.poses, [[1000, -2000, 0]] * len(here.poses))
     np.testing.assert_array_equal(here.log_scores, moved.log_scores)
 
@@ -200,20 +204,20 @@ def test_a_prior_narrows_the_search(how):
     disc = Disc(truth[0] + 20, truth[1], 40.0)
     search = matcher(prior=disc)
     assert search.area_km2 == pytest.approx(np.pi * 0.04**2, rel=0.02)
-    found = search.candidates(tile_at(truth), *how)
+    found = found_by(search, tile_at(truth), *how)
     # Where the grid is made finer afterwards a place may move by two of its steps.
     slack = 0.0 if how is KNOWN else 2 * np.sqrt(2)
     away = np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T)
     assert (away <= 40.0 + slack).all()
     assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
-    beside = matcher(prior=replace(disc, east=truth[0] + 60)).candidates(tile_at(truth), *how)
+    beside = found_by(matcher(prior=replace(disc, east=truth[0] + 60)), tile_at(truth), *how)
     assert (np.hypot(*(beside.poses[:, :2] - truth).T) > 15).all()
 
 
 def test_a_prior_in_a_point_leaves_its_nearest_place():
     east, north = RASTER.centre + [0.3, 0.4]
     search = matcher(prior=Disc(float(east), float(north), 0.01))
-    found = search.candidates(tile_at((east, north)), *KNOWN)
+    found = found_by(search, tile_at((east, north)), *KNOWN)
     assert len(found.poses) == 1
     assert np.hypot(*(found.poses[0, :2] - [east, north])) < 1.0
 
@@ -230,7 +234,7 @@ def test_nothing_is_found_in_the_margin(margin):
     assert search.fine.allowed.shape == (401 - 2 * margin,) * 2
     assert search.wide.allowed.shape == (2 * math.floor((200 - margin) / 2) + 1,) * 2
     for how in (KNOWN, ALL_ROUND):
-        found = search.candidates(tile_at(RASTER.world_from_pixel([140.0, 140.0])), *how)
+        found = found_by(search, tile_at(RASTER.world_from_pixel([140.0, 140.0])), *how)
         slack = 0.0 if how is KNOWN else 2.0
         assert RASTER.inside(found.poses[:, :2], margin - slack).all()
 
@@ -288,7 +292,7 @@ def best_of_all(fields, tile, search):
     # The transform's scores of turned images are a little blurred: the best again, exactly.
     top = np.argsort(-np.concatenate(values))[:400]
     some_poses = np.concatenate(poses)[top]
-    exact = log_likelihood(some_poses[None], points(evidence), tile.rotation, fields)[0]
+    exact = log_likelihood(some_poses[None], evidence.points, tile.rotation, fields)[0]
     return some_poses[exact.argmax()], exact.max()
 
 
@@ -296,13 +300,13 @@ def best_of_all(fields, tile, search):
 def test_from_coarse_to_fine_is_as_good_as_all_of_the_fine_grid(town_city, seed):
     piece, tile, truth, heading = town_scene(open_city(town_city), seed)
     fields = make_fields(piece, 1.0, LIKELIHOOD)
-    search = Matcher(fields, SMALL.size_m, MatchSettings())
-    found = search.candidates(tile, *ALL_ROUND)
+    search = Matcher(fields, SMALL.size_m, SearchSettings())
+    found = found_by(search, tile, *ALL_ROUND)
     best, score = best_of_all(fields, tile, search)
     assert np.hypot(*(found.poses[0] - best)[:2]) <= 1.0 + 1e-6
     assert abs(np.degrees(wrap_angle(found.poses[0, 2] - best[2]))) <= 2.0 + 1e-6
     mine = log_likelihood(
-        found.poses[None, :1], points(make_evidence(tile, 1.0)), tile.rotation, fields
+        found.poses[None, :1], make_evidence(tile, 1.0).points, tile.rotation, fields
     )
     assert mine[0, 0] > score - 1.0
     assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
@@ -320,9 +324,7 @@ def test_alignment_finds_the_place_and_knows_how_well():
         tile = tile_at(truth, 0.4, number)
         start = Candidates((pose + rng.uniform([-2, -2, -0.05], [2, 2, 0.05]))[None], np.log([0.5]))
         evidence = make_evidence(tile, 1.0)
-        found, covariance = align(
-            start, evidence, tile.rotation, FIELDS, None, True, AlignSettings()
-        )
+        found, covariance = align(start, evidence, tile.rotation, FIELDS, None, AlignSettings())
         off = found.poses[0] - pose
         errors.append(np.hypot(*off[:2]))
         turns.append(abs(np.degrees(off[2])))
@@ -339,22 +341,10 @@ def test_a_known_heading_holds_the_alignment():
     tile = tile_at(RASTER.centre, heading=0.0)
     start = Candidates(np.array([[*RASTER.centre, np.radians(6)]]), np.zeros(1) - 0.1)
     evidence = make_evidence(tile, 0.5)
-    loose, _ = align(start, evidence, 0.0, fields, None, True, AlignSettings())
-    tight, _ = align(start, evidence, 0.0, fields, np.radians(0.05), True, AlignSettings())
-    assert abs(np.degrees(loose.poses[0, 2])) < 2
-    assert np.degrees(tight.poses[0, 2]) == pytest.approx(6, abs=0.5)
-
-
-def test_a_place_that_was_not_weighed_is_judged_by_the_map():
-    fields = make_fields(RASTER, 0.5, LIKELIHOOD)
-    evidence = make_evidence(tile_at(RASTER.centre), 0.5)
-    scores = []
-    for off in (0.8, 60.0):
-        start = Candidates(np.array([[*(RASTER.centre + [off, 0.0]), 0.0]]), np.array([-12.0]))
-        found, _ = align(start, evidence, 0.0, fields, np.radians(1), False, AlignSettings())
-        scores.append(np.exp(found.log_scores[0]))
-    assert scores[0] > 0.98
-    assert scores[1] < 0.5
+    loose = align(start, evidence, 0.0, fields, None, AlignSettings())
+    tight = align(start, evidence, 0.0, fields, np.radians(0.05), AlignSettings())
+    assert abs(np.degrees(loose.candidates.poses[0, 2])) < 2
+    assert np.degrees(tight.candidates.poses[0, 2]) == pytest.approx(6, abs=0.5)
 
 
 def test_a_straight_corridor_is_uncertain_along_itself():
@@ -369,7 +359,7 @@ def test_a_straight_corridor_is_uncertain_along_itself():
     fields = make_fields(corridor, 0.5, LIKELIHOOD)
     start = Candidates(np.array([[*middle, 0.0]]), np.zeros(1) - 0.1)
     _, covariance = align(
-        start, make_evidence(tile, 0.5), 0.0, fields, np.radians(1), True, AlignSettings()
+        start, make_evidence(tile, 0.5), 0.0, fields, np.radians(1), AlignSettings()
     )
     std = np.sqrt(np.diag(covariance[0]))
     assert std[0] > 5 * std[1]
@@ -382,9 +372,9 @@ def test_a_tile_may_lack_a_kind_of_evidence(missing):
     images = evidence.images.copy()
     images[{"wall": slice(0, 5), "free": 5, "ground": 6, "path": slice(0, 0)}[missing]] = 0
     some = slice(0, 0 if missing == "path" else None)
-    evidence = Evidence(images, evidence.path[some], evidence.looks[some], 0.5)
+    evidence = Evidence(images, evidence.path[some], evidence.path_values[some], 0.5)
     start = Candidates(np.array([[*(RASTER.centre + [0.8, -0.5]), 0.0]]), np.log([0.5]))
-    found, covariance = align(start, evidence, 0.0, fields, np.radians(1), True, AlignSettings())
+    found, covariance = align(start, evidence, 0.0, fields, np.radians(1), AlignSettings())
     if missing == "wall":
         assert len(found.poses) == len(covariance) == 0
         return
@@ -394,7 +384,7 @@ def test_a_tile_may_lack_a_kind_of_evidence(missing):
 
 
 def test_a_tile_that_does_not_fit_the_wide_grid_is_told():
-    with pytest.raises(MaptileError, match=r"even number of cells.*match\.coarser"):
+    with pytest.raises(MaptileError, match=r"even number of cells.*search\.coarser"):
         matcher(coarser=5)
 
 
@@ -403,7 +393,7 @@ def test_what_was_put_together_over_a_longer_way_may_be_bent():
     evidence = make_evidence(tile_at(truth, 0.4), 1.0)
     start = Candidates(np.array([[*truth, 0.4]]), np.log([0.5]))
     one, long = (
-        align(start, evidence, 0.4, FIELDS, None, True, AlignSettings(bend_deg=0.06), reach_m)
+        align(start, evidence, 0.4, FIELDS, None, AlignSettings(bend_deg=0.06), reach_m)
         for reach_m in (0.0, 25.0)
     )
     np.testing.assert_array_equal(one[0].poses, long[0].poses)
@@ -416,7 +406,7 @@ def test_what_was_put_together_over_a_longer_way_may_be_bent():
 
 
 def test_what_fits_by_chance_is_read_off_far_from_the_best_place():
-    settings = MatchSettings(distinct_m=4.0)
+    settings = SearchSettings(distinct_m=4.0)
     scores = np.arange(1000.0)
     away = np.where(scores > 990, 5.0, 100.0)  # the best place and its flanks
     assert by_chance(scores, away, 1000, settings) == 989.0  # one in a thousand is higher
@@ -432,7 +422,7 @@ def test_a_tile_that_fits_many_places_is_less_sure_to_be_at_the_best():
     evidence = make_evidence(tile_at(places(5, 1)[0]), 1.0)
     mass = np.array([40.0])
     sure = [
-        posterior(mass, 0.0, 1e5, chance, evidence, MatchSettings())[0] for chance in (0, 30, 60)
+        posterior(mass, 0.0, 1e5, chance, evidence, SearchSettings())[0] for chance in (0, 30, 60)
     ]
     assert sure[0] > sure[1] > sure[2]
     assert sure[2] == pytest.approx(sure[1] - 0.62 * 30, abs=0.1)  # far below one half
@@ -445,5 +435,5 @@ def test_the_place_in_another_town_is_not_called_localized():
     here = matcher()
     for truth in places(5, 4):
         tile = tile_at(truth)
-        assert np.exp(here.candidates(tile, *KNOWN).log_scores[0]) > 0.99
-        assert np.exp(elsewhere.candidates(tile, *KNOWN).log_scores[0]) < 0.99
+        assert np.exp(found_by(here, tile, *KNOWN).log_scores[0]) > 0.99
+        assert np.exp(found_by(elsewhere, tile, *KNOWN).log_scores[0]) < 0.99

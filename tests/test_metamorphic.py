@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import shapely
-from made import ListedScans, seen_walls
+from made import ListedScans, localized, seen_walls
+from made_scene import found_by
 
 from data_prep.city.folder import open_city
 from data_prep.city.raster import MapRaster, rasterise
@@ -20,17 +21,17 @@ from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import rotate, se3_from_xyzrpy, wrap_angle
 from data_prep.simulate.trajectory import trajectory_from_route
 from maptile_loc.perceive.query_tile import QuerySettings
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, localize
+from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.match import Matcher
-from maptile_loc.types import STAGES
+from maptile_loc.types import STAGES, HeadingKnowledge, Queries
 
 SETTINGS = LocalizeSettings(query=QuerySettings(size_m=96.0))
 UNKNOWN = HeadingKnowledge(kind="unknown")
 SIDE_M = 240.0
 SCANS, STEP_M = 8, 6.0
 START_NS = 1_700_000_000_000_000_000
-CELL_M = SETTINGS.match.resolution
+CELL_M = SETTINGS.search.resolution
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,8 @@ def driven(clouds, poses, raster: MapRaster, after_ns: int = 0) -> Drive:
 
 
 def solve(drive, raster, heading=None, seed=0):
-    fields = make_fields(raster, CELL_M, SETTINGS.likelihood)
-    coarse = Matcher(fields, SETTINGS.query.size_m, SETTINGS.match)
-    knowledge = heading or HeadingKnowledge()
-    return localize(drive, raster, fields, coarse, knowledge, 12.0, 0.0, False, seed, SETTINGS)
+    queries = Queries(12.0, 0.0, heading=heading or HeadingKnowledge(), seed=seed)
+    return localized(drive, raster, queries, SETTINGS)
 
 
 def gaps(a, b):
@@ -244,7 +243,7 @@ def test_the_random_turn_of_an_unknown_heading_hardly_tells(world, seeded):
     for result in seeded:
         assert gaps(result.stages["aligned"].poses, world.poses[:3])[0].max() < CELL_M
         expected = {"aligned": seeded[0].stages["aligned"].poses}
-        assert_alike(result, expected, 0.5 * CELL_M, SETTINGS.match.heading_step_deg, ["aligned"])
+        assert_alike(result, expected, 0.5 * CELL_M, SETTINGS.search.heading_step_deg, ["aligned"])
     first, second = (result.tiles[0].rotation for result in seeded[:2])
     assert abs(first - second) > 0.1  # the tiles were turned otherwise
 
@@ -255,15 +254,15 @@ def test_a_doubled_score_keeps_the_order_of_the_peaks(world, known):
     doubled = {name: tuple(2 * np.atleast_1d(value)) for name, value in weights.items()}
     twice = once.model_copy(update=doubled | {"course": 2 * once.course})
     one, two = (
-        Matcher(make_fields(world.raster, CELL_M, weight), SETTINGS.query.size_m, SETTINGS.match)
+        Matcher(make_fields(world.raster, CELL_M, weight), SETTINGS.query.size_m, SETTINGS.search)
         for weight in (once, twice)
     )
     # A score is summed over the cells around its peak, so near ties may change their order.
-    cells = (2 * SETTINGS.match.distinct_m / CELL_M + 1) ** 2
+    cells = (2 * SETTINGS.search.distinct_m / CELL_M + 1) ** 2
     clear = 1.5 * np.log(cells)
     pairs = 0
     for tile in known.tiles.values():
-        first, second = (m.candidates(tile, np.zeros(1), np.zeros(1)) for m in (one, two))
+        first, second = (found_by(m, tile, np.zeros(1), np.zeros(1)) for m in (one, two))
         rank = {tuple(pose): number for number, pose in enumerate(second.poses)}
         # What is hopeless by the doubled score is not returned.
         assert set(rank) <= {tuple(pose) for pose in first.poses}

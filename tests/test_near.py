@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_scene import found_by
 from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, places, tile_at
 
 from data_prep.geometry import wrap_angle
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.match import Matcher
 
-SETTINGS = MatchSettings(nowhere_log_odds=1000.0, nowhere_by_chance=0.0)
+SETTINGS = SearchSettings(nowhere_log_odds=1000.0, nowhere_by_chance=0.0)
 NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS)
 EVERYWHERE = Matcher(FIELDS, QUERY.size_m, SETTINGS)
 
@@ -25,9 +26,9 @@ def test_it_finds_what_the_search_of_all_the_map_finds_there(turns) -> None:
     for place in places(3, 4):
         rotation = None if turns is KNOWN else 0.9
         tile = tile_at(place, 0.3, rotation=rotation)
-        all_over = EVERYWHERE.candidates(tile, *turns)
+        all_over = found_by(EVERYWHERE, tile, *turns)
         aside = all_over.poses + rng.uniform(-12, 12, (len(all_over.poses), 3)) * [1, 1, 0]
-        near = NEAR.candidates(tile, aside, *turns)
+        near = found_by(NEAR, tile, aside, *turns)
         np.testing.assert_allclose(near.poses[0], all_over.poses[0], atol=1e-9)
         # The scores differ by what is far from all centres.
         assert near.log_scores[0] == pytest.approx(all_over.log_scores[0], abs=0.5)
@@ -35,7 +36,7 @@ def test_it_finds_what_the_search_of_all_the_map_finds_there(turns) -> None:
 
 def test_a_square_without_the_place_does_not_hold_it() -> None:
     (place,) = places(3, 1)
-    found = NEAR.candidates(tile_at(place), at(place) + [40.0, 0.0, 0.0], *KNOWN)
+    found = found_by(NEAR, tile_at(place), at(place) + [40.0, 0.0, 0.0], *KNOWN)
     east, north = np.abs(found.poses[:, :2] - place - [40.0, 0.0]).T
     assert (east <= 20.5).all()
     assert (north <= 20.5).all()
@@ -44,9 +45,9 @@ def test_a_square_without_the_place_does_not_hold_it() -> None:
 def test_squares_that_overlap_give_a_place_once() -> None:
     (place,) = places(3, 1)
     tile = tile_at(place)
-    once = NEAR.candidates(tile, at(place), *KNOWN)
-    thrice = NEAR.candidates(
-        tile, at(place) + np.array([[0.0, 0, 0], [3, 1, 0], [-2, 4, 0]]), *KNOWN
+    once = found_by(NEAR, tile, at(place), *KNOWN)
+    thrice = found_by(
+        NEAR, tile, at(place) + np.array([[0.0, 0, 0], [3, 1, 0], [-2, 4, 0]]), *KNOWN
     )
     np.testing.assert_allclose(thrice.poses[0], once.poses[0])
     gap = np.hypot(*(thrice.poses[:, None, :2] - thrice.poses[:, :2]).T)
@@ -55,15 +56,15 @@ def test_squares_that_overlap_give_a_place_once() -> None:
 
 def test_squares_over_the_edge_of_the_map_are_searched() -> None:
     corner = np.array([[FIELDS.west + 2, FIELDS.north - 2, 0.0]])
-    found = NEAR.candidates(tile_at(places(3, 1)[0]), corner, *KNOWN)
+    found = found_by(NEAR, tile_at(places(3, 1)[0]), corner, *KNOWN)
     assert np.isfinite(found.poses).all()
     assert np.isfinite(found.log_scores).all()
 
 
 def test_a_turned_tile_gives_the_same_place_and_heading() -> None:
     (place,) = places(5, 1)
-    plain = NEAR.candidates(tile_at(place, 0.3, rotation=0.3), at(place), *ALL_ROUND)
-    turned = NEAR.candidates(tile_at(place, 0.3, rotation=2.0), at(place), *ALL_ROUND)
+    plain = found_by(NEAR, tile_at(place, 0.3, rotation=0.3), at(place), *ALL_ROUND)
+    turned = found_by(NEAR, tile_at(place, 0.3, rotation=2.0), at(place), *ALL_ROUND)
     assert np.hypot(*(plain.poses[0, :2] - turned.poses[0, :2])) < 1.5
     assert abs(wrap_angle(plain.poses[0, 2] - turned.poses[0, 2])) < np.radians(4.1)
 
@@ -72,8 +73,8 @@ def test_turns_far_from_the_start_s_are_not_tried() -> None:
     (place,) = places(5, 1)
     tile = tile_at(place, 0.0, rotation=0.0)
     start = np.array([[*place, 2.0]])
-    found = NEAR.candidates(tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
+    found = found_by(NEAR, tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
     assert abs(wrap_angle(found.poses[0, 2] - 2.0)) < np.radians(10 + 2 * 2 + 0.1)
     start[0, 2] = 0.1
-    found = NEAR.candidates(tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
+    found = found_by(NEAR, tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
     assert np.hypot(*(found.poses[0, :2] - place)) < 2.0

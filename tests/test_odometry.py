@@ -19,10 +19,9 @@ from data_prep.geometry import Projection, se3, utm_crs
 from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.sources import open_drive
 from data_prep.sources.formats.tum import read_tum, write_tum
+from maptile_loc.api import localize
 from maptile_loc.odometry.lidar_odometry import OdometrySettings
 from maptile_loc.odometry.stored import with_lidar_odometry
-from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.run import RunOptions, run
 
 SETTINGS = OdometrySettings()
 
@@ -180,30 +179,34 @@ def test_a_simulated_drive_against_its_exact_path(roof_drive, tmp_path):
     assert np.degrees(np.abs((turned - turned[0]) - (true - true[0])).max()) < 0.7
 
 
+def notes(city, drive, out, **options):
+    """What is said of a localized drive, its odometry kept in ``out``."""
+    return "\n".join(localize(city, drive, keep=out, **options).notes)
+
+
 def test_localize_makes_it_where_there_is_none_or_it_is_asked_for(roof_drive, town_city, tmp_path):
-    options = RunOptions(
-        town_city, roof_drive, end=2.0, submap_m=4.0, every_m=8.0, odometry="lidar"
-    )
-    lines = run(options, LocalizeSettings(), tmp_path / "asked")
-    assert "note: odometry made from the scans: " in lines
+    def run(name, odometry):
+        drive = open_drive(roof_drive, end=2.0)
+        out = tmp_path / name
+        return notes(town_city, drive, out, submap_m=4.0, every_m=8.0, odometry=odometry)
+
+    assert "odometry made from the scans: " in run("asked", "lidar")
     (roof_drive / "vo" / "vo.csv").rename(roof_drive / "vo" / "vo.old")
     try:
-        lines = run(replace(options, odometry="auto"), LocalizeSettings(), tmp_path / "none")
-        again = run(replace(options, odometry="auto"), LocalizeSettings(), tmp_path / "none")
+        lines, again = run("none", "auto"), run("none", "auto")
     finally:
         (roof_drive / "vo" / "vo.old").rename(roof_drive / "vo" / "vo.csv")
-    assert "no odometry" in lines and "odometry made from the scans" in lines
+    assert "no odometry" in lines
+    assert "odometry made from the scans" in lines
     assert "odometry as made before" in again
     made = [(tmp_path / name / "odometry.tum").read_bytes() for name in ("asked", "none")]
     assert made[0] == made[1]
-    lines = run(replace(options, odometry="auto"), LocalizeSettings(), tmp_path / "own")
-    assert "odometry made" not in lines
+    assert "odometry made" not in run("own", "auto")
     assert not (tmp_path / "own" / "odometry.tum").exists()
-    with pytest.raises(MaptileError, match="--odometry gps: there are auto, lidar"):
-        run(replace(options, odometry="gps"), LocalizeSettings(), tmp_path / "own")
+    with pytest.raises(MaptileError, match="odometry 'gps': there are auto and lidar"):
+        run("own", "gps")
 
 
 def test_a_push_broom_drive_without_odometry_says_why(town_drive, town_city, tmp_path):
-    options = RunOptions(town_city, town_drive, odometry="lidar")
     with pytest.raises(MaptileError, match=r"lies in a plane.*give it an odometry\.tum"):
-        run(options, LocalizeSettings(), tmp_path / "out")
+        localize(town_city, town_drive, odometry="lidar")

@@ -3,26 +3,39 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import signal
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyogrio
 import pytest
 import shapely
+from interruptions import CRASHED, REFUSED, SUCCEEDED, interruptions
 from made import blocks_raster
-from made_result import estimates, localization, path, random_localization, times
+from made_result import (
+    RECORD,
+    estimates,
+    localization,
+    path,
+    random_localization,
+    times,
+    truth_track,
+)
 
 from data_prep.errors import MaptileError
-from maptile_loc.report.files import read_result, stretches, trajectory_table, write_result
+from data_prep.settings import Settings
+from maptile_loc.report import formats
+from maptile_loc.report.files import read_result, write_result
+from maptile_loc.report.trajectory import stretches, trajectory_table
 from maptile_loc.types import Localization
 
 COLUMNS = [
     *("frame", "t_ns", "latitude", "longitude", "east", "north", "heading_deg"),
     *("std_east", "std_north", "std_heading_deg", "score", "localized"),
 ]
-RUN = {"city": "/cities/made", "drive": "/drives/made", "format": "clouds", "method": "match"}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +58,10 @@ def written(folder):
 @pytest.mark.parametrize("seed", range(3))
 def test_all_but_the_tiles_comes_back_bit_for_bit(raster, tmp_path, seed):
     result = random_localization(raster, 50, seed)
-    write_result(result, raster, tmp_path / "new" / "o", RUN)
-    back, run = read_result(tmp_path / "new" / "o")
-    assert run.items() >= RUN.items()
+    write_result(result, tmp_path / "new" / "o")
+    back = read_result(tmp_path / "new" / "o", raster)
+    assert back.record.items() >= RECORD.items()
+    assert (back.blind, back.notes) == (2, ("a note",))
     assert list(back.stages) == list(result.stages)
     for name, stage in result.stages.items():
         for field in ("poses", "covariance", "score", "localized"):
@@ -64,8 +78,8 @@ def test_all_but_the_tiles_comes_back_bit_for_bit(raster, tmp_path, seed):
 
 
 def test_a_result_without_queries_comes_back(raster, tmp_path):
-    write_result(localization(raster, np.empty((0, 3))), raster, tmp_path, RUN)
-    back, _ = read_result(tmp_path)
+    write_result(localization(raster, np.empty((0, 3))), tmp_path)
+    back = read_result(tmp_path, raster)
     assert list(back.stages) == ["coarse", "aligned", "fused", "smoothed"]
     assert all(stage.poses.shape == (0, 3) for stage in back.stages.values())
     assert pyogrio.read_dataframe(tmp_path / "trajectory.geojson").empty
@@ -74,14 +88,14 @@ def test_a_result_without_queries_comes_back(raster, tmp_path):
 def test_an_online_result_has_no_smoothed_stage(raster, tmp_path):
     result = localization(raster, path(raster, 5))
     stages = {name: result.stages[name] for name in ("coarse", "aligned", "fused")}
-    write_result(replace(result, stages=stages, final="fused"), raster, tmp_path, RUN)
-    back, _ = read_result(tmp_path)
+    write_result(replace(result, stages=stages, final="fused"), tmp_path)
+    back = read_result(tmp_path, raster)
     assert back.final == "fused"
     assert list(back.stages) == ["coarse", "aligned", "fused"]
 
 
 def test_trajectory_csv_has_a_row_per_query_and_blanks_without_a_pose(broken, raster, tmp_path):
-    write_result(broken, raster, tmp_path, RUN)
+    write_result(broken, tmp_path)
     with (tmp_path / "trajectory.csv").open(newline="") as file:
         header, *rows = list(csv.reader(file))
     assert header == COLUMNS
@@ -97,7 +111,7 @@ def test_trajectory_table_in_degrees_and_deviations(raster):
     stage = estimates(poses)
     stage = replace(stage, covariance=np.diag([4.0, 9.0, np.radians(3) ** 2])[None])
     result = replace(localization(raster, poses), stages={"smoothed": stage})
-    row = trajectory_table(result, raster).iloc[0]
+    row = trajectory_table(result).iloc[0]
     assert row["heading_deg"] == pytest.approx(90)
     assert (row["std_east"], row["std_north"]) == (2, 3)
     assert row["std_heading_deg"] == pytest.approx(3, abs=1e-4)
@@ -106,7 +120,7 @@ def test_trajectory_table_in_degrees_and_deviations(raster):
 
 
 def test_geojson_as_another_reader_sees_it(broken, raster, tmp_path):
-    write_result(broken, raster, tmp_path, RUN)
+    write_result(broken, tmp_path)
     table = pyogrio.read_dataframe(tmp_path / "trajectory.geojson")
     assert table.crs.to_epsg() == 4326
     points, lines = table[table["kind"] == "query"], table[table["kind"] == "path"]
@@ -121,8 +135,21 @@ def test_geojson_as_another_reader_sees_it(broken, raster, tmp_path):
     assert "crs" not in content  # RFC 7946, section 4
 
 
+def test_every_module_in_formats_is_an_output_format(broken, tmp_path):
+    modules = {file.stem for file in Path(formats.__file__).parent.glob("[!_]*.py")}
+    every = formats.output_formats()
+    assert len(every) == len(modules) >= 4
+    assert len({form.file_name for form in every}) == len(every)
+    for form in every:
+        assert "\n" not in form.summary
+        form.write(broken, tmp_path / form.file_name)
+        assert (tmp_path / form.file_name).stat().st_size > 0
+    write_result(broken, tmp_path / "o")
+    assert {form.file_name for form in every} <= set(written(tmp_path / "o"))
+
+
 def test_gpx_as_another_reader_sees_it(broken, raster, tmp_path):
-    write_result(broken, raster, tmp_path, RUN)
+    write_result(broken, tmp_path)
     points = pyogrio.read_dataframe(tmp_path / "trajectory.gpx", layer="track_points")
     assert points["track_seg_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     keep = [0, 1, 2, 5, 6, 7, 9, 10, 11]
@@ -139,7 +166,7 @@ def test_gpx_as_another_reader_sees_it(broken, raster, tmp_path):
 
 
 def test_tum_holds_localized_rows_from_the_origin_in_run_json(broken, raster, tmp_path):
-    write_result(broken, raster, tmp_path, RUN)
+    write_result(broken, tmp_path)
     rows = np.loadtxt(tmp_path / "trajectory.tum")
     keep = [0, 1, 2, 5, 6, 7, 9, 10, 11]
     origin = json.loads((tmp_path / "run.json").read_text())["tum_origin"]
@@ -154,39 +181,77 @@ def test_tum_holds_localized_rows_from_the_origin_in_run_json(broken, raster, tm
 def test_a_new_result_removes_what_was_made_of_the_old_one_only(broken, raster, tmp_path):
     for name in ("metrics.json", "errors.csv", "report.html", "diary.txt"):
         (tmp_path / name).write_text("old")
-    write_result(broken, raster, tmp_path, RUN)
+    write_result(broken, tmp_path)
     left = written(tmp_path)
     assert left["diary.txt"] == b"old"
     assert not {"metrics.json", "errors.csv", "report.html"} & set(left)
 
 
 def test_a_full_disk_leaves_the_old_result_whole(broken, raster, tmp_path):
-    write_result(broken, raster, tmp_path, RUN)
+    write_result(broken, tmp_path)
     before = written(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:
         with pytest.raises(MaptileError, match=r"cannot write: File too large") as caught:
-            write_result(random_localization(raster, 50, 0), raster, tmp_path, RUN)
+            write_result(random_localization(raster, 50, 0), tmp_path)
         with pytest.raises(MaptileError):
-            write_result(random_localization(raster, 50, 0), raster, tmp_path / "new", RUN)
+            write_result(random_localization(raster, 50, 0), tmp_path / "new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     assert written(tmp_path) == before
 
 
+def test_settings_are_replaced_with_the_result_and_read_back(broken, raster, tmp_path):
+    class Recipe(Settings):
+        submap: dict[str, float] = {"length_m": 50.0}  # noqa: RUF012
+
+    write_result(replace(broken, settings=Recipe()), tmp_path)
+    back = read_result(tmp_path, raster)
+    assert back.settings.model_dump() == {"submap": {"length_m": 50.0}}
+    before = written(tmp_path)
+    write_result(back, tmp_path)
+    assert written(tmp_path) == before
+    write_result(broken, tmp_path)
+    assert read_result(tmp_path, raster).settings is None
+
+
+@pytest.mark.parametrize("how", ["fail", "kill"])
+def test_an_interruption_at_any_step_leaves_one_whole_result(broken, raster, tmp_path, how):
+    """No state file of one result stands beside one of another, and the user's file stays."""
+    truth = truth_track(raster, times(12), path(raster, 12))
+    other = replace(broken, query_seconds=broken.query_seconds + 1, final="aligned")
+    other = replace(other, settings=Settings())
+    folder = tmp_path / "o"
+    write_result(broken, folder)
+    (folder / "diary.txt").write_text("mine")
+    old = written(folder)
+    write_result(other, tmp_path / "new", truth)
+    new = written(tmp_path / "new") | {"diary.txt": b"mine"}
+    codes = set()
+    for code in interruptions(lambda: write_result(other, folder, truth), how):
+        assert code != CRASHED
+        assert written(folder) == (old if code == REFUSED else new) or (
+            code == -signal.SIGKILL and written(folder) in (old, new)
+        )
+        codes.add(code)
+        if written(folder) == new:
+            write_result(broken, folder)
+    assert codes == ({-signal.SIGKILL} if how == "kill" else {REFUSED, SUCCEEDED})
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(broken, raster, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MaptileError, match=r"file/o: cannot write") as caught:
-        write_result(broken, raster, tmp_path / "file" / "o", RUN)
+        write_result(broken, tmp_path / "file" / "o")
     assert "\n" not in str(caught.value)
 
 
 def test_no_result_and_damaged_results_are_one_line(broken, raster, tmp_path):
     with pytest.raises(MaptileError, match="no result here"):
-        read_result(tmp_path)
-    write_result(broken, raster, tmp_path, RUN)
+        read_result(tmp_path, raster)
+    write_result(broken, tmp_path)
     whole = written(tmp_path)
     rows = whole["stages.csv"].splitlines(keepends=True)
     for name, content in (
@@ -200,15 +265,15 @@ def test_no_result_and_damaged_results_are_one_line(broken, raster, tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MaptileError, match=name) as caught:
-            read_result(tmp_path)
+            read_result(tmp_path, raster)
         assert "\n" not in str(caught.value)
         (tmp_path / name).write_bytes(whole[name])
     for name in ("stages.csv", "queries.npz"):
         (tmp_path / name).unlink()
         with pytest.raises(MaptileError, match=name):
-            read_result(tmp_path)
+            read_result(tmp_path, raster)
         (tmp_path / name).write_bytes(whole[name])
-    read_result(tmp_path)
+    read_result(tmp_path, raster)
 
 
 def test_stretches():

@@ -57,8 +57,3 @@ def test_what_is_installed_is_what_the_constraints_pin():
             continue
         assert name in pins, f"{name} is not pinned"
         assert version(name).split("+")[0] == pins[name]
-
-
-def test_data_prep_never_imports_maptile_loc():
-    for path in (ROOT / "data_prep").rglob("*.py"):
-        assert not re.search(r"^\s*(from|import) maptile_loc", path.read_text(), re.M), path

@@ -11,7 +11,7 @@ from maptile_loc.perceive.labels import BUILDING, GROUND, OTHER, ROAD
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.rays import farthest, free_space, make_rays
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.perceive.walls import Upright, flatness
+from maptile_loc.perceive.walls import Upright, WallSettings, flatness
 
 SETTINGS = QuerySettings(size_m=64.0)
 RNG = np.random.default_rng(0)
@@ -256,6 +256,11 @@ def test_walls_are_not_below_zero_or_above_one():
         assert channel.max() <= 1
 
 
+def test_houses_are_at_least_as_high_as_cars():
+    with pytest.raises(ValueError, match=r"house_m has to be at least car_m \(1\.7\)"):
+        WallSettings(house_m=1.5)
+
+
 def test_flatness_of_a_wall_a_floor_and_leaves():
     def points(xyz):
         xyz = np.asarray(xyz, np.float32)
@@ -266,6 +271,6 @@ def test_flatness_of_a_wall_a_floor_and_leaves():
     floor = np.column_stack([RNG.uniform(0, 6, (2000, 2)), RNG.normal(2, 0.02, 2000)])
     leaves = RNG.uniform(0, 4, (2000, 3))
     for xyz, expected in ((flat_wall, 0.8), (floor, 0.0), (leaves, 0.0)):
-        flat, known = flatness(points(xyz), xyz.astype(np.float64))
+        flat, known = flatness(points(xyz), xyz.astype(np.float64), SETTINGS.wall)
         assert known.mean() > 0.9
         assert flat[known > 0].mean() == pytest.approx(expected, abs=0.2)

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maptile_loc.perceive.rays import (
+    bin_rays,
     farthest,
     free_space,
     highest_view,
     make_rays,
-    make_sheaves,
     seen_through,
 )
 
@@ -36,41 +36,41 @@ def grid(step=0.2, up=(-10, 10)):
 
 @settings(max_examples=20, deadline=None)
 @given(share=st.floats(0.05, 0.95), seed=st.integers(0, 99))
-def test_the_share_of_rays_that_pass_is_what_was_let_through(share, seed):
+def test_the_share_of_passing_rays_is_measured(share, seed):
     azimuth, elevation = grid()
     passes = np.random.default_rng(seed).random(len(azimuth)) < share
     rays = rays_of(cloud(azimuth, elevation, np.where(passes, 20.0, 8.0)))
     hit = np.flatnonzero(~passes)
-    through = seen_through(make_sheaves(rays), hit, rays.distance[hit] + 1.5)
+    through = seen_through(bin_rays(rays), hit, rays.distance[hit] + 1.5)
     assert through.mean() == pytest.approx(share, abs=0.03)
 
 
-def test_nothing_passes_a_wall_and_other_scans_do_not_count():
+def test_no_ray_passes_a_wall_and_other_scans_do_not_count():
     azimuth, elevation = grid()
     wall = cloud(azimuth, elevation, np.full(len(azimuth), 8.0))
     behind = cloud(azimuth, elevation, np.full(len(azimuth), 20.0))
     scan = np.repeat(np.arange(2, dtype=np.int32), len(wall))
     rays = make_rays(np.concatenate([wall, behind]), scan, np.zeros((2, 3), np.float32))
-    asked = np.arange(len(wall))
-    assert (seen_through(make_sheaves(rays), asked, rays.distance[asked] + 1.5) == 0).all()
+    tested = np.arange(len(wall))
+    assert (seen_through(bin_rays(rays), tested, rays.distance[tested] + 1.5) == 0).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(top=st.floats(-5, 15), tilt=st.floats(0, 3), towards=st.floats(-180, 180))
-def test_the_upper_edge_of_the_view_is_found_though_it_is_tilted(top, tilt, towards):
+def test_the_upper_edge_of_a_tilted_view_is_found(top, tilt, towards):
     azimuth, low = grid(up=(-20, 0))
     edge = top + tilt * np.cos(np.radians(azimuth - towards))
-    # Everything below the edge, in a third of the directions only half as far up.
+    # Returns up to the edge, and in a third of the directions only half as far up.
     share = np.where(azimuth % 90 < 30, 0.5, 1.0)
     elevation = -20 + (low + 20) / 20 * (edge + 20) * share
     rays = rays_of(cloud(azimuth, elevation, np.full(len(azimuth), 15.0)))
-    asked = np.arange(0, len(azimuth), 37)
-    seen = np.degrees(np.arctan(highest_view(rays, asked)))
-    # The sectors below pull it down a little.
-    assert np.abs(seen - edge[asked]).max() < 1.0
+    tested = np.arange(0, len(azimuth), 37)
+    seen = np.degrees(np.arctan(highest_view(rays, tested)))
+    # Sectors with lower returns lower the fitted edge a little.
+    assert np.abs(seen - edge[tested]).max() < 1.0
 
 
-def test_a_ray_tells_only_as_far_as_it_is_said_to():
+def test_a_ray_shows_free_space_up_to_its_reach():
     azimuth, elevation = grid(step=0.5, up=(0, 1))
     rays = rays_of(cloud(azimuth, elevation, np.full(len(azimuth), 20.0)))
     far = farthest(rays, np.where(rays.azimuth > 0, rays.flat, np.float32(6)))
@@ -78,7 +78,7 @@ def test_a_ray_tells_only_as_far_as_it_is_said_to():
     row, column = np.nonzero(free)
     x, y = (column + 0.5 - 64) / 2, (64 - row - 0.5) / 2
     reached = np.hypot(x, y)
-    assert reached[y < -0.5].max() == pytest.approx(5.0, abs=0.5)  # a metre is left before each end
+    assert reached[y < -0.5].max() == pytest.approx(5.0, abs=0.5)  # 1 m before the end is left out
     assert reached[y > 0.5].max() == pytest.approx(19.0, abs=0.5)
     nothing = free_space(farthest(rays, np.zeros(len(azimuth), np.float32)), ORIGIN, 128, 0.5)
     assert not nothing.any()

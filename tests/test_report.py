@@ -12,9 +12,9 @@ from made import blocks_raster
 from made_result import localization, path, times, truth_track, write_drive
 
 from data_prep.errors import MaptileError
-from maptile_loc.report.files import write_result
+from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.findings import clock, find
-from maptile_loc.report.metrics import _error_table, compare, evaluate, evaluate_run
+from maptile_loc.report.metrics import evaluate_queries
 from maptile_loc.report.page import render
 from maptile_loc.report.pictures import (
     broken_line,
@@ -88,7 +88,8 @@ def folder(raster, drive, tmp_path):
     write_drive(tmp_path / "<b>drive", times(30), truth)
     run = {"city": str(tmp_path / "town.tif"), "drive": str(tmp_path / "<b>drive"), "every_m": 2.0}
     run |= {"method": "match", "heading": {"kind": "known", "std_deg": 0.0}, "submap_m": 50.0}
-    write_result(drive, raster, tmp_path / "o", run | {"format": "clouds", "seed": 0})
+    run |= {"format": "clouds", "seed": 0}
+    write_result(replace(drive, record=run), tmp_path / "o")
     return tmp_path / "o"
 
 
@@ -156,7 +157,7 @@ def test_the_page_works_without_truth(folder):
 def test_the_page_works_without_a_query_or_a_pose(raster):
     for poses in (np.empty((0, 3)), np.full((4, 3), np.nan)):
         result = localization(raster, poses)
-        assert_offline_and_sound(render(result, {}, "town", raster, None, None))
+        assert_offline_and_sound(render(result, None, None))
 
 
 def test_the_page_needs_a_city_and_a_place_to_lie(folder):
@@ -181,10 +182,8 @@ def test_the_overview_is_a_picture(folder):
 
 def findings(raster, result, truth_poses) -> str:
     truth = truth_track(raster, result.t_ns, truth_poses)
-    errors = _error_table(result, compare(result, truth, raster))
-    return "\n".join(
-        f"{kind}: {text}" for kind, text in find(result, evaluate(result, truth, raster), errors)
-    )
+    metrics, _, errors = evaluate_queries(result, truth)
+    return "\n".join(f"{kind}: {text}" for kind, text in find(result, metrics, errors))
 
 
 def test_findings_say_what_went_wrong(raster, drive):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_scene import found_by
 from small_city import small_city
 from test_train import TINY
 
@@ -18,9 +19,10 @@ from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings
-from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import MatchSettings, RetrievalSettings
+from maptile_loc.search.engine.settings import RetrievalSettings, SearchSettings
 from maptile_loc.search.retrieval import RetrievalLocator, describe
 from maptile_loc.types import QueryTile
 
@@ -168,7 +170,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> City:
 def locator(folder: Path, city: City, **settings: float) -> RetrievalLocator:
     fields = make_fields(city.raster, 1.0, LikelihoodSettings())
     chosen = RetrievalSettings.model_validate({"places": 5} | settings)
-    return RetrievalLocator(folder, city, NearSearch(fields, 96.0, MatchSettings()), chosen)
+    return RetrievalLocator(folder, city, NearSearch(fields, 96.0, SearchSettings()), chosen)
 
 
 def query(seed: int = 0) -> QueryTile:
@@ -185,7 +187,7 @@ def test_a_model_is_valid_in_another_city(other: City, trained: Path) -> None:
     assert centres.shape == (5, 2)
     gap = np.hypot(*(centres[:, None] - centres).T)
     assert gap[np.triu_indices(5, 1)].min() >= 10.0
-    candidates = found.candidates(query(), *KNOWN)
+    candidates = found_by(found, query(), *KNOWN)
     away = np.abs(candidates.poses[:, None, :2] - centres).max(axis=2).min(axis=1)
     assert (away <= 20.5).all()
 

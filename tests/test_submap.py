@@ -10,7 +10,9 @@ from data_prep.drive import Drive, PoseTrack, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
 from maptile_loc.perceive.labels import BUILDING, GROUND, OTHER, LabelTable
-from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 
 POST = np.array([[10.0, 2.0, 1.0]])
 
@@ -22,8 +24,8 @@ def post_seen_from(count, step_m=1.0):
 
 def test_a_fixed_post_stays_one_point_in_the_submap():
     drive = straight_drive(post_seen_from(30))
-    plan = plan_queries(drive, 5.0, 20.0)
-    submap = build_submap(drive, plan, 2, 20.0, False, SubmapSettings())
+    plan = plan_queries(drive, Queries(submap_m=20.0, every_m=5.0))
+    submap = build_submap(drive, plan, 2, Queries(submap_m=20.0), SubmapSettings())
     here = int(plan.scan[2])
     np.testing.assert_allclose(submap.points, np.repeat(POST - [[here, 0, 0]], 21, 0), atol=1e-4)
     # The sensors lie on the track driven, ten metres back and ahead.
@@ -32,10 +34,10 @@ def test_a_fixed_post_stays_one_point_in_the_submap():
 
 def test_queries_are_a_step_apart_and_windows_shorter_at_the_ends():
     drive = straight_drive(post_seen_from(50))
-    plan = plan_queries(drive, 20.0, 50.0)
+    plan = plan_queries(drive, Queries(submap_m=50.0, every_m=20.0))
     np.testing.assert_array_equal(plan.scan, [0, 20, 40])
     extents = [
-        np.ptp(build_submap(drive, plan, q, 20.0, False, SubmapSettings()).origin[:, 0])
+        np.ptp(build_submap(drive, plan, q, Queries(submap_m=20.0), SubmapSettings()).origin[:, 0])
         for q in range(3)
     ]
     np.testing.assert_allclose(extents, [10, 20, 19], atol=1e-3)
@@ -44,45 +46,45 @@ def test_queries_are_a_step_apart_and_windows_shorter_at_the_ends():
 def test_online_uses_nothing_after_the_query():
     clouds = post_seen_from(50)
     drive = straight_drive(clouds)
-    plan = plan_queries(drive, 20.0, 30.0)
-    submap = build_submap(drive, plan, 1, 30.0, True, SubmapSettings())
+    plan = plan_queries(drive, Queries(submap_m=30.0, every_m=20.0))
+    submap = build_submap(drive, plan, 1, Queries(submap_m=30.0, online=True), SubmapSettings())
     later = replace(drive, scans=ListedScans(drive.scans.t_ns, clouds[:21] + [POST * 9] * 29))
-    again = build_submap(later, plan, 1, 30.0, True, SubmapSettings())
+    again = build_submap(later, plan, 1, Queries(submap_m=30.0, online=True), SubmapSettings())
     np.testing.assert_array_equal(submap.points, again.points)
     assert submap.origin[:, 0].max() == 0
 
 
 def test_one_scan_only():
     drive = straight_drive(post_seen_from(10))
-    plan = plan_queries(drive, 0.0, 0.0)
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
     assert len(plan.scan) == 10
-    submap = build_submap(drive, plan, 3, 0.0, False, SubmapSettings())
+    submap = build_submap(drive, plan, 3, Queries(submap_m=0.0), SubmapSettings())
     np.testing.assert_allclose(submap.points, POST - [[3, 0, 0]], atol=1e-5)
 
 
 def test_standing_still_adds_no_scans():
     drive = straight_drive([POST] * 500, step_m=0.0)
-    plan = plan_queries(drive, 20.0, 50.0)
+    plan = plan_queries(drive, Queries(submap_m=50.0, every_m=20.0))
     assert len(plan.scan) == 1
-    assert len(build_submap(drive, plan, 0, 50.0, False, SubmapSettings()).points) <= 2
+    assert len(build_submap(drive, plan, 0, Queries(submap_m=50.0), SubmapSettings()).points) <= 2
 
 
 def test_a_submap_does_not_reach_over_a_gap_in_the_odometry():
     drive = straight_drive(post_seen_from(40))
     segment = np.repeat([0, 1], 20).astype(np.int32)
     drive = replace(drive, odometry=replace(drive.odometry, segment=segment))
-    plan = plan_queries(drive, 10.0, 50.0)
+    plan = plan_queries(drive, Queries(submap_m=50.0, every_m=10.0))
     assert 20 in plan.scan.tolist()
     query = plan.scan.tolist().index(20)
-    submap = build_submap(drive, plan, query, 50.0, False, SubmapSettings())
+    submap = build_submap(drive, plan, query, Queries(submap_m=50.0), SubmapSettings())
     assert submap.origin[:, 0].min() == 0
 
 
 def test_far_points_are_left_out_and_budget_thins_scans():
     cloud = np.concatenate([POST, [[100.0, 0, 0]], np.random.default_rng(0).normal(0, 5, (998, 3))])
     drive = straight_drive([cloud] * 60)
-    plan = plan_queries(drive, 20.0, 40.0)
-    submap = build_submap(drive, plan, 1, 40.0, False, SubmapSettings(max_points=10_000))
+    plan = plan_queries(drive, Queries(submap_m=40.0, every_m=20.0))
+    submap = build_submap(drive, plan, 1, Queries(submap_m=40.0), SubmapSettings(max_points=10_000))
     assert len(submap.origin) <= 12
     # The odd cloud's far point would lie 80 m ahead or more.
     assert submap.points[:, 0].max() < 70
@@ -90,16 +92,16 @@ def test_far_points_are_left_out_and_budget_thins_scans():
 
 def test_without_odometry_single_scans_only():
     drive = replace(straight_drive(post_seen_from(5)), odometry=None)
-    assert len(plan_queries(drive, 0.0, 0.0).scan) == 5
+    assert len(plan_queries(drive, Queries(submap_m=0.0, every_m=0.0)).scan) == 5
     with pytest.raises(MaptileError, match="no odometry"):
-        plan_queries(drive, 20.0, 50.0)
+        plan_queries(drive, Queries(submap_m=50.0, every_m=20.0))
 
 
 def test_a_drive_without_scans():
     drive = straight_drive(post_seen_from(5))
     drive = replace(drive, scans=ListedScans([], []))
     with pytest.raises(MaptileError, match="no scans"):
-        plan_queries(drive, 20.0, 50.0)
+        plan_queries(drive, Queries(submap_m=50.0, every_m=20.0))
 
 
 class Timed(ListedScans):
@@ -151,9 +153,9 @@ def turning_drive(speed=12.0, yaw_rate=0.5):
 def test_the_motion_inside_a_scan_is_undone():
     drive, world, poses_at = turning_drive()
     settings = SubmapSettings(max_range_m=1000, labels={})
-    plan = plan_queries(drive, 0.0, 0.0)
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
     for submap_m in (0.0, 10.0):
-        submap = build_submap(drive, plan, 12, submap_m, False, settings)
+        submap = build_submap(drive, plan, 12, Queries(submap_m=submap_m), settings)
         pose = poses_at(drive.scans.t_ns[12:13])[0]
         real = (world - pose[:3, 3]) @ pose[:3, :3]
         copies = len(submap.points) // len(world)
@@ -161,7 +163,7 @@ def test_the_motion_inside_a_scan_is_undone():
         # Steady motion over a tenth of a second, on a circle: a centimetre at 60 m.
         np.testing.assert_allclose(submap.points, np.tile(real, (copies, 1)), atol=0.02)
     as_is = replace(drive, scans=Untimed(drive.scans))
-    moved = build_submap(as_is, plan, 12, 0.0, False, settings).points
+    moved = build_submap(as_is, plan, 12, Queries(submap_m=0.0), settings).points
     assert np.linalg.norm(moved - real, axis=1).max() > 0.5
 
 
@@ -181,23 +183,23 @@ def test_where_the_odometry_ends_no_motion_is_undone():
     drive, _, _ = turning_drive()
     cut = replace(drive.odometry, segment=(np.arange(400) >= 170).astype(np.int32))
     drive = replace(drive, odometry=cut)
-    plan = plan_queries(drive, 0.0, 0.0)
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
     settings = SubmapSettings(max_range_m=1000)
     query = int(np.flatnonzero(drive.scans.t_ns[plan.scan] == drive.odometry.t_ns[170])[0])
-    submap = build_submap(drive, plan, query, 0.0, False, settings)
+    submap = build_submap(drive, plan, query, Queries(submap_m=0.0), settings)
     raw = drive.scans.read(int(plan.scan[query]), int(plan.scan[query]) + 1)
     np.testing.assert_array_equal(submap.points, raw.points)
 
 
 def test_labels_become_kinds_and_what_moves_is_left_out():
     drive, _, _ = turning_drive()
-    plan = plan_queries(drive, 0.0, 0.0)
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
     table = LabelTable(building=(1, 5), ground=(7,), moving=tuple(range(100, 300)))
     settings = SubmapSettings(max_range_m=1000, labels={"kitti360": table})
-    submap = build_submap(drive, plan, 3, 0.0, False, settings)
+    submap = build_submap(drive, plan, 3, Queries(submap_m=0.0), settings)
     assert len(submap.points) == len(submap.kind) == 100
     expected = np.full(100, OTHER)
     expected[[1, 5]], expected[7] = BUILDING, GROUND
     np.testing.assert_array_equal(submap.kind, expected)
     unknown = replace(drive, labels="somebody's")
-    assert build_submap(unknown, plan, 3, 0.0, False, settings).kind is None
+    assert build_submap(unknown, plan, 3, Queries(submap_m=0.0), settings).kind is None

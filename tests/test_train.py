@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_scene import found_by
 from safetensors.torch import load, load_file
 from scipy import ndimage
 from small_city import small_city
@@ -28,9 +29,10 @@ from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.view import ViewSettings
-from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import MapNetSettings, MatchSettings
+from maptile_loc.search.engine.settings import MapNetSettings, SearchSettings
 from maptile_loc.search.mapnet import MapNetLocator, default_model
 from maptile_loc.types import QueryTile
 
@@ -266,7 +268,7 @@ def test_a_bare_raster_and_an_unknown_device_are_one_clear_error(city: City) -> 
 
 def locator(folder: Path, city: City) -> MapNetLocator:
     fields = make_fields(city.raster, 1.0, LikelihoodSettings())
-    search = NearSearch(fields, 128.0, MatchSettings())
+    search = NearSearch(fields, 128.0, SearchSettings())
     return MapNetLocator(folder, city, search, MapNetSettings(squares=3))
 
 
@@ -286,7 +288,7 @@ def test_squares_around_the_networks_answer_are_searched(city: City, trained: Pa
     np.testing.assert_allclose(starts[4, :2], answer, atol=1e-3)
     np.testing.assert_allclose(np.ptp(starts[:, :2], axis=0), 80.0)
     np.testing.assert_allclose(starts[:, 2], float(angle[0]), atol=1e-5)
-    candidates = found.candidates(query(0.7), turns, log_prior)
+    candidates = found_by(found, query(0.7), turns, log_prior)
     assert 1 <= len(candidates.poses) <= 9
     assert (np.abs(candidates.poses[:, :2] - answer) < 60 + 3).all()
     off = wrap_angle(candidates.poses[:, 2] - 0.7 - starts[0, 2])
@@ -309,19 +311,19 @@ def test_a_vehicle_tens_of_metres_from_the_networks_answer_is_found(
     part = seen[row - 128 : row + 128, column - 128 : column + 128]
     wall = (part & ~ndimage.binary_erosion(part)).astype(np.float32)
     tile = QueryTile(wall, np.zeros_like(wall), np.zeros_like(wall), 0.5, 0.0)
-    best = found.candidates(tile, north, north)
+    best = found_by(found, tile, north, north)
     assert np.hypot(*(best.poses[best.log_scores.argmax(), :2] - middle)) < 2.0
 
 
 def test_a_model_for_known_headings_keeps_the_heading_and_refuses_unknown_ones(city: City) -> None:
     settings = TINY.model_copy(update={"name": "north-up", "heading": "known"})
     known = locator(train(city, settings, device="cpu"), city)
-    found = known.candidates(query(1.2), NORTH_UP, NORTH_UP)
+    found = found_by(known, query(1.2), NORTH_UP, NORTH_UP)
     np.testing.assert_allclose(found.poses[:, 2], 1.2)
     about = known.starts(query(1.2), np.radians([-10.0, 0.0, 10.0]), np.array([-2.0, 0, -2]))
     np.testing.assert_array_equal(about[:, 2], 0.0)
     with pytest.raises(MaptileError, match="--heading known"):
-        known.candidates(query(), np.radians(np.arange(0, 360, 5.0)), np.zeros(72))
+        found_by(known, query(), np.radians(np.arange(0, 360, 5.0)), np.zeros(72))
 
 
 def test_a_model_of_another_city_is_refused(tmp_path: Path, trained: Path) -> None:
@@ -369,9 +371,10 @@ WRONG_KIND = (
     [
         ("{", "not readable as JSON"),
         ("{}", "not the card of a model"),
-        ('{"format": "maptile-model", "version": 99}', "newer maptile-loc"),
+        ('{"format": "maptile-model", "version": 99}', "newer maptile-loc.*update"),
+        ('{"format": "maptile-model", "version": 0}', "older maptile-loc.*train again"),
         ('{"format": "maptile-model", "version": "one"}', "damaged"),
-        ('{"format": "maptile-model", "city": "here", "view": {}, "model": {}}', "damaged"),
+        ('{"format": "maptile-model", "version": 1, "city": "here"}', "damaged"),
         (WRONG_KIND, "damaged"),
         (WRONG_KIND.replace('["mapnet"]', '"mapnext"'), "kind that this maptile-loc does not know"),
         (WRONG_KIND.replace('["mapnet"]', '"mapnet"').replace("{}", '{"rays": "few"}'), "damaged"),

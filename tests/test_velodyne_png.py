@@ -18,7 +18,9 @@ from data_prep.drive import PoseTrack
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
 from data_prep.sources.formats.velodyne_png import ELEVATION, MAX_COLUMNS, decode_scan
-from maptile_loc.perceive.submap import SubmapSettings, build_submap, plan_queries
+from maptile_loc.perceive.plan import plan_queries
+from maptile_loc.perceive.submap import SubmapSettings, build_submap
+from maptile_loc.types import Queries
 
 START = 1_547_120_789_640_420  # microseconds, as in the data set
 COLUMNS = 1085
@@ -307,7 +309,7 @@ def test_a_wall_seen_while_driving_comes_out_straight(tmp_path: Path) -> None:
     drive = replace(open_drive(tmp_path), odometry=odometry)
     as_seen = drive.scans.read(0, 1).points
     assert np.ptp(as_seen[:, 0]) > 0.15
-    plan = plan_queries(drive, 0.0, 0.0)
-    points = build_submap(drive, plan, 0, 0.0, False, SubmapSettings()).points
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
+    points = build_submap(drive, plan, 0, Queries(submap_m=0.0), SubmapSettings()).points
     assert len(points) == len(as_seen) > 300
     assert np.allclose(points[:, 0], 20.0, atol=0.005)

@@ -1,1 +1,1 @@
-"""The map raster of a city, its tiles and its folder."""
+"""The folder of a city: its map raster, tiles and tables."""

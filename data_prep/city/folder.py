@@ -1,8 +1,8 @@
-"""The city folder: prepared from a source, opened and checked.
+"""The city folder: how it is made from a map source, opened and checked.
 
-``city.json`` says what it is; ``map.tif``, ``height.tif`` (where heights are known),
-``buildings.parquet``, ``roads.parquet`` and ``tiles.parquet`` hold it. Models trained for the city
-live beside them in ``models/`` and are bound to it by the content hash.
+``city.json`` describes the city; ``map.tif``, ``height.tif`` (where heights are known),
+``buildings.parquet``, ``roads.parquet`` and ``tiles.parquet`` hold its content. Models trained for
+the city are stored beside them in ``models/`` and refer to it by the content hash.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ import geopandas as gpd
 import numpy as np
 import pydantic
 import pyproj
-import rasterio.features
-import shapely
-from numpy.typing import NDArray
 
-from data_prep.city.raster import (
-    ATTRIBUTION,
-    BUILDING,
-    MapRaster,
-    rasterise,
-    read_raster,
-    write_heights,
-)
+from data_prep.city.outlines import building_outlines, no_roads
+from data_prep.city.raster import ATTRIBUTION, MapRaster, rasterise, read_raster, write_heights
 from data_prep.city.tiles import TileSettings, reference_centre, tile_grid
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_folder, read_json, write_json
+from data_prep.files import (
+    check_version,
+    ensure_replaceable,
+    finish_swap,
+    read_json,
+    swapped_folder,
+    write_json,
+)
 from data_prep.geometry import Array
-from data_prep.osm.footprints import OnlineSettings, OsmSource, read_osm
-from data_prep.osm.tables import BUILDING_COLUMNS, ROAD_COLUMNS
+from data_prep.osm.footprints import OnlineSettings, OsmData, OsmSource, read_osm
+from data_prep.progress import Progress, silent
 from data_prep.settings import Settings
 
+FORMAT = "maptile-city"
+"""What ``format`` in ``city.json`` says."""
 FORMAT_VERSION = 1
+"""The version of the folder's layout that is written and read."""
 CITY_FILES = (
     "city.json",
     "map.tif",
@@ -47,19 +48,22 @@ CITY_FILES = (
     "roads.parquet",
     "tiles.parquet",
 )
+"""The files of a city; all other entries of the folder are the user's and stay when it is made
+again."""
 RASTER_SUFFIXES = (".tif", ".tiff")
+"""Suffixes of the files that are read as a georeferenced raster."""
 
 
 class CitySettings(Settings):
-    """A city's recipe.
+    """How a city is made from a map source.
 
     Attributes:
-        name: What to call it; the folder's name by default.
-        path, place, bbox, point, radius_m, date: Where it comes from, as in ``OsmSource``.
-        crs: The map frame, such as ``EPSG:32630``; the UTM zone of the middle by default.
+        name: Name of the city; the folder's name by default.
+        path, place, bbox, point, radius_m, date: The map source, as in ``OsmSource``.
+        crs: The map frame, such as ``EPSG:32630``; by default the UTM zone of the map's centre.
         resolution: Metres per pixel.
-        tiles: How it is cut into tiles.
-        online: Which servers to ask for a place, box or point.
+        tiles: How the map is cut into tiles.
+        online: The servers that are asked for a place, a box or a point.
     """
 
     name: str | None = None
@@ -76,23 +80,29 @@ class CitySettings(Settings):
 
     @property
     def source(self) -> OsmSource:
-        """Where the recipe says that the city comes from."""
+        """The map source that the settings name.
+
+        Raises:
+            MaptileError: They name none, or several.
+        """
         return OsmSource(self.path, self.place, self.bbox, self.point, self.radius_m, self.date)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class City:
-    """A city, ready for use.
+    """A city: its map raster, and access to its tables.
 
     Attributes:
-        folder: Where it lies; None for a bare raster.
-        name: What it is called.
-        raster: The map.
-        reference: (2,) east, north of the reference tile's centre, metres.
-        source: Where the map came from, in words.
-        source_date: The state of the map (ISO 8601), where known.
-        content_hash: Names the content: equal for equal pixels, georeference and reference tile.
-        notes: What the user should know about the source, one line each.
+        folder: The city folder; None for a bare raster.
+        name: Name of the city.
+        raster: The map raster.
+        reference: (2,) east, north of the reference tile's centre, metres, map frame.
+        source: Where the map comes from: a file name, or what OpenStreetMap was asked for.
+        source_date: Date of the map data (ISO 8601); None if unknown.
+        content_hash: SHA-256 (hexadecimal) of the pixels, their georeference and the reference
+            tile.
+        notes: What a user should know about the map data, one line each.
+        path: The folder, or the file of a bare raster.
     """
 
     folder: Path | None
@@ -103,125 +113,149 @@ class City:
     source_date: str | None
     content_hash: str
     notes: tuple[str, ...]
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        raster = self.raster
+        width, height = raster.east - raster.west, raster.north - raster.south
+        where = "bare raster" if self.folder is None else f"in {self.folder}"
+        return (
+            f"<City {self.name!r}: {width:.0f} x {height:.0f} m ({self.area_km2:.2f} km2) at "
+            f"{raster.resolution:g} m/px, {raster.crs.name}, {where}>"
+        )
+
+    @property
+    def area_km2(self) -> float:
+        """Area of the map raster in square kilometres."""
+        return self.raster.area_km2
 
     def tiles(self) -> gpd.GeoDataFrame:
-        """The overlapping tiles, as ``data_prep.tiles.tile_grid`` gives them."""
+        """Return the overlapping tiles, a row each, with the columns of ``tiles.tile_grid``.
+
+        Raises:
+            MaptileError: The file is damaged.
+        """
         if self.folder is None:
             return tile_grid(self.raster, TileSettings())
         return _read_table(self.folder / "tiles.parquet")
 
     def buildings(self) -> gpd.GeoDataFrame:
-        """The building table, as in ``data_prep.osm.OsmData``; a bare raster's pixel outlines."""
+        """Return the building table, with the columns of ``OsmData.buildings``.
+
+        For a bare raster, the polygons are the outlines of its connected building pixels.
+
+        Raises:
+            MaptileError: The file is damaged.
+        """
         if self.folder is None:
-            return _outlines(self.raster)
+            return building_outlines(self.raster)
         return _read_table(self.folder / "buildings.parquet")
 
     def roads(self) -> gpd.GeoDataFrame:
-        """The road table, as in ``data_prep.osm.OsmData``; none of a bare raster."""
+        """Return the road table, with the columns of ``OsmData.roads``; empty for a bare raster.
+
+        Raises:
+            MaptileError: The file is damaged.
+        """
         if self.folder is None:
-            return _no_roads(self.raster.crs)
+            return no_roads(self.raster.crs)
         return _read_table(self.folder / "roads.parquet")
 
 
-def prepare_city(source: OsmSource, folder: Path, settings: CitySettings) -> City:
+def prepare_city(
+    source: OsmSource,
+    folder: str | Path,
+    settings: CitySettings,
+    *,
+    progress: Progress = silent,
+) -> City:
     """Make the city folder ``folder`` from ``source``, whole or not at all.
 
-    What else lies in an older city folder of that name (models) stays.
+    Args:
+        source: The map source.
+        folder: The folder to make. An older city there is replaced; entries that are not files of
+            a city (models, reports) stay.
+        settings: How. Its own source (``path``, ``place``, ...) is not read.
+        progress: Called after each part of a step.
 
     Raises:
-        MaptileError: The source cannot be read or holds no building; ``folder`` is something else
-            than a city; it cannot be written.
+        MaptileError: The source cannot be read or holds no building; ``folder`` holds something
+            other than a city; it cannot be written.
     """
-    if folder.exists() and not (folder / "city.json").is_file() and any(folder.iterdir()):
+    folder = Path(folder)
+    if folder.is_dir() and not (folder / "city.json").is_file() and any(folder.iterdir()):
         raise MaptileError(f"{folder}: exists and is no city folder; choose another name")
-    if source.path is not None and source.path.suffix.lower() in RASTER_SUFFIXES:
-        raster = read_raster(source.path)
-        buildings, roads = _outlines(raster), _no_roads(raster.crs)
-        name, date = source.path.name, None
-        notes: tuple[str, ...] = ()
-        if buildings.empty:
-            raise MaptileError(f"{source.path}: no buildings in it; a city needs them")
-    else:
-        data = read_osm(source, _metric_crs(settings.crs), settings.online)
-        raster = rasterise(data.buildings, data.roads, data.bounds, settings.resolution, data.crs)
-        buildings, roads = data.buildings, data.roads
-        name, date, notes = data.source, data.source_date, data.notes
+    ensure_replaceable(folder)
+    data, raster = _read_source(source, settings, progress)
     tiles = tile_grid(raster, settings.tiles)
     reference = reference_centre(raster, tiles)
     city = City(
         folder,
-        settings.name or folder.name,
+        settings.name or folder.absolute().name,
         raster,
         reference,
-        name,
-        date,
+        data.source,
+        data.source_date,
         content_hash(raster, reference),
-        notes,
+        data.notes,
+        folder,
     )
-    with atomic_folder(folder, keep=_foreign(folder)) as new:
-        raster.write(new / "map.tif")
-        if buildings["height"].notna().any():
-            write_heights(new / "height.tif", buildings, raster)
-        _write_table(new / "buildings.parquet", buildings)
-        _write_table(new / "roads.parquet", roads)
+    with swapped_folder(folder, keep=lambda entry: entry not in CITY_FILES) as new:
+        raster.write(new / "map.tif", progress=progress)
+        if data.buildings["height"].notna().any():
+            write_heights(new / "height.tif", data.buildings, raster, progress=progress)
+        _write_table(new / "buildings.parquet", data.buildings)
+        _write_table(new / "roads.parquet", data.roads)
         _write_table(new / "tiles.parquet", tiles)
-        write_json(new / "city.json", _description(city, settings, len(buildings), len(roads)))
+        counts = {"buildings": len(data.buildings), "roads": len(data.roads)}
+        write_json(new / "city.json", _description(city, settings, counts))
     return city
 
 
-def open_city(path: Path) -> City:
-    """Open and check a city folder, or a bare raster (.tif) with bands named building and road.
+def open_city(path: str | Path) -> City:
+    """Open and check a city folder, or a bare raster (.tif with bands named building and road).
 
     Raises:
-        MaptileError: No city there, files missing or changed, or made by a newer version.
+        MaptileError: No city is there, files are missing or changed, or another version of
+            maptile-loc with another folder format made it.
     """
+    path = Path(path)
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
         raster = read_raster(path)
         reference = reference_centre(raster, tile_grid(raster, TileSettings()))
         digest = content_hash(raster, reference)
-        return City(None, path.stem, raster, reference, path.name, None, digest, ())
-    if not path.exists():
-        raise MaptileError(f"{path}: no such city; make it with: maptile prepare SOURCE {path}")
-    if not (path / "city.json").is_file():
-        raise MaptileError(f"{path}: no city folder (city.json is missing); see maptile prepare")
-    content = read_json(path / "city.json")
-    if content.get("format") != "maptile-city":
-        raise MaptileError(f"{path / 'city.json'}: not the description of a city")
-    if content.get("version") != FORMAT_VERSION:
-        raise MaptileError(
-            f"{path}: a city folder of version {content.get('version')}, made by a newer "
-            "maptile-loc; update, or prepare it again"
-        )
-    again = f"prepare it again: maptile prepare SOURCE {path}"
-    for file in CITY_FILES:
-        if file != "height.tif" and not (path / file).is_file():
-            raise MaptileError(f"{path / file}: missing; {again}")
+        return City(None, path.stem, raster, reference, path.name, None, digest, (), path)
+    content = _read_description(path)
     raster = read_raster(path / "map.tif")
     try:
-        # The GeoTIFF's keys do not hold every name in a CRS; the JSON does.
+        # The keys of a GeoTIFF cannot hold the names of every CRS; the JSON file does.
         raster = replace(raster, crs=pyproj.CRS.from_wkt(content["crs"]))
-        reference = np.array(content["reference"]["centre"], np.float64)
         city = City(
             path,
             content["name"],
             raster,
-            reference,
+            np.array(content["reference"]["centre"], np.float64),
             content["source"],
             content["source_date"],
             content["content_hash"],
             tuple(content["notes"]),
+            path,
         )
     except (KeyError, TypeError, ValueError, pyproj.exceptions.CRSError) as error:
-        raise MaptileError(f"{path / 'city.json'}: damaged ({error!r}); {again}") from None
-    if content_hash(raster, reference) != city.content_hash:
-        raise MaptileError(f"{path / 'map.tif'}: not the map that city.json describes; {again}")
+        raise MaptileError(
+            f"{path / 'city.json'}: damaged ({error!r}); {_prepare_again(path)}"
+        ) from None
+    if content_hash(raster, city.reference) != city.content_hash:
+        raise MaptileError(
+            f"{path / 'map.tif'}: not the map that city.json describes; {_prepare_again(path)}"
+        )
     return city
 
 
 def content_hash(raster: MapRaster, reference: Array) -> str:
     """SHA-256 (hexadecimal) over the pixels, their georeference and the reference tile."""
     digest = hashlib.sha256()
-    place = (
+    georeference = (
         raster.data.shape,
         raster.west,
         raster.north,
@@ -229,8 +263,8 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
         _projection_name(raster.crs),
         *(float(value) for value in reference),
     )
-    digest.update(json.dumps(place).encode())
-    # A pixel is 0 or 255: eight to the byte say the same in an eighth of the time.
+    digest.update(json.dumps(georeference).encode())
+    # A pixel is 0 or 255: one bit each is enough, and takes an eighth of the time.
     for band in raster.data:
         for top in range(0, raster.height, 1024):
             digest.update(np.packbits(band[top : top + 1024], axis=1).tobytes())
@@ -238,7 +272,10 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
 
 
 def _projection_name(crs: pyproj.CRS) -> list[Any]:
-    """What a CRS computes, without the texts around it, which change with PROJ's versions."""
+    """Return the method and parameters of a projection.
+
+    Names and remarks in a CRS differ between versions of PROJ; these values do not.
+    """
     operation, ellipsoid = crs.coordinate_operation, crs.ellipsoid
     assert operation is not None
     assert ellipsoid is not None
@@ -246,7 +283,26 @@ def _projection_name(crs: pyproj.CRS) -> list[Any]:
     return [operation.method_name, ellipsoid.semi_major_metre, parameters]
 
 
+def _read_source(
+    source: OsmSource, settings: CitySettings, progress: Progress
+) -> tuple[OsmData, MapRaster]:
+    """Return the tables of a map source, and the map raster."""
+    path = source.path
+    if path is None or path.suffix.lower() not in RASTER_SUFFIXES:
+        data = read_osm(source, _metric_crs(settings.crs), settings.online, progress=progress)
+        resolution = settings.resolution
+        return data, rasterise(data.buildings, data.roads, data.bounds, resolution, data.crs)
+    raster = read_raster(path)
+    buildings = building_outlines(raster)
+    if buildings.empty:
+        raise MaptileError(f"{path}: no buildings in it; a city needs them")
+    bounds = (raster.west, raster.south, raster.east, raster.north)
+    roads = no_roads(raster.crs)
+    return OsmData(buildings, roads, raster.crs, bounds, path.name, None, (), {}), raster
+
+
 def _metric_crs(name: str | None) -> pyproj.CRS | None:
+    """Return the CRS called ``name``, which must be projected and in metres."""
     if name is None:
         return None
     try:
@@ -258,11 +314,12 @@ def _metric_crs(name: str | None) -> pyproj.CRS | None:
     return crs
 
 
-def _description(city: City, settings: CitySettings, buildings: int, roads: int) -> dict[str, Any]:
+def _description(city: City, settings: CitySettings, counts: dict[str, int]) -> dict[str, Any]:
+    """Return the content of ``city.json``."""
     raster = city.raster
     latitude, longitude = raster.projection.inverse(city.reference)
     return {
-        "format": "maptile-city",
+        "format": FORMAT,
         "version": FORMAT_VERSION,
         "name": city.name,
         "source": city.source,
@@ -277,39 +334,34 @@ def _description(city: City, settings: CitySettings, buildings: int, roads: int)
             "longitude": float(longitude),
         },
         "content_hash": city.content_hash,
-        "buildings": buildings,
-        "roads": roads,
+        **counts,
         "notes": list(city.notes),
         "made_by": f"maptile-loc {version('maptile-loc')}",
         "settings": settings.model_dump(mode="json"),
     }
 
 
-def _foreign(folder: Path) -> tuple[str, ...]:
-    """What lies in a city folder that is not part of the city: models, notes, reports."""
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Return the content of ``city.json``, after a check that all files are there."""
     if not folder.exists():
-        return ()
-    return tuple(item.name for item in folder.iterdir() if item.name not in CITY_FILES)
+        finish_swap(folder)
+    if not folder.exists():
+        raise MaptileError(f"{folder}: no such city; make it with: maptile prepare SOURCE {folder}")
+    if not (folder / "city.json").is_file():
+        raise MaptileError(f"{folder}: no city folder (city.json is missing); see maptile prepare")
+    content = read_json(folder / "city.json")
+    if content.get("format") != FORMAT:
+        raise MaptileError(f"{folder / 'city.json'}: not the description of a city")
+    check_version(folder, content.get("version"), FORMAT_VERSION, _prepare_again(folder))
+    for file in CITY_FILES:
+        if file != "height.tif" and not (folder / file).is_file():
+            raise MaptileError(f"{folder / file}: missing; {_prepare_again(folder)}")
+    return content
 
 
-def _outlines(raster: MapRaster) -> gpd.GeoDataFrame:
-    """The building table of a raster: the outlines of its connected pixels."""
-    band = raster.data[BUILDING]
-    shapes = rasterio.features.shapes(band, band > 0, transform=raster.transform)
-    geometry: NDArray[Any] = np.array(
-        [shapely.geometry.shape(shape) for shape, _ in shapes], object
-    )
-    unknown = np.full(len(geometry), np.nan)
-    names = [f"raster/{index}" for index in range(len(geometry))]
-    columns = {"osm_id": np.array(names, object), "height": unknown, "levels": unknown}
-    table = gpd.GeoDataFrame(columns, geometry=geometry, crs=raster.crs)
-    return table[list(BUILDING_COLUMNS)]
-
-
-def _no_roads(crs: pyproj.CRS) -> gpd.GeoDataFrame:
-    text, number = np.empty(0, str), np.empty(0)
-    columns = {"osm_id": text, "highway": text, "width": number, "kind": text}
-    return gpd.GeoDataFrame(columns, geometry=[], crs=crs)[list(ROAD_COLUMNS)]
+def _prepare_again(folder: Path) -> str:
+    """Return the end of a message about a city folder that is of no use."""
+    return f"prepare it again: maptile prepare SOURCE {folder}"
 
 
 def _write_table(path: Path, table: gpd.GeoDataFrame) -> None:

@@ -1,14 +1,14 @@
-"""The map raster of a city: the only place that knows the pixels' georeference.
+"""The map raster of a city. No other module converts between pixels and the map frame.
 
-Row 0 is north; pixel (row, column) covers [row, row + 1) x [column, column + 1), so its centre is
-at +0.5. Bands: 0 building, 1 road, 2 path; 0 or 255.
+Row 0 is north. Pixel (row, column) covers [row, row + 1) x [column, column + 1), so its centre is
+at +0.5. Bands: 0 building, 1 road, 2 path; values are 0 or 255.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,41 @@ import rasterio.features
 import shapely
 from numpy.typing import ArrayLike, NDArray
 from rasterio.windows import Window
-from tqdm import tqdm
 
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
+from data_prep.progress import Progress, silent, tracked
 
 BANDS = ("building", "road", "path")
+"""Names of the bands, in the order of a raster's first axis."""
 BUILDING, ROAD, PATH = range(3)
+"""Indices of the bands."""
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
+"""The notice that the licence of OpenStreetMap asks for, in every product made of its data."""
 MAX_PIXELS = 2_000_000_000
-"""Largest raster, 500 km2 at 0.5 m/px: three bands of it take 6 GB of memory."""
+"""Most pixels of a raster: 500 km2 at 0.5 m/px, 6 GB of memory for three bands."""
 
 _BLOCK = 256
+"""Side of a GeoTIFF's internal tiles, pixels."""
 _STRIP = 4 * _BLOCK
+"""Rows that are read or written at a time."""
 _CACHE_BYTES = 2**28
-"""Rows at a time, and GDAL's cache, which bound the memory of reading and writing."""
+"""Size of GDAL's block cache."""
 
 
 @dataclass(frozen=True)
 class MapRaster:
-    """Burnt footprints with their georeference.
+    """Rasterised footprints with their georeference.
 
     Attributes:
         data: (3, H, W) uint8, 0 or 255, bands as in ``BANDS``.
-        west, north: World coordinates of the outer corner of pixel (0, 0), metres.
+        west, north: Map coordinates of the outer (north-west) corner of pixel (0, 0), metres.
         resolution: Metres per pixel.
-        crs: The map frame.
+        crs: The map frame, a projected CRS in metres.
     """
 
-    data: NDArray[np.uint8]
+    data: NDArray[np.uint8] = field(repr=False)
     west: float
     north: float
     resolution: float
@@ -58,27 +63,27 @@ class MapRaster:
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows, H."""
         return int(self.data.shape[1])
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns, W."""
         return int(self.data.shape[2])
 
     @property
     def east(self) -> float:
-        """World x of the eastern edge, metres."""
+        """East coordinate of the eastern edge, metres."""
         return self.west + self.width * self.resolution
 
     @property
     def south(self) -> float:
-        """World y of the southern edge, metres."""
+        """North coordinate of the southern edge, metres."""
         return self.north - self.height * self.resolution
 
     @property
     def centre(self) -> Array:
-        """(2,) east, north of the middle, metres."""
+        """(2,) east, north of the raster's centre, metres."""
         return np.array([(self.west + self.east) / 2, (self.south + self.north) / 2])
 
     @property
@@ -88,17 +93,17 @@ class MapRaster:
 
     @property
     def transform(self) -> rasterio.Affine:
-        """Continuous (column, row) -> (east, north), as rasterio and GDAL want it."""
+        """Affine transform from continuous (column, row) to (east, north), as in GDAL."""
         return self.transform_from(0)
 
     def transform_from(self, row: int) -> rasterio.Affine:
-        """The same for the part of the raster that begins at ``row``."""
+        """Return the ``transform`` of the part of the raster that begins at ``row``."""
         north = self.north - row * self.resolution
         return rasterio.Affine(self.resolution, 0, self.west, 0, -self.resolution, north)
 
     @cached_property
     def projection(self) -> Projection:
-        """The map frame's projection."""
+        """Conversion between the map frame and latitude, longitude."""
         return Projection(self.crs)
 
     @cached_property
@@ -108,7 +113,7 @@ class MapRaster:
         return float(self.projection.convergence(latitude, longitude))
 
     def pixel_from_world(self, east_north: ArrayLike) -> Array:
-        """(..., 2) east, north in metres -> (..., 2) continuous row, column."""
+        """Convert (..., 2) east, north (metres, map frame) to (..., 2) continuous row, column."""
         xy = np.asarray(east_north, np.float64)
         return np.stack(
             [
@@ -119,7 +124,7 @@ class MapRaster:
         )
 
     def world_from_pixel(self, row_column: ArrayLike) -> Array:
-        """(..., 2) continuous row, column -> (..., 2) east, north in metres."""
+        """Convert (..., 2) continuous row, column to (..., 2) east, north (metres, map frame)."""
         rc = np.asarray(row_column, np.float64)
         return np.stack(
             [self.west + rc[..., 1] * self.resolution, self.north - rc[..., 0] * self.resolution],
@@ -127,7 +132,15 @@ class MapRaster:
         )
 
     def inside(self, east_north: ArrayLike, margin_m: float = 0.0) -> NDArray[np.bool_]:
-        """(..., 2) -> (...): at least ``margin_m`` metres inside the raster's edge (NaN: False)."""
+        """Return which positions are at least ``margin_m`` metres inside the raster's edge.
+
+        Args:
+            east_north: (..., 2) metres, map frame; NaN counts as outside.
+            margin_m: Least distance from the edge, metres.
+
+        Returns:
+            (...) bool.
+        """
         xy = np.asarray(east_north, np.float64)
         return (
             (xy[..., 0] >= self.west + margin_m)
@@ -137,10 +150,17 @@ class MapRaster:
         )
 
     def coverage(self, band: int, resolution: float) -> NDArray[np.float32]:
-        """One band at a coarser resolution: the share 0..1 of each cell that is covered.
+        """Return the covered fraction of each cell of a coarser grid, for one band.
 
-        (ceil(H / k), ceil(W / k)) float32 with k = resolution / self.resolution, a whole number;
-        what lies beyond the edge counts as not covered.
+        Args:
+            band: Index of the band.
+            resolution: Side of a cell, metres: k times the raster's own, k a whole number.
+
+        Returns:
+            (ceil(H / k), ceil(W / k)) float32 in 0..1. Pixels beyond the edge count as not covered.
+
+        Raises:
+            MaptileError: k is not a whole number.
         """
         factor = round(resolution / self.resolution)
         if abs(factor * self.resolution - resolution) > 1e-6 * resolution:
@@ -156,9 +176,10 @@ class MapRaster:
         return (blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255)).astype(np.float32)
 
     def window(self, row: int, column: int, height: int, width: int) -> NDArray[np.uint8]:
-        """The (3, height, width) pixels from (row, column) on: a view, or a copy at the edge.
+        """Return the (3, height, width) pixels whose north-west one is (row, column).
 
-        What lies beyond the edge is 0.
+        Pixels beyond the raster's edge are 0. The result is a view of ``data`` where the window
+        lies inside the raster, else a copy.
         """
         bands, rows, columns = self.data.shape
         if 0 <= row <= rows - height and 0 <= column <= columns - width:
@@ -170,13 +191,13 @@ class MapRaster:
         result[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
         return result
 
-    def write(self, path: Path) -> None:
-        """Write a tiled GeoTIFF with named bands, whole or not at all.
+    def write(self, path: Path, *, progress: Progress = silent) -> None:
+        """Write the raster as a tiled GeoTIFF with named bands, whole or not at all.
 
         Raises:
             MaptileError: The file cannot be written.
         """
-        _write(path, self, BANDS, "uint8", self._rows)
+        _write(path, self, BANDS, "uint8", self._rows, progress=progress)
 
     def _rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
         return self.data[:, top:bottom]
@@ -189,7 +210,7 @@ def rasterise(
     resolution: float,
     crs: pyproj.CRS,
 ) -> MapRaster:
-    """Burn footprints: a pixel is set where its centre is covered.
+    """Rasterise footprints: a pixel is set if its centre is covered.
 
     Args:
         buildings: Polygons in ``crs``.
@@ -209,7 +230,7 @@ def rasterise(
     if width * height > MAX_PIXELS:
         raise MaptileError(
             f"a map of {width * height * resolution**2 / 1e6:,.0f} km2 at {resolution} m per pixel "
-            "does not fit into memory; take a smaller area or coarser pixels (resolution)"
+            "does not fit into memory; choose a smaller area or a coarser resolution"
         )
     data = np.zeros((len(BANDS), height, width), np.uint8)
     raster = MapRaster(data, left * resolution, top * resolution, resolution, crs)
@@ -223,10 +244,13 @@ def rasterise(
     return raster
 
 
-def write_heights(path: Path, buildings: gpd.GeoDataFrame, raster: MapRaster) -> None:
+def write_heights(
+    path: Path, buildings: gpd.GeoDataFrame, raster: MapRaster, *, progress: Progress = silent
+) -> None:
     """Write the buildings' heights (metres, float32) as a GeoTIFF on the grid of ``raster``.
 
-    NaN where there is no building or its height is not known; the highest where some overlap.
+    A pixel is NaN where there is no building, or only such of unknown height. Where buildings
+    overlap, the greatest height counts.
 
     Raises:
         MaptileError: The file cannot be written.
@@ -248,17 +272,17 @@ def write_heights(path: Path, buildings: gpd.GeoDataFrame, raster: MapRaster) ->
             )
         return strip
 
-    _write(path, raster, ("height",), "float32", rows, nodata=math.nan)
+    _write(path, raster, ("height",), "float32", rows, nodata=math.nan, progress=progress)
 
 
 def read_raster(path: Path) -> MapRaster:
-    """Read a GeoTIFF with bands named building, road and (where there is one) path, in any order.
+    """Read a GeoTIFF with bands named building, road and, optionally, path, in any order.
 
-    A pixel is set where its value is above 0.
+    A pixel is set (255) where the file's value is above 0.
 
     Raises:
-        MaptileError: Not a readable raster, bands missing, no metric CRS, or not north-up with
-            square pixels.
+        MaptileError: The file is not a readable raster, a band is missing, its CRS is not in
+            metres, or it is not north-up with square pixels.
     """
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
@@ -280,11 +304,11 @@ def read_raster(path: Path) -> MapRaster:
             if not square or transform.b or transform.d:
                 raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
             data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
-            there = [band for band, name in enumerate(BANDS) if name in names]
-            indexes = [names.index(BANDS[band]) + 1 for band in there]
+            found = [band for band, name in enumerate(BANDS) if name in names]
+            indexes = [names.index(BANDS[band]) + 1 for band in found]
             for top in range(0, file.height, _STRIP):
                 rows = Window(0, top, file.width, min(_STRIP, file.height - top))
-                data[there, top : top + _STRIP] = file.read(indexes, window=rows) > 0
+                data[found, top : top + _STRIP] = file.read(indexes, window=rows) > 0
     except (rasterio.errors.RasterioError, OSError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(f"{path}: not readable as a raster: {reason}") from None
@@ -293,15 +317,17 @@ def read_raster(path: Path) -> MapRaster:
 
 
 def _crs(path: Path, crs: Any) -> pyproj.CRS:
+    """Return the CRS of a raster file, which must be projected and in metres."""
     if crs is None or not crs.is_projected or crs.linear_units_factor[1] != 1.0:
         raise MaptileError(
-            f"{path}: its coordinates are not in metres; bring it to the UTM zone of the place "
-            "first (gdalwarp -t_srs)"
+            f"{path}: its coordinates are not in metres; reproject it to its UTM zone first "
+            "(gdalwarp -t_srs)"
         )
     return pyproj.CRS.from_user_input(crs)
 
 
 def _burn(band: NDArray[np.uint8], shapes: NDArray[Any], raster: MapRaster) -> None:
+    """Set the pixels of ``band`` whose centres ``shapes`` cover."""
     if len(shapes):
         rasterio.features.rasterize(shapes, out=band, transform=raster.transform, default_value=255)
 
@@ -313,8 +339,10 @@ def _write(
     dtype: str,
     rows: Callable[[int, int], NDArray[Any]],
     nodata: float | None = None,
+    *,
+    progress: Progress,
 ) -> None:
-    """Write ``rows(top, bottom)`` -> (bands, bottom - top, width) strip by strip."""
+    """Write a GeoTIFF strip by strip; ``rows(top, bottom)`` returns (bands, bottom - top, W)."""
     profile = {
         "driver": "GTiff",
         "dtype": dtype,
@@ -333,15 +361,15 @@ def _write(
         "num_threads": "ALL_CPUS",
         "bigtiff": "IF_SAFER",
     }
-    # GDAL forgets to tell when the disk is full at the end; so the file is made in memory, where it
-    # is packed and small.
+    # GDAL does not report a disk that is full at the end of a file. So it makes the (compressed)
+    # file in memory.
     with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), rasterio.MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
             for index, name in enumerate(names, 1):
                 file.set_band_description(index, name)
             tops = range(0, raster.height, _STRIP)
-            for top in tqdm(tops, path.name, delay=2, disable=None, leave=False):
+            for top in tracked(tops, f"write {path.name}", len(tops), progress):
                 bottom = min(top + _STRIP, raster.height)
                 window = Window(0, top, raster.width, bottom - top)
                 file.write(rows(top, bottom), window=window)

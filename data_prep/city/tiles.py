@@ -1,4 +1,4 @@
-"""The overlapping tiles of a city; a tile's pose is its 2D offset from the reference tile."""
+"""The overlapping tiles of a city. A tile's pose is its 2D offset from the reference tile."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class TileSettings(Settings):
 
     Attributes:
         size_m: Side of a tile, metres.
-        overlap: Share of a tile's side that its neighbour covers too.
-        reference: The tile that offsets count from: nearest to the middle of the map, or to a
-            latitude and longitude (degrees).
+        overlap: Overlap of neighbouring tiles, as a fraction of the side.
+        reference: The reference tile is the one whose centre is nearest to the map's centre
+            (``centre``) or to a latitude, longitude (degrees).
     """
 
     size_m: float = pydantic.Field(default=96.0, gt=0)
@@ -36,13 +36,14 @@ def tile_grid(raster: MapRaster, settings: TileSettings) -> gpd.GeoDataFrame:
     """Cut ``raster`` into tiles that cover all of it.
 
     Returns:
-        A row per tile, from the north-west corner row by row: ``id`` (0, 1, ...), the window
-        ``row``, ``col``, ``size`` (pixels; the last ones may reach beyond the raster), the offset
-        ``offset_east``, ``offset_north`` (float32, metres) of its centre from that of the reference
-        tile, ``empty`` (nothing mapped in it), and ``geometry`` (its square in the map frame).
+        A table with a row per tile, row by row from the north-west corner. Columns: ``id`` (0, 1,
+        ...); the window ``row``, ``col``, ``size`` in pixels (the last tiles may reach beyond the
+        raster); ``offset_east``, ``offset_north`` (float32, metres), the offset of the tile's
+        centre from that of the reference tile; ``empty``, whether no pixel of the tile is set;
+        ``geometry``, the tile's square in the map frame.
 
     Raises:
-        MaptileError: A tile of less than a pixel, or a reference outside the map.
+        MaptileError: A tile is smaller than a pixel, or the reference lies outside the map.
     """
     size = round(settings.size_m / raster.resolution)
     if size < 1:
@@ -74,33 +75,35 @@ def tile_grid(raster: MapRaster, settings: TileSettings) -> gpd.GeoDataFrame:
 
 
 def reference_centre(raster: MapRaster, tiles: gpd.GeoDataFrame) -> Array:
-    """(2,) east, north of the centre of the tile whose offset is 0, metres."""
+    """Return the centre of the tile whose offset is 0: (2,) east, north, metres, map frame."""
     tile = tiles[(tiles["offset_east"] == 0) & (tiles["offset_north"] == 0)].iloc[0]
     return raster.world_from_pixel(np.array([tile["row"], tile["col"]]) + tile["size"] / 2)
 
 
 def _starts(length: int, size: int, settings: TileSettings) -> NDArray[np.int64]:
+    """Return the first pixels of the tiles of ``size`` pixels along an axis of ``length``."""
     stride = max(round(size * (1 - settings.overlap)), 1)
     return np.arange(max(math.ceil((length - size) / stride), 0) + 1) * stride
 
 
 def _reference(raster: MapRaster, settings: TileSettings) -> Array:
+    """Return the position next to which the reference tile lies: (2,) east, north, metres."""
     if settings.reference == "centre":
         return raster.centre
-    place = raster.projection.forward(*settings.reference)
-    if not raster.inside(place):
+    position = raster.projection.forward(*settings.reference)
+    if not raster.inside(position):
         latitude, longitude = settings.reference
         raise MaptileError(
             f"tiles.reference {latitude}, {longitude} is outside the map; give a latitude and "
             "longitude inside it"
         )
-    return place
+    return position
 
 
 def _empty(
     data: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64], size: int
 ) -> NDArray[np.bool_]:
-    """(len(rows), len(columns)): whether all bands are 0 in a window."""
+    """Return which windows hold no set pixel in any band: (len(rows), len(columns)) bool."""
     width = data.shape[2]
     left, right = np.minimum(columns, width), np.minimum(columns + size, width)
     empty = np.empty((len(rows), len(columns)), np.bool_)

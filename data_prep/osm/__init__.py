@@ -1,1 +1,1 @@
-"""OSM data from any source as two tables: buildings and roads."""
+"""OpenStreetMap data of any source as two tables: buildings and roads."""

@@ -1,8 +1,8 @@
-"""Buildings and roads out of OSM files (.osm, .osm.gz, .osm.bz2, .osm.pbf), by pyosmium.
+"""Buildings and roads from OSM files (.osm, .osm.gz, .osm.bz2, .osm.pbf), by pyosmium.
 
-Rings are closed and multipolygons assembled here: osmium's assembler drops a self-crossing ring
-that can be repaired, and refuses files whose ids are not in order. The outer ways of a multipolygon
-are no buildings of their own, or they would fill its courtyards.
+This module closes rings and assembles multipolygons itself: osmium's assembler drops
+self-crossing rings that can be repaired, and refuses files whose ids are not in order. The outer
+ways of a multipolygon are not buildings of their own: they would fill its courtyards.
 """
 
 from __future__ import annotations
@@ -16,43 +16,47 @@ from typing import Any, NamedTuple
 
 import osmium
 import shapely
-from tqdm import tqdm
 
 from data_prep.errors import MaptileError
-from data_prep.osm.tables import (
-    TAGS_READ,
-    Extract,
-    Tags,
-    features,
-    is_building,
-    is_road,
-)
+from data_prep.osm.source import Bounds
+from data_prep.osm.tables import TAGS_READ, Extract, Tags, features, is_building, is_road
+from data_prep.progress import Progress, silent, tracked
 
 OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
+"""Suffixes of the files that are read here."""
 
 _UNINTERESTING = {"area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"}
 _UNINTERESTING |= {"name", "type", "wikidata"}
-"""Tags that do not say what a relation is: one with no others takes its outer ways' tags."""
+"""Tags that do not say what a relation is. A relation without other tags has its outer ways'."""
 
 
 class _Relation(NamedTuple):
-    """Tags and member ways of a multipolygon."""
+    """Tags and member ways of a multipolygon.
+
+    Attributes:
+        tags: Those of ``TAGS_READ``.
+        outer, inner: Ids of the ways with these roles.
+    """
 
     tags: Tags
     outer: tuple[int, ...]
     inner: tuple[int, ...]
 
 
-def read_osm_file(path: Path) -> Extract:
+def read_osm_file(path: Path, *, progress: Progress = silent) -> Extract:
     """Read the buildings and roads of an OSM file.
 
+    Args:
+        path: The file.
+        progress: Called after each way; their total is not known (0).
+
     Raises:
-        MaptileError: The file is missing, truncated, or no OSM file.
+        MaptileError: The file is missing, truncated, or not an OSM file.
     """
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
     try:
-        return _read(path)
+        return _read(path, progress)
     except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(
@@ -61,7 +65,8 @@ def read_osm_file(path: Path) -> Extract:
         ) from None
 
 
-def _read(path: Path) -> Extract:
+def _read(path: Path, progress: Progress) -> Extract:
+    """Read a file in which all errors are those of the libraries."""
     relations, multipolygons, missing = _multipolygons(path)
     replaced = {way for name in multipolygons for way in relations[name].outer}
     buildings = [
@@ -72,10 +77,10 @@ def _read(path: Path) -> Extract:
     roads: list[tuple[str, Tags, shapely.Geometry]] = []
     cut = unclosed = pieces = 0
     ways = _ways(path, osmium.filter.KeyFilter("building", "highway"))
-    for way, tags, line in tqdm(ways, path.name, unit=" ways", delay=2, disable=None, leave=False):
+    for way, tags, line in tracked(ways, f"read {path.name}", 0, progress):
         if is_building(tags) and way.id not in replaced:
             if not way.is_closed():
-                # An open outer way of a relation is no building of its own.
+                # An open outer way of a relation is a part of a building's ring.
                 unclosed += way.id not in member
             elif line is None:
                 cut += 1
@@ -102,7 +107,11 @@ def _read(path: Path) -> Extract:
 def _ways(
     path: Path, which: Any
 ) -> Iterator[tuple[osmium.osm.Way, Tags, shapely.LineString | None]]:
-    """Ways that pass a filter; the line is None where nodes are missing from the file."""
+    """Yield the ways that pass the filter ``which``, with their tags and lines.
+
+    The line is None where the file lacks nodes of the way. osmium reuses the memory of a way: keep
+    no reference to it.
+    """
     factory = osmium.geom.WKBFactory()
     for way in (
         osmium.FileProcessor(path)
@@ -117,16 +126,20 @@ def _ways(
         yield way, _tags(way), line
 
 
-def _tags(thing: Any) -> Tags:
-    return {tag.k: tag.v for tag in thing.tags if tag.k in TAGS_READ}
+def _tags(element: Any) -> Tags:
+    """Return the tags of an osmium object that the tables depend on."""
+    return {tag.k: tag.v for tag in element.tags if tag.k in TAGS_READ}
 
 
 def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.Geometry], int]:
-    """Buildings that are relations: by their own tags or (the old style) by their outer ways'.
+    """Read the multipolygons that are buildings.
+
+    A relation is a building by its own tags or, in the old style of OSM, by those of its outer
+    ways.
 
     Returns:
-        The relations by number, the polygons of those that close, and how many have a ring that
-        does not.
+        The relations by id; the polygons of those with a closed outer ring, by id; and the number
+        of relations with a ring that does not close.
     """
     relations: dict[int, _Relation] = {}
     for relation in osmium.FileProcessor(path, osmium.osm.RELATION).with_filter(
@@ -162,19 +175,24 @@ def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.
         inner, inner_whole = _rings([lines.get(way) for way in relation.inner])
         missing += not (outer_whole and inner_whole)
         if outer:
-            # Even-odd: an island in a courtyard, or an inner ring called outer, comes right.
+            # The even-odd rule is right also for an island in a courtyard, or an inner ring whose
+            # role says outer.
             polygons[name] = shapely.symmetric_difference_all([*outer, *inner])
     return relations, polygons, missing
 
 
 def _rings(lines: list[shapely.LineString | None]) -> tuple[list[shapely.Polygon], bool]:
-    """Filled rings made of the member ways of a multipolygon, and whether all are used up."""
-    there = [line for line in lines if line is not None]
-    rings = [_ring(line) for line in there if line.is_closed]
-    open_lines = [line for line in there if not line.is_closed]
+    """Join the member ways of a multipolygon to rings.
+
+    Returns:
+        The rings as polygons without holes, and whether they use all the ways.
+    """
+    known = [line for line in lines if line is not None]
+    rings = [_ring(line) for line in known if line.is_closed]
+    open_lines = [line for line in known if not line.is_closed]
     faces, cuts, dangles, invalid = shapely.polygonize_full(open_lines)
     rings += [shapely.Polygon(face.exterior) for face in faces.geoms]
-    whole = len(there) == len(lines) and None not in rings
+    whole = len(known) == len(lines) and None not in rings
     whole = whole and cuts.is_empty and dangles.is_empty and invalid.is_empty
     valid = shapely.make_valid(
         [ring for ring in rings if ring is not None], method="structure", keep_collapsed=False
@@ -183,12 +201,12 @@ def _rings(lines: list[shapely.LineString | None]) -> tuple[list[shapely.Polygon
 
 
 def _ring(line: shapely.LineString) -> shapely.Polygon | None:
-    """A closed line, filled; None if it has fewer than three corners."""
+    """Return the polygon inside a closed line; None if it has fewer than three corners."""
     return shapely.Polygon(line) if shapely.get_num_points(line) > 3 else None
 
 
 def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:
-    """The runs of two and more nodes of a way that are in the file."""
+    """Return the parts of a way whose nodes are in the file, each of two nodes or more."""
     runs: list[list[tuple[float, float]]] = [[]]
     for node in way.nodes:
         if node.location.valid():
@@ -198,7 +216,8 @@ def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:
     return shapely.MultiLineString([run for run in runs if len(run) > 1])
 
 
-def _header(path: Path) -> tuple[tuple[float, float, float, float] | None, str | None]:
+def _header(path: Path) -> tuple[Bounds | None, str | None]:
+    """Return the mapped area (degrees) and the date that the file's header states."""
     with osmium.io.Reader(path, osmium.osm.NOTHING) as reader:
         header = reader.header()
         box, date = header.box(), header.get("osmosis_replication_timestamp") or None
@@ -210,7 +229,7 @@ def _header(path: Path) -> tuple[tuple[float, float, float, float] | None, str |
 
 
 def _overpass_date(path: Path) -> str | None:
-    """Overpass writes the date in an element of its own, which osmium skips."""
+    """Return the date in the ``meta`` element of a file from Overpass, which osmium skips."""
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
     if path.suffix == ".pbf":
         return None
@@ -218,6 +237,6 @@ def _overpass_date(path: Path) -> str | None:
         with openers.get(path.suffix, open)(path, "rb") as file:
             found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
     except (OSError, EOFError):
-        # Named .gz or .bz2 and not packed; osmium does not mind.
+        # Not compressed in spite of its suffix, which osmium accepts.
         return None
     return found[1].decode() if found else None

@@ -1,4 +1,4 @@
-"""A source of OSM data -> the buildings and roads of a city, in metres."""
+"""The building and road tables of a city, in metres, from any map source."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from data_prep.osm.files import OSM_SUFFIXES, read_osm_file
 from data_prep.osm.source import Bounds, OnlineSettings, OsmSource
 from data_prep.osm.tables import Extract, buildings_table, roads_table
 from data_prep.osm.vectors import VECTOR_SUFFIXES, read_vector_file
+from data_prep.progress import Progress, silent
 
 __all__ = ["OnlineSettings", "OsmData", "OsmSource", "read_osm"]
 
 MARGIN_M = 50.0
-"""Ground around the buildings that counts as mapped where the source does not say what is."""
+"""Margin of the mapped area around the buildings, where the source does not state the area."""
 MAX_EMPTY_M = 5000.0
-"""Ground beyond the last building that is left out, whatever the source says is mapped."""
+"""Greatest distance of the mapped area's edge from the outermost buildings: a larger area that a
+source states is cut."""
 MAX_ONLINE_KM2 = 500.0
-"""Largest area to ask Overpass for, as its operators wish."""
+"""Largest area that Overpass is asked for, as its operators request."""
 
 _EARTH_RADIUS_M = 6_371_000.0
+"""Mean radius of the Earth, to convert metres to degrees of latitude."""
 
 
 @dataclass(frozen=True)
 class OsmData:
-    """The two tables of a city.
+    """The building and road tables of a city.
 
     Attributes:
-        buildings: Columns osm_id, height (m, NaN unknown), levels (NaN unknown) and geometry
-            ((Multi)Polygon), in ``crs``, sorted by osm_id.
-        roads: Columns osm_id, highway, width (m), kind (``road`` or ``path``) and geometry
+        buildings: Columns osm_id, height (metres, NaN if unknown), levels (NaN if unknown) and
+            geometry ((Multi)Polygon), in ``crs``, sorted by osm_id.
+        roads: Columns osm_id, highway, width (metres), kind (``road`` or ``path``) and geometry
             (LineString), in ``crs``, sorted by osm_id.
         crs: The map frame, metres.
-        bounds: West, south, east, north of the mapped ground in ``crs``, metres: what the source
-            says, up to 5 km from the outermost building; else the extent of the buildings and a
-            margin (roads may reach far out of it).
-        source: Where the data came from, in words.
-        source_date: The state of the map (ISO 8601), where known.
-        notes: What the user should know, one line each.
-        dropped: What could not be used, and how often.
+        bounds: West, south, east, north of the mapped area in ``crs``, metres: the area that the
+            source states, cut ``MAX_EMPTY_M`` from the outermost buildings; if it states none, the
+            extent of the buildings plus ``MARGIN_M`` (roads may reach beyond it).
+        source: The file name, or what OpenStreetMap was asked for.
+        source_date: Date of the map data (ISO 8601); None if unknown.
+        notes: What a user should know about the data, one line each.
+        dropped: Number of objects that were left out, by reason.
     """
 
     buildings: gpd.GeoDataFrame
@@ -61,18 +64,21 @@ def read_osm(
     source: OsmSource,
     crs: pyproj.CRS | None = None,
     online: OnlineSettings | None = None,
+    *,
+    progress: Progress = silent,
 ) -> OsmData:
     """Read the buildings and roads of a city.
 
     Args:
-        source: Where to look.
-        crs: The map frame; the UTM zone of the middle by default (one for all of the city).
-        online: Which servers to ask; the public ones by default.
+        source: The map source.
+        crs: The map frame; by default the UTM zone of the map's centre, for all of the city.
+        online: The servers to ask; the public ones by default.
+        progress: Called after each part of a step.
 
     Raises:
         MaptileError: The source cannot be read or reached, or holds no building.
     """
-    name, extract = _extract(source, online or OnlineSettings())
+    name, extract = _extract(source, online or OnlineSettings(), progress)
     if not len(extract.buildings.geometry):
         lost = "".join(f"; {count} {what}" for what, count in extract.dropped.items() if count)
         raise MaptileError(
@@ -100,19 +106,19 @@ def read_osm(
     return OsmData(buildings, roads, crs, bounds, name, extract.date, tuple(notes), dropped)
 
 
-def _extract(source: OsmSource, online: OnlineSettings) -> tuple[str, Extract]:
-    """What to call the source, and what it holds."""
+def _extract(source: OsmSource, online: OnlineSettings, progress: Progress) -> tuple[str, Extract]:
+    """Return the name of a source, and its content."""
     path = source.path
     if path is not None:
         if path.name.endswith(OSM_SUFFIXES):
-            return path.name, read_osm_file(path)
+            return path.name, read_osm_file(path, progress=progress)
         if path.name.endswith(VECTOR_SUFFIXES):
             return path.name, read_vector_file(path)
         raise MaptileError(
-            f"{path}: not a kind of map file that is known "
-            f"({', '.join((*OSM_SUFFIXES, *VECTOR_SUFFIXES))}, .tif)"
+            f"{path}: unknown kind of map file; known are "
+            f"{', '.join((*OSM_SUFFIXES, *VECTOR_SUFFIXES))} and .tif"
         )
-    # osmnx takes a second to import, and who has a file does not need it.
+    # osmnx takes a second to import; files do not need it.
     from data_prep.osm.online import find_place, read_overpass
 
     if source.bbox is not None:
@@ -123,19 +129,20 @@ def _extract(source: OsmSource, online: OnlineSettings) -> tuple[str, Extract]:
         bounds = _square(latitude, longitude, source.radius_m)
     else:
         assert source.place is not None
-        name, bounds = source.place, find_place(source.place, online)
+        name, bounds = source.place, find_place(source.place, online, progress=progress)
     area_km2 = (
         abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.box(*bounds))[0]) / 1e6
     )
     if area_km2 > MAX_ONLINE_KM2:
         raise MaptileError(
-            f"{name}: {area_km2:,.0f} km2 is more than Overpass should be asked for "
-            f"({MAX_ONLINE_KM2:.0f}); download an extract and give the file"
+            f"{name}: {area_km2:,.0f} km2 is more than Overpass may be asked for "
+            f"({MAX_ONLINE_KM2:.0f} km2); download an extract and use the file"
         )
-    return f"OpenStreetMap, {name}", read_overpass(bounds, source.date, online)
+    return f"OpenStreetMap, {name}", read_overpass(bounds, source.date, online, progress=progress)
 
 
 def _square(latitude: float, longitude: float, radius_m: float) -> Bounds:
+    """Return the bounds (degrees) of the square of side 2 ``radius_m`` around a point."""
     geod = pyproj.Geod(ellps="WGS84")
     longitudes, latitudes, _ = geod.fwd(
         [longitude] * 4, [latitude] * 4, [270, 180, 90, 0], [radius_m] * 4
@@ -144,7 +151,10 @@ def _square(latitude: float, longitude: float, radius_m: float) -> Bounds:
 
 
 def _built_up(extract: Extract) -> Bounds:
-    """The extent of the buildings in degrees; across the 180th meridian east counts on from 180."""
+    """Return the bounds of the buildings in degrees.
+
+    Across the 180th meridian, longitudes are 0..360.
+    """
     west, south, east, north = (float(x) for x in shapely.total_bounds(extract.buildings.geometry))
     if east - west > 180:
         box = shapely.bounds(extract.buildings.geometry)
@@ -154,9 +164,12 @@ def _built_up(extract: Extract) -> Bounds:
 
 
 def _mapped(declared: Bounds | None, built_up: Bounds) -> Bounds | None:
-    """What a source says is mapped (degrees), less what is far from any building.
+    """Return the mapped area that a source declares, cut ``MAX_EMPTY_M`` from the buildings.
 
-    None where it says nothing of use; headers that speak of the whole planet are seen.
+    Headers may declare the whole planet, hence the cut.
+
+    Returns:
+        Bounds in degrees; None if none are declared, or they are of no use.
     """
     if declared is None or built_up[2] > 180:
         return None

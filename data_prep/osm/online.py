@@ -1,12 +1,13 @@
 """Buildings and roads of an area from Overpass, and areas of places from Nominatim, by osmnx.
 
-osmnx asks and caches; what Overpass answers is then read as an OSM file, by the same code as any
-other, because osmnx's own tables do not say which ways are the outer rings of a building.
+osmnx sends the requests and stores the answers. An answer of Overpass is then read by the same code
+as an OSM file, because the tables of osmnx do not say which ways are outer rings of a building.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 import time
@@ -22,31 +23,35 @@ from xml.sax.saxutils import quoteattr
 
 import osmnx
 import requests
-from tqdm import tqdm
 
 from data_prep.errors import MaptileError
 from data_prep.osm.files import read_osm_file
 from data_prep.osm.source import Bounds, OnlineSettings
 from data_prep.osm.tables import Extract
+from data_prep.progress import Progress, silent
 
 T = TypeVar("T")
 
 _RETRY_S = 55
-"""How long osmnx waits after an answer of 429 or 504 before it asks again, without end."""
+"""osmnx repeats a request this many seconds after an answer of 429 or 504, without a limit."""
 _OLD_STYLE_UNTIL = "2018"
-"""By then OSM had no multipolygons left that get their tags from their outer ways."""
+"""In older maps, multipolygons may have their tags on their outer ways."""
 
 
-def read_overpass(bounds: Bounds, date: str | None, settings: OnlineSettings) -> Extract:
+def read_overpass(
+    bounds: Bounds, date: str | None, settings: OnlineSettings, *, progress: Progress = silent
+) -> Extract:
     """Fetch the buildings and roads of an area.
 
     Args:
         bounds: West, south, east, north in degrees.
-        date: The map as of this day (YYYY-MM-DD); None for now.
-        settings: Servers and patience.
+        date: Date of the map data (YYYY-MM-DD); None for the current map.
+        settings: The servers, and the time that they have.
+        progress: Called once a second.
 
     Raises:
-        MaptileError: No network, a server that refuses or is too busy, or the deadline is over.
+        MaptileError: The server cannot be reached, refuses the request, is too busy, or does not
+            answer before the deadline.
     """
     tags: dict[str, bool | str | list[str]] = {"building": True, "highway": True}
     if date is not None and date < _OLD_STYLE_UNTIL:
@@ -61,23 +66,28 @@ def read_overpass(bounds: Bounds, date: str | None, settings: OnlineSettings) ->
             return
 
     with _osmnx_settings(folder, date, settings):
-        # Stop at the cached answer: the tables are made of it below.
+        # osmnx stops when the answer is stored; it is read below.
         osmnx.settings.cache_only_mode = True
-        _ask(ask, settings.overpass_url, settings.deadline_s)
+        _ask(ask, settings.overpass_url, settings.deadline_s, progress)
     answers = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
     elements = {(e["type"], e["id"]): e for answer in answers for e in answer["elements"]}
     as_of = date or next((a.get("osm3s", {}).get("timestamp_osm_base") for a in answers), None)
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "overpass.osm"
         path.write_text("\n".join(_xml(list(elements.values()), bounds, as_of)), "utf-8")
-        return read_osm_file(path)
+        return read_osm_file(path, progress=progress)
 
 
-def find_place(place: str, settings: OnlineSettings) -> Bounds:
-    """The box around a place: west, south, east, north in degrees.
+def find_place(place: str, settings: OnlineSettings, *, progress: Progress = silent) -> Bounds:
+    """Return the bounding box of a place: west, south, east, north in degrees.
+
+    Args:
+        place: A name that Nominatim knows.
+        settings: The servers, and the time that they have.
+        progress: Called once a second.
 
     Raises:
-        MaptileError: No such place, a place without an area, or as ``read_overpass``.
+        MaptileError: The place is not known or is a point; or as ``read_overpass``.
     """
 
     def ask() -> Bounds:
@@ -85,7 +95,7 @@ def find_place(place: str, settings: OnlineSettings) -> Bounds:
             found = osmnx.geocode_to_gdf(place)
         except osmnx._errors.InsufficientResponseError:
             raise MaptileError(
-                f"{place!r}: no such place known; try another spelling, or --bbox W,S,E,N"
+                f"{place!r}: no such place known; try another spelling, or use --bbox W,S,E,N"
             ) from None
         except TypeError:
             raise MaptileError(
@@ -95,20 +105,20 @@ def find_place(place: str, settings: OnlineSettings) -> Bounds:
         return float(west), float(south), float(east), float(north)
 
     with _osmnx_settings(settings.cache_folder / "nominatim", None, settings):
-        return _ask(ask, settings.nominatim_url, settings.deadline_s)
+        return _ask(ask, settings.nominatim_url, settings.deadline_s, progress)
 
 
 @contextmanager
 def _osmnx_settings(folder: Path, date: str | None, settings: OnlineSettings) -> Iterator[None]:
-    """Set osmnx up for one request; its settings are global, so put them back afterwards."""
+    """Change osmnx's global settings for one request, and restore them afterwards."""
     as_of = "" if date is None else f'[date:"{date}T00:00:00Z"]'
     name = f"maptile-loc/{version('maptile-loc')}"
     changes = {
         "overpass_url": settings.overpass_url,
         "nominatim_url": settings.nominatim_url,
         "overpass_settings": "[out:json][timeout:{timeout}]{maxsize}" + as_of,
-        # Overpass says itself when it is too busy (429). Without a network, asking for its status
-        # first would cost a minute.
+        # Overpass reports by itself (429) that it is too busy. Without a network, osmnx's question
+        # for its status would take a minute.
         "overpass_rate_limit": False,
         "doh_url_template": None,
         "requests_timeout": max(int(settings.deadline_s), 1),
@@ -120,7 +130,7 @@ def _osmnx_settings(folder: Path, date: str | None, settings: OnlineSettings) ->
         "http_referer": name,
     }
     before = {key: getattr(osmnx.settings, key) for key in changes}
-    # osmnx replaces this function for the whole process.
+    # osmnx replaces this function in the whole process.
     getaddrinfo = socket.getaddrinfo
     try:
         for key, value in changes.items():
@@ -133,7 +143,12 @@ def _osmnx_settings(folder: Path, date: str | None, settings: OnlineSettings) ->
 
 
 def _check(deadline: float) -> Callable[..., None]:
-    """A hook that turns an answer nobody can use into an error, instead of a wait without end."""
+    """Return a hook that raises for useless answers, where osmnx would repeat the request forever.
+
+    Args:
+        deadline: On the monotonic clock; an answer of 429 or 504 is an error if osmnx's next
+            request would come after it.
+    """
 
     def check(answer: requests.Response, *_: Any, **__: Any) -> None:
         status = f"{answer.status_code} {answer.reason}"
@@ -141,8 +156,8 @@ def _check(deadline: float) -> Callable[..., None]:
             if time.monotonic() + _RETRY_S <= deadline:
                 return
             problem = (
-                f"too busy, or too many requests from here ({status}); try again in some minutes, "
-                "or use an extract from a file"
+                f"too busy, or too many requests from here ({status}); try again in a few minutes, "
+                "or use a file"
             )
         elif not answer.ok:
             problem = f"refuses the request ({status}); use a file instead"
@@ -156,8 +171,12 @@ def _check(deadline: float) -> Callable[..., None]:
     return check
 
 
-def _ask(request: Callable[[], T], url: str, deadline_s: float) -> T:
-    """Run ``request`` beside, for at most ``deadline_s`` seconds: osmnx itself has no deadline."""
+def _ask(request: Callable[[], T], url: str, deadline_s: float, progress: Progress) -> T:
+    """Return the result of ``request``, run in a thread: osmnx has no deadline of its own.
+
+    Raises:
+        MaptileError: It failed, or took more than ``deadline_s`` seconds.
+    """
     host = urlparse(url).netloc
     results: list[T] = []
     errors: list[Exception] = []
@@ -170,32 +189,35 @@ def _ask(request: Callable[[], T], url: str, deadline_s: float) -> T:
 
     worker = threading.Thread(target=run, daemon=True)
     worker.start()
-    end = time.monotonic() + deadline_s
-    with tqdm(desc=f"waiting for {host}", unit="s", delay=2, disable=None, leave=False) as bar:
-        while worker.is_alive() and time.monotonic() < end:
-            worker.join(min(1.0, max(end - time.monotonic(), 0.0)))
-            bar.update()
+    begin = time.monotonic()
+    while worker.is_alive() and (waited := time.monotonic() - begin) < deadline_s:
+        worker.join(min(1.0, deadline_s - waited))
+        progress(f"wait for {host}", int(time.monotonic() - begin), math.ceil(deadline_s))
     if results:
         return results[0]
     if not errors:
         raise MaptileError(
             f"{host}: no answer within {deadline_s:.0f} s; try again later, or use a file"
         )
-    error = errors[0]
+    raise _explained(errors[0], host)
+
+
+def _explained(error: Exception, host: str) -> MaptileError:
+    """Return ``error`` as a message for the user."""
     if isinstance(error, MaptileError):
-        raise error
+        return error
     if isinstance(error, requests.Timeout):
-        raise MaptileError(f"{host}: no answer in time; try again later, or use a file") from None
+        return MaptileError(f"{host}: no answer in time; try again later, or use a file")
     if isinstance(error, requests.ConnectionError):
-        raise MaptileError(
-            f"{host}: cannot be reached; check the network, or use a file instead"
-        ) from None
+        return MaptileError(f"{host}: cannot be reached; check the network, or use a file")
     reason = " ".join(str(error).split())
-    raise MaptileError(f"{host}: no usable answer: {reason}; use a file instead") from error
+    explained = MaptileError(f"{host}: no usable answer: {reason}; use a file instead")
+    explained.__cause__ = error
+    return explained
 
 
 def _xml(elements: list[dict[str, Any]], bounds: Bounds, date: str | None) -> Iterator[str]:
-    """Overpass's JSON elements as lines of OSM XML, sorted by kind and id."""
+    """Yield Overpass's JSON elements as lines of OSM XML, sorted by kind and id."""
     west, south, east, north = bounds
     yield '<osm version="0.6">'
     if date is not None:
@@ -204,8 +226,8 @@ def _xml(elements: list[dict[str, Any]], bounds: Bounds, date: str | None) -> It
     order = {"node": 0, "way": 1, "relation": 2}
     for element in sorted(elements, key=lambda e: (order[e["type"]], e["id"])):
         kind, number = element["type"], element["id"]
-        place = f' lat="{element["lat"]}" lon="{element["lon"]}"' if kind == "node" else ""
-        yield f'<{kind} id="{number}"{place}>'
+        position = f' lat="{element["lat"]}" lon="{element["lon"]}"' if kind == "node" else ""
+        yield f'<{kind} id="{number}"{position}>'
         for node in element.get("nodes", []):
             yield f'<nd ref="{node}"/>'
         for member in element.get("members", []):

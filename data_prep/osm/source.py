@@ -1,4 +1,4 @@
-"""Where a city comes from: a file, or a place, box or point to ask the servers of OSM for."""
+"""The source of a city's map: a file, or an area to request from the servers of OpenStreetMap."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from data_prep.settings import Settings
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""
 
-_ONE = "--place NAME, --bbox W,S,E,N, or --point LAT,LON with --radius M"
+_CHOICES = "--place NAME, --bbox W,S,E,N, or --point LAT,LON with --radius M"
+"""The online sources, for messages."""
 
 
 @dataclass(frozen=True)
 class OsmSource:
-    """Exactly one of ``path``, ``place``, ``bbox`` and ``point`` (with ``radius_m``).
+    """The source of a map: one of ``path``, ``place``, ``bbox``, or ``point`` with ``radius_m``.
 
     Attributes:
-        path: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), GeoPackage, GeoJSON or GeoParquet.
-        place: A name that Nominatim knows, such as ``Oxford, UK``: the box around its area.
-        bbox: West, south, east, north in degrees.
-        point: Latitude, longitude in degrees.
+        path: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), GeoPackage, GeoJSON or GeoParquet
+            file. ``prepare_city`` also takes a georeferenced raster (.tif).
+        place: A name that Nominatim knows, such as ``Oxford, UK``; the map is the bounding box of
+            its area.
+        bbox: West, south, east, north in degrees (WGS 84).
+        point: Latitude, longitude in degrees (WGS 84).
         radius_m: Half the side of the square around ``point``, metres.
-        date: The map as of this day (YYYY-MM-DD); online sources only.
+        date: Date of the map data (YYYY-MM-DD), for online sources; None for the current map.
 
     Raises:
-        MaptileError: None or several given, or a value that cannot be.
+        MaptileError: No source or several are given, or a value is out of range.
     """
 
     path: Path | None = None
@@ -44,23 +47,23 @@ class OsmSource:
     def __post_init__(self) -> None:
         given = [self.path, self.place, self.bbox, self.point]
         if sum(value is not None for value in given) != 1:
-            raise MaptileError(f"a city comes from one source: a file, or {_ONE}")
+            raise MaptileError(f"a city has exactly one source: a file, or {_CHOICES}")
         if (self.point is None) != (self.radius_m is None):
             raise MaptileError("a point needs a radius: --point LAT,LON --radius M")
         if self.radius_m is not None and self.radius_m <= 0:
-            raise MaptileError(f"a radius of {self.radius_m} m holds nothing; give one above 0")
+            raise MaptileError(f"radius {self.radius_m} m: expected a value above 0")
         if self.point is not None and not (abs(self.point[0]) < 89 and abs(self.point[1]) <= 180):
             raise MaptileError(f"point {self.point}: expected latitude, longitude in degrees")
         if self.bbox is not None:
             west, south, east, north = self.bbox
             if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
                 raise MaptileError(
-                    f"bbox {self.bbox}: expected west < east and south < north in degrees; an area "
-                    "across the 180th meridian has to come from a file"
+                    f"bbox {self.bbox}: expected west < east and south < north in degrees; for an "
+                    "area across the 180th meridian, use a file"
                 )
         if self.date is not None:
             if self.path is not None:
-                raise MaptileError(f"{self.path}: a file is of one date; leave --date out")
+                raise MaptileError(f"{self.path}: a file is a map of one date; leave --date out")
             try:
                 datetime.date.fromisoformat(self.date)
             except ValueError:
@@ -68,13 +71,13 @@ class OsmSource:
 
 
 class OnlineSettings(Settings):
-    """Which servers to ask, and how patiently.
+    """The servers that are asked for map data, and the time that they have.
 
     Attributes:
-        overpass_url: The Overpass API that serves the map.
-        nominatim_url: The Nominatim server that knows the places.
-        deadline_s: Seconds after which to give up.
-        cache: Folder for answers; the user's cache folder by default.
+        overpass_url: The Overpass API, which returns map data.
+        nominatim_url: The Nominatim server, which returns the area of a place.
+        deadline_s: Seconds after which a request fails.
+        cache: Folder in which answers are stored; the user's cache folder by default.
     """
 
     overpass_url: str = "https://overpass-api.de/api"
@@ -84,5 +87,5 @@ class OnlineSettings(Settings):
 
     @property
     def cache_folder(self) -> Path:
-        """Where answers are kept."""
+        """The folder in which answers are stored."""
         return self.cache or Path(platformdirs.user_cache_dir("maptile-loc"))

@@ -1,7 +1,7 @@
-"""Tagged geometries in degrees -> the two tables of a city, in metres.
+"""The building and road tables of a city, from tagged geometries in degrees.
 
-Every source (OSM files, vector files, Overpass) ends here, so all of them mean the same by a
-building, a road, its height and its width.
+All sources (OSM files, vector files, Overpass) use this module, so buildings, roads, heights and
+widths have one definition.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import shapely
 from numpy.typing import NDArray
 
 Tags = Mapping[str, str]
+"""OSM tags: key to value."""
 
 LEVEL_HEIGHT_M = 3.0
+"""Height of a storey, for buildings without a height tag."""
 LANE_WIDTH_M = 3.2
+"""Width of a lane, for roads without a width tag."""
 ROAD_WIDTHS_M = {
     "motorway": 14.0,
     "trunk": 12.0,
@@ -42,7 +45,7 @@ ROAD_WIDTHS_M = {
     "service": 4.0,
     "track": 3.0,
 }
-"""Classes that vehicles drive on, with the width where the map gives none."""
+"""Values of ``highway`` for vehicles, with the width of roads that have no width or lanes tag."""
 PATH_WIDTHS_M = {
     "pedestrian": 4.0,
     "cycleway": 2.0,
@@ -51,22 +54,31 @@ PATH_WIDTHS_M = {
     "bridleway": 2.0,
     "path": 1.5,
 }
-"""Classes for those on foot or bicycle."""
+"""Values of ``highway`` for pedestrians and cyclists, with the width as above."""
 
 TAGS_READ = {"building", "building:levels", "height", "indoor", "layer", "location", "tunnel"}
 TAGS_READ |= {"area", "highway", "lanes", "width"}
-"""The tags that the tables depend on; readers need not keep others."""
+"""The tags that the tables depend on; readers may drop all others."""
 
 BUILDING_COLUMNS = ("osm_id", "height", "levels", "geometry")
+"""Columns of a building table: see ``buildings_table``."""
 ROAD_COLUMNS = ("osm_id", "highway", "width", "kind", "geometry")
+"""Columns of a road table: see ``roads_table``."""
+
+_MAX_HEIGHT_M = 1000.0
+"""Heights from here on are typing errors."""
+_MAX_LEVELS = 300.0
+"""Numbers of storeys from here on are typing errors."""
+_WIDTHS_M = (0.5, 60.0)
+"""Widths outside this range are typing errors."""
 
 
 class Features(NamedTuple):
     """Tagged geometries of a source.
 
     Attributes:
-        osm_id: (N) names such as ``way/123``.
-        tags: (N) OSM tags (at least those of ``TAGS_READ``).
+        osm_id: N identifiers such as ``way/123``.
+        tags: N sets of OSM tags (at least those of ``TAGS_READ``).
         geometry: (N,) shapely geometries, WGS 84 degrees (longitude, latitude).
     """
 
@@ -76,14 +88,14 @@ class Features(NamedTuple):
 
 
 class Extract(NamedTuple):
-    """What a source holds, before it is brought to the map frame.
+    """The content of a source, before the projection to the map frame.
 
     Attributes:
         buildings: Polygons, degrees.
         roads: Lines, degrees.
-        bounds: West, south, east, north of the mapped ground in degrees, where the source says so.
-        date: The state of the map (ISO 8601), where the source says so.
-        dropped: What could not be used, and how often.
+        bounds: West, south, east, north of the mapped area in degrees; None if not stated.
+        date: Date of the map data (ISO 8601); None if not stated.
+        dropped: Number of objects that were left out, by reason.
     """
 
     buildings: Features
@@ -94,14 +106,14 @@ class Extract(NamedTuple):
 
 
 def is_building(tags: Tags) -> bool:
-    """Whether these tags are those of a building that stands on the ground and has walls."""
+    """Return whether ``tags`` describe a building with walls, on the ground or above it."""
     return tags.get("building", "no") not in {"no", "roof"} and not _is_hidden(tags)
 
 
 def is_road(tags: Tags) -> bool:
-    """Whether these tags are those of a road or path in the open.
+    """Return whether ``tags`` describe a road or path that is not underground or indoors.
 
-    A passage through a building (``tunnel=building_passage``) lies at ground level and stays.
+    A passage through a building (``tunnel=building_passage``) is at ground level and counts.
     """
     highway = tags.get("highway")
     if highway not in ROAD_WIDTHS_M and highway not in PATH_WIDTHS_M:
@@ -111,7 +123,10 @@ def is_road(tags: Tags) -> bool:
 
 
 def metres(text: str | None) -> float:
-    """A length tag in metres (``12``, ``12.5 m``, ``12,5``, ``40 ft``, ``40'6"``); NaN if none."""
+    """Return the length tag ``text`` in metres; NaN if it is no length.
+
+    Examples: ``12``, ``12.5 m``, ``12,5``, ``40 ft``, ``40'6"``.
+    """
     if text is None:
         return float("nan")
     feet = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:'|ft|feet)\s*(?:(\d+(?:\.\d+)?)\s*\"?)?\s*", text)
@@ -122,19 +137,20 @@ def metres(text: str | None) -> float:
 
 
 def buildings_table(features: Features, crs: pyproj.CRS) -> tuple[gpd.GeoDataFrame, int]:
-    """The building table (columns as ``BUILDING_COLUMNS``) in ``crs``, sorted by ``osm_id``.
+    """Return the building table in ``crs``, sorted by ``osm_id``.
 
-    Heights (metres) come from ``height``, else three metres a level, else NaN. Invalid polygons are
-    repaired.
+    Invalid polygons are repaired; those without an area are left out.
 
     Returns:
-        The table, and how many geometries had no area left after the repair.
+        A table with the columns ``osm_id``, ``height`` (metres: the height tag, else the levels
+        times ``LEVEL_HEIGHT_M``, else NaN), ``levels`` (NaN if unknown) and ``geometry``
+        ((Multi)Polygon, metres); and the number of polygons that were left out.
     """
     geometry = _polygons(_project(features.geometry, crs))
     keep = shapely.area(geometry) > 0
     levels = np.array([_levels(tags) for tags in features.tags], np.float64)
     height = np.array([metres(tags.get("height")) for tags in features.tags], np.float64)
-    height = np.where((height > 0) & (height < 1000), height, levels * LEVEL_HEIGHT_M)
+    height = np.where((height > 0) & (height < _MAX_HEIGHT_M), height, levels * LEVEL_HEIGHT_M)
     table = gpd.GeoDataFrame(
         {
             "osm_id": np.array(features.osm_id, object)[keep],
@@ -148,10 +164,12 @@ def buildings_table(features: Features, crs: pyproj.CRS) -> tuple[gpd.GeoDataFra
 
 
 def roads_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
-    """The road table (columns as ``ROAD_COLUMNS``) in ``crs``, a line a row, sorted by ``osm_id``.
+    """Return the road table in ``crs``, sorted by ``osm_id``.
 
-    ``width`` (metres) is the tag's, else 3.2 m a lane, else that of the class; ``kind`` is ``road``
-    or ``path``.
+    Returns:
+        A table with a row per line. Columns: ``osm_id``; ``highway``, the tag; ``width`` (metres:
+        the width tag, else the lanes times ``LANE_WIDTH_M``, else the width of the class); ``kind``
+        (``road`` or ``path``); ``geometry`` (LineString, metres).
     """
     lines, index = shapely.get_parts(_project(features.geometry, crs), return_index=True)
     keep = (shapely.get_type_id(lines) == shapely.GeometryType.LINESTRING) & (
@@ -175,6 +193,7 @@ def roads_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
 
 
 def _is_hidden(tags: Tags, tunnel: bool = True) -> bool:
+    """Return whether an object is underground or indoors; ``tunnel`` says if tunnels count."""
     return (
         tags.get("location") == "underground"
         or (tunnel and tags.get("tunnel", "no") != "no")
@@ -184,6 +203,7 @@ def _is_hidden(tags: Tags, tunnel: bool = True) -> bool:
 
 
 def _number(text: str | None) -> float:
+    """Return ``text`` as a number; NaN if it is none."""
     try:
         return float(text) if text is not None else float("nan")
     except ValueError:
@@ -191,18 +211,21 @@ def _number(text: str | None) -> float:
 
 
 def _levels(tags: Tags) -> float:
+    """Return the number of storeys; NaN if unknown."""
     levels = _number(tags.get("building:levels"))
-    return levels if 0 < levels < 300 else float("nan")
+    return levels if 0 < levels < _MAX_LEVELS else float("nan")
 
 
 def _width(tags: Tags) -> float:
+    """Return the width of a road or path, metres."""
     for width in (metres(tags.get("width")), _number(tags.get("lanes")) * LANE_WIDTH_M):
-        if 0.5 <= width <= 60:
+        if _WIDTHS_M[0] <= width <= _WIDTHS_M[1]:
             return width
     return (ROAD_WIDTHS_M | PATH_WIDTHS_M)[tags["highway"]]
 
 
 def _project(geometry: NDArray[Any], crs: pyproj.CRS) -> NDArray[Any]:
+    """Convert geometries from degrees to ``crs``, without their z coordinates."""
     transformer = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
 
     def project(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,7 +235,7 @@ def _project(geometry: NDArray[Any], crs: pyproj.CRS) -> NDArray[Any]:
 
 
 def _polygons(geometry: NDArray[Any]) -> NDArray[Any]:
-    """Repair what is invalid; "structure" never opens a hole where two parts overlap."""
+    """Repair invalid polygons. The method "structure" makes no hole where two parts overlap."""
     invalid = ~shapely.is_valid(geometry)
     geometry[invalid] = shapely.make_valid(
         geometry[invalid], method="structure", keep_collapsed=False
@@ -225,7 +248,7 @@ def _sorted(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 
 def features(rows: Iterable[tuple[str, Tags, Any]]) -> Features:
-    """Collect (osm_id, tags, geometry) rows."""
+    """Return (osm_id, tags, geometry) rows as ``Features``."""
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     geometry = np.empty(len(columns[2]), object)
     geometry[:] = columns[2]

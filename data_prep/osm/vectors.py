@@ -1,8 +1,8 @@
-"""Buildings and roads out of GeoPackage, GeoJSON and GeoParquet files.
+"""Buildings and roads from GeoPackage, GeoJSON and GeoParquet files.
 
-Polygons are buildings, lines with a ``highway`` or ``class`` column are roads. The columns may be
-those of OSM tags, of GDAL's OSM driver (``other_tags``), of osmnx, of Overture (``height``,
-``num_floors``, ``class``, ``subtype``), or of this project's own tables.
+Polygons are buildings; lines with a ``highway`` or ``class`` column are roads. The columns may be
+OSM tags, or those of GDAL's OSM driver (``other_tags``), of osmnx, of Overture (``height``,
+``num_floors``, ``class``, ``subtype``) or of this project's own tables.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ from data_prep.osm.tables import (
 )
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".parquet", ".geoparquet")
+"""Suffixes of the files that are read here."""
 
 _OTHER_NAMES = {"num_floors": "building:levels", "levels": "building:levels"}
 _OTHER_NAMES |= {name.replace(":", "_"): name for name in TAGS_READ if ":" in name}
-"""Columns that mean a tag by another name."""
+"""Other names of columns, with the tag that they stand for."""
 
 
 def read_vector_file(path: Path) -> Extract:
     """Read the buildings and roads of a GeoPackage, GeoJSON or GeoParquet file.
 
     Raises:
-        MaptileError: The file is missing, not of its kind, or says no coordinate system and holds
-            no degrees.
+        MaptileError: The file is missing or damaged, or states no coordinate system and its
+            coordinates are not degrees.
     """
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
     try:
         layers = _layers(path)
     except (OSError, ValueError, RuntimeError, shapely.errors.GEOSException) as error:
-        # GDAL adds a hint for programmers behind a semicolon.
+        # GDAL adds a hint for programmers after a semicolon.
         reason = " ".join(str(error).split()).partition(".;")[0]
         raise MaptileError(f"{path}: not readable as a map file: {reason}") from None
     layers = {name: _degrees(path, table) for name, table in layers.items()}
-    # In a file of many layers, only those that speak of buildings hold buildings.
-    speaking = {
+    # If some layers name buildings, the polygons of the others are something else.
+    named = {
         name for name, table in layers.items() if "building" in table or "building" in name.lower()
     }
     buildings = _Rows()
@@ -60,7 +61,7 @@ def read_vector_file(path: Path) -> Extract:
     for name, table in layers.items():
         geometry = table.geometry.to_numpy()
         dimension = shapely.get_dimensions(geometry)
-        if name in speaking or not speaking:
+        if name in named or not named:
             buildings.add(table[dimension == 2], building=True)
         if "highway" in table or "class" in table:
             roads.add(table[dimension == 1], building=False)
@@ -68,6 +69,7 @@ def read_vector_file(path: Path) -> Extract:
 
 
 def _layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
+    """Return the layers of a file that have geometries, by name."""
     if path.suffix in {".parquet", ".geoparquet"}:
         return {path.stem: gpd.read_parquet(path)}
     names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
@@ -75,20 +77,21 @@ def _layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
 
 
 def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return the rows of ``table`` that have a geometry, in WGS 84 degrees."""
     table = table[table.geometry.notna() & ~table.geometry.is_empty]
     if table.crs is not None:
         return table.to_crs("EPSG:4326")
     west, south, east, north = table.total_bounds
     if not table.empty and not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
         raise MaptileError(
-            f"{path}: says no coordinate system, and its coordinates are no degrees; "
-            "save it again with one"
+            f"{path}: states no coordinate system, and its coordinates are not degrees; "
+            "save it with one"
         )
     return table.set_crs("EPSG:4326")
 
 
 class _Rows:
-    """Collects the rows of several layers."""
+    """The buildings, or the roads, of several layers."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -96,7 +99,7 @@ class _Rows:
         self.geometry: list[NDArray[Any]] = []
 
     def add(self, table: gpd.GeoDataFrame, building: bool) -> None:
-        """Add the rows that are buildings, or else roads."""
+        """Add the rows of a layer that are buildings (``building``) or roads."""
         tags = _tags(table, building)
         wanted = np.array([is_building(t) if building else is_road(t) for t in tags], bool)
         names = _names(table, len(self.names))
@@ -105,7 +108,7 @@ class _Rows:
         self.geometry.append(table.geometry.to_numpy()[wanted])
 
     def features(self) -> Features:
-        """All that was added."""
+        """Return all rows that were added."""
         geometry = np.concatenate([np.empty(0, object), *self.geometry])
         return Features(self.names, self.tags, geometry)
 

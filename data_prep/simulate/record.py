@@ -20,7 +20,7 @@ from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_folder, write_json, write_text
+from data_prep.files import swapped_folder, write_json, write_text
 from data_prep.geometry import NED_TO_FLU, Array, interpolate_se3, se3_from_xyzrpy
 from data_prep.settings import Settings
 from data_prep.simulate.lidar import SENSORS, Lidar, LidarNoise, brightness, seen
@@ -104,7 +104,7 @@ def simulate(
     ]
     world = build_world(city, stretches, settings.world, settings.seed)
     poses = vehicle_poses(trajectory, world.terrain, settings)
-    with atomic_folder(folder) as new:
+    with swapped_folder(folder) as new:
         scans = {
             lidar.name: _record(lidar, trajectory, poses, world, new, settings)
             for lidar in SENSORS[sensor]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.drive import Drive
+from data_prep.drive import Drive, Origin
 from data_prep.errors import MaptileError
 from data_prep.sources import (
     argoverse2,
@@ -118,7 +118,9 @@ def open_drive(
         raise MaptileError(f"{path}: no drive of a known format; looked for: {looked_for}")
     node, format = drives[0] if drives else (tree, format)
     drive = _FORMATS[format].open_format(node, sensors)
-    return drive if start is None and end is None else _cut(path, drive, start, end)
+    if start is not None or end is not None:
+        drive = _cut(path, drive, start, end)
+    return replace(drive, origin=Origin(path, format, sensors, start, end))
 
 
 def _cut(path: Path, drive: Drive, start: float | None, end: float | None) -> Drive:

@@ -1,8 +1,10 @@
-"""How a vehicle's state and its doubt go on from one query to the next, by odometry.
+"""Models of the vehicle's motion and of its fixes, for the filter and the smoother.
 
-The state has eight numbers. Three are the pose. Two are how far the odometry drifts, in scale and
-in turn. Three are the error that a fix has in common with its neighbours. Drift and common error
-are unit normal where nothing is known, and slowly change (first-order Gauss-Markov processes).
+The state has eight components: three of the pose (east, north, heading), two of the odometry's
+drift (scale, turn), and three of the error that consecutive fixes have in common. Drift and common
+error are in units of their standard deviations, standard normal at the start, and first-order
+Gauss-Markov processes (Gelb, Applied Optimal Estimation, 1974) over the metres
+travelled.
 """
 
 from __future__ import annotations
@@ -14,32 +16,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array, se2_between, wrap_angle
-from data_prep.settings import Count, Positive, Settings, Share
+from data_prep.settings import Count, NotNegative, Positive, Settings, Share
 
 SIZE = 8
-POSE, DRIFT, COMMON = slice(0, 3), slice(3, 5), slice(5, 8)
+"""Components of the state."""
+
+POSE = slice(0, 3)
+"""Components of the pose: east, north (metres), heading (radians)."""
+
+DRIFT = slice(3, 5)
+"""Components of the odometry's drift: scale and turn."""
+
+COMMON = slice(5, 8)
+"""Components of the common error of fixes."""
 
 
 class FuseSettings(Settings):
-    """The noise of odometry and fixes, and how much candidates are trusted.
+    """Noise of odometry and fixes, and the decisions of the filter and the smoother.
 
     Attributes:
-        scale: Standard deviation of the odometry's scale: 0.03 is 3 % too long or too short.
-        turn_deg_per_m: Standard deviation of what it turns too much, degrees per metre travelled.
-        drift_m: Metres over which scale and turn change.
-        walk_m, walk_deg: The rest of its error, per square root of a metre travelled.
-        floor_m, floor_deg: Error of any step, however short.
-        common: Share of a fix's variance that its neighbours have too: the map is shifted there,
-            and submaps overlap.
-        common_m: Metres over which that changes.
-        view_m: Metres apart from which scans show different walls.
+        scale: Standard deviation of the odometry's scale error: 0.03 is 3 % too long or too short.
+        turn_deg_per_m: Standard deviation of the odometry's turn error, degrees per metre.
+        drift_m: Correlation length of both errors, metres.
+        walk_m, walk_deg: Random walk of position and heading: standard deviation after one metre.
+        floor_m, floor_deg: Standard deviation that every step adds, however short.
+        common: Share of a fix's variance that it shares with its neighbours: the map is displaced
+            there, and submaps overlap.
+        common_m: Correlation length of the shared error, metres.
+        view_m: Distance over which scans come to show different walls.
         miss: Probability that none of a query's candidates is right.
-        jump: Probability per query that the track so far was wrong, or leaves the map.
-        repeat: Probability that a wrong candidate follows the odometry as a right one would.
-        hypotheses: Size of the filter's bank.
-        trust: A fix counts as localized from this probability on.
-        max_std_m: ... and if its larger standard deviation is not above this.
-        rounds: Rounds of the smoother, at most.
+        jump: Probability per query that the track was wrong until now, or leaves the map.
+        repeat: Probability that a wrong candidate agrees with the odometry as well as a right one.
+        hypotheses: Largest number of hypotheses in the filter.
+        trust: Smallest probability of a fix that is localized.
+        max_std_m: Largest standard deviation, in its worst direction, of a fix that is localized.
+        rounds: Largest number of iterations of the smoother.
+        same_m, same_rad: Hypotheses closer than both are merged.
+        negligible: Hypotheses less probable than this are dropped.
+        near_m: Hypotheses closer than this support each other's position.
+        jump_m, jump_share: The smoother starts a new chain where a localized pose is farther from
+            the odometry's prediction than jump_m plus this share of the metres predicted over.
+        outlier: The smoother drops a fix whose log-likelihood is lower than log(miss) by more than
+            this.
+        still_m: The smoother stops when no position changes by this much.
     """
 
     scale: Positive = 0.03
@@ -59,6 +78,14 @@ class FuseSettings(Settings):
     trust: Share = 0.99
     max_std_m: Positive = 4.0
     rounds: Count = 10
+    same_m: Positive = 2.0
+    same_rad: Positive = 0.1
+    negligible: Share = 1e-12
+    near_m: Positive = 5.0
+    jump_m: Positive = 10.0
+    jump_share: NotNegative = 0.1
+    outlier: NotNegative = 8.0
+    still_m: Positive = 1e-3
 
 
 @dataclass(frozen=True)
@@ -66,11 +93,11 @@ class Steps:
     """Odometry between consecutive queries.
 
     Attributes:
-        motion: (Q, 3) pose of query i in the frame of query i - 1; row 0 means nothing.
-        covariance: (Q, 3, 3) of the motion, drift aside.
-        known: (Q,) bool; False where a new segment begins and the motion is not known.
-        fresh: (Q,) share of a query's tile that the query before has not seen, 0..1.
-        metres: (Q,) travelled.
+        motion: (Q, 3) pose of query i in the frame of query i - 1; row 0 is not used.
+        covariance: (Q, 3, 3) of the motion, without the drift.
+        known: (Q,) bool, False where an odometry segment starts and the motion is unknown.
+        fresh: (Q,) share 0..1 of a query's tile that the query before did not see.
+        metres: (Q,) travelled since the query before.
     """
 
     motion: Array
@@ -80,13 +107,13 @@ class Steps:
     metres: Array
 
     def __getitem__(self, chain: slice) -> Steps:
-        """The steps of some queries in a row."""
+        """The steps of consecutive queries."""
         return Steps(*(getattr(self, field.name)[chain] for field in fields(self)))
 
     def reversed(self) -> Steps:
-        """The steps of the drive backwards."""
+        """The steps of the same drive backwards."""
         back = se2_between(self.motion, np.zeros(3))
-        jacobian = -turns(-self.motion[:, 2])
+        jacobian = -rotations(-self.motion[:, 2])
         jacobian[:, 0, 2], jacobian[:, 1, 2] = back[:, 1], -back[:, 0]
         covariance = jacobian @ self.covariance @ np.swapaxes(jacobian, 1, 2)
         columns = back, covariance, self.known, self.fresh, self.metres
@@ -94,7 +121,7 @@ class Steps:
 
 
 def _shifted(steps: NDArray[Any]) -> NDArray[Any]:
-    """Backwards, the step that led to query i leads to query i - 1."""
+    """Rows in reverse order: backwards, the step that led to query i leads to query i - 1."""
     return np.roll(steps[::-1], 1, axis=0)
 
 
@@ -105,10 +132,15 @@ def make_steps(
     submap_m: float,
     settings: FuseSettings,
 ) -> Steps:
-    """Steps from (Q, 3) odometry poses, their (Q,) segments and (Q,) metres travelled.
+    """Steps between Q queries.
 
-    ``submap_m`` is the length of a query's window: closer queries see partly the same. So do scans
-    from places that are close.
+    Args:
+        poses: (Q, 3) odometry poses: x, y (metres), heading (radians), in any fixed frame.
+        segment: (Q,) odometry segment of each query, negative where there is no odometry.
+        metres: (Q,) travelled since the start of the drive.
+        submap_m: Length of a query's submap. Tiles of queries closer than this overlap; so do those
+            of single scans closer than ``settings.view_m``.
+        settings: Noise of the odometry.
     """
     motion = np.zeros_like(poses)
     motion[1:] = se2_between(poses[:-1], poses[1:])
@@ -121,16 +153,16 @@ def make_steps(
 
 
 def _walk(motion: Array, step: Array, settings: FuseSettings) -> Array:
-    """(Q, 3, 3) covariance of motions whose place and heading wander at random on the way.
+    """(Q, 3, 3) covariance of motions whose position and heading are random walks.
 
-    A turn moves the end of the way aside; on average it happens in the middle.
+    A heading error moves the end of the step sideways, by half the step's length on average.
     """
     heading = np.radians(settings.walk_deg) ** 2 * step
     lever = np.stack([-motion[:, 1] / 2, motion[:, 0] / 2, np.ones(len(step))], axis=1)
     covariance = heading[:, None, None] * lever[:, :, None] * lever[:, None]
-    covariance[:, :2, :2] *= 4 / 3  # the middle on average, but not each time
-    place = settings.walk_m**2 * step + settings.floor_m**2
-    covariance[:, [0, 1], [0, 1]] += place[:, None]
+    covariance[:, :2, :2] *= 4 / 3  # the mean square lever is 1/3, not 1/4
+    position = settings.walk_m**2 * step + settings.floor_m**2
+    covariance[:, [0, 1], [0, 1]] += position[:, None]
     covariance[:, 2, 2] += np.radians(settings.floor_deg) ** 2
     return covariance
 
@@ -138,19 +170,20 @@ def _walk(motion: Array, step: Array, settings: FuseSettings) -> Array:
 def move(
     states: Array, steps: Steps, number: int | slice, settings: FuseSettings
 ) -> tuple[Array, Array, Array]:
-    """Take (N, 8) states along the step to query ``number``, or along N steps, one each.
+    """Predict (N, 8) states along the step to query ``number``, or along N steps, one each.
 
     Returns:
-        (N, 8) states after it, the (N, 8, 8) Jacobian and the (N, 8, 8) covariance of its noise.
+        (N, 8) predicted states, the (N, 8, 8) Jacobian and the (N, 8, 8) covariance of the noise.
     """
     metres = np.broadcast_to(steps.metres[number], len(states))
-    # A vehicle that stands still is given 0.1 m: a process without noise has no information matrix.
-    way = np.maximum(metres, 0.1)[:, None]
-    kept = np.exp(-way / ([settings.drift_m] * 2 + [settings.common_m] * 3))
+    # At least 0.1 m, also for a vehicle that stands still: without noise, the covariance of the
+    # drift has no inverse.
+    length = np.maximum(metres, 0.1)[:, None]
+    kept = np.exp(-length / ([settings.drift_m] * 2 + [settings.common_m] * 3))
     turn = np.radians(settings.turn_deg_per_m) * metres
-    # The turn happens along the way, so that on average half of it bends the way.
+    # The turn error grows along the step, so that half of it rotates the step on average.
     heading = states[:, 2] - 0.5 * turn * states[:, 4]
-    ahead = turns(heading)[:, :2, :2] @ steps.motion[number, :2, None]
+    ahead = rotations(heading)[:, :2, :2] @ steps.motion[number, :2, None]
     ahead = ahead[..., 0] * np.exp(-settings.scale * states[:, 3, None])
     aside = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
     moved = states * np.hstack([np.ones((len(states), 3)), kept])
@@ -164,17 +197,21 @@ def move(
     jacobian[:, :2, 4] = -0.5 * turn[:, None] * aside
     jacobian[:, 2, 4] = -turn
     noise = np.zeros_like(jacobian)
-    turned = turns(states[:, 2])
-    noise[:, POSE, POSE] = turned @ steps.covariance[number] @ np.swapaxes(turned, 1, 2)
+    rotation = rotations(states[:, 2])
+    noise[:, POSE, POSE] = rotation @ steps.covariance[number] @ np.swapaxes(rotation, 1, 2)
     noise[:, range(3, SIZE), range(3, SIZE)] = 1 - kept**2
     return moved, jacobian, noise
 
 
 def observe(covariance: Array, settings: FuseSettings) -> tuple[Array, Array]:
-    """What fixes of (K, 3, 3) covariance see of the state, and their own noise.
+    """Measurement model of fixes: pose plus common error plus independent noise.
+
+    Args:
+        covariance: (K, 3, 3) of the fixes.
+        settings: The share of it that is common.
 
     Returns:
-        (K, 3, 8) Jacobian: the pose and the common error; (K, 3, 3) covariance of the rest.
+        (K, 3, 8) Jacobian and (K, 3, 3) covariance of the independent noise.
     """
     value, vector = np.linalg.eigh(covariance)
     root = (vector * np.sqrt(settings.common * value)[:, None]) @ np.swapaxes(vector, 1, 2)
@@ -184,9 +221,15 @@ def observe(covariance: Array, settings: FuseSettings) -> tuple[Array, Array]:
     return jacobian, (1 - settings.common) * covariance
 
 
-def turns(heading: Array) -> Array:
-    """(N, 3, 3) rotation of (x, y, heading) errors from the vehicle's into the map frame."""
-    turn = np.tile(np.eye(3), (len(heading), 1, 1))
+def initial_states(poses: Array) -> Array:
+    """(K, 8) states at (K, 3) poses, with the mean drift and the mean common error: zero."""
+    return np.hstack([poses, np.zeros((len(poses), SIZE - 3))])
+
+
+def rotations(heading: Array) -> Array:
+    """(N, 3, 3) rotations of (x, y, heading) from the vehicle's frame into the map frame."""
+    rotation = np.tile(np.eye(3), (len(heading), 1, 1))
     c, s = np.cos(heading), np.sin(heading)
-    turn[:, 0, 0], turn[:, 0, 1], turn[:, 1, 0], turn[:, 1, 1] = c, -s, s, c
-    return turn
+    rotation[:, 0, 0], rotation[:, 0, 1] = c, -s
+    rotation[:, 1, 0], rotation[:, 1, 1] = s, c
+    return rotation

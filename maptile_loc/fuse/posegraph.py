@@ -1,6 +1,8 @@
-"""The pose graph of a drive: odometry links each state to the next, fixes hold some of them.
+"""The pose graph of a drive: odometry links consecutive states, fixes measure some of them.
 
-Such a chain's normal equations are banded, and solved by LAPACK's banded Cholesky factorisation.
+A Gauss-Newton step is an information smoother: the normal equations of a chain, its information
+matrix and vector, are block-tridiagonal. LAPACK's banded Cholesky factorisation solves them in a
+time that is linear in the length of the drive.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ def relax(
     steps: Steps,
     settings: FuseSettings,
 ) -> tuple[Array, Array]:
-    """One Gauss-Newton step of a chain of N queries.
+    """One Gauss-Newton step of the pose graph of N queries.
 
     Args:
-        states: (N, 8) to start from.
-        fixed: (M,) int, which of them have a fix.
+        states: (N, 8) states to linearise at, as in ``motion.py``.
+        fixed: (M,) int, indices of the queries that have a fix.
         seen: (M, 3) poses of the fixes.
         covariance: (M, 3, 3) of the fixes.
-        steps: N of them, the first of which means nothing.
+        steps: N steps, the first of which is not used.
         settings: Noise.
 
     Returns:
-        (N, 8) states and the (N, 8, 8) covariances of each.
+        (N, 8) new states and their (N, 8, 8) marginal covariances.
     """
     diagonal = np.zeros((len(states), SIZE, SIZE))
     right = np.zeros((len(states), SIZE))
@@ -63,20 +65,22 @@ def relax(
 
 
 def solve_chain(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Array]:
-    """Solve a positive definite block-tridiagonal system, with the diagonal blocks of its inverse.
+    """Solve a positive definite block-tridiagonal system.
+
+    The marginal covariances are those of the two-filter smoother (Fraser and Potter 1969): the
+    information of a block after elimination from the front, plus that from the back, minus the
+    block itself, which both contain.
 
     Args:
         diagonal: (N, D, D) diagonal blocks.
-        upper: (N - 1, D, D), block (i, i + 1) in row i.
-        right: (N, D).
+        upper: (N - 1, D, D) blocks (i, i + 1) of row i.
+        right: (N, D) right-hand side.
 
     Returns:
         (N, D) solution and (N, D, D) diagonal blocks of the inverse (the marginal covariances).
     """
     factor = _factor(diagonal, upper)
     solution = cho_solve_banded((factor, True), right.ravel()).reshape(right.shape)
-    # Block i, once those before it are eliminated, once those after it are: less the block itself,
-    # which both hold, they are the information of the whole chain.
     back = _factor(diagonal[::-1], np.swapaxes(upper[::-1], 1, 2))
     size = right.shape[1]
     information = _pivots(factor, size) + _pivots(back, size)[::-1] - diagonal
@@ -84,7 +88,7 @@ def solve_chain(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Arr
 
 
 def _factor(diagonal: Array, upper: Array) -> Array:
-    """(2 D, N D) banded Cholesky factor, in LAPACK's lower form: row i - j, column j."""
+    """(2 D, N D) banded Cholesky factor in LAPACK's lower form: entry (i, j) in row i - j."""
     count, size = diagonal.shape[:2]
     banded = np.zeros((2 * size, count, size))
     i, j = np.tril_indices(size)
@@ -95,7 +99,7 @@ def _factor(diagonal: Array, upper: Array) -> Array:
 
 
 def _pivots(factor: Array, size: int) -> Array:
-    """(N, D, D) diagonal blocks of a banded factor, times their own transpose."""
+    """(N, D, D) diagonal blocks of a banded factor, each times its own transpose."""
     i, j = np.tril_indices(size)
     root = np.zeros((factor.shape[1] // size, size, size))
     root[:, i, j] = factor.reshape(2 * size, -1, size)[i - j, :, j].T

@@ -1,27 +1,26 @@
-"""The kinds of models: one file per kind, found by the registry below.
-
-A file of this folder exports its kind as ``KIND``, a ``parts.kind.ModelKind``. Adding a kind is
-adding one file: recipes, training, cards and the search find it here.
-"""
+"""Models: each file is one kind of network, with its recipe and how it is made for a city."""
 
 from __future__ import annotations
 
-import pkgutil
 from functools import cache
-from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data_prep.registry import Registry
 
 if TYPE_CHECKING:
     from maptile_loc.models.parts.kind import ModelKind
     from maptile_loc.models.parts.tile_model import TileModel
 
+MODELS = Registry("maptile_loc.models", Path(__file__).parent, "KIND", "model")
+"""All models. A new one is a file in this folder that exports ``KIND``, a ``ModelKind``."""
+
 
 @cache
 def kinds() -> dict[str, ModelKind[Any]]:
-    """All kinds of models by name: the ``KIND`` of each module of this folder."""
-    modules = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
-    found = [import_module(f"{__name__}.{name}").KIND for name in sorted(modules)]
-    return {kind.name: kind for kind in found}
+    """All kinds of models by their name in recipes and cards."""
+    loaded = [MODELS.load(name) for name in MODELS.names()]
+    return {kind.name: kind for kind in loaded}
 
 
 def kind_of(model: TileModel) -> ModelKind[Any]:

@@ -1,4 +1,4 @@
-"""The ground under a cloud, wherever it lies: slopes, kerbs, and the gaps between them."""
+"""The ground below a point cloud, by region growing: it follows slopes, kerbs and gaps."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 F32 = NDArray[np.float32]
+
 STEP_M = 0.5
-"""From one cell to the next the ground leaves the plane under the vehicle by no more."""
-_NEAREST = 150  # cells that the plane is laid through
+"""Largest step of the ground between neighbouring cells, relative to the plane at the vehicle."""
+
+PLANE_CELLS = 150
+"""Number of cells nearest to the vehicle that the plane is fitted to."""
 
 
 def height_above_ground(points: F32, start: F32, cell_m: float) -> F32:
-    """(N,) height of (N, 3) points above the ground under them, metres.
+    """(N,) height of (N, 3) points above the ground below them, metres.
 
-    A plane is laid under the vehicle, and the ground is grown from there, cell by cell: the low end
-    (tenth percentile) of a cell is ground where it continues that of its neighbours; where it does
-    not (a wall, a roof, a reflection from below the street) or where nothing was hit, theirs is
-    carried on.
+    A plane is fitted to the cells near the vehicle, and the ground is grown from these, cell by
+    cell. A cell's lowest points (tenth percentile of z) are ground if they continue the ground of
+    its neighbours. Otherwise (a wall, a roof, a reflection from below the street, or no points at
+    all) the cell takes the height of its neighbours.
 
     Args:
-        points: (N, 3), N > 0.
-        start: (2,) where the vehicle stands.
+        points: (N, 3) metres, N > 0, z axis about vertical.
+        start: (2,) position of the vehicle, metres in the same frame.
         cell_m: Side of a cell.
     """
     corner = points[:, :2].min(axis=0)
@@ -38,10 +41,10 @@ def height_above_ground(points: F32, start: F32, cell_m: float) -> F32:
 
 
 def _tenth_percentile(values: F32, index: NDArray[np.int64], cells: int) -> F32:
-    """(cells,) tenth percentile of the (N,) values in each cell, NaN where there are none."""
+    """(cells,) tenth percentile of the (N,) values in each cell, NaN in empty cells."""
     bottom = values.min()
-    # Cell and height (millimetres, up to a kilometre) in one integer, and as neighbours among the
-    # points are neighbours in space, a merge sort (stable) finds little to do.
+    # Cell and height (millimetres, up to a kilometre) share one integer. Consecutive points are
+    # neighbours in space, so the keys are nearly sorted and a merge sort (stable) is fast.
     millimetres = np.clip((values - bottom) * 1000, 0, 2**20 - 1).astype(np.int64)
     key = np.sort((index << 20) | millimetres, kind="stable")
     count = np.bincount(index, minlength=cells)
@@ -53,37 +56,37 @@ def _tenth_percentile(values: F32, index: NDArray[np.int64], cells: int) -> F32:
 
 
 def _plane(low: F32, start: F32) -> tuple[F32, NDArray[np.bool_]]:
-    """The plane z = a row + b column + c under the vehicle, and the (R, C) cells that lie in it.
+    """Plane z = a row + b column + c at the vehicle, and the (R, C) cells that lie in it.
 
-    Half of the cells around a vehicle may be something else: least squares, trimmed again and again
-    to the half that fits best (Rousseeuw's concentration steps).
+    Up to half of the cells around a vehicle may be no ground: the plane is a least trimmed squares
+    fit to the better half, by repeated concentration steps (Rousseeuw and Van Driessen 2006).
     """
     row, column = np.nonzero(~np.isnan(low))
-    nearest = np.argsort(np.hypot(row - start[0], column - start[1]))[:_NEAREST]
+    nearest = np.argsort(np.hypot(row - start[0], column - start[1]))[:PLANE_CELLS]
     row, column = row[nearest], column[nearest]
     z = low[row, column]
-    places = np.column_stack([row, column, np.ones(len(row))])
+    design = np.column_stack([row, column, np.ones(len(row))])
     plane = np.array([0.0, 0.0, np.median(z)])
     for _ in range(10):
-        off = np.abs(z - places @ plane)
-        best = off <= np.median(off)
-        plane = np.linalg.lstsq(places[best], z[best], rcond=None)[0]
-    off = np.abs(z - places @ plane)
+        residual = np.abs(z - design @ plane)
+        best = residual <= np.median(residual)
+        plane = np.linalg.lstsq(design[best], z[best], rcond=None)[0]
+    residual = np.abs(z - design @ plane)
     seed = np.zeros(low.shape, bool)
-    flat = off <= max(STEP_M, off.min())
+    flat = residual <= max(STEP_M, residual.min())
     seed[row[flat], column[flat]] = True
     return plane.astype(np.float32), seed
 
 
 def _grown(low: F32, seed: NDArray[np.bool_]) -> F32:
-    """(R, C) ground, grown from the (R, C) seeds through the low ends of all cells."""
+    """(R, C) ground, grown from the (R, C) seeds over the cells' lowest points ``low``."""
     known = seed.astype(np.float32)
     ground = np.where(seed, low, np.float32(0))
     while not known.all():
         beside = ndimage.uniform_filter(known, 3, mode="constant")
         edge = (known == 0) & (beside > 0.05)
         expected = ndimage.uniform_filter(ground, 3, mode="constant")[edge] / beside[edge]
-        # A comparison with NaN, no hit, is false.
+        # The comparison is false for empty cells, which are NaN.
         ground[edge] = np.where(np.abs(low[edge] - expected) <= STEP_M, low[edge], expected)
         known[edge] = 1
     return ground

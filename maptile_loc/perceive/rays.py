@@ -1,4 +1,4 @@
-"""What a scan's rays tell beyond where they ended: what they passed, how high they could see."""
+"""Visibility from rays: what they pass through, how high the sensor sees, and free space."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
-BIN_DEG = (1.0, 4.0)
-"""Rays within so many degrees of azimuth and of elevation of each other look the same way."""
+
+BIN_AZIMUTH_DEG = 1.0
+"""Width of a ray bin in azimuth."""
+
+BIN_ELEVATION_DEG = 4.0
+"""Width of a ray bin in elevation."""
+
 TILT_DEG = 5.0
-"""A vehicle, and its sensor's view with it, tilts no further on the way."""
-_DEGREES = 360
-_SECTORS = 36
-_SECTOR_DEG = 360 / _SECTORS
+"""Largest tilt of the vehicle, and of its sensor, along a submap."""
+
+SECTORS = 36
+"""Sectors of azimuth in which ``highest_view`` takes the highest return."""
+
+DEGREES = 360
+"""Sectors of azimuth in which free space is traced."""
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of a cloud, in axes that are level.
+    """Rays from sensors to points, in axes that are level.
 
     Attributes:
         distance: (N,) float32 metres from the scan's sensor to the point.
-        flat: (N,) float32, the same in the plane.
+        flat: (N,) float32 metres, the same in the horizontal plane.
         azimuth, elevation: (N,) float32 degrees; azimuth -180..180, elevation -90..90.
         scan: (N,) int32, sorted.
-        scans: How many scans there are.
+        scans: Number of scans, S.
     """
 
     distance: F32
@@ -38,7 +46,7 @@ class Rays:
 
 
 def make_rays(points: F32, scan: NDArray[np.int32], origin: F32) -> Rays:
-    """Rays from (S, 3) sensors to (N, 3) points of the scans (N,) ``scan``."""
+    """Rays from (S, 3) sensors ``origin`` to (N, 3) points, where (N,) ``scan`` is each one's."""
     x, y, z = points.T - np.take(origin.T, scan, axis=1)
     flat = np.hypot(x, y)
     return Rays(
@@ -52,74 +60,84 @@ def make_rays(points: F32, scan: NDArray[np.int32], origin: F32) -> Rays:
 
 
 @dataclass(frozen=True)
-class Sheaves:
-    """Rays of one scan that look the same way, sorted by where they end.
+class RayBins:
+    """Rays binned by scan and direction; within a bin, sorted by distance.
 
     Attributes:
-        sheaf: (N,) int64, which one each ray is in.
-        ordered: (N,) int64, sheaf and centimetres in one integer, sorted.
+        bin: (N,) int64, the bin of each ray.
+        ordered: (N,) int64, bin and distance (centimetres) in one integer, sorted.
     """
 
-    sheaf: NDArray[np.int64]
+    bin: NDArray[np.int64]
     ordered: NDArray[np.int64]
 
 
-def make_sheaves(rays: Rays) -> Sheaves:
-    """Rays put together by scan and by ``BIN_DEG``."""
-    columns, rows = round(360 / BIN_DEG[0]), round(180 / BIN_DEG[1])
-    row = ((rays.elevation + 90) / BIN_DEG[1]).astype(np.int32).clip(0, rows - 1)
-    column = ((rays.azimuth + 180) / BIN_DEG[0]).astype(np.int32) % columns
-    sheaf = ((rays.scan * rows + row) * columns + column).astype(np.int64)
-    # Neighbours among the points mostly share a sheaf: a merge sort (stable) finds little to do.
-    return Sheaves(sheaf, np.sort((sheaf << 16) | _centimetres(rays.distance), kind="stable"))
+def bin_rays(rays: Rays) -> RayBins:
+    """Bin rays by scan, and by ``BIN_AZIMUTH_DEG`` and ``BIN_ELEVATION_DEG``."""
+    columns, rows = round(360 / BIN_AZIMUTH_DEG), round(180 / BIN_ELEVATION_DEG)
+    row = ((rays.elevation + 90) / BIN_ELEVATION_DEG).astype(np.int32).clip(0, rows - 1)
+    column = ((rays.azimuth + 180) / BIN_AZIMUTH_DEG).astype(np.int32) % columns
+    number = ((rays.scan * rows + row) * columns + column).astype(np.int64)
+    # Consecutive points mostly share a bin, so the keys are nearly sorted: a merge sort is fast.
+    return RayBins(number, np.sort((number << 16) | _centimetres(rays.distance), kind="stable"))
 
 
-def seen_through(sheaves: Sheaves, asked: NDArray[np.integer], behind: F32) -> F32:
-    """(M,) share 0..1 of the rays beside each of the rays ``asked`` that went on past ``behind``.
+def seen_through(bins: RayBins, ray: NDArray[np.integer], behind: F32) -> F32:
+    """(M,) share 0..1 of the rays in the bin of each given ray that end beyond ``behind``.
 
-    Nothing passes a wall; a good part passes a tree, a hedge, a fence. The points of one scan are
-    compared, as in the visibility test of Removert (Kim and Kim 2020).
+    No ray passes a wall; many pass a tree, a hedge or a fence. Points of one scan are compared with
+    each other, as in the visibility test of Removert (Kim and Kim, IROS 2020).
 
     Args:
-        sheaves: Of all rays.
-        asked: (M,) index of the rays that are asked about.
-        behind: (M,) metres from the sensor, beyond where each of them ended.
+        bins: All rays.
+        ray: (M,) indices of the rays to test.
+        behind: (M,) metres from the sensor, beyond the end of each tested ray.
     """
-    mine = sheaves.sheaf[asked] << 16
-    first = np.searchsorted(sheaves.ordered, mine)
-    passed = np.searchsorted(sheaves.ordered, mine | _centimetres(behind))
-    end = np.searchsorted(sheaves.ordered, mine + (1 << 16))
+    key = bins.bin[ray] << 16
+    first = np.searchsorted(bins.ordered, key)
+    passed = np.searchsorted(bins.ordered, key | _centimetres(behind))
+    end = np.searchsorted(bins.ordered, key + (1 << 16))
     return ((end - passed) / (end - first)).astype(np.float32)
 
 
 def _centimetres(metres: F32) -> NDArray[np.int32]:
-    """In 16 bits: up to 655 m."""
+    """Distances in 16 bits: up to 655 m."""
     return (np.minimum(metres, 655) * 100).astype(np.int32)
 
 
-def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
-    """(M,) tangent of the highest elevation at which a sensor sees, in the direction of each ray.
+def highest_view(rays: Rays, ray: NDArray[np.integer]) -> F32:
+    """(M,) tangent of the highest elevation that the sensor covers, in each ray's azimuth.
 
-    A spinning LiDAR sees a few degrees up: of a house nearby, no more than the ground floor. Its
-    view ends on a cone, tilted with the vehicle: a + b cos(azimuth) + c sin(azimuth), laid on the
-    highest returns of all sectors by least squares that hardly count what is below the cone
-    (expectile regression, Newey and Powell 1987), for there no return came back from the sky. A
-    line scanner may have nothing high beside it for a while: by what all scans together saw, the
-    view is no more than ``TILT_DEG`` lower.
+    A spinning LiDAR covers a few degrees above the horizon: of a nearby house, the ground floor
+    only. The upper edge of its field of view is a cone, tilted with the vehicle, with the elevation
+    a + b cos(azimuth) + c sin(azimuth). The cone is fitted to the highest return of each sector.
+    Sectors whose highest return is below the cone, because the beams above it hit nothing, have a
+    small weight (expectile regression, Newey and Powell 1987). A line scanner may have nothing high
+    beside it for a while: the edge is at most ``TILT_DEG`` below the highest return of all scans.
 
     Args:
         rays: All rays.
-        asked: (M,) the ones that are asked about, and that tell: those that end well above ground.
+        ray: (M,) indices of the rays to evaluate and to fit: those that end well above the ground.
     """
-    azimuth, scan = rays.azimuth[asked], rays.scan[asked]
-    sector = ((azimuth + 180) / _SECTOR_DEG).astype(np.int64) % _SECTORS
-    highest = np.full(rays.scans * _SECTORS, -np.inf, np.float32)
-    np.maximum.at(highest, scan * _SECTORS + sector, rays.elevation[asked])
-    top = highest.reshape(-1, _SECTORS).astype(np.float64)
+    azimuth, scan = rays.azimuth[ray], rays.scan[ray]
+    sector = ((azimuth + 180) / (360 / SECTORS)).astype(np.int64) % SECTORS
+    highest = np.full(rays.scans * SECTORS, -np.inf, np.float32)
+    np.maximum.at(highest, scan * SECTORS + sector, rays.elevation[ray])
+    cone = _upper_cone(highest.reshape(-1, SECTORS).astype(np.float64))
+    level, ahead, left = cone.astype(np.float32)[scan].T
+    turn = np.radians(azimuth)
+    elevation = level + ahead * np.cos(turn) + left * np.sin(turn)
+    if len(ray):
+        elevation = np.maximum(elevation, rays.elevation[ray].max() - TILT_DEG)
+    return np.tan(np.radians(np.minimum(elevation, 80)))
+
+
+def _upper_cone(top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(S, 3) a, b, c of each scan's cone, from (S, ``SECTORS``) degrees, -inf without a return."""
     seen = np.isfinite(top)
-    top[~seen] = 0
-    middle = np.radians((np.arange(_SECTORS) + 0.5) * _SECTOR_DEG - 180)
-    shape = np.column_stack([np.ones(_SECTORS), np.cos(middle), np.sin(middle)])
+    top = np.where(seen, top, 0)
+    middle = np.radians((np.arange(SECTORS) + 0.5) * (360 / SECTORS) - 180)
+    shape = np.column_stack([np.ones(SECTORS), np.cos(middle), np.sin(middle)])
     product = np.einsum("ki,kj->kij", shape, shape)
     weight = seen.astype(np.float64)
     for _ in range(12):
@@ -128,41 +146,36 @@ def highest_view(rays: Rays, asked: NDArray[np.integer]) -> F32:
         last, weight = weight, np.where(top > cone @ shape.T, 1.0, 0.03) * seen
         if np.array_equal(weight, last):
             break
-    level, ahead, left = cone.astype(np.float32)[scan].T
-    turn = np.radians(azimuth)
-    elevation = level + ahead * np.cos(turn) + left * np.sin(turn)
-    if len(asked):
-        elevation = np.maximum(elevation, rays.elevation[asked].max() - TILT_DEG)
-    return np.tan(np.radians(np.minimum(elevation, 80)))
+    return cone
 
 
 def farthest(rays: Rays, reach: F32) -> F32:
-    """(S, 360) metres in the plane: how far a ray of each scan and degree tells, 0 where none does.
+    """(S, 360) largest ``reach`` of each scan's rays by degree of azimuth, 0 where there is none.
 
     Args:
         rays: All rays.
-        reach: (N,) metres in the plane up to which each ray tells; 0 for one that does not.
+        reach: (N,) metres in the plane up to which each ray shows free space; 0 if it shows none.
     """
-    far = np.zeros(rays.scans * _DEGREES, np.float32)
-    np.maximum.at(far, rays.scan * _DEGREES + _degree(rays), reach)
-    return far.reshape(rays.scans, _DEGREES)
+    far = np.zeros(rays.scans * DEGREES, np.float32)
+    np.maximum.at(far, rays.scan * DEGREES + _degree(rays), reach)
+    return far.reshape(rays.scans, DEGREES)
 
 
 def _degree(rays: Rays) -> NDArray[np.int32]:
     """(N,) whole degrees of azimuth, 0..359."""
-    return (rays.azimuth + 180).astype(np.int32) % _DEGREES
+    return (rays.azimuth + 180).astype(np.int32) % DEGREES
 
 
 def free_space(far: F32, origin: F32, size: int, resolution: float) -> F32:
-    """(size, size) 1 where a ray passed: from each scan's sensor as far as a ray of each degree.
+    """(size, size) float32, 1 in the pixels that rays cross, 0 elsewhere.
 
     Args:
-        far: (S, 360) metres, as of ``farthest``.
+        far: (S, 360) metres that rays reach from each sensor, by degree: see ``farthest``.
         origin: (S, 3) sensor of each scan, in the tile's frame.
         size: Pixels along a side.
         resolution: Metres per pixel.
     """
-    # Two samples a pixel; the last metre before the hit is left to the hit itself.
+    # Two samples per pixel; the last metre before the hit is left out.
     step = resolution / 2
     scan, degree = np.nonzero(far >= 1.0 + step)
     counts = ((far[scan, degree] - 1.0) / step).astype(np.int64)
@@ -179,7 +192,13 @@ def free_space(far: F32, origin: F32, size: int, resolution: float) -> F32:
 def pixels(
     xy: NDArray[np.floating], size: int, resolution: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Flat pixel index of the points inside the tile, and which of all points those are."""
+    """Flat pixel index of the points inside the tile, and (N,) whether each point is inside.
+
+    Args:
+        xy: (N, 2) metres in the tile's frame.
+        size: Pixels along a side.
+        resolution: Metres per pixel.
+    """
     column = np.floor(xy[:, 0] / resolution + size / 2).astype(np.int32)
     row = np.floor(size / 2 - xy[:, 1] / resolution).astype(np.int32)
     inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)

@@ -1,4 +1,4 @@
-"""Scans put together over some metres of travel: the local cloud of a query."""
+"""The local cloud of a query: its scans, put together in the vehicle frame."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from data_prep.drive import Drive, PoseTrack, ScanBlock, Times
-from data_prep.errors import MaptileError
-from data_prep.geometry import Array, se3_inverse
+from data_prep.geometry import se3_inverse
 from data_prep.settings import Count, Positive, Settings
 from maptile_loc.perceive.labels import LABELS, MOVING, LabelTable, kinds
+from maptile_loc.perceive.plan import QueryPlan
+from maptile_loc.types import Queries
 
 
 class SubmapSettings(Settings):
@@ -22,10 +23,10 @@ class SubmapSettings(Settings):
     Attributes:
         spacing_m: Scans are thinned to one of each sensor per this many metres of travel, so that
             a vehicle that stands still adds nothing.
-        max_points: Scans are thinned further until a submap has about so many points, so that a
-            sensor that sees all around is not read at every decimetre.
+        max_points: Scans are thinned further until a submap has about this number of points, so
+            that not every scan of a spinning LiDAR is read.
         max_range_m: Points farther from their sensor are left out.
-        labels: What the label numbers of each data set mean; labels without a table are not used.
+        labels: Meaning of the label numbers of each data set; labels without a table are ignored.
     """
 
     spacing_m: Positive = 0.1
@@ -40,9 +41,9 @@ class Submap:
 
     Attributes:
         points: (N, 3) float32, x forward, y left, z up, metres.
-        scan: (N,) int32, which of the S scans a point belongs to.
-        origin: (S, 3) float32, where each scan's sensor was, in the same frame.
-        kind: (N,) uint8, what a point belongs to (``labels.BUILDING`` ...); None without labels.
+        scan: (N,) int32, index of each point's scan.
+        origin: (S, 3) float32, position of each scan's sensor, in the same frame.
+        kind: (N,) uint8, class of each point (``labels.BUILDING`` ...); None without labels.
     """
 
     points: NDArray[np.float32]
@@ -51,84 +52,34 @@ class Submap:
     kind: NDArray[np.uint8] | None = None
 
 
-@dataclass(frozen=True)
-class QueryPlan:
-    """Where along a drive queries are made, and which scans each may use.
-
-    Attributes:
-        scan: (Q,) int64, index of the scan at each query.
-        travelled: (S,) metres travelled at each scan since the start of the drive.
-        segment: (S,) int32, odometry segment of each scan, -1 where the odometry covers it not.
-    """
-
-    scan: NDArray[np.int64]
-    travelled: Array
-    segment: NDArray[np.int32]
-
-
-def plan_queries(drive: Drive, every_m: float, submap_m: float) -> QueryPlan:
-    """Choose the scans at which to localize: one per ``every_m`` metres of travel, 0 for each.
-
-    Raises:
-        MaptileError: The drive has no scans, or no odometry though some is needed.
-    """
-    t_ns = drive.scans.t_ns
-    if len(t_ns) == 0:
-        raise MaptileError(f"{drive.name}: no scans in it (or none between --start and --end)")
-    if drive.odometry is None:
-        if every_m > 0 or submap_m > 0:
-            raise MaptileError(
-                f"{drive.name}: no odometry, so metres of travel are not known; "
-                "make one from its scans (lidar_odometry), or use --submap 0 --every 0"
-            )
-        unknown = np.zeros(len(t_ns))
-        return QueryPlan(np.arange(len(t_ns)), unknown, np.full(len(t_ns), -1, np.int32))
-    odometry = drive.odometry
-    seconds = (odometry.t_ns - t_ns[0]) / 1e9
-    travelled = np.interp((t_ns - t_ns[0]) / 1e9, seconds, odometry.travelled())
-    segment = odometry.segment_at(t_ns)
-    usable = np.flatnonzero(segment >= 0) if submap_m > 0 or every_m > 0 else np.arange(len(t_ns))
-    if len(usable) == 0:
-        raise MaptileError(
-            f"{drive.name}: its odometry covers none of the scans; are both on the same clock?"
-        )
-    if every_m > 0:
-        # The first usable scan of every stretch of every_m metres, counted afresh in each segment.
-        stretch = np.floor(travelled[usable] / every_m)
-        first = np.ones(len(usable), bool)
-        first[1:] = (np.diff(stretch) > 0) | (np.diff(segment[usable]) > 0)
-        usable = usable[first]
-    return QueryPlan(usable.astype(np.int64), travelled, segment)
-
-
 def build_submap(
-    drive: Drive,
-    plan: QueryPlan,
-    query: int,
-    submap_m: float,
-    online: bool,
-    settings: SubmapSettings,
+    drive: Drive, plan: QueryPlan, query: int, queries: Queries, settings: SubmapSettings
 ) -> Submap:
     """Put together the scans around query number ``query``.
 
-    The window is ``submap_m`` metres of travel centred on the query, ending there with ``online``;
-    shorter at the ends of the drive and of an odometry segment; 0 is the one scan.
+    The window is ``queries.submap_m`` metres of travel, centred on the query; online it ends at the
+    query. It is shorter at the ends of the drive and of an odometry segment; 0 m is the one scan.
+
+    Args:
+        drive: Scans and odometry.
+        plan: The drive's queries.
+        query: Index of the query in the plan.
+        queries: Length of the window, and whether it ends at the query.
+        settings: How scans are thinned, and what labels mean.
     """
     centre = int(plan.scan[query])
-    start, stop = centre, centre + 1
-    if submap_m > 0:
-        back, ahead = (submap_m, 0.0) if online else (submap_m / 2, submap_m / 2)
-        metres = plan.travelled - plan.travelled[centre]
-        near = (plan.segment == plan.segment[centre]) & (metres >= -back) & (metres <= ahead)
-        if online:
-            near[centre + 1 :] = False
-        window = np.flatnonzero(near)
-        start, stop = int(window[0]), int(window[-1]) + 1
-    if submap_m == 0:
+    if queries.submap_m == 0:
         return _local(drive, drive.scans.read(centre, centre + 1), centre, settings)
+    ahead = 0.0 if queries.online else queries.reach_m
+    metres = plan.travelled - plan.travelled[centre]
+    near = (plan.segment == plan.segment[centre]) & (metres >= -queries.reach_m) & (metres <= ahead)
+    if queries.online:
+        near[centre + 1 :] = False
+    window = np.flatnonzero(near)
+    start, stop = int(window[0]), int(window[-1]) + 1
     here = len(drive.scans.read(centre, centre + 1).points)
     sensors = len(drive.scans.sensors)
-    spacing = max(settings.spacing_m, submap_m * here * sensors / settings.max_points)
+    spacing = max(settings.spacing_m, queries.submap_m * here * sensors / settings.max_points)
     bins = np.floor(plan.travelled[start:stop] / spacing).astype(np.int64)
     runs = _runs(_keep(bins, sensors) + start, centre)
     return _local(drive, _together([drive.scans.read(*run) for run in runs]), centre, settings)
@@ -137,7 +88,7 @@ def build_submap(
 def _together(blocks: list[ScanBlock]) -> ScanBlock:
     offsets = np.cumsum([0] + [len(block.t_ns) for block in blocks[:-1]]).astype(np.int32)
     seconds = [block.seconds for block in blocks if block.seconds is not None]
-    # Scans without labels cannot say what is a wall: then none does.
+    # Labels are used only if every scan has them.
     label = [block.label for block in blocks if block.label is not None]
     return ScanBlock(
         t_ns=np.concatenate([block.t_ns for block in blocks]),
@@ -199,28 +150,28 @@ def _moved(
     shift: NDArray[np.float32],
     count: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """(N, 3) points, ``count`` of them of each scan in turn, by each scan's matrix and shift."""
+    """(N, 3) points, transformed by the matrix and shift of their scan; ``count`` per scan."""
     x, y, z = points.T
-    result = np.empty(points.shape, np.float32, order="F")  # all that follows works by column
+    result = np.empty(points.shape, np.float32, order="F")  # later steps work by column
     for i in range(3):
-        # Number by number: a matrix for every point would be three times as many bytes.
+        # One coefficient at a time: a matrix per point would take three times the memory.
         a, b, c, d = (np.repeat(column, count) for column in (*matrix[:, i].T, shift[:, i]))
         result[:, i] = a * x + b * y + c * z + d
     return result
 
 
 def _motion(t_ns: Times, odometry: PoseTrack) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The vehicle's steady motion during each of (S,) scans.
+    """The vehicle's velocity during each of (S,) scans, taken as constant.
 
     Returns:
-        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) matrices that take a point to the
-        velocity that the turn (rad/s) gives it.
+        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) skew-symmetric matrices of the
+        angular velocity (rad/s): matrix times point is the point's velocity by rotation.
     """
     half = 50_000_000
     here = se3_inverse(odometry.at(t_ns))
     begin, end = (here @ odometry.at(t_ns + d) for d in (-half, half))
     segment = odometry.segment_at(t_ns - half)
-    # Where the odometry ends or breaks off the motion is not known, and nothing is undone.
+    # Where the odometry ends, the motion is unknown and is not compensated.
     known = (segment >= 0) & (segment == odometry.segment_at(t_ns + half))
     per_second = np.where(known, 1e9 / (2 * half), 0.0)[:, None]
     velocity = per_second * (end[:, :3, 3] - begin[:, :3, 3])

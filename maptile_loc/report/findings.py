@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
-from maptile_loc.report.files import stretches
 from maptile_loc.report.metrics import chance
+from maptile_loc.report.trajectory import stretches
 from maptile_loc.types import Estimates, Localization
 
 CHI2_95 = 5.991
@@ -178,3 +178,18 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def outcome_notes(found: Localization) -> tuple[str, ...]:
+    """Lines for the user about queries that were not localized."""
+    localized = found.trajectory.localized
+    notes = [gap.text for gap in gaps(localized, found.t_ns)]
+    if found.blind:
+        notes.append(f"queries without one point: {found.blind}; see maptile inspect")
+    if not localized.any():
+        text = "nothing was localized; is the drive on this map?"
+        alone = int(found.stages["aligned"].localized.sum())
+        if alone:
+            text += f" {alone} queries were, each by itself: the drive is too short to confirm them"
+        notes.append(text)
+    return tuple(notes)

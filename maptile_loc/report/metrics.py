@@ -8,8 +8,7 @@ or not it was called localized; a query without a pose is a miss.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,10 +17,7 @@ from numpy.typing import NDArray
 from data_prep.city.raster import MapRaster
 from data_prep.drive import Times, TruthTrack
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, write_json
 from data_prep.geometry import Array, wrap_angle
-from data_prep.sources import open_drive
-from maptile_loc.report.files import open_city_of, read_result
 from maptile_loc.types import Estimates, Localization
 
 RECALL_M = (1, 2, 5, 10)
@@ -69,12 +65,13 @@ def truth_in_map(truth: TruthTrack, raster: MapRaster, t_ns: Times) -> Array:
     return poses
 
 
-def compare(result: Localization, truth: TruthTrack, raster: MapRaster) -> Comparison:
-    """Bring the truth to the queries and find the map's bias."""
-    poses = truth_in_map(truth, raster, result.t_ns)
+def compare(found: Localization, truth: TruthTrack) -> Comparison:
+    """Return the truth at the queries, in the map frame, and the map's bias against it."""
+    raster = found.raster
+    poses = truth_in_map(truth, raster, found.t_ns)
     known = np.isfinite(poses[:, :2]).all(axis=1)
     counted = raster.inside(poses[:, :2], MARGIN_M)
-    stage = result.stages.get("aligned", result.stages[result.final])
+    stage = found.stages.get("aligned", found.trajectory)
     difference = (stage.poses - poses)[counted, :2]
     close = difference[np.linalg.norm(difference, axis=1) < BIAS_REACH_M]
     bias = np.median(close, axis=0) if len(close) else np.full(2, np.nan)
@@ -94,55 +91,53 @@ def pose_errors(poses: Array, truth: Array) -> tuple[Array, Array]:
     )
 
 
-def evaluate(result: Localization, truth: TruthTrack, raster: MapRaster) -> dict[str, Any]:
-    """The figures of ``metrics.json``.
+class Metrics(dict[str, Any]):
+    """The content of ``metrics.json``; printed, it is a table with a row per stage.
 
-    Returns:
+    Keys:
         ``stages`` and ``bias_removed``, each with, per stage, ``frames``, ``localized``,
         ``recall_1m`` .. ``recall_10m`` (0..1), ``median_m``, ``mean_m`` (of those with a pose),
         ``p95_m``, ``heading_recall_1deg``, ``heading_recall_5deg`` (0..1), ``median_heading_deg``;
         ``map_bias_m`` (east, north), ``query_seconds_median``, ``search_area_km2``,
-        ``outside_queries``, ``outside_localized``; ``notes``, lines for people. None is unknown: no
-        query to judge by, or a median that falls on a query without a pose.
+        ``outside_queries``, ``outside_localized``; ``notes``, lines for the user. None is unknown:
+        no query to judge by, or a median that falls on a query without a pose.
     """
-    return _metrics(result, compare(result, truth, raster))
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    __repr__ = __str__
 
 
-def evaluate_run(folder: Path) -> dict[str, Any]:
-    """Evaluate the result in ``folder`` against its drive's truth.
+class Evaluation(NamedTuple):
+    """A localized drive compared with its truth.
 
-    Writes ``metrics.json`` and ``errors.csv`` (per stage and query: truth in the map frame, errors,
-    and whether the query counts) beside the result.
+    Attributes:
+        metrics: The content of ``metrics.json``.
+        comparison: The truth at every query.
+        errors: The table of ``errors.csv``: a row per stage and query.
+    """
 
-    Returns:
-        As ``evaluate``.
+    metrics: Metrics
+    comparison: Comparison
+    errors: pd.DataFrame
+
+
+def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
+    """Compare every stage of a localized drive with ``truth``; nothing is read from disk.
 
     Raises:
-        MaptileError: No result is there; its city or drive is gone; the drive has no truth, or
-            none at the times of the queries; the folder cannot be written.
+        MaptileError: ``truth`` is None: the drive has none.
     """
-    result, run = read_result(folder)
-    raster = open_city_of(folder, run).raster
-    sensors = run.get("sensors")
-    drive = open_drive(
-        Path(run["drive"]), run.get("format", "auto"), tuple(sensors) if sensors else None
-    )
-    if drive.truth is None:
-        raise MaptileError(
-            f"{run['drive']}: the drive has no truth to evaluate against; "
-            "its trajectory stands without figures"
-        )
-    comparison = compare(result, drive.truth, raster)
-    if len(result.t_ns) and not (comparison.counted | comparison.outside).any():
-        raise MaptileError(
-            f"{run['drive']}: the drive's truth covers none of the {len(result.t_ns)} queries; "
-            "check that its times are those of the scans"
-        )
-    metrics = _metrics(result, comparison)
-    with atomic_file(folder / "errors.csv") as temporary:
-        _error_table(result, comparison).to_csv(temporary, index=False)
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+    if truth is None:
+        raise MaptileError(f"{found.drive_name}: the drive has no truth to evaluate against")
+    return evaluate_queries(found, truth).metrics
+
+
+def evaluate_queries(found: Localization, truth: TruthTrack) -> Evaluation:
+    """As ``evaluate``, with the truth and the errors of every query."""
+    comparison = compare(found, truth)
+    return Evaluation(_metrics(found, comparison), comparison, _error_table(found, comparison))
 
 
 def chance(radius_m: float, area_km2: float) -> float:
@@ -150,7 +145,7 @@ def chance(radius_m: float, area_km2: float) -> float:
     return float(min(1.0, np.pi * radius_m**2 / (area_km2 * 1e6)))
 
 
-def summary(metrics: dict[str, Any]) -> str:
+def summary(metrics: Metrics) -> str:
     """The metrics as a table for a terminal, with the chance level beside them."""
     header = ["", "frames", "localized", *(f"<={r}m %" for r in RECALL_M)]
     header += ["median m", "mean m", "p95 m", *(f"<={a}deg %" for a in RECALL_DEG), "median deg"]
@@ -178,7 +173,7 @@ def summary(metrics: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "; ".join(facts), outside, *metrics["notes"]])
 
 
-def _metrics(result: Localization, comparison: Comparison) -> dict[str, Any]:
+def _metrics(result: Localization, comparison: Comparison) -> Metrics:
     truth, counted = comparison.truth, comparison.counted
     moved = truth + np.append(comparison.shift, 0.0)
     localized = result.stages[result.final].localized
@@ -191,18 +186,19 @@ def _metrics(result: Localization, comparison: Comparison) -> dict[str, Any]:
         notes.append(f"{heading_unknown} queries are left out of the heading figures: no true one")
     if counted.any() and np.isnan(comparison.map_bias).any():
         notes.append(f"map bias unknown: no query within {BIAS_REACH_M:.0f} m of its truth")
-    return {
+    content = {
         "stages": {name: _figures(stage, truth, counted) for name, stage in result.stages.items()},
         "bias_removed": {
             name: _figures(stage, moved, counted) for name, stage in result.stages.items()
         },
         "map_bias_m": [_known(value) for value in comparison.map_bias],
-        "query_seconds_median": _known(_quantile(result.query_seconds, 0.5)),
+        "query_seconds_median": result.seconds_per_query,
         "search_area_km2": result.search_area_km2,
         "outside_queries": int(comparison.outside.sum()),
         "outside_localized": int((comparison.outside & localized).sum()),
         "notes": notes,
     }
+    return Metrics(content)
 
 
 def _figures(stage: Estimates, truth: Array, counted: NDArray[np.bool_]) -> Figures:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from data_prep.city.raster import MapRaster
 from data_prep.geometry import Array
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import RECALL_DEG, RECALL_M, chance
@@ -41,9 +40,6 @@ MAP_MARGIN_M = 300.0
 
 def render(
     result: Localization,
-    run: dict[str, Any],
-    city_name: str,
-    raster: MapRaster,
     metrics: dict[str, Any] | None,
     errors: pd.DataFrame | None,
     reason: str | None = None,
@@ -52,19 +48,15 @@ def render(
 
     Args:
         result: The localized drive.
-        run: ``run.json``.
-        city_name: For the title.
-        raster: The map that it was localized on.
         metrics: ``metrics.json``; None without truth.
         errors: ``errors.csv``; None without truth.
         reason: Why there is no truth.
     """
     truth = None if errors is None else truth_at_queries(errors, result)
     findings = find(result, metrics, errors, reason)
-    drive = Path(str(run.get("drive", "a drive"))).name
     parts = {
-        "title": html.escape(f"{drive} on {city_name}"),
-        "lead": _lead(result, run),
+        "title": html.escape(f"{result.drive_name} on {result.city_name}"),
+        "lead": _lead(result),
         "cards": _cards(result, metrics),
         "stages": _stage_buttons(result),
         "layers": _layer_boxes(metrics),
@@ -76,9 +68,9 @@ def render(
         else "Error along the drive",
         "curve_caption": _curve_caption(truth is not None),
         "recall": "" if metrics is None else _recall(result, metrics),
-        "tiles": _tiles(result, raster, truth),
-        "settings": _settings(run),
-        "data": _data(result, run, raster, metrics, errors),
+        "tiles": _tiles(result, truth),
+        "settings": _settings(result.record),
+        "data": _data(result, metrics, errors),
         "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
         "js": (ASSETS / "report.js").read_text(encoding="utf-8"),
     }
@@ -105,12 +97,11 @@ def places_shown(result: Localization, truth: Array | None) -> Array:
 
 def _data(
     result: Localization,
-    run: dict[str, Any],
-    raster: MapRaster,
     metrics: dict[str, Any] | None,
     errors: pd.DataFrame | None,
 ) -> str:
     """Everything that the page's script draws, as JSON that is safe inside a script element."""
+    raster, run = result.raster, result.record
     truth = None if errors is None else truth_at_queries(errors, result)
     counted = None if errors is None else errors["counted"][errors["stage"] == result.final]
     view = map_view(raster, places_shown(result, truth), MAP_MARGIN_M)
@@ -166,7 +157,8 @@ def _list(values: Array, digits: int) -> list[float | None]:
     return [None if value != value else value for value in values.round(digits).tolist()]
 
 
-def _lead(result: Localization, run: dict[str, Any]) -> str:
+def _lead(result: Localization) -> str:
+    run = result.record
     heading = run.get("heading")
     if isinstance(heading, dict):
         prior = f"prior of {heading.get('std_deg', 0):g} degrees"
@@ -215,8 +207,7 @@ def _cards(result: Localization, metrics: dict[str, Any] | None) -> str:
         cards.append(("Claimed standard deviation", number(claimed, "m"), "median, in the plane"))
     share = f"{100 * localized.mean():.0f} % of all queries" if total else "no query"
     cards.append(("Localized", f"{localized.sum()} of {total}", share))
-    seconds = float(np.median(result.query_seconds)) if total else None
-    cards.append(("Time per query", number(seconds, "s"), "median"))
+    cards.append(("Time per query", number(result.seconds_per_query, "s"), "median"))
     return "\n".join(
         f'<div><dt>{html.escape(name)}</dt><dd class="value">{html.escape(value)}</dd>'
         f'<dd class="beside">{html.escape(beside)}</dd></div>'
@@ -304,12 +295,11 @@ def _row(name: str, cells: Iterable[str], kind: str) -> str:
     return f'<tr class="{kind}"><th scope="row">{html.escape(name)}</th>{inner}</tr>'
 
 
-def _tiles(result: Localization, raster: MapRaster, truth: Array | None) -> str:
+def _tiles(result: Localization, truth: Array | None) -> str:
     if not result.tiles:
         return ""
     cards = "\n".join(
-        _tile_card(result, raster, truth, query, result.tiles[query])
-        for query in sorted(result.tiles)
+        _tile_card(result, truth, query, result.tiles[query]) for query in sorted(result.tiles)
     )
     return (
         '<section aria-labelledby="tiles-title"><h2 id="tiles-title">What the vehicle saw, and '
@@ -321,9 +311,7 @@ def _tiles(result: Localization, raster: MapRaster, truth: Array | None) -> str:
     )
 
 
-def _tile_card(
-    result: Localization, raster: MapRaster, truth: Array | None, query: int, tile: QueryTile
-) -> str:
+def _tile_card(result: Localization, truth: Array | None, query: int, tile: QueryTile) -> str:
     final = result.stages[result.final]
     pose = final.poses[query]
     localized = bool(final.localized[query])
@@ -343,7 +331,7 @@ def _tile_card(
     beside = ""
     caption = "no pose"
     if np.isfinite(pose).all():
-        data = map_crop(raster, pose[:2, None, None], tile.size, tile.resolution)
+        data = map_crop(result.raster, pose[:2, None, None], tile.size, tile.resolution)
         picture = paint(data, "#f4f5f7", "#ebe7db", "#dfe3ea", "#aab3c1").astype(np.float32)
         evidence = tile_on_map(tile, pose[2])[..., None]
         picture += np.minimum(evidence * 1.5, 1.0) * (rgb(ERROR_COLOURS[4]) - picture)
@@ -371,7 +359,7 @@ def _tile_card(
     )
 
 
-def _settings(run: dict[str, Any]) -> str:
+def _settings(run: Mapping[str, Any]) -> str:
     rows = []
     for key, value in run.items():
         if isinstance(value, dict):

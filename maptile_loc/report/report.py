@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, read_json, write_text
-from maptile_loc.report.files import open_city_of, read_result
-from maptile_loc.report.metrics import RECALL_M, chance, evaluate_run, pose_errors
+from maptile_loc.report.files import evaluate_run, read_result
+from maptile_loc.report.metrics import RECALL_M, chance, pose_errors
 from maptile_loc.report.page import number, percent, places_shown, render, truth_at_queries
 from maptile_loc.report.pictures import (
     ERROR_COLOURS,
@@ -38,10 +38,9 @@ def write_report(folder: Path) -> Path:
     Raises:
         MaptileError: No result is there, its city is gone, or the folder cannot be written.
     """
-    result, run = read_result(folder)
-    city = open_city_of(folder, run)
+    result = read_result(folder)
     metrics, errors, reason = _evaluation(folder)
-    page = render(result, run, city.name, city.raster, metrics, errors, reason)
+    page = render(result, metrics, errors, reason)
     path = folder / "report.html"
     write_text(path, page)
     return path
@@ -53,19 +52,18 @@ def overview_png(folder: Path, path: Path) -> None:
     Raises:
         MaptileError: As ``write_report``.
     """
-    result, run = read_result(folder)
-    city = open_city_of(folder, run)
+    result = read_result(folder)
     metrics, errors, _ = _evaluation(folder)
     truth = None if errors is None else truth_at_queries(errors, result)
     final = result.stages[result.final]
     shown = final.localized & np.isfinite(final.poses[:, 0])
-    view = map_view(city.raster, places_shown(result, truth), 60.0)
+    view = map_view(result.raster, places_shown(result, truth), 60.0)
     height = float(np.clip(9 * view.height / view.width, 4.5, 7.5))
     width = float(np.clip(height * view.width / view.height, 3.5, 9.5))
     figure = Figure(figsize=(width + 4.6, height), dpi=130, layout="constrained")
     axes, beside = figure.subplots(1, 2, width_ratios=[width, 4.6])
     beside.axis("off")
-    origin = city.raster.centre
+    origin = result.raster.centre
     axes.imshow(
         coloured_map(view),
         extent=(
@@ -107,8 +105,9 @@ def overview_png(folder: Path, path: Path) -> None:
     axes.set_ylim(view.south - origin[1], view.north - origin[1])
     axes.set_xlabel("east, m")
     axes.set_ylabel("north, m")
-    drive = Path(str(run.get("drive", "a drive"))).name
-    axes.set_title(f"{drive} on {city.name}, method {run['method']}, {result.final}", loc="left")
+    name = f"{result.drive_name} on {result.city_name}"
+    method = result.record.get("method", "unknown")
+    axes.set_title(f"{name}, method {method}, {result.final}", loc="left", parse_math=False)
     handles = axes.get_legend_handles_labels()
     beside.legend(*handles, loc="upper left", bbox_to_anchor=(0, 0.57), frameon=False, fontsize=9)
     credit = ATTRIBUTION.replace("(c)", "\N{COPYRIGHT SIGN}")

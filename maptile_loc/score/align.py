@@ -1,38 +1,42 @@
-"""Sub-pixel position and heading, with covariance: the likelihood's maximum and its curvature."""
+"""Sub-pixel position and heading with covariance: the likelihood's maximum and its curvature."""
 
 from __future__ import annotations
 
 import numpy as np
 import pydantic
-from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import NotNegative, Positive, Settings
-from maptile_loc.score.evidence import Evidence, points
+from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
-from maptile_loc.types import Candidates
+from maptile_loc.types import Candidates, Fixes
 
 
 class AlignSettings(Settings):
-    """How the maximum is looked for.
+    """How the maximum is found, and what its covariance contains.
 
     Attributes:
-        steps_m: Spacing of the poses tried around the current one, round after round; the heading's
-            spacing is what moves a wall 20 m away by the same.
-        spread: Share of the curvature's covariance that the errors of fixes show.
-        map_std_m: Standard deviation of what the likelihood cannot know: the map's own shift here.
-        bend_deg: And of how the odometry bends what was put together, at each end of a way, for a
-            square root of a metre to that end.
+        steps_m: Spacing of the poses that are tried around the current one, per iteration, metres.
+            The headings' spacing displaces a point ``lever_m`` metres away by the same distance.
+        lever_m: Distance that converts a heading's spacing to metres.
+        spread: Factor on the inverse curvature, fitted to the errors of fixes.
+        map_std_m: Standard deviation of the map's own local shift, metres, per axis.
+        bend_deg: Standard deviation of the submap's bending by the odometry's error, degrees per
+            square root of a metre of travel from the query to the end of the submap.
     """
 
     steps_m: tuple[Positive, ...] = pydantic.Field((1.0, 1.0, 0.7, 0.5, 0.5), min_length=1)
+    lever_m: Positive = 20.0
     spread: Positive = 0.38
     map_std_m: NotNegative = 0.25
     bend_deg: NotNegative = 0.045
 
 
-LEVER_M = 20.0
 OFFSETS = np.array(np.meshgrid([-1, 0, 1], [-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(3, 27).T
+"""(27, 3) multiples of the spacing at which the likelihood is evaluated."""
+
+LEAST_INFORMATION = np.diag([1e-4, 1e-4, 1e-2])
+"""Information added to every fix: an unobserved direction has a deviation of 100 m or 10 rad."""
 
 
 def align(
@@ -41,35 +45,31 @@ def align(
     rotation: float,
     fields: LikelihoodFields,
     heading_std: float | None,
-    weighed: bool,
     settings: AlignSettings,
     reach_m: float = 0.0,
-) -> tuple[Candidates, Array]:
-    """Move each candidate to the likelihood's maximum near it.
+) -> Fixes:
+    """Each candidate, moved to the likelihood's maximum nearby.
+
+    A quadratic fitted to the likelihood at 27 poses around the current one gives the next one: a
+    Newton step over a distance wider than the fields' cells.
 
     Args:
-        candidates: K poses to start from.
+        candidates: K poses to start from, with log-probabilities.
         evidence: The query tile's.
-        rotation: The tile's ``rotation`` (radians).
+        rotation: The tile's ``rotation``, radians.
         fields: The map's, at any resolution.
-        heading_std: Standard deviation of the candidates' headings where they are known (radians),
-            None where they are not.
-        weighed: Whether the candidates' scores hold the likelihood at their poses already.
-        settings: How.
-        reach_m: Metres of travel from the query to the ends of what was put together.
+        heading_std: Standard deviation of a known heading, radians; None where it is unknown.
+        settings: Steps and covariance.
+        reach_m: Metres of travel from the query to the ends of its submap.
 
     Returns:
-        Candidates in the same order (none where no wall is seen: there is nothing to align), their
-        probabilities weighed by the likelihood if they were not, and (K, 3, 3) covariances: a share
-        of the inverse of the negative curvature, plus the map's own and the odometry's.
-
-    A quadratic through 27 poses round the current one gives the next: as Newton's method, but over
-    a step that is wider than the fields' cells.
+        Candidates in the same order with the same log-probabilities, and (K, 3, 3) covariances of
+        (east, north, heading): ``spread`` times the inverse of the negative curvature, plus the
+        map's and the odometry's own. No candidate if the tile shows no wall.
     """
-    seen = points(evidence)
-    start = candidates.poses
+    seen, start = evidence.points, candidates.poses
     if len(start) == 0 or len(seen[0].xy) == 0:
-        return Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3))
+        return Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
 
     def score(poses: Array) -> Array:
         value = log_likelihood(poses, seen, rotation, fields)
@@ -80,28 +80,17 @@ def align(
 
     poses = start.copy()
     for step in settings.steps_m:
-        scale = np.array([step, step, step / LEVER_M])
-        around = poses[:, None] + OFFSETS * scale
-        values = score(around)
+        scale = np.array([step, step, step / settings.lever_m])
+        values = score(poses[:, None] + OFFSETS * scale)
         gradient, hessian = _quadratic(values)
         poses = poses + _newton(gradient, hessian, values) * scale
-    # A search has summed the likelihood around each candidate: its peak tells nothing more.
-    gained = np.zeros(len(poses)) if weighed else score(poses[:, None])[:, 0]
     information: Array = -hessian / np.outer(scale, scale)
-    floor = np.diag([1e-4, 1e-4, 1e-2])  # a direction that nothing holds: 100 m, 10 rad
-    inverse = np.asarray(np.linalg.inv(_positive(information) + floor), np.float64)
+    inverse = np.asarray(np.linalg.inv(_positive(information) + LEAST_INFORMATION), np.float64)
     covariance = settings.spread * inverse
     covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
     covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
     poses[:, 2] = wrap_angle(poses[:, 2])
-    return Candidates(poses, _normalised(candidates.log_scores, gained)), covariance
-
-
-def _normalised(log_scores: Array, gained: Array) -> Array:
-    """Log-probabilities after each hypothesis gained likelihood; being nowhere gained none."""
-    nowhere = np.log(max(1 - np.exp(log_scores).sum(), 1e-12))
-    total = np.logaddexp(logsumexp(log_scores + gained), nowhere)
-    return log_scores + gained - total
+    return Fixes(Candidates(poses, candidates.log_scores), covariance)
 
 
 def _quadratic(values: Array) -> tuple[Array, Array]:
@@ -117,7 +106,7 @@ def _quadratic(values: Array) -> tuple[Array, Array]:
 
 
 def _newton(gradient: Array, hessian: Array, values: Array) -> Array:
-    """(K, 3) step in units of the spacing, at most 1.5; the best pose tried if not concave."""
+    """(K, 3) step in units of the spacing, at most 1.5; the best of the 27 if not concave."""
     concave = np.linalg.eigvalsh(hessian)[:, -1] < 0
     safe = np.where(concave[:, None, None], hessian, -np.eye(3))
     step = np.clip(-np.linalg.solve(safe, gradient[..., None])[..., 0], -1.5, 1.5)

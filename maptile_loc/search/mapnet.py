@@ -1,30 +1,46 @@
-"""Candidates from a MapNet: where the network takes the tile to be, searched closely."""
+"""A MapNet regresses the position; the squares around it are searched."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
-from data_prep.files import read_json
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.models.parts.published import CARD
-from maptile_loc.models.regressor import MapNet
+from data_prep.settings import Count, Positive, Settings
 from maptile_loc.render.view import tile_from_query
-from maptile_loc.search.engine.locator import ModelLocator
+from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
+from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import MapNetSettings
 from maptile_loc.types import QueryTile
 
-# How far from north-up a tile may be for a model of known headings.
-_NORTH_UP_RAD = np.radians(20.0)
+if TYPE_CHECKING:
+    from maptile_loc.models.regressor import MapNet as MapNet
+
+NORTH_UP_RAD = np.radians(20.0)
+"""Largest turn at which a tile is still north-up for a model of known headings."""
 
 
-class MapNetLocator(ModelLocator[MapNet]):
-    """A trained regressor of one city, and the city's map to search about its answer."""
+class MapNetSettings(Settings):
+    """How a regressor's answer, which may be tens of metres off, is used.
+
+    Attributes:
+        squares: Squares on each side of the block that is searched around the answer; each is
+            ``2 search.radius_m`` wide.
+        heading_deg: Largest difference from the regressed heading that is searched, degrees, where
+            the heading is unknown.
+    """
+
+    squares: Count = 5
+    heading_deg: Positive = 30.0
+
+
+class MapNetLocator(ModelLocator["MapNet"]):
+    """A trained regressor of one city, and the search around its answer."""
 
     def __init__(
         self,
@@ -35,14 +51,16 @@ class MapNetLocator(ModelLocator[MapNet]):
         device: str = "cpu",
     ) -> None:
         """As for every ``ModelLocator``."""
+        from maptile_loc.models.regressor import MapNet
+
         super().__init__(folder, city, search, MapNet, np.radians(settings.heading_deg), device)
         self.folder, self.squares = folder, settings.squares
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) squares' centres, east and north, and the network's turn.
+        """(K, 3) east and north of the squares' centres, metres, and the network's turn, radians.
 
         Raises:
-            MaptileError: The model was trained for known headings, and this one is not known.
+            MaptileError: The model was trained for known headings, and this heading is unknown.
         """
         north_up(self.model.heading, turns, self.folder)
         with torch.inference_mode():
@@ -58,30 +76,21 @@ class MapNetLocator(ModelLocator[MapNet]):
 
 
 def north_up(heading: str, turns: Array, folder: Path) -> None:
-    """Refuse to turn tiles for a model that was trained for a known ``heading``.
+    """Refuse turns of the tile if the model was trained for known headings.
 
     Raises:
-        MaptileError: One of (T,) ``turns`` is too far from north-up.
+        MaptileError: ``heading`` is "known" and one of (T,) ``turns`` is far from north-up.
     """
-    if heading == "known" and np.abs(wrap_angle(turns)).max() > _NORTH_UP_RAD:
+    if heading == "known" and np.abs(wrap_angle(turns)).max() > NORTH_UP_RAD:
         raise MaptileError(
             f"{folder}: trained for known headings; use --heading known, or train with "
             "--set heading=unknown"
         )
 
 
-def default_model(city: City, method: str) -> Path:
-    """The folder of the city's newest model of ``method``.
-
-    Raises:
-        MaptileError: There is none.
-    """
-    home = city.folder / "models" if city.folder is not None else None
-    cards = [] if home is None else sorted(home.glob(f"*/{CARD}"))
-    fitting = [card for card in cards if read_json(card).get("method") == method]
-    if not fitting:
-        raise MaptileError(
-            f"{home or city.name}: no trained model for --method {method}; train one with: maptile "
-            f"train {city.folder or 'CITY'}, or name one with --model"
-        )
-    return max(fitting, key=lambda card: card.stat().st_mtime_ns).parent
+METHOD = Method(
+    MapNetSettings,
+    lambda task, settings: MapNetLocator(
+        model_folder(task, "mapnet"), task.city, near_search(task), settings, task.device
+    ),
+)

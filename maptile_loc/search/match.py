@@ -1,4 +1,4 @@
-"""Exhaustive search: the query tile's likelihood at every place of the map, by FFT."""
+"""Exhaustive search: the likelihood at every position of the map, by FFT."""
 
 from __future__ import annotations
 
@@ -12,46 +12,43 @@ from scipy.special import logsumexp
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.score.evidence import Evidence, make_evidence, points, turned
+from data_prep.settings import Settings
+from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood
 from maptile_loc.search.engine.exact import ExactSearch
 from maptile_loc.search.engine.hypotheses import (
-    FEW_TURNS,
     by_chance,
     distinct,
     local_maxima,
     posterior,
     refined,
 )
-from maptile_loc.search.engine.settings import MatchSettings
+from maptile_loc.search.engine.method import Disc, Method, SearchTask
+from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.engine.spectra import Correlator
 from maptile_loc.types import Candidates, QueryTile
 
-__all__ = ["Disc", "MatchSettings", "Matcher"]
 
+class MatchSettings(Settings):
+    """How the search of the whole map runs.
 
-@dataclass(frozen=True)
-class Disc:
-    """Where the vehicle is known to be: a circle in the map frame, metres."""
+    Attributes:
+        exact: Where many headings are tried, continue until no pose can be better than the best one
+            found (``engine/exact.py``). It takes seconds per square kilometre.
+    """
 
-    east: float
-    north: float
-    radius: float
-
-
-HOPELESS = 30.0
-"""A place so much less probable than the best (natural logarithm) is not looked at again."""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of places.
+    """One grid of positions.
 
     Attributes:
-        allowed: (R, C) bool, where the vehicle may be.
-        step: Metres between places.
-        west, north: Of the first place, metres.
-        rows, columns: The places' range among the corners of the fields' cells, end excluded.
+        allowed: (R, C) bool, positions that are searched.
+        step: Metres between neighbouring positions.
+        west, north: East and north coordinate of the first position, metres.
+        rows, columns: Range of the positions among the corners of the fields' cells, end excluded.
     """
 
     allowed: torch.Tensor
@@ -61,33 +58,31 @@ class Level:
     rows: tuple[int, int]
     columns: tuple[int, int]
 
-    def places(self, flat: torch.Tensor) -> Array:
-        """(K,) indices -> (K, 2) east and north."""
+    def positions(self, flat: torch.Tensor) -> Array:
+        """(K, 2) east and north of the positions with (K,) flat indices, metres."""
         index = flat.cpu().numpy()
         row, column = np.divmod(index, self.allowed.shape[1])
         return np.column_stack([self.west + column * self.step, self.north - row * self.step])
 
 
 class Matcher:
-    """A map made ready for search: its fields' spectra are computed once.
+    """The search of a whole map; the spectra of its fields are computed once.
 
     Attributes:
         area_km2: The area that is searched.
-        weighed: True: the log-scores know how well the tile fits the map.
     """
-
-    weighed = True
 
     def __init__(
         self,
         fields: LikelihoodFields,
         tile_size_m: float,
-        settings: MatchSettings,
+        settings: SearchSettings,
         prior: Disc | None = None,
         device: str = "cpu",
+        prove: bool = False,
     ) -> None:
         self.fields, self.tile_size_m = fields, tile_size_m
-        self.settings, self.prior = settings, prior
+        self.settings, self.prior, self.prove = settings, prior, prove
         self.device = torch.device(device)
         height, width = (side * fields.resolution for side in fields.channels.shape[1:])
         margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
@@ -105,12 +100,12 @@ class Matcher:
         if prior is not None:
             area = min(area, math.pi * prior.radius**2)
         self.area_km2 = float(area) / 1e6
-        # Only what tiles in the box can cover is looked at, in whole cells of the wide grid.
+        # Only the part that tiles in the box can cover is kept, in whole cells of the wide grid.
         cell = settings.coarser * fields.resolution
         if tile_size_m / cell % 2:
             raise MaptileError(
                 f"query tiles of {tile_size_m:g} m are no even number of cells of {cell:g} m; "
-                "see query.size_m, match.resolution and match.coarser"
+                "see query.size_m, search.resolution and search.coarser"
             )
         reach = np.array([-1, 1, -1, 1]) * (tile_size_m / 2 + cell)
         top, bottom, left, right = (
@@ -127,27 +122,27 @@ class Matcher:
 
     @cached_property
     def fine(self) -> Level:
-        """Places at the fields' resolution."""
+        """Positions at the resolution of the fields."""
         return self._level(self.fields.resolution)
 
     @cached_property
     def wide(self) -> Level:
-        """Fewer places, for many headings."""
+        """The coarser grid, for many headings."""
         return self._level(self.fields.resolution * self.settings.coarser)
 
     @cached_property
     def fine_scores(self) -> Correlator:
-        """Scores at the fine places."""
+        """Scores on the fine grid."""
         return self._correlator(self.part, self.fine)
 
     @cached_property
     def wide_scores(self) -> Correlator:
-        """Scores at the wide ones."""
+        """Scores on the wide grid."""
         return self._correlator(coarser(self.part, self.settings.coarser), self.wide)
 
     @cached_property
     def exact(self) -> ExactSearch:
-        """All poses of the fine grid, at half the steps of heading."""
+        """The proof that no pose of the fine grid, at half the heading step, is better."""
         fine, step = self.fine, self.fields.resolution
         first = (
             round((self.fields.north - fine.north) / step),
@@ -173,7 +168,7 @@ class Matcher:
             up = north - step * torch.arange(shape[0], device=self.device) - self.prior.north
             right = west + step * torch.arange(shape[1], device=self.device) - self.prior.east
             near = up[:, None] ** 2 + right[None] ** 2
-            # At least the place next to the middle.
+            # At least the position next to the centre.
             allowed = near <= max(self.prior.radius**2, float(near.min()))
         return Level(allowed, step, west, north, rows, columns)
 
@@ -181,11 +176,14 @@ class Matcher:
         channels, side = torch.from_numpy(fields.channels), round(self.tile_size_m / level.step)
         return Correlator(channels, side, level.rows, level.columns, self.device)
 
-    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
-        """The best places for ``tile``, over all positions and the given turns of the tile.
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
+        """The best candidates for ``tile``, over all positions and the given turns of the tile.
 
         Args:
             tile: North-up where the heading is known.
+            evidence: The tile's, at the resolution of the fields.
             turns: (T,) radians by which the tile may have to be turned counter-clockwise to be
                 north-up; [0] where the heading is known.
             log_prior: (T,) log-probability of each.
@@ -194,27 +192,26 @@ class Matcher:
             Candidates with the heading ``tile.rotation + turn``. The scores are log-posteriors,
             with one more hypothesis: that the tile is nowhere on the map.
         """
-        evidence = make_evidence(tile, self.fields.resolution)
-        few = len(turns) <= FEW_TURNS
+        few = len(turns) <= self.settings.few_turns
         level, correlator = (self.fine, self.fine_scores) if few else (self.wide, self.wide_scores)
         best, which = self._best(level, correlator, evidence, turns, log_prior)
         radius = max(1, round(self.settings.distinct_m / level.step))
         refine = level.step > self.fields.resolution
         count = self.settings.refined if refine else self.settings.candidates
         maxima, index = (one[0] for one in local_maxima(best[None], radius))
-        where, windows = _peaks(best, maxima, index, radius, count)
+        where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
         mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
         everywhere = float(torch.logsumexp(best.flatten(), 0))
-        # What is left beside the peaks.
+        # The likelihood's mass beside the peaks.
         rest = everywhere + np.log(max(1 - np.exp(logsumexp(mass) - everywhere), 1e-6))
         chosen = which.flatten()[where].cpu().numpy()
-        poses = np.column_stack([level.places(where), tile.rotation + turns[chosen]])
+        poses = np.column_stack([level.positions(where), tile.rotation + turns[chosen]])
         if refine:
             prior = log_prior[chosen]
             poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
-            if self.settings.exact:
+            if self.prove:
                 poses, mass = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
-        away = np.hypot(*(level.places(index) - level.places(where[:1])).T)
+        away = np.hypot(*(level.positions(index) - level.positions(where[:1])).T)
         chance = by_chance(maxima.cpu().numpy(), away, len(maxima), self.settings)
         places = float(level.allowed.sum())
         log_scores = posterior(mass, rest, places, chance, evidence, self.settings)
@@ -232,8 +229,8 @@ class Matcher:
         turns: Array,
         log_prior: Array,
     ) -> tuple[Array, Array]:
-        """(K, 3) poses and their (K,) mass, with those of the best pose of all if it is another."""
-        seen, rotation = points(evidence), tile.rotation
+        """(K, 3) poses and their (K,) mass; the best pose of all is appended if it is another."""
+        seen, rotation = evidence.points, tile.rotation
         score = (log_likelihood(poses, seen, rotation, self.fields) + prior).max()
         better = self.exact.better(evidence, rotation, turns, log_prior, float(score))
         if better is None:
@@ -252,7 +249,7 @@ class Matcher:
         turns: Array,
         log_prior: Array,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(R, C) the highest score of all turns at each place, and the turn that has it."""
+        """(R, C) highest score of all turns at each position, and the index of that turn."""
         side = correlator.block - correlator.side
         shape = (correlator.spectra.shape[1], side, side)
         best = torch.full(shape, -math.inf, device=self.device)
@@ -270,19 +267,33 @@ class Matcher:
 
 
 def _peaks(
-    values: torch.Tensor, maxima: torch.Tensor, index: torch.Tensor, radius: int, count: int
+    values: torch.Tensor,
+    maxima: torch.Tensor,
+    index: torch.Tensor,
+    radius: int,
+    count: int,
+    hopeless: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The highest of the local ``maxima``, best first, and the squares of ``radius`` about them.
+    """The highest of the local ``maxima``, best first, and the squares around them.
 
     Returns:
-        (K,) flat indices, K <= count; and (K, n) values, -inf beyond the edge.
+        (K,) flat indices, K <= count, and (K, n) values within ``radius``, -inf beyond the edge.
     """
-    # The squares next to a maximum's are full of its flanks, which are none.
+    # The squares beside a maximum contain its flanks, which are no maxima themselves.
     top, order = torch.topk(maxima, min(12 * count, len(maxima)))
-    index = index[order[top > top[0] - HOPELESS]]
+    index = index[order[top > top[0] - hopeless]]
     padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)
     row, column = index // values.shape[1], index % values.shape[1]
     reach = torch.arange(2 * radius + 1, device=values.device)
     windows = padded[row[:, None, None] + reach[:, None], column[:, None, None] + reach].flatten(1)
     highest = torch.nonzero(values.flatten()[index] == windows.amax(1))[:count, 0]
     return index[highest], windows[highest]
+
+
+def _build(task: SearchTask, settings: MatchSettings) -> Matcher:
+    return Matcher(
+        task.fields, task.tile_size_m, task.settings, task.prior, task.device, settings.exact
+    )
+
+
+METHOD = Method(MatchSettings, _build, takes_prior=True)

@@ -1,8 +1,9 @@
-"""Candidates by retrieval: the map's views that are most like the tile, searched closely."""
+"""The most similar views of the map are retrieved; the squares around them are searched."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,21 +14,43 @@ from data_prep.city.folder import City
 from data_prep.files import atomic_file
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
-from maptile_loc.models.descriptor import DescriptorModel
+from data_prep.settings import Count, Positive, Settings
 from maptile_loc.render.routes import BESIDE_M
 from maptile_loc.render.vector_map import render_exact, vector_map
 from maptile_loc.render.view import ViewSettings, tile_from_query
-from maptile_loc.search.engine.locator import ModelLocator
+from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
+from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import RetrievalSettings
 from maptile_loc.search.engine.turning import best_apart, spaced_turns, turned_tiles
 from maptile_loc.types import QueryTile
+
+if TYPE_CHECKING:
+    from maptile_loc.models.descriptor import DescriptorModel
 
 BATCH = 256
 
 
-class RetrievalLocator(ModelLocator[DescriptorModel]):
-    """A descriptor model, and the descriptors of a city's places."""
+class RetrievalSettings(Settings):
+    """How the map's descriptors are made and queried.
+
+    Attributes:
+        every_m: Metres of road between two views of the database, which lie on both sides of it.
+        heading_step_deg: Step between the headings at which a tile is looked up, degrees, where the
+            heading is unknown.
+        places: Positions of the most similar views whose surroundings are searched, at most.
+        apart_m: Smallest distance between two of these positions, metres.
+        shortlist: Most similar views from which the positions are taken, per position.
+    """
+
+    every_m: Positive = 2.5
+    heading_step_deg: Positive = 10.0
+    places: Count = 96
+    apart_m: Positive = 10.0
+    shortlist: Count = 40
+
+
+class RetrievalLocator(ModelLocator["DescriptorModel"]):
+    """A descriptor model, and the descriptors of a city's views."""
 
     def __init__(
         self,
@@ -45,6 +68,8 @@ class RetrievalLocator(ModelLocator[DescriptorModel]):
             MaptileError: The city has no roads; and as every ``ModelLocator`` does.
         """
         reach = np.radians(settings.heading_step_deg)
+        from maptile_loc.models.descriptor import DescriptorModel
+
         super().__init__(folder, city, search, DescriptorModel, reach, device)
         self.settings = settings
         key = f"{self.card['weights']['sha256'][:12]}-{city.content_hash[:12]}-{settings.every_m:g}"
@@ -60,14 +85,15 @@ class RetrievalLocator(ModelLocator[DescriptorModel]):
         self._database, self._places = database["descriptors"], database["places"]
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) east, north and turn of the most similar views, best first."""
+        """(K, 3) east, north (metres) and turn (radians) of the most similar views, best first."""
         asked = spaced_turns(turns, log_prior, np.radians(self.settings.heading_step_deg))
         with torch.inference_mode():
             seen = turned_tiles(tile_from_query(tile, self.view), asked)
             descriptors = self.model(seen.to(self.model.device))
             similar, turn = (self._database @ descriptors.T).max(1)
-            # More than are needed, as those next to the best are much like it.
-            score, index = similar.topk(min(len(similar), 40 * self.settings.places))
+            # The views next to the best one are much like it.
+            count = self.settings.shortlist * self.settings.places
+            score, index = similar.topk(min(len(similar), count))
         places = self.reference + self._places[index].double().cpu().numpy()
         found = np.column_stack([places, asked[turn[index].cpu().numpy()]])
         apart = self.settings.apart_m
@@ -114,3 +140,11 @@ def describe(
         "descriptors": torch.cat(descriptors),
         "places": torch.cat(places).to(model.device),
     }
+
+
+METHOD = Method(
+    RetrievalSettings,
+    lambda task, settings: RetrievalLocator(
+        model_folder(task, "retrieval"), task.city, near_search(task), settings, task.device
+    ),
+)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, read_json, write_error, write_json
+from data_prep.files import atomic_file, check_version, read_json, write_error, write_json
 from maptile_loc.models import kind_of, kinds
 from maptile_loc.models.parts.kind import ModelKind
 from maptile_loc.models.parts.tile_model import TileModel
@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 FORMAT = "maptile-model"
 """Value of a card's ``format``."""
 FORMAT_VERSION = 1
-"""The newest ``version`` of a card that this code reads, and the one that it writes."""
+"""The ``version`` of the cards that this code reads and writes."""
 
 M = TypeVar("M", bound=TileModel)
 
@@ -43,7 +43,6 @@ class _CityOfCard(pydantic.BaseModel):
 class _Card(pydantic.BaseModel):
     """The keys of a card that using a model needs."""
 
-    version: int = 0
     kind: str = "mapnet"
     city: _CityOfCard
     view: ViewSettings
@@ -95,8 +94,8 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
         expected: The class that it has to be, or be derived from.
 
     Raises:
-        MaptileError: The folder holds no model, or a damaged one, one of a newer version or of
-            another method, or one that was trained for another city.
+        MaptileError: The folder holds no model, or a damaged one, one of another format version or
+            of another method, or one that was trained for another city.
     """
     card = _read_card(folder)
     kind = _fitting_kind(folder, card, city, expected)
@@ -122,9 +121,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
     card = read_json(folder / CARD)
     if card.get("format") != FORMAT:
         raise MaptileError(f"{folder / CARD}: not the card of a model")
-    version = card.get("version", 0)
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise MaptileError(f"{folder}: made by a newer maptile-loc; update, or train again")
+    check_version(folder, card.get("version"), FORMAT_VERSION, "train again")
     try:
         _Card.model_validate(card)
     except pydantic.ValidationError as error:

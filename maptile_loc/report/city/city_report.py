@@ -64,7 +64,7 @@ def city_report(options: ReportOptions, settings: LocalizeSettings) -> str:
     out = options.city / "report" if options.out is None else options.out
     ensure_folder(out)
     device = pick_device(options.device)
-    found = measure(city, distinct, settings.match, settings.likelihood, device)
+    found = measure(city, distinct, settings.search, settings.likelihood, device)
     places = place_table(city, found)
     districts = district_table(places)
     summary = summarise(city, places, districts, options, distinct)

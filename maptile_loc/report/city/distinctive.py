@@ -33,8 +33,11 @@ from maptile_loc.render.view import (
     ViewSettings,
     render,
 )
-from maptile_loc.score.likelihood import LikelihoodSettings, make_fields
-from maptile_loc.search.match import Matcher, MatchSettings
+from maptile_loc.score.evidence import make_evidence
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.settings import LikelihoodSettings
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.match import Matcher
 from maptile_loc.types import Candidates, QueryTile
 
 Sensor = Literal["robotcar", "hdl64"]
@@ -264,7 +267,7 @@ def judge(candidates: Candidates, place: Array, within_m: float) -> Verdict:
 def measure(
     city: City,
     settings: DistinctSettings,
-    match: MatchSettings,
+    match: SearchSettings,
     likelihood: LikelihoodSettings,
     device: str = "cpu",
 ) -> Distinctiveness:
@@ -292,7 +295,8 @@ def measure(
     with tqdm(total=total, desc="look around", unit="view", disable=None) as progress:
         for draw in range(settings.draws):
             for number, (tile, place) in look(ground, city, spots, draw, settings):
-                found = matcher.candidates(tile, np.zeros(1), np.zeros(1))
+                evidence = make_evidence(tile, fields.resolution)
+                found = matcher.candidates(tile, evidence, np.zeros(1), np.zeros(1))
                 verdict = judge(found, place, settings.within_m)
                 at = number, draw
                 result.true[at], result.walls[at] = place, np.packbits(tile.wall > 0.3, axis=1)

@@ -16,14 +16,9 @@ from data_prep.drive import Drive, PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, rotate, se2_from_se3
 from maptile_loc.perceive.ground import height_above_ground
+from maptile_loc.perceive.plan import QueryPlan, plan_queries
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
-from maptile_loc.perceive.submap import (
-    QueryPlan,
-    Submap,
-    SubmapSettings,
-    build_submap,
-    plan_queries,
-)
+from maptile_loc.perceive.submap import Submap, SubmapSettings, build_submap
 from maptile_loc.report.inspect.contents import scan_gap_s, start_of
 from maptile_loc.report.marks import (
     BLUE,
@@ -39,7 +34,7 @@ from maptile_loc.report.marks import (
     title,
 )
 from maptile_loc.report.pictures import INK, SEEN_COLOURS, seen_picture
-from maptile_loc.types import QueryTile
+from maptile_loc.types import Queries, QueryTile
 
 BOTTOM_M, TOP_M = -2.0, 8.0
 """Heights above the ground that are told apart; what is higher has one colour."""
@@ -113,7 +108,7 @@ def draw_drive(drive: Drive, submap_m: float, at_s: float | None = None) -> Figu
 def look_at(drive: Drive, submap_m: float, at_s: float | None = None) -> Look:
     """Put together the submap and the query tile of one moment; arguments as ``draw_drive``."""
     drive = drive.without_truth()
-    plan = plan_queries(drive, 0.0, 0.0)
+    plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))
     t_ns = drive.scans.t_ns
     centre = _scan_at(t_ns, plan, at_s)
     heading = None
@@ -123,7 +118,9 @@ def look_at(drive: Drive, submap_m: float, at_s: float | None = None) -> Look:
     look = Look(plan, centre, submap_m if plan.segment[centre] >= 0 else 0.0, heading)
     with tqdm(total=2, desc="query tile", leave=False, disable=None) as progress:
         try:
-            submap = build_submap(drive, plan, centre, look.submap_m, False, SubmapSettings())
+            submap = build_submap(
+                drive, plan, centre, Queries(submap_m=look.submap_m), SubmapSettings()
+            )
         except MaptileError as error:
             return replace(look, trouble=str(error))
         progress.update()

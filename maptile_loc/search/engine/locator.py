@@ -1,34 +1,36 @@
-"""What all models have in common as a coarse method: they name places, which are then searched."""
+"""Search with a trained model: the model gives positions, whose surroundings are searched."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
 from data_prep.city.folder import City
+from data_prep.errors import MaptileError
+from data_prep.files import read_json
 from data_prep.geometry import Array
-from maptile_loc.models.parts.published import read_model
-from maptile_loc.models.parts.tile_model import TileModel
 from maptile_loc.render.view import ViewSettings
+from maptile_loc.score.evidence import Evidence
+from maptile_loc.search.engine.method import SearchTask
 from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.types import Candidates, QueryTile
 
-M = TypeVar("M", bound=TileModel)
+if TYPE_CHECKING:
+    from maptile_loc.models.parts.tile_model import TileModel
+
+M = TypeVar("M", bound="TileModel")
 
 
 class ModelLocator(ABC, Generic[M]):
-    """A published model, and a city's map to search what it names on.
+    """A published model, and the search of the squares around its positions.
 
     Attributes:
-        area_km2: The area that its answers come from: the whole map.
-        weighed: True: the log-scores know how well the tile fits the map.
-        card: The model's.
+        area_km2: Area of the whole map, from which the model's answers come.
+        card: The model's card.
     """
-
-    weighed = True
 
     def __init__(
         self,
@@ -39,14 +41,23 @@ class ModelLocator(ABC, Generic[M]):
         reach_rad: float,
         device: str,
     ) -> None:
-        """Read the model in ``folder``; ``device`` is cpu or cuda.
+        """Read the model in ``folder``.
 
-        ``search`` looks about each of its places, at headings up to ``reach_rad`` from its own.
+        Args:
+            folder: The published model.
+            city: The city whose map is searched.
+            search: Searches the square around each position of the model.
+            expected: Class that the model must have.
+            reach_rad: Largest difference from the model's heading that is searched, radians.
+            device: "cpu" or "cuda".
 
         Raises:
-            MaptileError: No model there, not of the ``expected`` class, a damaged one, or one that
-                is bound to another city.
+            MaptileError: There is no model, it is not of the ``expected`` class, is damaged, or is
+                bound to another city.
         """
+        # Imported here, because Lightning takes seconds to import.
+        from maptile_loc.models.parts.published import read_model
+
         model, self.card = read_model(folder, city, expected)
         self.model = model.to(device=device, memory_format=torch.channels_last)
         self.view = ViewSettings.model_validate(self.card["view"])
@@ -55,9 +66,44 @@ class ModelLocator(ABC, Generic[M]):
 
     @abstractmethod
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) east, north and turn of what is to be searched; arguments as for ``Matcher``."""
+        """(K, 3) east, north and turn of the squares to search; arguments as in ``candidates``."""
 
-    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
-        """The best places near those that the model names; arguments as for ``Matcher``."""
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
+        """Candidates near the model's positions; arguments as in ``Search.candidates``."""
         starts = self.starts(tile, turns, log_prior)
-        return self.search.candidates(tile, starts, turns, log_prior, self.reach_rad)
+        return self.search.candidates(tile, evidence, starts, turns, log_prior, self.reach_rad)
+
+
+def near_search(task: SearchTask) -> NearSearch:
+    """The search of squares around positions, for a task."""
+    return NearSearch(task.fields, task.tile_size_m, task.settings, task.device)
+
+
+def model_folder(task: SearchTask, method: str) -> Path:
+    """The folder of the task's model; by default the city's newest one for ``method``.
+
+    Raises:
+        MaptileError: The city has none.
+    """
+    return task.model or newest_model(task.city, method)
+
+
+def newest_model(city: City, method: str) -> Path:
+    """The folder of the city's newest model for ``method``.
+
+    Raises:
+        MaptileError: There is none.
+    """
+    from maptile_loc.models.parts.published import CARD
+
+    home = city.folder / "models" if city.folder is not None else None
+    cards = [] if home is None else sorted(home.glob(f"*/{CARD}"))
+    fitting = [card for card in cards if read_json(card).get("method") == method]
+    if not fitting:
+        raise MaptileError(
+            f"{home or city.name}: no trained model for --method {method}; train one with: maptile "
+            f"train {city.folder or 'CITY'}, or name one with --model"
+        )
+    return max(fitting, key=lambda card: card.stat().st_mtime_ns).parent

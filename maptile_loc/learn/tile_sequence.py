@@ -8,20 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from data_prep.drive import Drive, Times
+from data_prep.drive import Times
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, se2_between, se2_compose, se2_from_se3, wrap_angle
-from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.submap import build_submap, plan_queries
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
+from data_prep.progress import Progress, silent, tracked
+from maptile_loc.perceive.tiles import QueryTiles
 from maptile_loc.render.view import ViewSettings, tile_from_query
 
 
 @dataclass(frozen=True)
-class DriveTiles:
+class TileSequence:
     """Query tiles of a drive in order, and the motion of the vehicle between them.
 
     Attributes:
@@ -61,56 +59,35 @@ class DriveTiles:
             np.savez_compressed(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 
-def read_drive_tiles(path: Path) -> DriveTiles:
-    """Read a file that ``DriveTiles.save`` wrote."""
+def read_tile_sequence(path: Path) -> TileSequence:
+    """Read a file that ``TileSequence.save`` wrote."""
     with np.load(path, allow_pickle=False) as content:
-        return DriveTiles(**{field.name: content[field.name] for field in fields(DriveTiles)})
+        return TileSequence(**{field.name: content[field.name] for field in fields(TileSequence)})
 
 
-def see(
-    drive: Drive,
-    convergence: float,
-    heading: HeadingKnowledge,
-    submap_m: float,
-    every_m: float,
-    seed: int,
-    view: ViewSettings,
-    settings: LocalizeSettings,
-) -> DriveTiles:
-    """Make the query tiles of ``drive`` as ``localize`` does, without those that have no points.
+def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> TileSequence:
+    """The query tiles of a drive in the view of a model, without those that have no points.
 
     Args:
-        drive: Scans and odometry, and headings where they are known.
-        convergence: The meridian convergence of the map, radians.
-        heading: known (tiles are north-up) or unknown (tiles are turned at random).
-        submap_m: Metres of travel in a tile.
-        every_m: Metres between tiles.
-        seed: Of the random turns.
-        view: Size and resolution of the tiles.
-        settings: How submaps and tiles are made.
+        tiles: The drive's query tiles.
+        view: Size and resolution of the model's tiles.
+        progress: Is called after each tile.
 
     Raises:
-        MaptileError: The drive lacks scans, odometry or the headings asked for, or has no points.
+        MaptileError: The drive has no odometry, or no query has a point.
     """
-    drive = drive.without_truth()
+    drive, plan = tiles.drive, tiles.plan
     if drive.odometry is None:
         raise MaptileError(f"{drive.name}: no odometry, so the motion between tiles is unknown")
-    plan = plan_queries(drive, every_m, submap_m)
-    rotations = tile_rotations(drive, plan, heading, convergence, seed)
-    tiles, kept = [], []
-    for query in tqdm(range(len(plan.scan)), desc="tiles", unit="tile", disable=None):
-        submap = build_submap(drive, plan, query, submap_m, False, settings.submap)
-        if len(submap.points) == 0 or np.isnan(rotations[query]):
-            continue
-        tile = make_tile(submap, rotations[query], settings.query)
-        tiles.append(tile_from_query(tile, view))
-        kept.append(query)
-    if not tiles:
+    numbered = enumerate(tracked(tiles, "tiles", len(tiles), progress))
+    seen = {query: tile_from_query(tile, view) for query, tile in numbered if tile is not None}
+    if not seen:
         raise MaptileError(f"{drive.name}: no usable point in its scans")
-    t_ns = drive.scans.t_ns[plan.scan[kept]]
-    return DriveTiles(
-        torch.stack(tiles).numpy(),
-        rotations[kept],
+    kept = list(seen)
+    t_ns = tiles.t_ns[kept]
+    return TileSequence(
+        torch.stack(list(seen.values())).numpy(),
+        tiles.rotation[kept],
         se2_from_se3(drive.odometry.at(t_ns)),
         plan.segment[plan.scan[kept]],
         t_ns,

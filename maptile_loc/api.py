@@ -1,0 +1,357 @@
+"""The Python API: every job of maptile-loc as one function, with the command line's defaults.
+
+Cities and drives are given as objects or as paths. City first, then drive, everywhere.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.city import folder as city_folder
+from data_prep.city.folder import City, CitySettings
+from data_prep.drive import Drive, TruthTrack
+from data_prep.errors import MaptileError
+from data_prep.osm.source import OsmSource
+from data_prep.progress import Progress, silent
+from data_prep.simulate import record, trajectory
+from data_prep.sources import open_drive as open_source
+from maptile_loc.config import load_settings
+from maptile_loc.device import pick_device
+from maptile_loc.pipeline import LocalizeSettings, drive_tiles, load_recipe, prepare_search
+from maptile_loc.pipeline import localize as localize_tiles
+from maptile_loc.report.findings import outcome_notes
+from maptile_loc.report.metrics import Metrics
+from maptile_loc.types import HeadingKnowledge, Localization, Queries
+
+PathLike = str | Path
+
+
+def prepare_city(
+    source: PathLike | OsmSource | None,
+    folder: PathLike,
+    *,
+    config: PathLike = "city",
+    overrides: Sequence[str] = (),
+    date: str | None = None,
+) -> City:
+    """Make a city folder: map raster, footprints and overlapping tiles.
+
+    Args:
+        source: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), a vector file (.gpkg, .geojson,
+            .parquet), a georeferenced raster (.tif), or an ``OsmSource`` that names a place, box
+            or point. None: the source that the recipe names.
+        folder: The folder to write; a finished city there is replaced, its models stay.
+        config: Recipe: a name in ``configs/``, or a YAML file.
+        overrides: ``key=value`` strings that override single keys of the recipe.
+        date: State of the map, ``YYYY-MM-DD``, where the source is online.
+
+    Returns:
+        The city, open.
+
+    Raises:
+        MaptileError: The source cannot be read or holds no building, or the folder cannot be
+            written.
+    """
+    settings = load_settings(CitySettings, config, overrides)
+    if source is None:
+        source = replace(settings.source, date=date or settings.date)
+    elif not isinstance(source, OsmSource):
+        source = OsmSource(path=Path(source), date=date)
+    return city_folder.prepare_city(source, Path(folder), settings)
+
+
+def open_city(path: PathLike) -> City:
+    """Open a city folder, or a georeferenced raster (.tif) with bands named building and road.
+
+    Raises:
+        MaptileError: There is no city, or files of it are missing or changed.
+    """
+    return city_folder.open_city(Path(path))
+
+
+def open_drive(
+    path: PathLike,
+    format: str = "auto",
+    sensors: Sequence[str] | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> Drive:
+    """Open a drive: its folder, or the archives that it was downloaded as.
+
+    Args:
+        path: Folder or archive.
+        format: Name of the format, or "auto".
+        sensors: Names of the sensors to use; None: the format's default.
+        start: Seconds from the first scan before which scans are left out.
+        end: Seconds from the first scan after which scans are left out.
+
+    Raises:
+        MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
+    """
+    return open_source(Path(path), format, None if sensors is None else tuple(sensors), start, end)
+
+
+def localize(
+    city: City | PathLike,
+    drive: Drive | PathLike,
+    *,
+    method: str = "match",
+    model: PathLike | None = None,
+    heading: str | HeadingKnowledge | None = None,
+    submap_m: float = 50.0,
+    every_m: float = 20.0,
+    online: bool = False,
+    odometry: Literal["auto", "lidar"] = "auto",
+    prior: tuple[float, float, float] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    config: PathLike = "localize",
+    overrides: Sequence[str] = (),
+    keep: PathLike | None = None,
+    progress: Progress = silent,
+) -> Localization:
+    """Localize a drive on the map of a city. The drive's truth is never read.
+
+    Args:
+        city: A city, or its path.
+        drive: A drive, or its path.
+        method: Search method: "match", "mapnet", "cells" or "retrieval".
+        model: Folder of a trained model; None: the city's newest one of this method.
+        heading: "known", "prior:DEG" or "unknown"; None: known where the drive has headings.
+        submap_m: Metres of travel that are put together for a query; 0 is one scan.
+        every_m: Metres of travel between queries; 0 is a query per scan.
+        online: Use nothing that comes after a query.
+        odometry: "auto": the drive's own, or made from its scans where it has none; "lidar": made
+            from its scans.
+        prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        device: "auto", "cpu" or "cuda".
+        seed: Seed of all randomness.
+        config: Recipe: a name in ``configs/``, or a YAML file.
+        overrides: ``key=value`` strings that override single keys of the recipe.
+        keep: Folder in which odometry that is made from the scans is kept, and found again.
+        progress: Is called as the work proceeds.
+
+    Returns:
+        The poses of every stage, with covariances and scores.
+
+    Raises:
+        MaptileError: Something that is named does not exist or does not fit.
+    """
+    settings = load_recipe(config, overrides)
+    city, drive = _city(city), _drive(drive)
+    if heading is None:
+        heading = "known" if drive.heading is not None else "unknown"
+    queries = Queries(submap_m, every_m, online, _heading(heading), seed)
+    on, folder = pick_device(device), None if model is None else Path(model)
+    engine = prepare_search(city, settings, method, prior, folder, on)
+    asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
+    about = run_record(city, drive, queries, folder) | asked
+    drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
+    tiles = drive_tiles(city, drive, queries, settings)
+    found = localize_tiles(tiles, engine, settings, progress)
+    return replace(found, record=about, notes=(*found.notes, *outcome_notes(found)))
+
+
+def train(
+    city: City | PathLike,
+    *,
+    config: PathLike = "mapnet",
+    overrides: Sequence[str] = (),
+    minutes: float | None = None,
+    others: Sequence[City | PathLike] = (),
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Path:
+    """Train a model of a city on tiles rendered from its map alone.
+
+    Args:
+        city: A city, or its path.
+        config: Recipe: a name in ``configs/``, or a YAML file.
+        overrides: ``key=value`` strings that override single keys of the recipe.
+        minutes: Stop after this many minutes.
+        others: More cities, for models that are bound to none (``config="retrieval"``).
+        device: "auto", "cpu" or "cuda".
+        progress: Is called as the training proceeds.
+
+    Returns:
+        The model's folder, ``CITY/models/NAME``.
+
+    Raises:
+        MaptileError: The city has no folder or no roads; no such recipe or device; the training
+            was interrupted, and can be resumed.
+    """
+    from maptile_loc.learn import loop
+    from maptile_loc.learn.settings import ModelSettings
+
+    settings = load_settings(ModelSettings, config, overrides)
+    cities = [_city(other) for other in others]
+    return loop.train(
+        _city(city), settings, minutes=minutes, device=device, others=cities, progress=progress
+    )
+
+
+def adapt(
+    city: City | PathLike,
+    drive: Drive | PathLike,
+    *,
+    what: Literal["model"] = "model",
+    model: PathLike | None = None,
+    minutes: float | None = None,
+    heading: str | HeadingKnowledge = "known",
+    submap_m: float = 50.0,
+    every_m: float = 20.0,
+    device: str = "auto",
+    config: PathLike = "mapnet_plus",
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Path:
+    """Adapt a model of a city to a drive (MapNet+), by the drive's odometry alone.
+
+    Args:
+        city: A city, or its path.
+        drive: A drive, or its path; its truth is never read.
+        what: What is adapted: "model".
+        model: Folder of the model; None: the city's newest one of method "mapnet". It stays as is.
+        minutes: Stop after this many minutes.
+        heading: "known" or "unknown", as the model was trained.
+        submap_m: Metres of travel per query tile; 0 is one scan.
+        every_m: Metres of travel between query tiles; 0 is one per scan.
+        device: "auto", "cpu" or "cuda".
+        config: Recipe: a name in ``configs/``, or a YAML file.
+        overrides: ``key=value`` strings that override single keys of the recipe.
+        progress: Is called as the work proceeds.
+
+    Returns:
+        The folder of the adapted model, beside the model.
+
+    Raises:
+        MaptileError: There is no such model, or it cannot be adapted; the drive lacks something.
+    """
+    from maptile_loc.learn import adapt as learn_adapt
+    from maptile_loc.search.engine.locator import newest_model
+
+    if what != "model":
+        raise MaptileError(f"what={what!r}: only a model can be adapted")
+    settings = load_settings(learn_adapt.AdaptSettings, config, overrides)
+    city = _city(city)
+    folder = newest_model(city, "mapnet") if model is None else Path(model)
+    queries = Queries(submap_m, every_m, heading=_heading(heading), seed=settings.seed)
+    return learn_adapt.adapt(
+        city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device, progress
+    )
+
+
+def simulate(
+    city: City | PathLike,
+    path: PathLike,
+    *,
+    sensor: str = "robotcar",
+    trajectory: str = "route",
+    length_m: float = 2000.0,
+    outside: bool = False,
+    seed: int | None = None,
+    config: PathLike = "simulate",
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Drive:
+    """Drive a vehicle with a LiDAR through a world that differs from the map, and record it.
+
+    Args:
+        city: A city, or its path.
+        path: Folder to write, in the file format of Oxford RobotCar.
+        sensor: "robotcar" (two LMS-151), "hdl64" or "hdl32".
+        trajectory: "route" along the city's roads, or the path of a drive whose truth is followed,
+            of an ``ins.csv`` or of a ``gps.csv``.
+        length_m: Length of a route, metres.
+        outside: Continue where the trajectory leaves the map.
+        seed: Seed of all randomness; None: the recipe's.
+        config: Recipe: a name in ``configs/``, or a YAML file.
+        overrides: ``key=value`` strings that override single keys of the recipe.
+        progress: Is called as the work proceeds.
+
+    Returns:
+        The drive, open.
+
+    Raises:
+        MaptileError: The trajectory does not fit the map, or the folder cannot be written.
+    """
+    seeded = () if seed is None else (f"seed={seed}",)
+    settings = load_settings(record.SimulateSettings, config, [*overrides, *seeded])
+    city = _city(city)
+    track = _open_trajectory(trajectory, city, length_m, settings.seed, outside)
+    record.simulate(city, track, Path(path), sensor, settings)
+    return open_drive(path)
+
+
+def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
+    """Compare a localized drive with its truth.
+
+    Args:
+        found: The localized drive.
+        truth: ``drive.truth``.
+
+    Returns:
+        The figures of ``metrics.json``; they print as a table.
+
+    Raises:
+        MaptileError: There is no truth.
+    """
+    return found.evaluate(truth)
+
+
+_open_trajectory = trajectory.open_trajectory
+
+
+def _city(city: City | PathLike) -> City:
+    return city if isinstance(city, City) else open_city(city)
+
+
+def _drive(drive: Drive | PathLike) -> Drive:
+    return drive if isinstance(drive, Drive) else open_drive(drive)
+
+
+def _heading(heading: HeadingKnowledge | str) -> HeadingKnowledge:
+    return HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
+
+
+def _with_odometry(
+    drive: Drive,
+    queries: Queries,
+    odometry: str,
+    settings: LocalizeSettings,
+    keep: PathLike | None,
+    progress: Progress,
+) -> Drive:
+    """The drive, with odometry made from its scans where it is needed or asked for."""
+    from maptile_loc.odometry.stored import with_lidar_odometry
+
+    if odometry not in ("auto", "lidar"):
+        raise MaptileError(f"odometry {odometry!r}: there are auto and lidar")
+    needed = drive.odometry is None and (queries.submap_m > 0 or queries.every_m > 0)
+    if not needed and odometry == "auto":
+        return drive
+    if keep is not None:
+        Path(keep).mkdir(parents=True, exist_ok=True)
+        return with_lidar_odometry(drive, settings.odometry, Path(keep))
+    with tempfile.TemporaryDirectory() as folder:
+        return with_lidar_odometry(drive, settings.odometry, Path(folder))
+
+
+def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
+    """What ran, as ``run.json`` keeps it: plain values."""
+    origin = drive.origin
+    return {
+        "city": None if city.path is None else str(city.path.resolve()),
+        "city_content_hash": city.content_hash,
+        "drive": drive.name if origin is None else str(origin.path.resolve()),
+        "format": drive.format,
+        "sensors": None if origin is None else origin.sensors,
+        "start": None if origin is None else origin.start,
+        "end": None if origin is None else origin.end,
+        "model": None if model is None else str(model),
+        **asdict(queries),
+    }

@@ -1,0 +1,45 @@
+"""Describe the contents of a city or a drive, and draw them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from maptile_loc.cli.parts import options
+
+
+@click.command()
+@click.argument("path", metavar="CITY_OR_DRIVE", type=options.PATH)
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    type=options.PATH,
+    show_default="NAME_inspect.png in this folder",
+    help="File to draw.",
+)
+@click.option(
+    "--submap", metavar="M", default=50.0, help="Metres of travel in the query tile; 0: one scan."
+)
+@click.option(
+    "--at",
+    metavar="S",
+    type=float,
+    show_default="half-way",
+    help="Seconds from the first scan to the query tile.",
+)
+def command(
+    path: Path,
+    picture: Path | None,
+    submap: float,
+    at: float | None,
+) -> None:
+    """Describe the contents of a city or a drive, and draw them.
+
+    Of a drive, one query tile is drawn too, made as the recipe says. A city is a folder or a
+    georeferenced raster (.tif).
+    """
+    from maptile_loc.report.inspect.inspect import inspect
+
+    for line in inspect(path, picture, submap, at):
+        click.echo(line)

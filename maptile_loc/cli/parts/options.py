@@ -1,0 +1,125 @@
+"""Options that several commands have, and types of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from data_prep.errors import MaptileError
+
+PATH = click.Path(path_type=Path)
+"""A file or folder."""
+
+Decorator = Callable[[Any], Any]
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas.
+
+    Args:
+        names: What they are, as ``LAT,LON``; there are as many as names.
+    """
+
+    name = "numbers"
+
+    def __init__(self, names: str) -> None:
+        self.names = names
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Read the text; a wrong one is a usage error."""
+        if isinstance(value, tuple):
+            return value
+        count = self.names.count(",") + 1
+        try:
+            numbers = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != count:
+            self.fail(f"{value}: expected {count} numbers, {self.names}", param, ctx)
+        return numbers
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The names of the numbers."""
+        return self.names
+
+
+class Heading(click.ParamType):  # type: ignore[type-arg]
+    """``known``, ``unknown`` or ``prior:DEG``."""
+
+    name = "heading"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text; a wrong one is a usage error."""
+        from maptile_loc.types import HeadingKnowledge
+
+        if isinstance(value, HeadingKnowledge):
+            return value
+        try:
+            return HeadingKnowledge.parse(value)
+        except MaptileError as error:
+            self.fail(str(error), param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The possible values."""
+        return "known|prior:DEG|unknown"
+
+
+overrides = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override one key of the recipe; repeatable.",
+)
+
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to compute; auto: on a GPU if there is one.",
+)
+
+seed = click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all random numbers.")
+
+submap = click.option(
+    "--submap",
+    metavar="M",
+    type=click.FloatRange(0),
+    default=50.0,
+    help="Metres of travel per query; 0: one scan.",
+)
+
+every = click.option(
+    "--every",
+    metavar="M",
+    type=click.FloatRange(0),
+    default=20.0,
+    help="Metres of travel between queries; 0: every scan.",
+)
+
+
+def recipe(default: str) -> Decorator:
+    """The option that names a recipe."""
+    return click.option(
+        "--config",
+        metavar="NAME",
+        default=default,
+        help="Recipe: a name in configs/, or a YAML file.",
+    )
+
+
+def drive_format() -> Decorator:
+    """The option that names a drive's format."""
+    from data_prep.sources import FORMATS
+
+    return click.option(
+        "--format",
+        type=click.Choice(["auto", *FORMATS]),
+        default="auto",
+        help="Format of the drive; auto: recognised by its files.",
+    )

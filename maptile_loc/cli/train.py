@@ -1,0 +1,46 @@
+"""Train a model of a city on tiles rendered from its map alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from maptile_loc.cli.parts import console, options
+
+
+@click.command()
+@click.argument("city", type=options.PATH)
+@click.argument("others", type=options.PATH, nargs=-1)
+@click.option("--minutes", metavar="N", type=float, help="Stop after N minutes.")
+@options.device
+@options.recipe("mapnet")
+@options.overrides
+def command(
+    city: Path,
+    others: tuple[Path, ...],
+    minutes: float | None,
+    device: str,
+    config: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a model of CITY on tiles rendered from its map alone.
+
+    OTHERS are more cities, for models that are bound to none (--config retrieval). An interrupted
+    training is resumed by the same command.
+    """
+    import maptile_loc as ml
+
+    with console.progress_bar() as progress:
+        folder = ml.train(
+            city,
+            config=config,
+            overrides=overrides,
+            minutes=minutes,
+            others=others,
+            device=device,
+            progress=progress,
+        )
+    console.say_recipe(config)
+    click.echo(f"{folder}: trained")
+    console.say_next("localize", city, "DRIVE", "--model", folder, "--out", "OUT")

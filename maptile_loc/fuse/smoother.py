@@ -1,0 +1,139 @@
+"""The smoother: a pose graph over the whole drive that chooses among each query's candidates.
+
+In each iteration every query takes the candidate that fits best, or none, and the graph is solved
+with these (max-mixtures, Olson and Agarwal, IJRR 2013). It starts from the causal filter, run
+forwards and backwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from itertools import pairwise
+
+import numpy as np
+
+from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
+from maptile_loc.fuse.filter import Fixes, filter_causal, is_sure
+from maptile_loc.fuse.motion import POSE, SIZE, FuseSettings, Steps, initial_states
+from maptile_loc.fuse.posegraph import relax
+from maptile_loc.types import Estimates
+
+
+def smooth(
+    fixes: list[Fixes], steps: Steps, fused: Estimates, area_m2: float, settings: FuseSettings
+) -> Estimates:
+    """Estimate each of Q queries from all of them, after the drive.
+
+    Args:
+        fixes: Candidates of each query.
+        steps: Odometry between the queries.
+        fused: The causal filter's estimates.
+        area_m2: Area that was searched, for the filter that runs backwards.
+        settings: Noise.
+
+    Returns:
+        Estimates of Q poses; NaN in odometry segments without any localized fix.
+    """
+    ahead = filter_causal(fixes[::-1], steps.reversed(), area_m2, settings)
+    backward = Estimates(*(column[::-1] for column in astuple(ahead)))
+    guess, starts = _guess(fused, backward, steps, settings)
+    covariance = np.full_like(fused.covariance, np.nan)
+    for start, stop in pairwise([*starts, len(fixes)]):
+        chain = slice(start, stop)
+        guess[chain], covariance[chain] = _settle(
+            guess[chain], fixes[chain], steps[chain], settings
+        )
+    # Each filter has its own evidence: the answer is wrong only if both are.
+    agreements = [_agreement(one, guess, settings.near_m) for one in (fused, backward)]
+    doubt = (1 - agreements[0]) * (1 - agreements[1])
+    score = np.where(np.isfinite(guess[:, 0]), 1 - doubt, 0.0)
+    localized = [is_sure(*pair, settings) for pair in zip(score, covariance, strict=True)]
+    return Estimates(guess, covariance, score, np.array(localized, bool))
+
+
+def _agreement(estimates: Estimates, poses: Array, near_m: float) -> Array:
+    """(Q,) probability that a filter gives to the (Q, 3) ``poses``, 0 beyond ``near_m``."""
+    gap = np.hypot(*(estimates.poses[:, :2] - poses[:, :2]).T)
+    return np.where(gap < near_m, estimates.score, 0.0)
+
+
+def _guess(
+    fused: Estimates, backward: Estimates, steps: Steps, settings: FuseSettings
+) -> tuple[Array, list[int]]:
+    """Initial poses of the smoother, and the first query of each of its chains.
+
+    A chain ends where the odometry does, or where it contradicts the filters.
+
+    Returns:
+        (Q, 3) poses: those of the more probable filter where this is localized (in a segment
+        without any, where it is most probable, if above 0.5), continued by odometry elsewhere; NaN
+        in chains that have none. And the chains' first queries, ascending.
+    """
+    first = backward.score > fused.score
+    guess = np.where(first[:, None], backward.poses, fused.poses)
+    score = np.maximum(backward.score, fused.score)
+    sure = np.where(first, backward.localized, fused.localized)
+    for segment in np.split(np.arange(len(guess)), np.flatnonzero(~steps.known))[1:]:
+        best = segment[score[segment].argmax()]
+        sure[best] |= not sure[segment].any() and score[best] > 0.5
+    starts = []
+    predicted, since = np.full(3, np.nan), 0.0
+    for i in range(len(guess)):
+        known = steps.known[i]
+        predicted = se2_compose(predicted, steps.motion[i]) if known else np.full(3, np.nan)
+        since += steps.metres[i]
+        limit = settings.jump_m + settings.jump_share * since
+        astray = np.hypot(*(guess[i, :2] - predicted[:2])) > limit
+        if not known or (sure[i] and astray):
+            starts.append(i)
+        if sure[i]:
+            predicted, since = guess[i], 0.0
+        guess[i] = predicted
+    for i in range(len(guess) - 2, -1, -1):
+        if np.isnan(guess[i, 0]) and i + 1 not in starts:
+            guess[i] = se2_compose(guess[i + 1], se2_between(steps.motion[i + 1], np.zeros(3)))
+    return guess, starts
+
+
+def _settle(
+    guess: Array, fixes: list[Fixes], steps: Steps, settings: FuseSettings
+) -> tuple[Array, Array]:
+    """Solve one chain: (N, 3) poses and their (N, 3, 3) covariances.
+
+    ``guess`` is (N, 3), all finite or with NaN; the latter are returned as they are.
+    """
+    covariance = np.full((len(guess), SIZE, SIZE), np.nan)
+    if np.isnan(guess).any():
+        return guess, covariance[:, POSE, POSE]
+    states, doubt, before = initial_states(guess), np.zeros((len(guess), 3, 3)), None
+    for _ in range(settings.rounds):
+        each = zip(fixes, states[:, POSE], doubt, strict=True)
+        picks = [_choose(fix, pose, spread, settings) for fix, pose, spread in each]
+        fixed = [(i, pick) for i, pick in enumerate(picks) if pick is not None]
+        if not fixed:
+            break
+        seen = np.array([fixes[i].candidates.poses[pick] for i, pick in fixed])
+        own = np.array([fixes[i].covariance[pick] for i, pick in fixed])
+        at = np.array([i for i, _ in fixed])
+        relaxed, covariance = relax(states, at, seen, own, steps, settings)
+        change = np.abs(relaxed - states)[:, :2].max()
+        still = picks == before and change < settings.still_m
+        states, doubt, before = relaxed, covariance[:, POSE, POSE], picks
+        if still:
+            break
+    return states[:, POSE], covariance[:, POSE, POSE]
+
+
+def _choose(fix: Fixes, pose: Array, doubt: Array, settings: FuseSettings) -> int | None:
+    """Index of the candidate that fits ``pose`` best, None if even that is an outlier.
+
+    ``doubt`` is the pose's own (3, 3) covariance.
+    """
+    if len(fix.candidates.poses) == 0:
+        return None
+    error = fix.candidates.poses - pose
+    error[:, 2] = wrap_angle(error[:, 2])
+    distance = np.einsum("ki,kij,kj->k", error, np.linalg.inv(fix.covariance + doubt), error)
+    fit = fix.candidates.log_scores - 0.5 * distance
+    best = int(fit.argmax())
+    return best if fit[best] > np.log(settings.miss) - settings.outlier else None

@@ -1,0 +1,97 @@
+"""What a search method is, and what it is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_prep.city.folder import City
+from data_prep.geometry import Array
+from data_prep.settings import Settings
+from maptile_loc.score.evidence import Evidence
+from maptile_loc.score.likelihood import LikelihoodFields
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.types import Candidates, QueryTile
+
+
+class Search(Protocol):
+    """A search that is ready to find the candidates of query tiles on one map.
+
+    Attributes:
+        area_km2: The area that is searched, km2.
+    """
+
+    area_km2: float
+
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
+        """Up to K candidates for a tile, best first.
+
+        Args:
+            tile: The query tile; north-up where the heading is known.
+            evidence: Its evidence, at the resolution of the likelihood fields.
+            turns: (T,) radians by which the tile may have to be turned counter-clockwise to be
+                north-up; [0] where the heading is known.
+            log_prior: (T,) log-probability of each turn.
+
+        Returns:
+            Poses with the heading ``tile.rotation`` plus a turn, and their log-probabilities. What
+            these leave over is the probability that the tile is nowhere on the map.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Disc:
+    """A circle in which the vehicle is known to be.
+
+    Attributes:
+        east: East coordinate of the centre, metres, map frame.
+        north: North coordinate of the centre, metres.
+        radius: Metres.
+    """
+
+    east: float
+    north: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """What a search is built for.
+
+    Attributes:
+        city: The city, whose folder may hold models.
+        fields: The likelihood fields of its map.
+        tile_size_m: Side of the query tiles, metres.
+        settings: What all methods share.
+        device: "cpu" or "cuda".
+        prior: Where the vehicle is known to be, or None.
+        model: Folder of the model to use; None for the city's newest model of the method.
+    """
+
+    city: City
+    fields: LikelihoodFields
+    tile_size_m: float
+    settings: SearchSettings
+    device: str = "cpu"
+    prior: Disc | None = None
+    model: Path | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of the registry ``search``.
+
+    Attributes:
+        settings: Class of the method's own section in a localization recipe.
+        build: Makes the search for a task, with the method's settings.
+        takes_prior: Whether the search can be limited to ``SearchTask.prior``.
+    """
+
+    settings: type[Settings]
+    build: Callable[[SearchTask, Any], Search]
+    takes_prior: bool = False
