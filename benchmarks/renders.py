@@ -22,9 +22,11 @@ from data_prep.drive import Times
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import DataSettings, RenderedBatches, training_ground
-from maptile_loc.learn.drive_tiles import see
+from maptile_loc.learn.data import RenderedBatches
+from maptile_loc.learn.settings import DataSettings
+from maptile_loc.learn.tile_sequence import see
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings, render
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 
@@ -89,7 +91,7 @@ def ways(times: Times, track: Array, t_ns: Times, travel_m: float) -> Array:
 
 def renders(city: City, places: Array, paths: Array, view: ViewSettings) -> torch.Tensor:
     """(Q, 3, S, S) views of worlds as in training."""
-    batches = RenderedBatches(training_ground(city), DataSettings(), "known", 0, 0)
+    batches = RenderedBatches(vector_map(city), DataSettings(), "known", 0, 0)
     worlds = batches.worlds(0)
     generator = torch.Generator().manual_seed(0)
     which = torch.arange(len(places)) % len(worlds.cells)

@@ -147,7 +147,7 @@ def localize(
         heading = "known" if drive.heading is not None else "unknown"
     queries = Queries(submap_m, every_m, online, _heading(heading), seed)
     on, folder = pick_device(device), None if model is None else Path(model)
-    engine = prepare_search(city, settings, method, prior, folder, on)
+    engine = prepare_search(city, settings, method, prior, folder, on, progress)
     asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
     about = run_record(city, drive, queries, folder) | asked
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)

@@ -224,7 +224,7 @@ def test_too_busy_until_the_deadline(server, online, status):
 def test_busy_once(server, online, monkeypatch):
     server.overpass = [(429, b""), (200, overpass_json(hamlet().text()))]
     slept: list[float] = []
-    monkeypatch.setattr(osmnx._overpass.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     data = read_osm(OsmSource(bbox=BBOX), online=online.model_copy(update={"deadline_s": 100.0}))
     assert len(data.buildings) == 3
     assert 55 in slept

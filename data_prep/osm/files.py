@@ -27,7 +27,8 @@ OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
 
 _UNINTERESTING = {"area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"}
 _UNINTERESTING |= {"name", "type", "wikidata"}
-"""Tags that do not say what a relation is. A relation without other tags has its outer ways'."""
+"""Tags that do not describe what a relation is. A relation without other tags takes the tags of its
+outer ways."""
 
 
 class _Relation(NamedTuple):

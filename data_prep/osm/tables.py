@@ -244,6 +244,7 @@ def _polygons(geometry: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sorted(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return ``table`` sorted by ``osm_id``, with a new index."""
     return table.sort_values("osm_id", kind="stable", ignore_index=True)
 
 

@@ -59,13 +59,15 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         search: NearSearch,
         settings: RetrievalSettings,
         device: str = "cpu",
+        progress: Progress = silent,
     ) -> None:
-        """As for every ``ModelLocator``; the model may be of whichever city.
+        """Read a model of any city, and describe the views of this one.
 
-        Where this city has a folder its places' descriptors are kept there, in ``descriptors/``.
+        The descriptors are kept in the city's folder, in ``descriptors/``, if it has one. Arguments
+        as in ``ModelLocator``.
 
         Raises:
-            MaptileError: The city has no roads; and as every ``ModelLocator`` does.
+            MaptileError: The city has no roads; or as ``ModelLocator`` raises.
         """
         reach = np.radians(settings.heading_step_deg)
         from maptile_loc.models.descriptor import DescriptorModel
@@ -77,7 +79,7 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         if kept is not None and kept.is_file():
             database = load_file(kept, device=device)
         else:
-            database = describe(self.model, self.view, city, settings.every_m)
+            database = describe(self.model, self.view, city, settings.every_m, progress)
             if kept is not None:
                 kept.parent.mkdir(exist_ok=True)
                 with atomic_file(kept) as path:
@@ -145,6 +147,11 @@ def describe(
 METHOD = Method(
     RetrievalSettings,
     lambda task, settings: RetrievalLocator(
-        model_folder(task, "retrieval"), task.city, near_search(task), settings, task.device
+        model_folder(task, "retrieval"),
+        task.city,
+        near_search(task),
+        settings,
+        task.device,
+        task.progress,
     ),
 )

@@ -55,8 +55,9 @@ class ModelLocator(ABC, Generic[M]):
             MaptileError: There is no model, it is not of the ``expected`` class, is damaged, or is
                 bound to another city.
         """
-        # Imported here, because Lightning takes seconds to import.
-        from maptile_loc.models.parts.published import read_model
+        from maptile_loc.models.parts.published import (
+            read_model,  # Lightning takes seconds to import
+        )
 
         model, self.card = read_model(folder, city, expected)
         self.model = model.to(device=device, memory_format=torch.channels_last)
