@@ -35,9 +35,9 @@ from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.learn.adapt import AdaptSettings, adapt_to
 from maptile_loc.learn.data import RenderedBatches
-from maptile_loc.learn.drive_tiles import DriveTiles, read_drive_tiles, see
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings, ModelSettings
+from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
 from maptile_loc.models.parts.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
@@ -181,7 +181,7 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
 
 def tiles_of(
     drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
-) -> DriveTiles:
+) -> TileSequence:
     """The drive's query tiles; kept for the next time, as long as they are made in this way."""
     settings = load_recipe()
     how = [settings.submap, settings.query, view]
@@ -200,13 +200,13 @@ def tiles_of(
             view,
             settings,
         ).save(path)
-    return read_drive_tiles(path)
+    return read_tile_sequence(path)
 
 
 def adapted(
     city: City,
     drive: Drive,
-    sequence: DriveTiles,
+    sequence: TileSequence,
     entries: list[Entry],
     arguments: argparse.Namespace,
 ) -> Iterator[Entry]:
@@ -232,7 +232,7 @@ def adapted(
             yield Entry(f"{entry.name} adapted", model, card)
 
 
-def regress(model: MapNet, sequence: DriveTiles, reference: Array) -> Array:
+def regress(model: MapNet, sequence: TileSequence, reference: Array) -> Array:
     """(Q, 3) poses of the tiles, each by itself; VLocNet sees the one before it where it can."""
     tiles, follows = torch.from_numpy(sequence.tiles), torch.zeros(len(sequence.tiles), 1)
     follows[sequence.tuples(2)[:, 1]] = 1

@@ -23,8 +23,8 @@ from data_prep.geometry import Array
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.learn.data import RenderedBatches
-from maptile_loc.learn.drive_tiles import see
 from maptile_loc.learn.settings import DataSettings
+from maptile_loc.learn.tile_sequence import see
 from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings, render

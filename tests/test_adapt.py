@@ -21,9 +21,9 @@ from data_prep.sources import open_drive
 from maptile_loc import cli
 from maptile_loc.config import load_settings
 from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, tune
-from maptile_loc.learn.drive_tiles import DriveTiles, read_drive_tiles, see
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
@@ -88,7 +88,7 @@ def run(city: City, model: Path, drive: Drive, heading: HeadingKnowledge = KNOWN
 # --- The tiles of a drive -----------------------------------------------------------------------
 
 
-def made_tiles(turned: bool, count: int = 9, seed: int = 0) -> tuple[DriveTiles, Array]:
+def made_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[TileSequence, Array]:
     """Tiles of a drive with random motion, and the (Q, 3) positions and directions of the tiles."""
     rng = np.random.default_rng(seed)
     poses = np.cumsum(rng.normal(0, 1, (count, 3)) * [20, 20, 1], axis=0)
@@ -97,14 +97,14 @@ def made_tiles(turned: bool, count: int = 9, seed: int = 0) -> tuple[DriveTiles,
     odometry = se2_compose([3.0, 4.0, 1.0], se2_between(poses[0], poses))
     segment = np.zeros(count, np.int32)
     axes = np.column_stack([poses[:, :2], wrap_angle(poses[:, 2] - rotation)])
-    return DriveTiles(tiles, rotation, odometry, segment, np.arange(count)), axes
+    return TileSequence(tiles, rotation, odometry, segment, np.arange(count)), axes
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_motion_is_the_pose_of_the_second_tile_in_the_frame_of_the_first(turned: bool) -> None:
-    drive_tiles, axes = made_tiles(turned)
+    sequence, axes = made_sequence(turned)
     first, second = np.array([[0], [3]]), np.array([[1, 2], [0, 8]])
-    found = drive_tiles.motion(first, second)
+    found = sequence.motion(first, second)
     expected = se2_between(np.broadcast_to(axes[first], (2, 2, 3)), axes[second])
     np.testing.assert_allclose(found[..., :2], expected[..., :2], atol=1e-9)
     np.testing.assert_allclose(wrap_angle(found[..., 2] - expected[..., 2]), 0, atol=1e-9)
@@ -115,17 +115,17 @@ def test_motion_is_the_pose_of_the_second_tile_in_the_frame_of_the_first(turned:
 
 def test_tuples_do_not_cross_gaps_of_the_odometry() -> None:
     segment = np.array([0, 0, 0, 1, 1, -1, -1, -1, 2], np.int32)
-    drive_tiles = replace(made_tiles(False)[0], segment=segment)
-    assert drive_tiles.tuples(3).tolist() == [[0, 1, 2]]
-    assert drive_tiles.tuples(2).tolist() == [[0, 1], [1, 2], [3, 4]]
-    assert len(drive_tiles.tuples(20)) == 0
+    sequence = replace(made_sequence(False)[0], segment=segment)
+    assert sequence.tuples(3).tolist() == [[0, 1, 2]]
+    assert sequence.tuples(2).tolist() == [[0, 1], [1, 2], [3, 4]]
+    assert len(sequence.tuples(20)) == 0
 
 
-def test_saved_tiles_are_read_again(tmp_path: Path) -> None:
-    drive_tiles, _ = made_tiles(True)
-    drive_tiles.save(tmp_path / "tiles.npz")
-    again = read_drive_tiles(tmp_path / "tiles.npz")
-    for name, value in vars(drive_tiles).items():
+def test_a_saved_sequence_is_read_again(tmp_path: Path) -> None:
+    sequence, _ = made_sequence(True)
+    sequence.save(tmp_path / "tiles.npz")
+    again = read_tile_sequence(tmp_path / "tiles.npz")
+    for name, value in vars(sequence).items():
         np.testing.assert_array_equal(getattr(again, name), value)
 
 
@@ -166,10 +166,10 @@ def make_model(heading: Heading, kind: type[MapNet] = MapNet) -> MapNet:
     return model
 
 
-def tuples_of(drive_tiles: DriveTiles, size: int = 4) -> tuple[torch.Tensor, Array]:
-    chosen = drive_tiles.tuples(size)[:2]
-    motion = drive_tiles.motion(chosen[:, :1], chosen[:, 1:])
-    return torch.from_numpy(drive_tiles.tiles[chosen]), motion
+def tuples_of(sequence: TileSequence, size: int = 4) -> tuple[torch.Tensor, Array]:
+    chosen = sequence.tuples(size)[:2]
+    motion = sequence.motion(chosen[:, :1], chosen[:, 1:])
+    return torch.from_numpy(sequence.tiles[chosen]), motion
 
 
 @pytest.mark.parametrize("kind", [MapNet, PosteriorMapNet])
@@ -177,7 +177,7 @@ def test_the_loss_compares_motions_in_the_frame_of_the_first_pose(kind: type[Map
     model = make_model("unknown", kind)
     model.loss.get_parameter("srx").data.fill_(0.3)
     model.loss.get_parameter("srq").data.fill_(-1.2)
-    tiles, motion = tuples_of(made_tiles(True)[0])
+    tiles, motion = tuples_of(made_sequence(True)[0])
     with torch.no_grad():
         loss = motion_loss(model, tiles, torch.from_numpy(motion).float())
         raw = model.expectation(tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 3)
@@ -190,7 +190,7 @@ def test_the_loss_compares_motions_in_the_frame_of_the_first_pose(kind: type[Map
 
 def test_north_up_tiles_are_compared_in_the_maps_axes() -> None:
     model = make_model("known")
-    tiles, motion = tuples_of(made_tiles(False)[0])
+    tiles, motion = tuples_of(made_sequence(False)[0])
     with torch.no_grad():
         loss = motion_loss(model, tiles, torch.from_numpy(motion).float())
         raw = model(tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 2)
@@ -201,7 +201,7 @@ def test_north_up_tiles_are_compared_in_the_maps_axes() -> None:
 def test_the_loss_uses_the_expectation_of_a_posterior() -> None:
     model = make_model("known", PosteriorMapNet)
     assert isinstance(model, PosteriorMapNet)
-    tiles = torch.from_numpy(made_tiles(False)[0].tiles)
+    tiles = torch.from_numpy(made_sequence(False)[0].tiles)
     with torch.no_grad():
         share = model.posterior(tiles)[0].exp().double().numpy()
         expected = (share @ model.grid.double().numpy() - [10.0, -20.0]) / [100.0, 200.0]
@@ -223,9 +223,9 @@ class Always(Dataset[Batch]):
 
 def test_tuning_reduces_the_error_on_the_drive_and_keeps_the_map() -> None:
     # The drive has the labelled positions, but its evidence is weaker, and half of it is missing.
-    drive_tiles, axes = made_tiles(False)
+    sequence, axes = made_sequence(False)
     labelled = (
-        torch.from_numpy(drive_tiles.tiles)[None],
+        torch.from_numpy(sequence.tiles)[None],
         torch.from_numpy(axes[None, :, :2]).float(),
     )
     batch = Batch(labelled[0], labelled[1], torch.zeros(1, len(axes)))
@@ -237,8 +237,8 @@ def test_tuning_reduces_the_error_on_the_drive_and_keeps_the_map() -> None:
         model.objective(batch).backward()
         optimiser.step()
     rng = np.random.default_rng(0)
-    seen = drive_tiles.tiles * (rng.random(drive_tiles.tiles.shape) < 0.5) * 0.8
-    drive = replace(drive_tiles, tiles=seen.astype(np.float32))
+    seen = sequence.tiles * (rng.random(sequence.tiles.shape) < 0.5) * 0.8
+    drive = replace(sequence, tiles=seen.astype(np.float32))
 
     @torch.no_grad()
     def errors(tiles: np.ndarray) -> float:
@@ -255,16 +255,16 @@ def test_tuning_reduces_the_error_on_the_drive_and_keeps_the_map() -> None:
     assert steps == 150
     assert (done[0], done[-1], done) == (0, 100, sorted(done))
     assert errors(drive.tiles) < 0.7 * before
-    assert errors(drive_tiles.tiles) < 0.3 * before
+    assert errors(sequence.tiles) < 0.3 * before
     assert torch.equal(model.backbone.state_dict()["stages.0.1.running_mean"], statistics)
 
 
 def test_minutes_end_the_tuning() -> None:
-    drive_tiles, axes = made_tiles(False)
+    sequence, axes = made_sequence(False)
     offset = torch.from_numpy(axes[None, :3, :2]).float()
-    batch = Batch(torch.from_numpy(drive_tiles.tiles[None, :3]), offset, torch.zeros(1, 3))
+    batch = Batch(torch.from_numpy(sequence.tiles[None, :3]), offset, torch.zeros(1, 3))
     endless = AdaptSettings(steps=10_000_000, tuple_size=3)
-    assert 0 < tune(make_model("known"), drive_tiles, Always(batch), endless, 0.005, 0) < 10_000
+    assert 0 < tune(make_model("known"), sequence, Always(batch), endless, 0.005, 0) < 10_000
 
 
 def test_moving_the_truth_away_changes_no_weight(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -51,8 +52,6 @@ KIND = ModelKind("centre", "mapnet", Centre, CentreRecipe, make)
 TRAIN_PLUGIN = """
 import json, sys
 from pathlib import Path
-import maptile_loc.models
-maptile_loc.models.__path__.append(sys.argv[1])
 from data_prep.city.folder import open_city
 from maptile_loc.config import load_settings
 from maptile_loc.learn.loop import train
@@ -60,8 +59,8 @@ from maptile_loc.learn.settings import ModelSettings
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.tile_model import TileModel
 
-city = open_city(Path(sys.argv[2]))
-settings = load_settings(ModelSettings, sys.argv[3])
+city = open_city(Path(sys.argv[1]))
+settings = load_settings(ModelSettings, sys.argv[2])
 folder = train(city, settings, device="cpu")
 model, card = read_model(folder, city, TileModel)
 print(json.dumps([type(model).__name__, card["kind"], card["model"]["start"], settings.start]))
@@ -77,13 +76,10 @@ training: {steps: 2, epoch_steps: 1}
 """
 
 
-def modules() -> list[str]:
-    found = pkgutil.iter_modules(maptile_loc.models.__path__)
-    return [module.name for module in found if not module.ispkg]
-
-
 def test_every_file_of_the_folder_is_a_kind() -> None:
-    exported = [import_module(f"maptile_loc.models.{name}").KIND for name in modules()]
+    modules = pkgutil.iter_modules(maptile_loc.models.__path__)
+    names = [module.name for module in modules if not module.ispkg]
+    exported = [import_module(f"maptile_loc.models.{name}").KIND for name in names]
     assert all(isinstance(kind, ModelKind) for kind in exported)
     assert len({kind.name for kind in exported}) == len({kind.network for kind in exported})
     assert {kind.name: kind for kind in exported} == kinds()
@@ -142,13 +138,13 @@ def test_a_saved_recipe_is_the_same_recipe() -> None:
 
 
 def test_a_new_file_is_a_new_kind(tmp_path: Path) -> None:
-    (tmp_path / "plugins").mkdir()
-    (tmp_path / "plugins" / "centre.py").write_text(PLUGIN)
+    for package in ("data_prep", "maptile_loc"):
+        shutil.copytree(ROOT / package, tmp_path / "code" / package)
+    (tmp_path / "code" / "maptile_loc" / "models" / "centre.py").write_text(PLUGIN)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    city = small_city(tmp_path)
-    arguments = [str(tmp_path / "plugins"), str(city.folder), str(tmp_path / "recipe.yaml")]
+    arguments = [str(small_city(tmp_path).folder), str(tmp_path / "recipe.yaml")]
     command = [sys.executable, "-W", "ignore", "-c", TRAIN_PLUGIN, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path / "code", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == ["Centre", "centre", 3.5, 3.5]
 
@@ -156,7 +152,7 @@ def test_a_new_file_is_a_new_kind(tmp_path: Path) -> None:
 def test_inference_does_not_import_training() -> None:
     code = (
         "import sys\n"
-        "import maptile_loc.models, maptile_loc.run\n"
+        "import maptile_loc.models, maptile_loc.pipeline\n"
         "import maptile_loc.search.cells, maptile_loc.search.mapnet, maptile_loc.search.retrieval\n"
         "maptile_loc.models.kinds()\n"
         "print([name for name in sys.modules if name.startswith('maptile_loc.learn')])\n"

@@ -14,9 +14,9 @@ from small_city import small_city
 
 from data_prep.geometry import se2_between
 from maptile_loc.config import load_settings
-from maptile_loc.learn.drive_tiles import DriveTiles
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.learn.tile_sequence import TileSequence
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
@@ -187,7 +187,7 @@ def test_the_benchmark_uses_predecessors_within_a_segment_of_the_odometry(
     tiles = make_batch().tiles.flatten(0, 1)[:4]
     segment = np.array([0, 0, 1, 1], np.int32)
     rotation = np.array([0.0, 0.5, -1.0, 3.0])
-    sequence = DriveTiles(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
+    sequence = TileSequence(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
     reference = np.array([620_000.0, 5_735_000.0])
     with torch.no_grad():
         alone, _ = model.pose(tiles)

@@ -30,8 +30,8 @@ from data_prep.settings import Positive, Settings
 from maptile_loc.config import load_settings, save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.learn.data import RenderedBatches
-from maptile_loc.learn.drive_tiles import DriveTiles, see
 from maptile_loc.learn.settings import ModelSettings, Recipe
+from maptile_loc.learn.tile_sequence import TileSequence, see
 from maptile_loc.models.parts.published import publish, read_model
 from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
 from maptile_loc.models.parts.tile_model import Batch
@@ -86,15 +86,15 @@ def adapt(
     """Adapt a published model to a drive, and publish the result beside it.
 
     Args:
-        city: The city of the model.
-        model_folder: A MapNet, or a MapNet over a posterior; it stays as it is.
-        drive: Scans and odometry; its truth is never read.
-        queries: How query tiles are made; the heading known or unknown, as the model was trained.
+        city: The model's city.
+        model_folder: A mapnet or posterior model; it is not changed.
+        drive: Scans and odometry; its truth is not used.
+        queries: The query tiles; the heading known or unknown, as the model was trained.
         settings: The recipe.
         localize: How submaps and tiles are made.
-        minutes: Stop after this many minutes.
-        device: "auto", "cpu" or "cuda".
-        progress: Is called with the percentage of the tuning that is done.
+        minutes: Stop after this much tuning.
+        device: auto, cpu or cuda.
+        progress: Is called after each tile, and with the percentage of the tuning that is done.
 
     Returns:
         The folder of the new model, ``<model>-<drive>``.
@@ -111,15 +111,16 @@ def adapt(
         )
     if drive.odometry is None:
         drive = with_lidar_odometry(drive, localize.odometry, _folder(model_folder, drive.name))
-    tiles = see(drive_tiles(city, drive, queries, localize), recipe.data.view, progress)
+    tiles = drive_tiles(city, drive, queries, localize)
+    sequence = see(tiles, recipe.data.view, progress)
     about = {"drive": drive.name, "submap_m": queries.submap_m, "every_m": queries.every_m}
-    return adapt_to(city, model_folder, tiles, about, settings, minutes, device, progress)
+    return adapt_to(city, model_folder, sequence, about, settings, minutes, device, progress)
 
 
 def adapt_to(
     city: City,
     model_folder: Path,
-    drive_tiles: DriveTiles,
+    sequence: TileSequence,
     about: dict[str, Any],
     settings: AdaptSettings,
     minutes: float | None = None,
@@ -142,7 +143,7 @@ def adapt_to(
     model = model.to(device=on, memory_format=torch.channels_last)
     before = on_renders(model, judged)
     workers = recipe.data.processes()
-    steps = tune(model, drive_tiles, rendered, settings, minutes, workers, progress)
+    steps = tune(model, sequence, rendered, settings, minutes, workers, progress)
     folder = _folder(model_folder, about["drive"])
     facts: dict[str, Any] = {
         "name": folder.name,
@@ -154,7 +155,7 @@ def adapt_to(
             "from": model_folder.name,
             "from_sha256": card["weights"]["sha256"],
             "validation_before": before,
-            "tiles": len(drive_tiles.tiles),
+            "tiles": len(sequence.tiles),
             "steps": steps,
         },
     }
@@ -166,7 +167,7 @@ def adapt_to(
 
 def tune(
     model: MapNet,
-    drive_tiles: DriveTiles,
+    sequence: TileSequence,
     rendered: Dataset[Batch],
     settings: AdaptSettings,
     minutes: float | None,
@@ -177,7 +178,7 @@ def tune(
 
     Args:
         model: An adaptable one.
-        drive_tiles: Of the drive.
+        sequence: The drive's tiles.
         rendered: Labelled tuples: a batch per step.
         settings: The recipe.
         minutes: Stop after this many; None: no limit.
@@ -190,7 +191,7 @@ def tune(
     Raises:
         MaptileError: No tuple of the drive lies within one segment of the odometry.
     """
-    tuples = drive_tiles.tuples(settings.tuple_size)
+    tuples = sequence.tuples(settings.tuple_size)
     if len(tuples) == 0:
         raise MaptileError(
             f"the drive has no stretch of {settings.tuple_size} tiles connected by odometry: "
@@ -206,8 +207,8 @@ def tune(
     progress("adapt", 0, PERCENT)
     for batch in batches:
         chosen = tuples[rng.integers(len(tuples), size=settings.drive_tuples)]
-        tiles = torch.from_numpy(drive_tiles.tiles[chosen])
-        motion = torch.from_numpy(drive_tiles.motion(chosen[:, :1], chosen[:, 1:])).float()
+        tiles = torch.from_numpy(sequence.tiles[chosen])
+        motion = torch.from_numpy(sequence.motion(chosen[:, :1], chosen[:, 1:])).float()
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _rate(step, share)
         loss = model.objective(Batch(*(part.to(model.device) for part in batch)))

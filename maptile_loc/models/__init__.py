@@ -1,8 +1,4 @@
-"""The kinds of models: one file per kind, found by the registry below.
-
-A file of this folder exports its kind as ``KIND``, a ``parts.kind.ModelKind``. Adding a kind is
-adding one file: recipes, training, cards and the search find it here.
-"""
+"""Models: each file is one kind of network, with its recipe and how it is made for a city."""
 
 from __future__ import annotations
 
@@ -15,12 +11,14 @@ if TYPE_CHECKING:
     from maptile_loc.models.parts.kind import ModelKind
     from maptile_loc.models.parts.tile_model import TileModel
 
+MODELS = Registry("maptile_loc.models", "KIND", "kind of model").parent, "KIND", "model")
+"""All models. A new one is a file in this folder that exports ``KIND``, a ``ModelKind``."""
+
 
 @cache
 def kinds() -> dict[str, ModelKind[Any]]:
-    """All kinds of models by name: the ``KIND`` of each module of this folder."""
-    found = Registry(__name__, "KIND", "kind of model").all()
-    return {kind.name: kind for kind in found.values()}
+    """All kinds of models by their name in recipes and cards."""
+    return {kind.name: kind for kind in MODELS.all().values()}
 
 
 def kind_of(model: TileModel) -> ModelKind[Any]:

@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 FORMAT = "maptile-model"
 """Value of a card's ``format``."""
 FORMAT_VERSION = 1
-"""The newest ``version`` of a card that this code reads, and the one that it writes."""
+"""The ``version`` of the cards that this code reads and writes."""
 
 M = TypeVar("M", bound=TileModel)
 
@@ -43,7 +43,6 @@ class _CityOfCard(pydantic.BaseModel):
 class _Card(pydantic.BaseModel):
     """The keys of a card that using a model needs."""
 
-    version: int = 0
     kind: str = "mapnet"
     city: _CityOfCard
     view: ViewSettings

@@ -19,7 +19,7 @@ from maptile_loc.render.view import ViewSettings, tile_from_query
 
 
 @dataclass(frozen=True)
-class DriveTiles:
+class TileSequence:
     """Query tiles of a drive in order, and the motion of the vehicle between them.
 
     Attributes:
@@ -59,14 +59,14 @@ class DriveTiles:
             np.savez_compressed(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 
-def read_drive_tiles(path: Path) -> DriveTiles:
-    """Read a file that ``DriveTiles.save`` wrote."""
+def read_tile_sequence(path: Path) -> TileSequence:
+    """Read a file that ``TileSequence.save`` wrote."""
     with np.load(path, allow_pickle=False) as content:
-        return DriveTiles(**{field.name: content[field.name] for field in fields(DriveTiles)})
+        return TileSequence(**{field.name: content[field.name] for field in fields(TileSequence)})
 
 
-def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> DriveTiles:
-    """The query tiles of a drive in the view of a model; those without a point are left out.
+def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> TileSequence:
+    """The query tiles of a drive in the view of a model, without those that have no points.
 
     Args:
         tiles: The drive's query tiles.
@@ -82,10 +82,10 @@ def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> D
     numbered = enumerate(tracked(tiles, "tiles", len(tiles), progress))
     seen = {query: tile_from_query(tile, view) for query, tile in numbered if tile is not None}
     if not seen:
-        raise MaptileError(f"{drive.name}: not one usable point in its scans")
+        raise MaptileError(f"{drive.name}: no usable point in its scans")
     kept = list(seen)
     t_ns = tiles.t_ns[kept]
-    return DriveTiles(
+    return TileSequence(
         torch.stack(list(seen.values())).numpy(),
         tiles.rotation[kept],
         se2_from_se3(drive.odometry.at(t_ns)),
