@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from maptile_loc.models.parts.kind import ModelKind
     from maptile_loc.models.parts.tile_model import TileModel
 
-MODELS = Registry("maptile_loc.models", "KIND", "kind of model").parent, "KIND", "model")
+MODELS = Registry("maptile_loc.models", "KIND", "model")
 """All models. A new one is a file in this folder that exports ``KIND``, a ``ModelKind``."""
 
 
