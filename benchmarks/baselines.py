@@ -1,4 +1,4 @@
-"""Simpler ways to find a tile on the map, to compare the search with; each is a ``Coarse``.
+"""Simpler ways to find a tile on the map, to compare the search with; each is a ``Search``.
 
 - Plain correlation: the walls of the tile on a picture of the map's building edges.
 - Rays: the descriptor of Cho et al. (IEEE RA-L 7(2), 2022), made anew from its description: the
@@ -23,6 +23,7 @@ from scipy.spatial.distance import cdist
 
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.geometry import Array, wrap_angle
+from maptile_loc.score.evidence import Evidence
 from maptile_loc.types import Candidates, QueryTile
 
 CANDIDATES = 8
@@ -30,7 +31,8 @@ DISTINCT_M = 4.0
 MARGIN_M = 25.0
 """As the search: how many are kept, how far apart, and how far inside the map."""
 LOG_PRIOR = -12.0
-"""Of every candidate, before alignment: neither method's score is a probability."""
+"""Log-probability of every candidate: neither method's score is a probability, so the first one
+(the best by the method's own score) counts."""
 
 RAYS = 360
 REACH_M = 50.0
@@ -61,10 +63,7 @@ class PlainCorrelation:
 
     Attributes:
         area_km2: The area that is searched.
-        weighed: False: the log-scores are all alike, best first.
     """
-
-    weighed = False
 
     def __init__(
         self, raster: MapRaster, tile_size_m: float, settings: PlainSettings, device: str = "cpu"
@@ -84,7 +83,9 @@ class PlainCorrelation:
         self.inner = slice(margin, -margin)
         self.area_km2 = float(inside[self.inner, self.inner].size) * self.step**2 / 1e6
 
-    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
         """The best places over all turns of the tile; all turns are taken to be equally likely.
 
         Where there are several, every second degree that they stand for is tried.
@@ -131,10 +132,8 @@ class RayDescriptor:
 
     Attributes:
         area_km2: The area that the map poses stand for.
-        weighed: False: the log-scores are all alike, best first.
     """
 
-    weighed = False
     spacing_m = 2.0
     road_reach_m = 8.0
     shortlist = 200
@@ -154,7 +153,9 @@ class RayDescriptor:
         self.histograms = self._histogram(self.ranges)
         self.area_km2 = len(pixel) * self.spacing_m**2 / 1e6
 
-    def candidates(self, tile: QueryTile, turns: Array, log_prior: Array) -> Candidates:
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
         """The best places over all turns, degree by degree; none where no wall is seen."""
         centre = np.full((1, 2), tile.size // 2)
         seen = cast(tile.wall > 0, centre, 0.0, tile.resolution, tile.resolution / 2)

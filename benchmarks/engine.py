@@ -5,63 +5,56 @@ Run: python benchmarks/engine.py [DATA] [--work FOLDER] [--only DRIVE ...] [--he
                                  [--retrieval MODEL]
 
 DATA is the folder of real data (default: ../shared/data). Cities, simulated drives, query tiles and
-results stay in FOLDER; a finished result is not made twice without --again, tiles only when what
-makes them has changed. --quick takes the first 40 queries of each drive. The learned methods use
+results stay in FOLDER. A finished result is not computed twice without --again; with it, the query
+tiles are made anew, too. --quick takes the first 40 queries of each drive. The learned methods use
 what maptile train left in the cities in FOLDER; without a model they are left out.
 --retrieval names a descriptor model for all cities.
 
 Figures are of every query whose truth is well inside the map, by its pose alone, whether or not it
-was called localized. "shift" is the constant shift between map and truth, "drift" a shift that
-changes linearly with the way, both fitted to each method's aligned fixes and taken out. "GPS" is
-the shift again, but from where the drive's odometry says the vehicle went (for KITTI, its INS's
-velocities), not from the GPS. Seconds are wall time: of a tile from the scans, and of the rest.
+was called localized. "shift" is the constant shift between map and truth; "drift" is a shift that
+is linear in the distance travelled. Both are fitted to each method's aligned fixes and removed.
+"GPS" is the shift again, but relative to the drive's odometry (for KITTI, the velocities of its
+INS), not to its GPS. Seconds are wall time: of a tile from the scans, and of the rest.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import inspect
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import kitti360
 import numpy as np
 from baselines import PlainCorrelation, PlainSettings, RayDescriptor, oracle
 from inputs import KITTI, RUNS, city, drive
+from kept_tiles import KeptTiles, tile_folder
 from numpy.typing import NDArray
 from stamp import head, row, stamp
 
 from data_prep.city.folder import City, open_city
-from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, read_json, write_json
+from data_prep.files import read_json, write_json
 from data_prep.geometry import Array, rotate, se2_from_se3, wrap_angle
 from data_prep.sources import open_drive
-from maptile_loc import pipeline
-from maptile_loc import run as runner
-from maptile_loc import types as result
-from maptile_loc.config import load_settings
+from maptile_loc.api import run_record
 from maptile_loc.device import pick_device
 from maptile_loc.models.published import CARD
-from maptile_loc.perceive import ground, kerbs, labels, rays, submap, walls
-from maptile_loc.perceive import query_tile as query
-from maptile_loc.perceive.query_tile import QuerySettings
-from maptile_loc.perceive.plan import QueryPlan
-from maptile_loc.perceive.submap import Submap
-from maptile_loc.pipeline import Coarse, LocalizeSettings
+from maptile_loc.pipeline import (
+    LocalizeSettings,
+    MapSearch,
+    drive_tiles,
+    load_recipe,
+    localize,
+    prepare_search,
+)
 from maptile_loc.report.files import read_result
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors
-from maptile_loc.run import RunOptions, parse_heading
-from maptile_loc.search.mapnet import default_model
-from maptile_loc.types import Estimates, Localization, QueryTile
+from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.engine.locator import newest_model
+from maptile_loc.types import Estimates, HeadingKnowledge, Localization, Queries
 
 ROOT = Path(__file__).parent.parent
 QUICK = 40
@@ -71,9 +64,6 @@ SURE_OFF_M, SURE_OFF, NEES = 10.0, 0.01, (0.5, 2.0)
 """Of the fixes called localized so few may be off by more, and the aligned ones' error ratio."""
 DRIFT_REACH_M = 5.0
 SETTLED_M = 100.0
-TILE_MAKERS = (submap, query, walls, rays, ground, kerbs, labels, result)
-MAKERS_TEXT = "".join(inspect.getsource(module) for module in TILE_MAKERS)
-"""What the tiles kept in the work folder depend on; read now, for files may change during a run."""
 LEARNED = ("mapnet", "cells", "retrieval")
 METHODS = ("rays", "plain", *LEARNED, "ours")
 BASELINE_STAGES = ("coarse", "aligned")
@@ -91,7 +81,7 @@ class Case:
     Attributes:
         name: For people.
         city, drive: Paths.
-        submap_m, every_m: As in ``RunOptions``.
+        submap_m, every_m: As in ``Queries``.
         drifts: The shift between map and GPS changes along it.
         home: The drive is on this map.
     """
@@ -160,89 +150,6 @@ def make_cases(data: Path, work: Path) -> dict[str, Case]:
     }
 
 
-# --- Tiles that are made once --------------------------------------------------------------------
-
-
-@dataclass
-class KeptTiles:
-    """The query tiles of a drive in a folder, made when they are first asked for.
-
-    Attributes:
-        folder: One file per query.
-        spent: Seconds that each query's tile took this time.
-    """
-
-    folder: Path
-    spent: dict[int, float] = field(default_factory=dict)
-    number: int = -1
-
-    @property
-    def file(self) -> Path:
-        """Of the query at hand."""
-        return self.folder / f"{self.number}.npz"
-
-    def submap(self, track: Drive, plan: QueryPlan, number: int, *how: Any, **named: Any) -> Submap:
-        """In place of ``build_submap``: a single point where the tile is there already."""
-        self.number, begun = number, time.perf_counter()
-        if self.file.exists():
-            point = np.zeros((1, 3), np.float32)
-            made = Submap(point, np.zeros(1, np.int32), point)
-        else:
-            made = submap.build_submap(track, plan, number, *how, **named)
-        self.spent[number] = time.perf_counter() - begun
-        return made
-
-    def tile(self, cloud: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
-        """In place of ``make_tile``."""
-        begun = time.perf_counter()
-        if self.file.exists():
-            with np.load(self.file) as kept:
-                parts: dict[str, Any] = {name: kept[name] for name in kept.files}
-            del parts["seconds"]
-            tile = QueryTile(**parts | {n: float(parts[n]) for n in ("resolution", "rotation")})
-            assert tile.rotation == rotation
-        else:
-            tile = query.make_tile(cloud, rotation, settings)
-            seconds = self.spent[self.number] + time.perf_counter() - begun
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self.file) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **asdict(tile), seconds=seconds)
-        self.spent[self.number] += time.perf_counter() - begun
-        return tile
-
-    def seconds(self) -> float:
-        """The median time that a tile took when it was made."""
-        times = []
-        for file in self.folder.glob("*.npz"):
-            with np.load(file) as kept:
-                times.append(float(kept["seconds"]))
-        return float(np.median(times)) if times else np.nan
-
-    @contextmanager
-    def in_use(self, most: int | None) -> Iterator[None]:
-        """Localize with these tiles, and only the first ``most`` queries."""
-
-        def planned(track: Drive, every_m: float, submap_m: float) -> QueryPlan:
-            plan = submap.plan_queries(track, every_m, submap_m)
-            return replace(plan, scan=plan.scan[:most])
-
-        with (
-            patch.object(pipeline, "plan_queries", planned),
-            patch.object(pipeline, "build_submap", self.submap),
-            patch.object(pipeline, "make_tile", self.tile),
-        ):
-            yield
-
-
-def tile_folder(work: Path, case: Case, heading: str, settings: LocalizeSettings) -> Path:
-    """Where the tiles of a drive are kept: a name that changes with all that makes them."""
-    digest = hashlib.sha256()
-    digest.update(MAKERS_TEXT.encode())
-    digest.update((settings.submap.model_dump_json() + settings.query.model_dump_json()).encode())
-    digest.update(f"{case.drive} {case.city} {case.submap_m} {case.every_m} {heading}".encode())
-    return work / "tiles" / digest.hexdigest()[:16]
-
-
 # --- Runs ----------------------------------------------------------------------------------------
 
 
@@ -268,44 +175,47 @@ class Bench:
         kept_result = not self.again or out in self.done
         if kept_result and (out / NOTE).exists():
             return out
-        model = self.model(opened_city(case.city), heading, method)
+        where, track = opened_city(case.city), opened_drive(case.drive)
+        model = self.model(where, heading, method)
         if model is None and method in LEARNED:
             return None
-        kept = KeptTiles(tile_folder(self.work, case, heading, self.settings))
-        options = RunOptions(
-            case.city,
-            case.drive,
-            heading=parse_heading(heading),
-            submap_m=case.submap_m,
-            every_m=case.every_m,
-            method=method if method in LEARNED else "match",
-            model=model,
-            device=self.device,
-        )
-        coarse = self.baseline(opened_city(case.city), method)
+        queries = Queries(case.submap_m, case.every_m, heading=HeadingKnowledge.parse(heading))
+        folder = tile_folder(self.work, case.city, case.drive, queries, self.settings)
+        if self.again and folder not in self.done:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.done.add(folder)
+        kept = KeptTiles(folder)
+        tiles = drive_tiles(where, track, queries, self.settings, kept)
+        if self.quick:
+            first = replace(tiles.plan, scan=tiles.plan.scan[:QUICK])
+            tiles = replace(tiles, plan=first, rotation=tiles.rotation[:QUICK])
+        engine = self.engine(where, method, model)
+        found = localize(tiles, engine, self.settings)
+        record = run_record(where, track, queries, model) | {"method": method}
         shutil.rmtree(out, ignore_errors=True)
-        with ExitStack() as stack:
-            stack.enter_context(kept.in_use(QUICK if self.quick else None))
-            if coarse is not None:
-                stack.enter_context(patch.object(runner, "make_coarse", lambda *_: coarse))
-            runner.run(options, self.settings, out)
-        seconds = read_result(out, opened_city(case.city).raster).query_seconds
-        spent = [kept.spent.get(number, 0.0) for number in range(len(seconds))]
+        replace(found, record=record).save(out, track.truth)
+        spent = [kept.spent[number] for number in range(len(tiles))]
         note = {
             "made": stamp(),
             "tile_seconds": kept.seconds(),
-            "search_seconds": float(np.median(seconds - spent)),
+            "search_seconds": float(np.median(found.query_seconds - spent)),
         }
         write_json(out / NOTE, note)
         self.done.add(out)
         return out
 
-    def baseline(self, where: City, method: str) -> Coarse | None:
-        """A baseline made ready; None for our own methods."""
+    def engine(self, where: City, method: str, model: Path | None) -> MapSearch:
+        """A method made ready for a city."""
+        settings, device = self.settings, self.device
+        if method not in ("plain", "rays"):
+            name = "match" if method == "ours" else method
+            return prepare_search(where, settings, name, model=model, device=device)
+        fields = make_fields(where.raster, settings.search.resolution, settings.likelihood)
+        size = settings.query.size_m
         if method == "plain":
-            size = self.settings.query.size_m
-            return PlainCorrelation(where.raster, size, PlainSettings(), self.device)
-        return RayDescriptor(where.raster) if method == "rays" else None
+            plain = PlainCorrelation(where.raster, size, PlainSettings(), device)
+            return MapSearch(where.raster, fields, plain)
+        return MapSearch(where.raster, fields, RayDescriptor(where.raster))
 
     def model(self, where: City, heading: str, method: str) -> Path | None:
         """The model of a learned method; None where there is none for this city and heading."""
@@ -314,7 +224,7 @@ class Bench:
         if method not in LEARNED or where.folder is None:
             return None
         try:
-            folder = default_model(where, method)
+            folder = newest_model(where, method)
         except MaptileError:
             return None
         trained_for = read_json(folder / CARD)["model"]["heading"]
@@ -468,7 +378,7 @@ def limits(
     turn = "" if heading == "known" else number(2 / 360)
     row(*names, "chance", "", "", f"{counted.sum()}", *by_chance, "", turn, *blank)
     truth = judged.comparison.truth
-    step = 0.0 if heading == "known" else np.radians(settings.match.heading_step_deg)
+    step = 0.0 if heading == "known" else np.radians(settings.search.heading_step_deg)
     nearest = oracle(truth, opened_city(case.city).raster, settings.search.resolution, step)
     got = figures(nearest, truth, counted, judged.travelled)
     row(*names, "oracle", "coarse", "", *cells(got, False), "", "")

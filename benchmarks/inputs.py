@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.city.folder import CitySettings, open_city, prepare_city
-from data_prep.osm.footprints import OsmSource
+from data_prep.city.folder import City, CitySettings, open_city, prepare_city
+from data_prep.osm.source import OsmSource
 from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.plan import plan_queries
-from maptile_loc.perceive.submap import build_submap
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
+from maptile_loc.pipeline import LocalizeSettings, drive_tiles
 from maptile_loc.types import Queries, QueryTile
 
 KITTI = Path("kitti_raw/2011_09_26/2011_09_26_drive_0005_sync")
@@ -42,20 +39,13 @@ def drive(trajectory: Path, where: Path, folder: Path) -> Path:
     return folder
 
 
-def query_tiles(
-    folder: Path,
-    every_m: float,
-    submap_m: float,
-    convergence: float,
-    heading: HeadingKnowledge,
-    count: int,
-    settings: LocalizeSettings,
+def some_tiles(
+    where: City, folder: Path, queries: Queries, count: int, settings: LocalizeSettings
 ) -> Iterator[QueryTile]:
     """Up to ``count`` query tiles of a drive, evenly spaced, as the pipeline makes them."""
-    opened = open_drive(folder).without_truth()
-    plan = plan_queries(opened, Queries(submap_m=submap_m, every_m=every_m))
-    rotations = tile_rotations(opened, plan, heading, convergence, 0)
-    last = len(plan.scan) - 1
+    tiles = drive_tiles(where, open_drive(folder), queries, settings)
+    last = len(tiles) - 1
     for number in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
-        submap = build_submap(opened, plan, int(number), Queries(submap_m=submap_m), settings.submap)
-        yield make_tile(submap, float(rotations[number]), settings.query)
+        tile = tiles.tile(int(number))
+        if tile is not None:
+            yield tile

@@ -143,15 +143,13 @@ def localize(
     """
     settings = load_recipe(config, overrides)
     city, drive = _city(city), _drive(drive)
-    if isinstance(heading, str):
-        heading = HeadingKnowledge.parse(heading)
     if heading is None:
-        heading = HeadingKnowledge("known" if drive.heading is not None else "unknown")
-    queries = Queries(submap_m, every_m, online, heading, seed)
+        heading = "known" if drive.heading is not None else "unknown"
+    queries = Queries(submap_m, every_m, online, _heading(heading), seed)
     on, folder = pick_device(device), None if model is None else Path(model)
     engine = prepare_search(city, settings, method, prior, folder, on)
     asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about = _record(city, drive, queries, folder) | asked
+    about = run_record(city, drive, queries, folder) | asked
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
     tiles = drive_tiles(city, drive, queries, settings)
     found = localize_tiles(tiles, engine, settings, progress)
@@ -237,10 +235,8 @@ def adapt(
         raise MaptileError(f"what={what!r}: only a model can be adapted")
     settings = load_settings(learn_adapt.AdaptSettings, config, overrides)
     city = _city(city)
-    if isinstance(heading, str):
-        heading = HeadingKnowledge.parse(heading)
     folder = newest_model(city, "mapnet") if model is None else Path(model)
-    queries = Queries(submap_m, every_m, heading=heading, seed=settings.seed)
+    queries = Queries(submap_m, every_m, heading=_heading(heading), seed=settings.seed)
     return learn_adapt.adapt(
         city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device
     )
@@ -315,6 +311,10 @@ def _drive(drive: Drive | PathLike) -> Drive:
     return drive if isinstance(drive, Drive) else open_drive(drive)
 
 
+def _heading(heading: HeadingKnowledge | str) -> HeadingKnowledge:
+    return HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
+
+
 def _with_odometry(
     drive: Drive,
     queries: Queries,
@@ -338,7 +338,7 @@ def _with_odometry(
         return with_lidar_odometry(drive, settings.odometry, Path(folder))
 
 
-def _record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
+def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
     """What ran, as ``run.json`` keeps it: plain values."""
     origin = drive.origin
     return {

@@ -175,14 +175,11 @@ def localize(
     Raises:
         MaptileError: No query has a point.
     """
-    heading = tiles.queries.heading
-    turns, log_prior = heading_turns(heading, settings)
-    std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
-    count = len(tiles)
-    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     found: list[Candidates] = []
     fixes: list[Fixes] = []
+    count = len(tiles)
     seconds, blind = np.zeros(count), np.zeros(count, bool)
+    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     kept: dict[int, QueryTile] = {}
     for query in tracked(range(count), "localize", count, progress):
         begun = time.perf_counter()
@@ -192,19 +189,9 @@ def localize(
             found.append(NO_FIXES.candidates)
             fixes.append(NO_FIXES)
             continue
-        evidence = make_evidence(tile, engine.fields.resolution, settings.evidence)
-        found.append(engine.search.candidates(tile, evidence, turns, log_prior))
-        fixes.append(
-            align(
-                found[-1],
-                evidence,
-                tile.rotation,
-                engine.fields,
-                std,
-                settings.align,
-                tiles.queries.reach_m,
-            )
-        )
+        candidates, aligned = fix_tile(tile, tiles.queries, engine, settings)
+        found.append(candidates)
+        fixes.append(aligned)
         seconds[query] = time.perf_counter() - begun
         if query in shown:
             kept[query] = tile
@@ -226,6 +213,27 @@ def localize(
         settings=settings,
         notes=tiles.drive.notes,
     )
+
+
+def fix_tile(
+    tile: QueryTile, queries: Queries, engine: MapSearch, settings: LocalizeSettings
+) -> tuple[Candidates, Fixes]:
+    """The candidates of one query tile, and the same aligned.
+
+    Args:
+        tile: The query tile.
+        queries: What is known of its heading, and how far its submap reaches.
+        engine: The map and the search method.
+        settings: The recipe.
+    """
+    heading, fields = queries.heading, engine.fields
+    evidence = make_evidence(tile, fields.resolution, settings.evidence)
+    turns, log_prior = heading_turns(heading, settings)
+    found = engine.search.candidates(tile, evidence, turns, log_prior)
+    std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
+    reach_m = queries.reach_m
+    aligned = align(found, evidence, tile.rotation, fields, std, settings.align, reach_m)
+    return found, aligned
 
 
 def heading_turns(heading: HeadingKnowledge, settings: LocalizeSettings) -> tuple[Array, Array]:

@@ -12,8 +12,10 @@ from made import blocks_raster, seen_walls
 from data_prep.city.raster import ROAD
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
+from maptile_loc.types import Estimates
 
 QUERY = QuerySettings(size_m=128.0)
+NO_EVIDENCE = None  # the baselines read the tile alone
 KNOWN = np.zeros(1), np.zeros(1)
 TURNS = np.radians(np.arange(0, 360, 4.0))
 UNKNOWN = TURNS, np.full(len(TURNS), -np.log(len(TURNS)))
@@ -85,10 +87,14 @@ def test_rays_end_at_walls(baselines):
 @pytest.mark.parametrize("heading", [0.0, 1.1])
 def test_the_rays_find_a_place_whose_walls_are_seen(baselines, rays, heading):
     for place in free_places(4):
-        known = rays.candidates(visible_tile(baselines, place, heading, heading), *KNOWN)
+        known = rays.candidates(
+            visible_tile(baselines, place, heading, heading), NO_EVIDENCE, *KNOWN
+        )
         assert np.hypot(*(known.poses[0, :2] - place)) < 2.5
         assert known.poses[0, 2] == pytest.approx(heading)
-        unknown = rays.candidates(visible_tile(baselines, place, heading, 2.5), *UNKNOWN)
+        unknown = rays.candidates(
+            visible_tile(baselines, place, heading, 2.5), NO_EVIDENCE, *UNKNOWN
+        )
         assert np.hypot(*(unknown.poses[0, :2] - place)) < 2.5
         assert abs(np.degrees(unknown.poses[0, 2] - heading)) < 2.0
 
@@ -114,10 +120,10 @@ def test_plain_correlation_finds_a_place(baselines, heading):
     for place in free_places(3, seed=1):
         points = seen_walls(RASTER, place, heading, np.random.default_rng(0))
         cloud = Submap(points, np.zeros(len(points), np.int32), np.zeros((1, 3), np.float32))
-        known = plain.candidates(make_tile(cloud, heading, QUERY), *KNOWN)
+        known = plain.candidates(make_tile(cloud, heading, QUERY), NO_EVIDENCE, *KNOWN)
         assert np.hypot(*(known.poses[0, :2] - place)) < 1.0
         assert known.poses[0, 2] == pytest.approx(heading)
-        unknown = plain.candidates(make_tile(cloud, 2.5, QUERY), *UNKNOWN)
+        unknown = plain.candidates(make_tile(cloud, 2.5, QUERY), NO_EVIDENCE, *UNKNOWN)
         assert np.hypot(*(unknown.poses[0, :2] - place)) < 1.5
         assert abs(np.degrees(unknown.poses[0, 2] - heading)) < 4.0
 
@@ -125,7 +131,7 @@ def test_plain_correlation_finds_a_place(baselines, heading):
 def test_plain_correlation_is_the_sum_over_the_walls(baselines):
     plain = baselines.PlainCorrelation(RASTER, QUERY.size_m, baselines.PlainSettings())
     tile = visible_tile(baselines, RASTER.centre, 0.0, 0.0)
-    found = plain.candidates(tile, *KNOWN)
+    found = plain.candidates(tile, NO_EVIDENCE, *KNOWN)
     xy, weight = baselines.wall_points(tile)
     assert weight.sum() == pytest.approx(tile.wall.sum(), rel=1e-6)
 
@@ -197,7 +203,7 @@ def test_calibration_of_known_noise(engine):
     localized = np.ones(count, bool)
     poses[:3, 0] += 50.0
     localized[:2] = False
-    stage = engine.Estimates(poses, covariance, np.ones(count), localized)
+    stage = Estimates(poses, covariance, np.ones(count), localized)
     got = engine.calibration(stage, truth, np.ones(count, bool))
     assert (got["sure"], got["off"]) == (count - 2, 1)
     stage.localized[2] = False

@@ -15,12 +15,12 @@ from maptile_loc.types import Queries
 
 @dataclass(frozen=True)
 class QueryPlan:
-    """Where along a drive queries are made, and which scans each may use.
+    """At which scans a drive is localized, with the travel and segment of every scan.
 
     Attributes:
         scan: (Q,) int64, index of the scan at each query.
         travelled: (S,) metres travelled at each scan since the start of the drive.
-        segment: (S,) int32, odometry segment of each scan, -1 where the odometry covers it not.
+        segment: (S,) int32, odometry segment of each scan, -1 where the odometry does not cover it.
     """
 
     scan: NDArray[np.int64]
@@ -29,10 +29,10 @@ class QueryPlan:
 
 
 def plan_queries(drive: Drive, queries: Queries) -> QueryPlan:
-    """Choose the scans at which to localize: one per ``every_m`` metres of travel, 0 for each.
+    """The scans at which to localize: one per ``every_m`` metres of travel; 0 m: every scan.
 
     Raises:
-        MaptileError: The drive has no scans, or no odometry though some is needed.
+        MaptileError: The drive has no scans, or no odometry although metres of travel are needed.
     """
     t_ns, every_m = drive.scans.t_ns, queries.every_m
     moving = every_m > 0 or queries.submap_m > 0

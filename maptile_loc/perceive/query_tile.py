@@ -1,4 +1,4 @@
-"""A submap seen from above: the query tile."""
+"""The query tile: a submap, projected to the ground plane."""
 
 from __future__ import annotations
 
@@ -31,20 +31,29 @@ from maptile_loc.types import QueryTile
 
 F32 = NDArray[np.float32]
 PATH_POINTS = 11
+"""Points of the trajectory that a tile keeps, at most."""
+
+GROUND_BAND_M = 0.3
+"""Points within this height of the ground are ground."""
+
+ABOVE_SENSOR_M = 0.5
+"""A ray indicates free space up to this height above its sensor, or up to ``low_m``."""
 
 
 class QuerySettings(Settings):
     """How a cloud becomes a tile.
 
     Attributes:
-        size_m: Side of the tile.
+        size_m: Side of the tile, metres.
         resolution: Metres per pixel of the tile.
-        ground_cell_m: Side of the cells in which the ground's height is estimated.
-        low_m: Rays tell where no building is while they are lower than this above the ground.
-        group_points: Scans are looked at together until they have so many points, and what they
-            show is then averaged: one scan of a spinning LiDAR, some metres of a push-broom one.
-        wall: What counts as a wall.
-        kerb: What counts as a kerb.
+        ground_cell_m: Side of the cells in which the ground's height is estimated, metres.
+        low_m: Height above the ground below which a ray that passes shows that there is no
+            building, metres.
+        group_points: Consecutive scans form a group until it has this number of points; walls are
+            detected per group and averaged. A group is one scan of a spinning LiDAR, or some metres
+            of a push-broom one.
+        wall: How walls are detected.
+        kerb: How kerbs are detected.
     """
 
     size_m: Positive = 128.0
@@ -64,17 +73,17 @@ class QuerySettings(Settings):
 
 @dataclass(frozen=True)
 class Survey:
-    """A submap's points in the tile's frame, with what is known of each.
+    """The points of a submap in the tile's frame, with their heights and rays.
 
     Attributes:
-        xy: (N, 2) float32.
-        height: (N,) float32 metres above the ground.
-        sensor: (N,) float32, the same of the sensor that saw the point.
-        origin: (S, 3) float32, sensor of each scan.
-        rays: From the sensors to the points.
-        bins: The same, binned by scan and direction.
-        group: (N,) the group of scans that are looked at together.
-        kind: (N,) uint8 of ``labels``, or None.
+        xy: (N, 2) float32, metres.
+        height: (N,) float32, metres above the ground.
+        sensor: (N,) float32, height of the point's sensor above the ground at the point, metres.
+        origin: (S, 3) float32, position of each scan's sensor, metres.
+        rays: Rays from the sensors to the points.
+        bins: The rays, binned by scan and direction.
+        group: (N,) index of the point's group of scans.
+        kind: (N,) uint8, class of each point (``labels``), or None.
     """
 
     xy: F32
@@ -87,7 +96,7 @@ class Survey:
     kind: NDArray[np.uint8] | None
 
     def upright(self, which: NDArray[np.bool_]) -> Upright:
-        """Some of the points, as those among which walls are looked for."""
+        """The points selected by (N,) ``which``, as candidates of walls."""
         ray = np.flatnonzero(which)
         view = self.sensor[ray] + self.rays.flat[ray] * highest_view(self.rays, ray)
         azimuth = np.radians(self.rays.azimuth[ray])
@@ -95,7 +104,7 @@ class Survey:
 
 
 def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
-    """Turn the cloud by ``rotation`` radians, find the ground, and follow the rays."""
+    """A submap, turned by ``rotation`` radians, with heights above ground and rays."""
     points, origin = np.copy(submap.points), np.copy(submap.origin)
     points[:, :2] = rotate(submap.points[:, :2], rotation)
     origin[:, :2] = rotate(submap.origin[:, :2], rotation)
@@ -109,17 +118,17 @@ def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
 
 
 def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
-    """Turn the cloud by ``rotation`` radians and look at it from above.
+    """The query tile of a submap.
+
+    The wall evidence of a cell is the mean over the groups of scans that observed it: an object
+    that one group shows and another looks through has moved, or is no wall. Labelled points
+    give walls, ground and roads by their labels; without labels, roads are found by their kerbs.
 
     Args:
         submap: Cloud in the vehicle frame.
-        rotation: The heading where that is known, so that the tile is north-up.
-        settings: How.
-
-    Returns:
-        The tile. Its wall evidence is the mean over the groups of scans that saw a cell: what one
-        shows and another looks through has moved, or is no wall. Where points are labelled, the
-        labels say what is a wall, what is ground, and what of it is road; where not, kerbs do.
+        rotation: Radians by which the cloud is turned counter-clockwise: the heading where it is
+            known, so that the tile is north-up.
+        settings: Size and resolution, and how walls and kerbs are detected.
     """
     size, resolution = round(settings.size_m / settings.resolution), settings.resolution
     if len(submap.points) == 0:
@@ -128,13 +137,13 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
         return QueryTile(nothing, nothing, nothing, resolution, rotation, road=nothing)
     seen = survey(submap, rotation, settings)
     if seen.kind is None:
-        tall, low = settings.wall.may_be_wall(seen.height), np.abs(seen.height) < 0.3
+        tall, low = settings.wall.may_be_wall(seen.height), np.abs(seen.height) < GROUND_BAND_M
     else:
         tall, low = seen.kind == BUILDING, np.isin(seen.kind, (GROUND, ROAD))
-    # A ray that ends on something upright was upright's height above the ground all the way.
+    # Points on upright objects use the object's height as the ray's height.
     level = farthest(seen.rays, seen.rays.flat * (tall & (seen.height < settings.low_m)))
-    # One that ends high up tells about buildings until it rises above the lowest of them.
-    limit = np.maximum(settings.low_m, seen.sensor + 0.5)
+    # A ray that ends higher shows free space until it rises above the lowest building.
+    limit = np.maximum(settings.low_m, seen.sensor + ABOVE_SENSOR_M)
     low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
     reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
     wall, looks, free = np.zeros((3, size, size), np.float32)
@@ -166,7 +175,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
 
 
 def _labelled_road(xy: F32, kind: NDArray[np.uint8], size: int, resolution: float) -> F32:
-    """(size, size) 1 where a road was seen, -1 where other ground was; 0 if no road was."""
+    """(size, size) 1 on labelled road, -1 on other labelled ground; all 0 if there is no road."""
     road, beside = (
         _touched(np.compress(kind == one, xy, axis=0), size, resolution) for one in (ROAD, GROUND)
     )
@@ -174,13 +183,13 @@ def _labelled_road(xy: F32, kind: NDArray[np.uint8], size: int, resolution: floa
 
 
 def _path(origin: F32) -> F32:
-    """(P, 2) where (S, 3) sensors were on average, in at most ``PATH_POINTS`` parts of the way."""
+    """(P, 2) mean sensor positions of at most ``PATH_POINTS`` parts of the trajectory, metres."""
     parts = np.array_split(origin[:, :2], min(PATH_POINTS, len(origin)))
     return np.array([part.mean(axis=0) for part in parts], np.float32)
 
 
 def _touched(xy: F32, size: int, resolution: float) -> F32:
-    """(size, size) 1 where there is a point."""
+    """(size, size) float32, 1 in cells with a point, else 0."""
     touched = np.zeros(size * size, np.float32)
     touched[pixels(xy, size, resolution)[0]] = 1.0
     return touched.reshape(size, size)

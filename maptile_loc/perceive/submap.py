@@ -1,4 +1,4 @@
-"""Scans put together over some metres of travel: the local cloud of a query."""
+"""The local cloud of a query: its scans, put together in the vehicle frame."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class SubmapSettings(Settings):
     Attributes:
         spacing_m: Scans are thinned to one of each sensor per this many metres of travel, so that
             a vehicle that stands still adds nothing.
-        max_points: Scans are thinned further until a submap has about so many points, so that a
-            sensor that sees all around is not read at every decimetre.
+        max_points: Scans are thinned further until a submap has about this number of points, so
+            that not every scan of a spinning LiDAR is read.
         max_range_m: Points farther from their sensor are left out.
-        labels: What the label numbers of each data set mean; labels without a table are not used.
+        labels: Meaning of the label numbers of each data set; labels without a table are ignored.
     """
 
     spacing_m: Positive = 0.1
@@ -41,9 +41,9 @@ class Submap:
 
     Attributes:
         points: (N, 3) float32, x forward, y left, z up, metres.
-        scan: (N,) int32, which of the S scans a point belongs to.
-        origin: (S, 3) float32, where each scan's sensor was, in the same frame.
-        kind: (N,) uint8, what a point belongs to (``labels.BUILDING`` ...); None without labels.
+        scan: (N,) int32, index of each point's scan.
+        origin: (S, 3) float32, position of each scan's sensor, in the same frame.
+        kind: (N,) uint8, class of each point (``labels.BUILDING`` ...); None without labels.
     """
 
     points: NDArray[np.float32]
@@ -88,7 +88,7 @@ def build_submap(
 def _together(blocks: list[ScanBlock]) -> ScanBlock:
     offsets = np.cumsum([0] + [len(block.t_ns) for block in blocks[:-1]]).astype(np.int32)
     seconds = [block.seconds for block in blocks if block.seconds is not None]
-    # Scans without labels cannot say what is a wall: then none does.
+    # Labels are used only if every scan has them.
     label = [block.label for block in blocks if block.label is not None]
     return ScanBlock(
         t_ns=np.concatenate([block.t_ns for block in blocks]),
@@ -150,28 +150,28 @@ def _moved(
     shift: NDArray[np.float32],
     count: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """(N, 3) points, ``count`` of them of each scan in turn, by each scan's matrix and shift."""
+    """(N, 3) points, transformed by the matrix and shift of their scan; ``count`` per scan."""
     x, y, z = points.T
-    result = np.empty(points.shape, np.float32, order="F")  # all that follows works by column
+    result = np.empty(points.shape, np.float32, order="F")  # later steps work by column
     for i in range(3):
-        # Number by number: a matrix for every point would be three times as many bytes.
+        # One coefficient at a time: a matrix per point would take three times the memory.
         a, b, c, d = (np.repeat(column, count) for column in (*matrix[:, i].T, shift[:, i]))
         result[:, i] = a * x + b * y + c * z + d
     return result
 
 
 def _motion(t_ns: Times, odometry: PoseTrack) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The vehicle's steady motion during each of (S,) scans.
+    """The vehicle's velocity during each of (S,) scans, taken as constant.
 
     Returns:
-        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) matrices that take a point to the
-        velocity that the turn (rad/s) gives it.
+        (S, 3) velocity, m/s in the vehicle frame, and (S, 3, 3) skew-symmetric matrices of the
+        angular velocity (rad/s): matrix times point is the point's velocity by rotation.
     """
     half = 50_000_000
     here = se3_inverse(odometry.at(t_ns))
     begin, end = (here @ odometry.at(t_ns + d) for d in (-half, half))
     segment = odometry.segment_at(t_ns - half)
-    # Where the odometry ends or breaks off the motion is not known, and nothing is undone.
+    # Where the odometry ends, the motion is unknown and is not compensated.
     known = (segment >= 0) & (segment == odometry.segment_at(t_ns + half))
     per_second = np.where(known, 1e9 / (2 * half), 0.0)[:, None]
     velocity = per_second * (end[:, :3, 3] - begin[:, :3, 3])

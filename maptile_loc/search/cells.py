@@ -1,4 +1,4 @@
-"""Candidates from a model of cells: its likeliest places, searched closely."""
+"""A classifier of cells gives the likeliest positions; the squares around them are searched."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CellsSettings(Settings):
 
 
 class CellsLocator(ModelLocator["CellsModel"]):
-    """A trained model of one city, and the city's map to search its answers on."""
+    """A trained classifier of one city, and the search around its positions."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class CellsLocator(ModelLocator["CellsModel"]):
         self.settings = settings
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) east, north and turn of the likeliest places, best first."""
+        """(K, 3) east, north (metres) and turn (radians) of the likeliest positions, best first."""
         asked = np.zeros(1)
         if self.model.heading == "known":
             step = np.radians(self.settings.heading_step_deg)

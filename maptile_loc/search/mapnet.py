@@ -1,4 +1,4 @@
-"""Candidates from a MapNet: where the network takes the tile to be, searched closely."""
+"""A MapNet regresses the position; the squares around it are searched."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MapNetSettings(Settings):
 
 
 class MapNetLocator(ModelLocator["MapNet"]):
-    """A trained regressor of one city, and the city's map to search about its answer."""
+    """A trained regressor of one city, and the search around its answer."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class MapNetLocator(ModelLocator["MapNet"]):
         self.folder, self.squares = folder, settings.squares
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) squares' centres, east and north, and the network's turn.
+        """(K, 3) east and north of the squares' centres, metres, and the network's turn, radians.
 
         Raises:
-            MaptileError: The model was trained for known headings, and this one is not known.
+            MaptileError: The model was trained for known headings, and this heading is unknown.
         """
         north_up(self.model.heading, turns, self.folder)
         with torch.inference_mode():
@@ -76,10 +76,10 @@ class MapNetLocator(ModelLocator["MapNet"]):
 
 
 def north_up(heading: str, turns: Array, folder: Path) -> None:
-    """Refuse to turn tiles for a model that was trained for a known ``heading``.
+    """Refuse turns of the tile if the model was trained for known headings.
 
     Raises:
-        MaptileError: One of (T,) ``turns`` is too far from north-up.
+        MaptileError: ``heading`` is "known" and one of (T,) ``turns`` is far from north-up.
     """
     if heading == "known" and np.abs(wrap_angle(turns)).max() > NORTH_UP_RAD:
         raise MaptileError(

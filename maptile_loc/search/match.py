@@ -1,4 +1,4 @@
-"""Exhaustive search: the query tile's likelihood at every place of the map, by FFT."""
+"""Exhaustive search: the likelihood at every position of the map, by FFT."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class MatchSettings(Settings):
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of places.
+    """One grid of positions.
 
     Attributes:
-        allowed: (R, C) bool, where the vehicle may be.
-        step: Metres between places.
-        west, north: Of the first place, metres.
-        rows, columns: The places' range among the corners of the fields' cells, end excluded.
+        allowed: (R, C) bool, positions that are searched.
+        step: Metres between neighbouring positions.
+        west, north: East and north coordinate of the first position, metres.
+        rows, columns: Range of the positions among the corners of the fields' cells, end excluded.
     """
 
     allowed: torch.Tensor
@@ -58,15 +58,15 @@ class Level:
     rows: tuple[int, int]
     columns: tuple[int, int]
 
-    def places(self, flat: torch.Tensor) -> Array:
-        """(K,) indices -> (K, 2) east and north."""
+    def positions(self, flat: torch.Tensor) -> Array:
+        """(K, 2) east and north of the positions with (K,) flat indices, metres."""
         index = flat.cpu().numpy()
         row, column = np.divmod(index, self.allowed.shape[1])
         return np.column_stack([self.west + column * self.step, self.north - row * self.step])
 
 
 class Matcher:
-    """A map made ready for search: its fields' spectra are computed once.
+    """The search of a whole map; the spectra of its fields are computed once.
 
     Attributes:
         area_km2: The area that is searched.
@@ -100,7 +100,7 @@ class Matcher:
         if prior is not None:
             area = min(area, math.pi * prior.radius**2)
         self.area_km2 = float(area) / 1e6
-        # Only what tiles in the box can cover is looked at, in whole cells of the wide grid.
+        # Only the part that tiles in the box can cover is kept, in whole cells of the wide grid.
         cell = settings.coarser * fields.resolution
         if tile_size_m / cell % 2:
             raise MaptileError(
@@ -122,27 +122,27 @@ class Matcher:
 
     @cached_property
     def fine(self) -> Level:
-        """Places at the fields' resolution."""
+        """Positions at the resolution of the fields."""
         return self._level(self.fields.resolution)
 
     @cached_property
     def wide(self) -> Level:
-        """Fewer places, for many headings."""
+        """The coarser grid, for many headings."""
         return self._level(self.fields.resolution * self.settings.coarser)
 
     @cached_property
     def fine_scores(self) -> Correlator:
-        """Scores at the fine places."""
+        """Scores on the fine grid."""
         return self._correlator(self.part, self.fine)
 
     @cached_property
     def wide_scores(self) -> Correlator:
-        """Scores at the wide ones."""
+        """Scores on the wide grid."""
         return self._correlator(coarser(self.part, self.settings.coarser), self.wide)
 
     @cached_property
     def exact(self) -> ExactSearch:
-        """All poses of the fine grid, at half the steps of heading."""
+        """The proof that no pose of the fine grid, at half the heading step, is better."""
         fine, step = self.fine, self.fields.resolution
         first = (
             round((self.fields.north - fine.north) / step),
@@ -168,7 +168,7 @@ class Matcher:
             up = north - step * torch.arange(shape[0], device=self.device) - self.prior.north
             right = west + step * torch.arange(shape[1], device=self.device) - self.prior.east
             near = up[:, None] ** 2 + right[None] ** 2
-            # At least the place next to the middle.
+            # At least the position next to the centre.
             allowed = near <= max(self.prior.radius**2, float(near.min()))
         return Level(allowed, step, west, north, rows, columns)
 
@@ -179,7 +179,7 @@ class Matcher:
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
     ) -> Candidates:
-        """The best places for ``tile``, over all positions and the given turns of the tile.
+        """The best candidates for ``tile``, over all positions and the given turns of the tile.
 
         Args:
             tile: North-up where the heading is known.
@@ -202,16 +202,16 @@ class Matcher:
         where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
         mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
         everywhere = float(torch.logsumexp(best.flatten(), 0))
-        # What is left beside the peaks.
+        # The likelihood's mass beside the peaks.
         rest = everywhere + np.log(max(1 - np.exp(logsumexp(mass) - everywhere), 1e-6))
         chosen = which.flatten()[where].cpu().numpy()
-        poses = np.column_stack([level.places(where), tile.rotation + turns[chosen]])
+        poses = np.column_stack([level.positions(where), tile.rotation + turns[chosen]])
         if refine:
             prior = log_prior[chosen]
             poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
             if self.prove:
                 poses, mass = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
-        away = np.hypot(*(level.places(index) - level.places(where[:1])).T)
+        away = np.hypot(*(level.positions(index) - level.positions(where[:1])).T)
         chance = by_chance(maxima.cpu().numpy(), away, len(maxima), self.settings)
         places = float(level.allowed.sum())
         log_scores = posterior(mass, rest, places, chance, evidence, self.settings)
@@ -229,7 +229,7 @@ class Matcher:
         turns: Array,
         log_prior: Array,
     ) -> tuple[Array, Array]:
-        """(K, 3) poses and their (K,) mass, with those of the best pose of all if it is another."""
+        """(K, 3) poses and their (K,) mass; the best pose of all is appended if it is another."""
         seen, rotation = evidence.points, tile.rotation
         score = (log_likelihood(poses, seen, rotation, self.fields) + prior).max()
         better = self.exact.better(evidence, rotation, turns, log_prior, float(score))
@@ -249,7 +249,7 @@ class Matcher:
         turns: Array,
         log_prior: Array,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(R, C) the highest score of all turns at each place, and the turn that has it."""
+        """(R, C) highest score of all turns at each position, and the index of that turn."""
         side = correlator.block - correlator.side
         shape = (correlator.spectra.shape[1], side, side)
         best = torch.full(shape, -math.inf, device=self.device)
@@ -274,12 +274,12 @@ def _peaks(
     count: int,
     hopeless: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The highest of the local ``maxima``, best first, and the squares of ``radius`` about them.
+    """The highest of the local ``maxima``, best first, and the squares around them.
 
     Returns:
-        (K,) flat indices, K <= count; and (K, n) values, -inf beyond the edge.
+        (K,) flat indices, K <= count, and (K, n) values within ``radius``, -inf beyond the edge.
     """
-    # The squares next to a maximum's are full of its flanks, which are none.
+    # The squares beside a maximum contain its flanks, which are no maxima themselves.
     top, order = torch.topk(maxima, min(12 * count, len(maxima)))
     index = index[order[top > top[0] - hopeless]]
     padded = torch.nn.functional.pad(values, [radius] * 4, value=-math.inf)

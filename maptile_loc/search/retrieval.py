@@ -1,4 +1,4 @@
-"""Candidates by retrieval: the map's views that are most like the tile, searched closely."""
+"""The most similar views of the map are retrieved; the squares around them are searched."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RetrievalSettings(Settings):
 
 
 class RetrievalLocator(ModelLocator["DescriptorModel"]):
-    """A descriptor model, and the descriptors of a city's places."""
+    """A descriptor model, and the descriptors of a city's views."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         self._database, self._places = database["descriptors"], database["places"]
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) east, north and turn of the most similar views, best first."""
+        """(K, 3) east, north (metres) and turn (radians) of the most similar views, best first."""
         asked = spaced_turns(turns, log_prior, np.radians(self.settings.heading_step_deg))
         with torch.inference_mode():
             seen = turned_tiles(tile_from_query(tile, self.view), asked)

@@ -1,11 +1,13 @@
-"""The pose that fits best, proven: branch and bound over all places and headings.
+"""Proof of the best pose: branch and bound over all positions and headings.
 
-A box holds neighbouring places of the fine grid at two headings. No pose in it fits better than its
-bound, for which each piece of evidence takes, by itself, the best that the map has wherever a pose
-of the box puts it. A first bound, loose by the width of a cell too, is a correlation and rules out
-nearly all boxes; a second one keeps the evidence's own positions; a third is about one place. What
-is left is looked at pose by pose, the most promising first, until no bound is higher than the best
-pose found (as Hess et al. 2016, Real-time loop closure in 2D LIDAR SLAM, with occupancy grids).
+A box contains neighbouring positions of the fine grid, at two headings. Its bound is an upper limit
+of the score of all its poses: each piece of evidence contributes, independently of the others, the
+maximum of the map's field over all cells to which a pose of the box moves it. The first bound also
+maximises over the piece's own cell, so it is a correlation; it excludes nearly all boxes. The
+second bound uses the exact cell of each piece, the third is that of a single position. The other
+poses are scored one by one, the highest bound first, until no bound exceeds the best score. The
+scheme is that of Hess et al. (2016), Real-time loop closure in 2D LIDAR SLAM, which uses occupancy
+grids.
 """
 
 from __future__ import annotations
@@ -91,15 +93,16 @@ COUNT = 2 * RING + len(PLAIN)
 
 
 class Pieces(NamedTuple):
-    """A tile's evidence as what it is bounded by.
+    """The evidence of a tile, listed as the pieces that are bounded.
 
     Attributes:
         xy: (N, 2) metres in the tile's frame.
-        weight: (N,) >= 0.
-        channel: (N,) the first of its channels ...
-        angle, spin: ... of which it takes that in whose sector its angle is (radians), once the
-            tile's turn times ``spin`` is added to it; (N,) both. Where there is one, ``spin`` is 0.
-        beyond: What all the evidence beyond the outer ring adds at most.
+        weight: (N,) evidence, >= 0.
+        channel: (N,) index of the first field of the piece's bound.
+        angle: (N,) direction of the piece in the tile, radians.
+        spin: (N,) multiple of the tile's turn that is added to the direction; its sector is added
+            to ``channel``. 0 where the bound has no sectors.
+        beyond: Upper limit of the score of all evidence beyond the outer ring.
     """
 
     xy: Array
@@ -111,14 +114,14 @@ class Pieces(NamedTuple):
 
 
 class ExactSearch:
-    """Finds the pose of the highest likelihood, on all of a map.
+    """The search for the pose with the highest score on a whole map.
 
     Args:
-        fields: The map's.
-        first: Row and column, in the fields, of the first place: its cell's north-west corner.
-        allowed: (R, C) bool: places one cell apart, from ``first`` on, and which of them count.
-        side: So many places on a side make a box.
-        heading_step: Between the two headings of a box (radians).
+        fields: The map's likelihood fields.
+        first: Row and column of the first position among the corners of the fields' cells.
+        allowed: (R, C) bool, which positions, one cell apart from ``first`` on, are searched.
+        side: Positions along the side of a box.
+        heading_step: Difference between the two headings of a box, radians.
         device: Where to compute.
     """
 
@@ -146,14 +149,14 @@ class ExactSearch:
     def better(
         self, evidence: Evidence, rotation: float, turns: Array, log_prior: Array, score: float
     ) -> tuple[Array, int] | None:
-        """The best pose (3,) of all and its turn's index; None where none scores more.
+        """The best pose (3,) of all and the index of its turn; None if no pose scores more.
 
         Args:
-            evidence: A tile's.
-            rotation: The tile's (radians).
-            turns: (T,) radians: the first headings of the boxes, less ``rotation``.
+            evidence: The tile's.
+            rotation: The tile's ``rotation``, radians.
+            turns: (T,) first headings of the boxes, less ``rotation``, radians.
             log_prior: (T,) log-probability of each; a score is this plus the log-likelihood.
-            score: What some pose is known to have, up to rounding.
+            score: The score of a known pose, up to rounding.
         """
         pieces, score = self.pieces(evidence), score + SAME
         parts = []
@@ -184,7 +187,7 @@ class ExactSearch:
     def bounded(
         self, pieces: Pieces, turns: Array, log_prior: Array, score: float
     ) -> tuple[Array, Ints]:
-        """Where a higher ``score`` may be: (K,) bounds; (K, 3) first turn, row, column."""
+        """Bounds above ``score``: (K,) values, and (K, 3) index of the turn, row, column."""
         prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
         placed = [self._placed(pieces, turn + self.heading_step / 2) for turn in turns]
         tiles = torch.stack([self._tile(pieces.weight, *one) for one in placed])
@@ -214,7 +217,7 @@ class ExactSearch:
         return np.concatenate(bounds), np.concatenate(places)
 
     def pieces(self, evidence: Evidence) -> Pieces:
-        """The evidence of a tile, listed by what it is bounded by."""
+        """The evidence of a tile, as the pieces that are bounded."""
         rows: list[tuple[Any, Any, Ints, Array, int]] = []
         start = 0
         for bound in (*RINGED, *PLAIN):
@@ -244,7 +247,7 @@ class ExactSearch:
         return Pieces(xy[near], held, channel[near], angle[near], spin[near], beyond)
 
     def _placed(self, pieces: Pieces, turn: float) -> tuple[Tensor, Array]:
-        """(N,) channels, and (N, 2) cells south and east of the vehicle, of a turned tile."""
+        """(N,) bounds' fields, and (N, 2) cells south and east of the vehicle, of a turned tile."""
         angle = (pieces.angle + pieces.spin * turn) % (2 * np.pi)
         sector = np.minimum((angle * (SECTORS / (2 * np.pi))).astype(int), SECTORS - 1)
         channel = pieces.channel + np.where(pieces.spin > 0, sector, 0)
@@ -252,7 +255,7 @@ class ExactSearch:
         return torch.from_numpy(channel).to(self.device), np.stack([-north, east], 1)
 
     def _tile(self, weight: Tensor, channel: Tensor, cells: Array) -> Tensor:
-        """(C, S, S) the weights, summed by box."""
+        """(C, S, S) weights of the pieces, summed over boxes."""
         half = self.reach // self.side
         at = torch.from_numpy(np.floor(cells / self.side).astype(int) + half).to(self.device)
         tile = torch.zeros(COUNT * 4 * half**2, device=self.device)
@@ -262,10 +265,10 @@ class ExactSearch:
     def _closer(
         self, fields: Tensor, weight: Tensor, channel: Tensor, cells: Array, at: Tensor, gap: float
     ) -> tuple[Tensor, Tensor]:
-        """Of boxes at (K, 2) rows and columns those whose bound, each piece where it is, is higher.
+        """The boxes at (K, 2) rows and columns whose closer bound exceeds ``gap``.
 
         Returns:
-            The bounds higher than ``gap``, and where these boxes are.
+            These bounds, and the rows and columns of their boxes.
         """
         _, height, width = fields.shape
         values = fields.flatten()
@@ -280,8 +283,8 @@ class ExactSearch:
 
     @cached_property
     def loose(self) -> Correlator:
-        """First bounds: the evidence anywhere in its cell, as wide as a box."""
-        # A piece reaches from its cell's corner over the cell, the box and, bilinear, one more.
+        """First bounds: each piece anywhere in its cell, which is as wide as a box."""
+        # From the cell's corner, a piece covers the cell, the box and one more (bilinear) cell.
         channels = self._dilated(2 * self.side - 0.5, self.side)
         rows, columns = (
             (first // self.side, first // self.side + count)
@@ -293,17 +296,17 @@ class ExactSearch:
 
     @cached_property
     def close(self) -> Tensor:
-        """Second bounds: the evidence where it is, to a cell."""
+        """Second bounds: each piece in its exact cell."""
         return self._dilated(self.side + 0.5, 1).to(self.device)
 
     @cached_property
     def closest(self) -> Tensor:
-        """Third bounds: those of one place."""
+        """Third bounds: those of a single position."""
         return self._dilated(1.5, 1).to(self.device)
 
     @cached_property
     def highest(self) -> Array:
-        """(C,) the most that a unit of each channel adds, whatever its direction."""
+        """(C,) maximum that a unit of each bound adds to the score, whatever its direction."""
         single = [float(one.max().clamp(min=0)) for one in self._plain]
         ring: list[float] = []
         for start in range(0, RING, SECTORS):
@@ -311,10 +314,10 @@ class ExactSearch:
         return np.array([*ring, *ring, *single[RING:]])
 
     def _dilated(self, after: float, stride: int) -> Tensor:
-        """(C, H, W): the most of each channel about cells ``stride`` times as wide as the fields'.
+        """(C, H, W) maximum of each bound around cells ``stride`` times as wide as the fields'.
 
-        That is from 1.5 of the fields' cells and the ring's arc before its north-west corner to
-        ``after`` and the arc behind it. All around there is as much more as a tile reaches.
+        The window extends from 1.5 cells plus the ring's arc before the north-west corner to
+        ``after`` cells plus the arc behind it. The map is padded by the reach of a tile.
         """
         plain = self._plain
         rings = [(one, ARCS[0]) for one in plain[:RING]] + [(one, ARCS[1]) for one in plain]
@@ -330,7 +333,7 @@ class ExactSearch:
 
     @cached_property
     def _plain(self) -> list[Tensor]:
-        """What a unit of each channel adds to the score at each cell (H, W): one ring, the rest."""
+        """(H, W) maximum that a unit of each bound adds at each cell: one ring, then the rest."""
         channels = torch.from_numpy(self.fields.channels)
         fields = []
         for bound in RINGED:

@@ -1,4 +1,4 @@
-"""What every search ends with: places looked at again, probabilities, the best few."""
+"""The last steps of every search: refinement, probabilities, distinct candidates."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def refined(
     fields: LikelihoodFields,
     settings: SearchSettings,
 ) -> tuple[Array, Array]:
-    """Places of the wide grid on the fine one.
+    """Poses of the wide grid, refined on the fine grid.
 
     Args:
-        poses: (K, 3).
-        log_prior: (K,) of their headings.
+        poses: (K, 3) east, north, heading.
+        log_prior: (K,) log-probability of their headings.
         evidence: The tile's.
-        rotation: The tile's (radians).
+        rotation: The tile's ``rotation``, radians.
         fields: The map's.
-        settings: Steps.
+        settings: Steps of the grids.
 
     Returns:
-        (K, 3) poses, and the (K,) logarithm of the likelihood's mass around each.
+        (K, 3) poses, and (K,) logarithms of the likelihood's mass around each.
     """
     seen = evidence.points
     step, turn = fields.resolution, np.radians(settings.heading_step_deg / 2)
@@ -46,7 +46,7 @@ def refined(
 
 
 def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(K, H, W) scores -> (K, n) highest of squares of ``radius`` cells, and their flat indices."""
+    """(K, n) highest scores of the squares of ``radius`` cells in (K, H, W), and flat indices."""
     highest, index = torch.nn.functional.max_pool2d(
         values, radius, ceil_mode=True, return_indices=True
     )
@@ -54,16 +54,17 @@ def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch
 
 
 def by_chance(maxima: Array, metres: Array, squares: float, settings: SearchSettings) -> float:
-    """What a tile scores somewhere on the map without having been seen there.
+    """The score that a tile reaches by chance, away from its best position.
 
     Args:
-        maxima: (N,) the highest scores of squares of the map; -inf where it cannot be.
-        metres: (N,) how far these are from the best place.
-        squares: So many there are on the map; those left out have lower scores.
-        settings: How far apart places are.
+        maxima: (N,) highest scores of squares of the map; -inf where the vehicle cannot be.
+        metres: (N,) distances of these from the best position.
+        squares: Number of squares of the whole map; those left out have lower scores.
+        settings: ``chance`` and ``distinct_m`` are read.
 
     Returns:
-        What one in a thousand squares far from the best reaches; 0 where there is no such square.
+        The score that a share ``chance`` of the squares far from the best one exceeds; 0 if there
+        is no such square.
     """
     elsewhere = maxima[(metres > 3 * settings.distinct_m) & np.isfinite(maxima)]
     if len(elsewhere) == 0:
@@ -80,15 +81,15 @@ def posterior(
     evidence: Evidence,
     settings: SearchSettings,
 ) -> Array:
-    """(K,) log-probabilities that the tile is at each hypothesis.
+    """(K,) log-probabilities of the hypotheses.
 
     Args:
         mass: (K,) logarithm of the likelihood's sum around each.
-        rest: The same of all other places.
-        places: How many places there are, each as probable before anything is seen.
-        chance: What the tile scores by chance.
-        evidence: The tile's; one more hypothesis is that it is nowhere on the map.
-        settings: The odds of that.
+        rest: The same for all other positions.
+        places: Number of positions; all have the same prior probability.
+        chance: Score that the tile reaches by chance.
+        evidence: The tile's. One more hypothesis is that the tile is nowhere on the map.
+        settings: The log-odds of that hypothesis.
     """
     total = logsumexp([*mass, rest]) - np.log(places)
     nowhere = (
@@ -102,7 +103,7 @@ def posterior(
 
 
 def distinct(poses: Array, log_scores: Array, settings: SearchSettings) -> list[int]:
-    """The best of (K, 3) poses, no two of them at the same place."""
+    """Indices of the best of (K, 3) poses, no two of them alike, best first."""
     kept: list[int] = []
     for index in np.argsort(-log_scores, kind="stable"):
         gap = poses[kept] - poses[index]

@@ -1,4 +1,4 @@
-"""What all models have in common as a coarse method: they name places, which are then searched."""
+"""Search with a trained model: the model gives positions, whose surroundings are searched."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ M = TypeVar("M", bound="TileModel")
 
 
 class ModelLocator(ABC, Generic[M]):
-    """A published model, and a city's map to search what it names on.
+    """A published model, and the search of the squares around its positions.
 
     Attributes:
-        area_km2: The area that its answers come from: the whole map.
-        card: The model's.
+        area_km2: Area of the whole map, from which the model's answers come.
+        card: The model's card.
     """
 
     def __init__(
@@ -41,13 +41,19 @@ class ModelLocator(ABC, Generic[M]):
         reach_rad: float,
         device: str,
     ) -> None:
-        """Read the model in ``folder``; ``device`` is cpu or cuda.
+        """Read the model in ``folder``.
 
-        ``search`` looks about each of its places, at headings up to ``reach_rad`` from its own.
+        Args:
+            folder: The published model.
+            city: The city whose map is searched.
+            search: Searches the square around each position of the model.
+            expected: Class that the model must have.
+            reach_rad: Largest difference from the model's heading that is searched, radians.
+            device: "cpu" or "cuda".
 
         Raises:
-            MaptileError: No model there, not of the ``expected`` class, a damaged one, or one that
-                is bound to another city.
+            MaptileError: There is no model, it is not of the ``expected`` class, is damaged, or is
+                bound to another city.
         """
         from maptile_loc.models.published import read_model  # Lightning takes seconds to import
 
@@ -59,12 +65,12 @@ class ModelLocator(ABC, Generic[M]):
 
     @abstractmethod
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) east, north and turn of what is to be searched; arguments as for ``Matcher``."""
+        """(K, 3) east, north and turn of the squares to search; arguments as in ``candidates``."""
 
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
     ) -> Candidates:
-        """The best places near those that the model names; arguments as for ``Matcher``."""
+        """Candidates near the model's positions; arguments as in ``Search.candidates``."""
         starts = self.starts(tile, turns, log_prior)
         return self.search.candidates(tile, evidence, starts, turns, log_prior, self.reach_rad)
 

@@ -1,4 +1,4 @@
-"""A search about a few places, such as a network names: the same likelihood, less of the map."""
+"""Search of squares around given positions, such as a model's: the same likelihood on less map."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates, QueryTile
 
 SQUARES = 4
-"""So many squares are in work at a time."""
+"""Squares that are correlated at a time."""
 
 Ints = NDArray[np.int_]
 
 
 class NearSearch:
-    """Squares of a map searched for a tile.
+    """The search of squares of a map.
 
     Args:
-        fields: The map's likelihood.
-        tile_size_m: Side of the tiles.
-        settings: As for the search of the whole map.
-        device: Where to compute.
+        fields: Likelihood fields of the map.
+        tile_size_m: Side of the query tiles, metres.
+        settings: What all searches share.
+        device: "cpu" or "cuda".
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class NearSearch:
         log_prior: Array,
         reach_rad: float = np.pi,
     ) -> Candidates:
-        """The best place in the square about each start, over the turns near its own.
+        """The best pose in the square around each start, over the turns near its own.
 
         Args:
             tile: The query tile; all arguments but ``starts`` as in ``Search.candidates``.
@@ -66,11 +66,11 @@ class NearSearch:
             starts: (K, 3) east and north (metres) of the squares' centres, turn (radians).
             turns: (T,) radians.
             log_prior: (T,) log-probability of each.
-            reach_rad: How far from a start's turn the turns are tried.
+            reach_rad: Largest difference from a start's turn that is tried, radians.
 
         Returns:
-            Candidates with log-posteriors: that the tile is elsewhere on the map is left out, that
-            it is nowhere on it is not.
+            Candidates with log-posteriors. The hypothesis that the tile is nowhere on the map is
+            included; the rest of the map is not.
         """
         fields = self._grid(wide := len(turns) > self.settings.few_turns)
         step = fields.resolution
@@ -90,7 +90,7 @@ class NearSearch:
                 tile.rotation + turns[chosen],
             ]
         )
-        # A hypothesis is what lies around its peak.
+        # A hypothesis contains the likelihood's mass around its peak.
         at = np.arange(2 * reach + 1)
         rows, columns = np.abs(at - row[:, None]), np.abs(at - column[:, None])
         around = np.maximum(rows[:, :, None], columns[:, None]) * step
@@ -101,19 +101,23 @@ class NearSearch:
                 poses, log_prior[chosen], evidence, tile.rotation, self.fields, self.settings
             )
         poses[:, 2] = wrap_angle(poses[:, 2])
-        # Squares that overlap find the same place.
+        # Squares that overlap find the same pose.
         kept = distinct(poses, mass, self.settings)
-        places = math.prod(fields.channels.shape[1:])
-        side = max(1, round(self.settings.distinct_m / step))
-        squares = torch.from_numpy(best.reshape(len(best), 2 * reach + 1, -1))
-        maxima, index = (one.numpy() for one in local_maxima(squares, side))
-        there = first[:, None] + np.stack(np.divmod(index, 2 * reach + 1), -1)
-        away = step * np.linalg.norm(
-            there - first[kept[0]] - [row[kept[0]], column[kept[0]]], axis=-1
-        )
-        chance = by_chance(maxima.ravel(), away.ravel(), places / side**2, self.settings)
-        log_scores = posterior(mass[kept], -np.inf, places, chance, evidence, self.settings)
+        positions = math.prod(fields.channels.shape[1:])
+        peak = first[kept[0]] + [row[kept[0]], column[kept[0]]]
+        chance = self._chance(best, first, peak, step, positions)
+        log_scores = posterior(mass[kept], -np.inf, positions, chance, evidence, self.settings)
         return Candidates(poses[kept], log_scores)
+
+    def _chance(self, best: Array, first: Ints, peak: Ints, step: float, positions: float) -> float:
+        """The score that the tile reaches by chance in the (K, n^2) ``best`` scores of squares."""
+        count = math.isqrt(best.shape[1])
+        side = max(1, round(self.settings.distinct_m / step))
+        squares = torch.from_numpy(best.reshape(len(best), count, count))
+        maxima, index = (one.numpy() for one in local_maxima(squares, side))
+        there = first[:, None] + np.stack(np.divmod(index, count), -1)
+        away = step * np.linalg.norm(there - peak, axis=-1)
+        return by_chance(maxima.ravel(), away.ravel(), positions / side**2, self.settings)
 
     def _grid(self, wide: bool) -> LikelihoodFields:
         if wide not in self._grids:
@@ -130,7 +134,7 @@ class NearSearch:
         log_prior: Array,
         tried: Ints,
     ) -> tuple[Array, Ints]:
-        """(K, count^2) best scores of the places from (K, 2) ``first`` on, and their turns."""
+        """(K, count^2) best scores of squares that begin at (K, 2) ``first``, and their turns."""
         side = round(self.tile_size_m / fields.resolution)
         block = side + count + count % 2
         used, index = np.unique(tried, return_inverse=True)
@@ -153,7 +157,7 @@ class NearSearch:
 
 
 def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
-    """(K, n) the turns that are tried: of all, those nearest to each of (K,) ``about``."""
+    """(K, n) indices of the turns that are nearest to each of (K,) ``about``, radians."""
     away = np.abs(wrap_angle(turns - about[:, None]))
     count = max(1, int((away <= reach_rad + 1e-9).sum(axis=1).max()))
     return np.argsort(away, axis=1, kind="stable")[:, :count]

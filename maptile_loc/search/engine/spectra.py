@@ -1,4 +1,4 @@
-"""Correlation of a map's fields with many tiles: overlap-save, all blocks and turns in one go."""
+"""Correlation of a map's fields with many tiles by FFT, block by block (overlap-save)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-TURNS, BLOCKS = 16, 64
-"""So many turns and blocks are in work at a time: what they need fits the processor's cache."""
+TURNS = 16
+"""Turns that are correlated at a time, so that the work fits the processor's cache."""
+
+BLOCKS = 64
+"""Blocks that are correlated at a time, for the same reason."""
 
 
 class Correlator:
-    """The fields' spectra, block by block, kept for every query.
+    """The spectra of a map's fields, block by block, kept for every query.
 
     Args:
         channels: (C, H, W) fields.
         side: Cells along a tile's side.
-        rows, columns: The range of places (cell corners) that are searched, end excluded.
+        rows, columns: Range of positions (cell corners) that are searched, end excluded.
         device: Where to compute.
 
-    A block of B cells gives (B - side)^2 places. The sum over channels is a matrix product per
-    frequency, of blocks times channels with channels times turns.
+    A block of B x B cells gives (B - side)^2 positions. The sum over channels is a matrix product
+    per frequency: (blocks, channels) times (channels, turns).
     """
 
     def __init__(
@@ -61,10 +64,10 @@ class Correlator:
                 self.spectra[:, at, channel] = spectrum.T
 
     def scores(self, tiles: torch.Tensor) -> Iterator[tuple[int, slice, torch.Tensor]]:
-        """Scores of (T, C, S, S) tiles with their centre at each place, part by part.
+        """Scores of (T, C, S, S) tiles with their centre at each position, part by part.
 
         Yields:
-            First turn of a part, the blocks it is about, and its (t, b, step, step) scores.
+            Index of the part's first turn, its blocks, and its (t, b, step, step) scores.
         """
         step, b = self.block - self.side, self.block
         for start in range(0, len(tiles), TURNS):
@@ -86,7 +89,7 @@ class Correlator:
 
 
 def _block(side: int, channels: int, places: int) -> int:
-    """Wide blocks waste little of the map, narrow ones are less work for each tile's channels."""
+    """Side of the blocks with the least work: map spectra against tile spectra, cells."""
     sizes = 2 ** np.arange(math.ceil(math.log2(1.5 * side)), math.ceil(math.log2(8 * side)) + 1)
     work = sizes**2 * (channels + np.ceil(places / (sizes - side) ** 2))
     return int(sizes[work.argmin()])

@@ -1,4 +1,4 @@
-"""Tiles of unknown heading, looked up at a few turns each."""
+"""Tiles of unknown heading, turned to a few headings for a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_prep.geometry import Array, wrap_angle
 
 
 def spaced_turns(turns: Array, log_prior: Array, step: float) -> Array:
-    """Those of (T,) ``turns``, likeliest first, that are about ``step`` radians apart."""
+    """Some of (T,) ``turns``, most probable first, about ``step`` radians apart."""
     kept: list[float] = []
     for turn in turns[np.argsort(-log_prior, kind="stable")]:
         if not (np.abs(wrap_angle(np.array(kept) - turn)) < 0.75 * step).any():
@@ -20,20 +20,20 @@ def spaced_turns(turns: Array, log_prior: Array, step: float) -> Array:
 
 
 def turned_tiles(tile: Tensor, turns: Array) -> Tensor:
-    """(T, 3, S, S): a tile (3, S, S) turned counter-clockwise by (T,) radians."""
+    """(T, 3, S, S) copies of a tile (3, S, S), turned counter-clockwise by (T,) radians."""
     every = tile.expand(len(turns), -1, -1, -1)
     if not turns.any():
         return every
     turn = torch.tensor(turns, dtype=torch.float32)
     c, s, zero = torch.cos(turn), torch.sin(turn), torch.zeros_like(turn)
-    # Maps the output's (x right, y down) to where in the input it comes from.
+    # Maps the output's (x right, y down) to the input's.
     rows = torch.stack([torch.stack([c, -s, zero], 1), torch.stack([s, c, zero], 1)], 1)
     grid = functional.affine_grid(rows, list(every.shape), align_corners=False)
     return functional.grid_sample(every, grid, align_corners=False)
 
 
 def best_apart(places: Array, scores: Array, count: int, apart_m: float) -> Array:
-    """Indices of the ``count`` best of (K, 2) places, no two nearer than ``apart_m``."""
+    """Indices of the ``count`` best of (K, 2) positions, no two nearer than ``apart_m``."""
     kept: list[int] = []
     for index in np.argsort(-scores, kind="stable"):
         gap = places[kept] - places[index]
