@@ -15,6 +15,7 @@ from data_prep.city import folder as city_folder
 from data_prep.city.folder import City, CitySettings
 from data_prep.drive import Drive, TruthTrack
 from data_prep.errors import MaptileError
+from data_prep.files import ensure_folder
 from data_prep.osm.source import OsmSource
 from data_prep.progress import Progress, silent
 from data_prep.simulate import record, trajectory
@@ -148,6 +149,8 @@ def localize(
     queries = Queries(submap_m, every_m, online, _heading(heading), seed)
     on, folder = pick_device(device), None if model is None else Path(model)
     engine = prepare_search(city, settings, method, prior, folder, on, progress)
+    if keep is not None:
+        ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
     asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
     about = run_record(city, drive, queries, folder) | asked
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
@@ -335,7 +338,6 @@ def _with_odometry(
     if not needed and odometry == "auto":
         return drive
     if keep is not None:
-        Path(keep).mkdir(parents=True, exist_ok=True)
         return with_lidar_odometry(drive, settings.odometry, Path(keep), progress)
     with tempfile.TemporaryDirectory() as folder:
         return with_lidar_odometry(drive, settings.odometry, Path(folder), progress)

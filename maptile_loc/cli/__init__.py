@@ -56,7 +56,14 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments, prog_name="maptile")
+        sys.exit(app(arguments, prog_name="maptile", standalone_mode=False) or 0)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "maptile"
+        _fail(f"{error.format_message()}; see {command} -h")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except click.Abort:
+        _fail("interrupted")
     except MaptileError as error:
         if debug:
             raise
