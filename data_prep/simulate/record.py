@@ -163,7 +163,7 @@ gps/rtk.csv is the exact path; gps/ins.csv, gps/gps.csv and vo/vo.csv have error
 A folder <sensor>_labels has a file per scan: what each point hit, little-endian uint32, with the
 numbers of SemanticKITTI (building 50, road 40, terrain 72, vegetation 70, trunk 71, fence 51,
 pole 80, car 10, person 30, anything else 99).
-world.json tells how the drive was made.
+world.json states how the drive was made.
 """
 """Text of the drive's README.txt."""
 
