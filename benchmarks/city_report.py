@@ -28,7 +28,7 @@ from maptile_loc.report.city.city_report import (
     district_table,
     place_table,
 )
-from maptile_loc.report.city.distinctive import measure
+from maptile_loc.report.city.distinctiveness import measure
 from maptile_loc.run import RunOptions, run
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def main() -> None:
     true = measured(where, track, given.submap, given.work / f"out_{track.name}")
     opened, settings = open_city(where), load_recipe()
     options = ReportOptions(where, submap_m=given.submap)
-    found = measure(opened, distinct_settings(options), settings.match, settings.likelihood)
+    found = measure(opened, distinct_settings(options), settings)
     expected = district_table(place_table(opened, found), CELL_M).set_index(["west", "south"])
     cells = true.join(expected, how="inner")
     head("city", "drive", "submap", "cells", "queries", "measured", "expected", "rho", "p")

@@ -42,7 +42,7 @@ from maptile_loc.render.view import (
     ViewSettings,
     render,
 )
-from maptile_loc.report.city.distinctive import DistinctSettings, query_view
+from maptile_loc.report.city.road_views import DistinctSettings, query_view
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import QueryTile
