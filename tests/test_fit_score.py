@@ -46,7 +46,7 @@ def example(fit_score, raster, known):
     points = seen_walls(raster, truth[:2], truth[2], np.random.default_rng(1))
     cloud = Submap(points, np.zeros(len(points), np.int32), np.zeros((1, 3), np.float32))
     tile = make_tile(cloud, 0.6 if known else -2.0, QUERY)
-    # Walls that are doubtful, so that other places are not hopeless.
+    # Walls that are doubtful, so that other positions are not hopeless.
     return fit_score.Example(replace(tile, wall=0.2 * tile.wall), truth, known)
 
 
@@ -80,7 +80,7 @@ def test_packing_and_unpacking_leave_profiles_as_they_are(fit_score):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_samples_stand_for_the_whole_map(fit_score, known):
-    raster = blocks_raster()  # without roads every place is as likely
+    raster = blocks_raster()  # without roads all positions have the same prior
     sampler = fit_score.Sampler(raster, QUERY.size_m, SETTINGS)
     tile = example(fit_score, raster, known)
     poses, log_weight, log_truth = sampler.draw(tile, np.random.default_rng(0))
