@@ -31,7 +31,7 @@ from torch.nn import functional
 from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
 from maptile_loc.pipeline import load_recipe
-from maptile_loc.render.disguise import DisguiseSettings, build_world
+from maptile_loc.render.disguise import DisguiseSettings
 from maptile_loc.render.raycast import FREE_CELL, Worlds
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import GROUND_CHANNEL as GROUND
@@ -80,10 +80,7 @@ class Scene:
         self.other = self._world(DistinctSettings().disguise)
 
     def _world(self, disguise: DisguiseSettings) -> Worlds:
-        ground, rng = self.ground, np.random.default_rng(self.seed)
-        cells = build_world(ground.buildings, ground.roads.middle(), ground.bounds, disguise, rng)
-        west, north = ground.bounds[0], ground.bounds[3]
-        return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution)
+        return self.ground.world(disguise, np.random.default_rng(self.seed))
 
     def free(self, positions: Array) -> Array:
         """Those of (N, 2) positions, metres from the reference, that are inside and free."""
