@@ -1,5 +1,5 @@
-# Everything starts here: `make demo`, `make test`. The first call sets up .venv; later calls do not.
-# Variables: PYTHON (3.11 or newer), TORCH_INDEX (another package index for torch, e.g. one with CUDA builds).
+# Targets: `make demo`, `make test`, `make docs`, `make lint`, `make setup`, `make clean`. The first call makes .venv.
+# Variables: PYTHON (3.11 or newer), TORCH_INDEX (a package index for torch, e.g. one with CUDA builds).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 VENV := .venv
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_JOBS ?= 2
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs clean
 
 setup: $(STAMP)
 
@@ -26,5 +26,8 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --cov --cov-report=term --cov-fail-under=85
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .coverage*

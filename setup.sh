@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the virtual environment with every dependency pinned. Called by the Makefile.
+# Makes the virtual environment with pinned dependencies. The Makefile calls it.
 set -eu
 : "${PYTHON:=python3}" "${VENV:=.venv}" "${TORCH_INDEX:=}"
 
@@ -8,7 +8,7 @@ set -eu
   exit 2
 }
 
-# Open3D's only system library that a bare Debian or Ubuntu lacks.
+# The only system library of Open3D that a minimal Debian or Ubuntu does not have.
 if [ "$(uname -s)" = Linux ] && ! ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0\.so\.0'; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libusb-1.0-0
@@ -19,13 +19,13 @@ if [ "$(uname -s)" = Linux ] && ! ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0
   fi
 fi
 
-# A venv that was made without pip, for want of a Debian package, is no use: make it again.
+# A venv without pip (python3-venv was not installed) is made again.
 "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" || {
-  echo "could not make a virtual environment; on Debian/Ubuntu: sudo apt-get install -y python3-venv" >&2
+  echo "No virtual environment could be made. On Debian or Ubuntu: sudo apt-get install -y python3-venv" >&2
   exit 2
 }
 if [ -n "$TORCH_INDEX" ]; then
   "$VENV/bin/python" -m pip install --quiet --index-url "$TORCH_INDEX" -c constraints.txt torch
 fi
-"$VENV/bin/python" -m pip install --quiet "pip>=25.1"   # reads dependency groups
+"$VENV/bin/python" -m pip install --quiet "pip>=25.1"   # for dependency groups
 "$VENV/bin/python" -m pip install --quiet -c constraints.txt --group dev --editable .

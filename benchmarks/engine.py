@@ -41,7 +41,7 @@ from data_prep.geometry import Array, rotate, se2_from_se3, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc.api import run_record
 from maptile_loc.device import pick_device
-from maptile_loc.models.published import CARD
+from maptile_loc.models.parts.published import CARD
 from maptile_loc.pipeline import (
     LocalizeSettings,
     MapSearch,

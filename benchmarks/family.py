@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from stamp import head, row, stamp
+from window import WindowSettings, optimise
 
 from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
@@ -34,14 +35,15 @@ from data_prep.geometry import Array, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.learn.adapt import AdaptSettings, adapt_to
-from maptile_loc.learn.data import DataSettings, Ground, RenderedBatches, training_ground
-from maptile_loc.learn.drive_tiles import Sequence, read_sequence, see
-from maptile_loc.learn.loop import ModelSettings, train
-from maptile_loc.learn.window import WindowSettings, optimise
-from maptile_loc.models.published import CARD, read_model
+from maptile_loc.learn.data import RenderedBatches
+from maptile_loc.learn.loop import train
+from maptile_loc.learn.settings import DataSettings, ModelSettings
+from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
+from maptile_loc.models.parts.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
 from maptile_loc.pipeline import drive_tiles, load_recipe
+from maptile_loc.render.vector_map import VectorMap, vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 from maptile_loc.types import HeadingKnowledge, Queries
@@ -135,7 +137,7 @@ def models(city: City, names: tuple[str, ...]) -> Iterator[Entry]:
 
 def on_renders(city: City, entries: list[Entry], count: int) -> None:
     """Print the table of held-out renders."""
-    ground = training_ground(city)
+    ground = vector_map(city)
     print(f"Rendering: {rendered_per_second(ground):.0f} tiles/s on one core\n")
     head("renders", "heading", "trained", *COLUMNS)
     for heading in sorted({entry.model.heading for entry in entries}):
@@ -161,7 +163,7 @@ def answer(model: MapNet, before: torch.Tensor, tiles: torch.Tensor) -> torch.Te
     return model.pose(tiles)[0]
 
 
-def rendered_per_second(ground: Ground) -> float:
+def rendered_per_second(ground: VectorMap) -> float:
     """Tiles that are rendered per second of processor time."""
     batches = RenderedBatches(ground, DataSettings(), "known", SEED, 0)
     batches.worlds(0)
@@ -201,7 +203,7 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
 
 def tiles_of(
     drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
-) -> Sequence:
+) -> TileSequence:
     """The drive's query tiles, kept in a file.
 
     The file's name follows from the settings that make the tiles, not from the code.
@@ -216,13 +218,13 @@ def tiles_of(
         asked = HeadingKnowledge.parse(heading)
         queries = Queries(arguments.submap, arguments.every, heading=asked)
         see(drive_tiles(city, drive, queries, settings), view).save(path)
-    return read_sequence(path)
+    return read_tile_sequence(path)
 
 
 def adapted(
     city: City,
     drive: Drive,
-    sequence: Sequence,
+    sequence: TileSequence,
     entries: list[Entry],
     arguments: argparse.Namespace,
 ) -> Iterator[Entry]:
@@ -248,7 +250,7 @@ def adapted(
             yield Entry(f"{entry.name} adapted", model, card)
 
 
-def regress(model: MapNet, sequence: Sequence, reference: Array) -> Array:
+def regress(model: MapNet, sequence: TileSequence, reference: Array) -> Array:
     """(Q, 3) poses of the tiles, each by itself.
 
     VLocNet also reads the tile before, where odometry connects the two.

@@ -27,7 +27,7 @@ from data_prep.drive import Times
 from data_prep.files import swapped_folder
 from data_prep.geometry import Array, interpolate_se3
 from data_prep.simulate.record import SimulateSettings, vehicle_poses
-from data_prep.simulate.scene.kinds import KINDS
+from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.world import World, build_world
 from data_prep.simulate.trajectory import open_trajectory
 from maptile_loc import api
@@ -109,7 +109,7 @@ def ride(where: City, metres: float) -> Camera:
 def structure(camera: Camera, rays: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
     """(P, 3) points in the map frame, and (P,) the first and last photographs that show each."""
     rng = np.random.default_rng(rays)
-    share = np.array([FOUND_AGAIN[kind] for kind in KINDS])
+    share = np.array([FOUND_AGAIN[kind.name.lower()] for kind in Surface])
     photo = np.repeat(np.arange(len(camera.poses)), rays)
     picture = rng.uniform(-1, 1, (len(photo), 2)) * [WIDE, HIGH]
     local = np.column_stack([np.ones(len(photo)), picture])

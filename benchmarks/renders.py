@@ -22,9 +22,11 @@ from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
-from maptile_loc.learn.data import DataSettings, RenderedBatches, training_ground
-from maptile_loc.learn.drive_tiles import see
+from maptile_loc.learn.data import RenderedBatches
+from maptile_loc.learn.settings import DataSettings
+from maptile_loc.learn.tile_sequence import see
 from maptile_loc.pipeline import drive_tiles, load_recipe
+from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings, render
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 from maptile_loc.types import Queries
@@ -98,7 +100,7 @@ def renders(city: City, positions: Array, paths: Array, view: ViewSettings) -> t
         paths: (Q, P, 2) points of the trajectory around each, likewise.
         view: Size and noise of the renders.
     """
-    batches = RenderedBatches(training_ground(city), DataSettings(), "known", 0, 0)
+    batches = RenderedBatches(vector_map(city), DataSettings(), "known", 0, 0)
     worlds = batches.worlds(0)
     generator = torch.Generator().manual_seed(0)
     which = torch.arange(len(positions)) % len(worlds.cells)

@@ -40,9 +40,10 @@ from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.files import read_json
 from data_prep.geometry import Array
 from maptile_loc.device import pick_device
-from maptile_loc.models.published import CARD
+from maptile_loc.models.parts.published import CARD
 from maptile_loc.pipeline import LocalizeSettings, heading_turns, load_recipe
-from maptile_loc.render.view import EDGE, SOLID, ViewSettings, Worlds, render
+from maptile_loc.render.raycast import EDGE_CELL, SOLID_CELL, Worlds
+from maptile_loc.render.view import ViewSettings, render
 from maptile_loc.score.channels import CHANNELS
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
@@ -164,8 +165,8 @@ def see(raster: MapRaster, position: Array, size_m: float, seed: int) -> QueryTi
     half = round(size_m / raster.resolution)
     row, column = np.floor(raster.pixel_from_world(position)).astype(int) - half
     solid = raster.window(row, column, 2 * half, 2 * half)[BUILDING] > 0
-    cells = torch.from_numpy(np.where(solid, SOLID, 0).astype(np.uint8))
-    cells[[0, -1]], cells[:, [0, -1]] = EDGE, EDGE
+    cells = torch.from_numpy(np.where(solid, SOLID_CELL, 0).astype(np.uint8))
+    cells[[0, -1]], cells[:, [0, -1]] = EDGE_CELL, EDGE_CELL
     corner = raster.world_from_pixel(np.array([row, column])) - position
     world = Worlds(cells[None], float(corner[0]), float(corner[1]), raster.resolution)
     size = round(size_m / raster.resolution)

@@ -1,7 +1,7 @@
-"""A drive: scans, odometry, heading and truth, each a track of its own.
+"""A drive: scans, odometry, heading and truth, each a separate track.
 
-Truth stays out: whatever estimates a trajectory is handed ``drive.without_truth()``, and nothing in
-``scans``, ``odometry`` or ``heading`` holds an absolute position.
+Estimators receive ``drive.without_truth()``. ``scans``, ``odometry`` and ``heading`` hold no
+absolute position, so that the truth cannot reach an estimate.
 """
 
 from __future__ import annotations
@@ -16,21 +16,31 @@ from numpy.typing import NDArray
 from data_prep.geometry import Array, interpolate_angle, interpolate_se3
 
 Times = NDArray[np.int64]
+"""Times in nanoseconds since 1970; of a drive without absolute times, since its start."""
+
+MAX_BRIDGED_GAP_NS = 2_000_000_000
+"""Longest gap in odometry, nanoseconds, that stays within a segment; a longer one ends it."""
+
+MAX_HEADING_AGE_NS = 1_000_000_000
+"""A heading is unknown this many nanoseconds or more from the nearest sample."""
+
+MAX_TRUTH_GAP_NS = 2_000_000_000
+"""Truth is interpolated between two samples at most this many nanoseconds apart."""
 
 
 @dataclass(frozen=True)
 class ScanBlock:
-    """The points of some consecutive scans, each in the vehicle frame at its own scan's time.
+    """The points of S consecutive scans, each in the vehicle frame at the time of its scan.
 
     Attributes:
-        t_ns: (S,) time of each scan.
+        t_ns: (S,) int64, time of each scan.
         points: (N, 3) float32, vehicle frame (x forward, y left, z up), metres, all finite.
-        scan: (N,) int32, which of the S scans a point belongs to; sorted.
-        origin: (S, 3) float32, where the sensor is in the vehicle frame.
-        seconds: (N,) float32, when each point was measured, relative to its scan's time; None
-            where that is not known, or the vehicle's motion has been undone already.
-        label: (N,) int32, the data set's own number of what a point belongs to; None where
-            a scan has none.
+        scan: (N,) int32, index of the scan, 0 to S - 1, that a point belongs to; sorted.
+        origin: (S, 3) float32, position of the sensor in the vehicle frame, metres.
+        seconds: (N,) float32, time at which each point was measured, relative to its scan's time;
+            None where it is unknown, or where the scans are already motion-compensated.
+        label: (N,) int32, class number of each point in the data set's own table; None where a
+            scan has no labels.
     """
 
     t_ns: Times
@@ -42,16 +52,16 @@ class ScanBlock:
 
 
 class ScanSource(Protocol):
-    """Scans that are read when they are asked for."""
+    """Scans that are read from their files on request."""
 
     @property
     def t_ns(self) -> Times:
-        """(S,) time of every scan of every sensor used, sorted."""
+        """(S,) time of every scan of every sensor in use, sorted."""
         ...
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Names of the sensors, for people."""
+        """Names of the sensors in use."""
         ...
 
     def read(self, start: int, stop: int) -> ScanBlock:
@@ -64,12 +74,38 @@ class ScanSource(Protocol):
 
 
 @dataclass(frozen=True)
-class PoseTrack:
-    """Relative motion: where the vehicle frame is in a frame of arbitrary origin and heading.
+class ScanSlice:
+    """A range of the scans of another source.
 
     Attributes:
-        t_ns: (N,) strictly increasing.
-        poses: (N, 4, 4) float64, z up; only differences within one segment mean anything.
+        source: The other source.
+        first: Index, in ``source``, of the first scan of the range.
+        t_ns: (S,) times of the scans of the range.
+    """
+
+    source: ScanSource
+    first: int
+    t_ns: Times
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Names of the sensors of the source."""
+        return self.source.sensors
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive) of the range."""
+        start, stop, _ = slice(start, stop).indices(len(self.t_ns))
+        return self.source.read(self.first + start, self.first + stop)
+
+
+@dataclass(frozen=True)
+class PoseTrack:
+    """Relative motion: poses of the vehicle frame in a fixed frame of arbitrary origin and heading.
+
+    Attributes:
+        t_ns: (N,) int64, strictly increasing.
+        poses: (N, 4, 4) float64, vehicle frame -> fixed frame, z up, metres; only differences
+            within one segment have a meaning.
         segment: (N,) int32, non-decreasing; the motion from one segment to the next is unknown.
     """
 
@@ -78,13 +114,13 @@ class PoseTrack:
     segment: NDArray[np.int32]
 
     def at(self, query_ns: Times) -> Array:
-        """(M, 4, 4) interpolated poses; outside the track the nearest end's pose."""
+        """(M, 4, 4) poses interpolated at (M,) times; outside the track, the pose of its end."""
         return interpolate_se3(self.t_ns, self.poses, query_ns)
 
     def segment_at(self, query_ns: Times) -> NDArray[np.int32]:
-        """(M,) segment of each time, -1 where none covers it.
+        """(M,) segment at each of (M,) times.
 
-        A time inside a gap between two segments, or outside the track, has none.
+        It is -1 for a time outside the track, or in the gap between two segments.
         """
         left = np.searchsorted(self.t_ns, query_ns, side="right") - 1
         inside = (left >= 0) & (query_ns <= self.t_ns[-1])
@@ -95,7 +131,7 @@ class PoseTrack:
         return np.where(inside & (on_pose | joined), self.segment[left], -1).astype(np.int32)
 
     def travelled(self) -> Array:
-        """(N,) metres travelled in the plane since the start; a step between segments counts 0."""
+        """(N,) metres travelled in the plane since the start; a gap between segments adds 0."""
         step = np.linalg.norm(np.diff(self.poses[:, :2, 3], axis=0), axis=1)
         step[np.diff(self.segment) != 0] = 0.0
         return np.concatenate([[0.0], np.cumsum(step)])
@@ -106,30 +142,34 @@ class HeadingTrack:
     """The vehicle's true heading, from a compass or an INS.
 
     Attributes:
-        t_ns: (N,) strictly increasing.
-        heading: (N,) radians, counter-clockwise from true east (not grid east).
+        t_ns: (N,) int64, strictly increasing.
+        heading: (N,) float64 radians, counter-clockwise from true east (not grid east).
     """
 
     t_ns: Times
     heading: Array
 
     def at(self, query_ns: Times) -> Array:
-        """(M,) interpolated true headings; NaN a second or more from the nearest sample."""
+        """(M,) true headings interpolated at (M,) times, radians.
+
+        NaN at a time that is ``MAX_HEADING_AGE_NS`` or more from the nearest sample.
+        """
         right = np.clip(np.searchsorted(self.t_ns, query_ns), 0, len(self.t_ns) - 1)
         left = np.clip(right - 1, 0, None)
         nearest = np.minimum(abs(self.t_ns[left] - query_ns), abs(self.t_ns[right] - query_ns))
         heading = interpolate_angle(self.t_ns, self.heading, query_ns)
-        return np.where(nearest < 1_000_000_000, heading, np.nan)
+        return np.where(nearest < MAX_HEADING_AGE_NS, heading, np.nan)
 
 
 @dataclass(frozen=True)
 class TruthTrack:
-    """Where the vehicle frame's origin really was: for evaluation only.
+    """Reference positions of the vehicle frame's origin and reference headings; evaluation only.
 
     Attributes:
-        t_ns: (N,) strictly increasing.
-        latitude, longitude: (N,) degrees, WGS 84.
-        heading: (N,) radians, counter-clockwise from true east.
+        t_ns: (N,) int64, strictly increasing.
+        latitude: (N,) float64 degrees, WGS 84.
+        longitude: (N,) float64 degrees, WGS 84.
+        heading: (N,) float64 radians, counter-clockwise from true east.
     """
 
     t_ns: Times
@@ -138,15 +178,16 @@ class TruthTrack:
     heading: Array
 
     def at(self, query_ns: Times) -> tuple[Array, Array, Array]:
-        """(M,) latitude, longitude, heading; NaN where the track does not cover the time.
+        """Latitude, longitude (degrees) and heading (radians) at (M,) times, (M,) each.
 
-        A time is covered between two samples no more than two seconds apart.
+        NaN at a time outside the track, or between two samples more than ``MAX_TRUTH_GAP_NS``
+        apart.
         """
         seconds, query = (self.t_ns - self.t_ns[0]) / 1e9, (query_ns - self.t_ns[0]) / 1e9
         right = np.clip(np.searchsorted(self.t_ns, query_ns), 0, len(self.t_ns) - 1)
         left = np.clip(right - 1, 0, None)
         exact = self.t_ns[right] == query_ns
-        gap = self.t_ns[right] - self.t_ns[left] > 2_000_000_000
+        gap = self.t_ns[right] - self.t_ns[left] > MAX_TRUTH_GAP_NS
         outside = (query_ns < self.t_ns[0]) | (query_ns > self.t_ns[-1])
         covered = np.where(outside | (gap & ~exact), np.nan, 0.0)
         return (
@@ -177,19 +218,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class Drive:
-    """Everything known of one drive.
+    """Everything known about one drive.
 
     Attributes:
-        name: For people and file names.
-        format: "robotcar", "kitti", "clouds", ...
+        name: Name for messages and file names.
+        format: Name of the format it was opened from: "robotcar", "kitti", "clouds", ...
         scans: The LiDAR scans.
         odometry: Relative motion, or None where the drive has none.
-        heading: True heading, or None; read only where the user says that it is known.
-        truth: Absolute poses, or None; only evaluation may see it.
-        notes: Lines worth telling the user (gaps, missing files, what was done about them).
-        labels: Whose numbers its points' labels are ("semantickitti", "kitti360", "las"), or None
-            where its points have no labels. "simulated" are semantickitti's numbers in a drive that
-            is to be localized as if it had none.
+        heading: True heading, or None; used only where the user declares the heading known.
+        truth: Reference poses, or None; used only by evaluation.
+        notes: One line each for the user: gaps, missing files, and how they were handled.
+        labels: Name of the table that defines the points' labels ("semantickitti", "kitti360",
+            "nuscenes", "las", "simulated"), or None where points have no labels. "simulated" uses
+            the numbers of "semantickitti", but such a drive is localized without its labels.
         origin: What it was opened from; None for a drive that was made in memory.
     """
 
@@ -204,5 +245,20 @@ class Drive:
     origin: Origin | None = None
 
     def without_truth(self) -> Drive:
-        """The same drive as an estimator may see it."""
+        """The same drive with ``truth`` removed, as estimators receive it."""
         return replace(self, truth=None)
+
+    def between(self, start: float | None = None, end: float | None = None) -> Drive:
+        """The same drive with only the scans between two times; the other tracks stay whole.
+
+        Args:
+            start: Seconds after the first scan; None keeps all scans from the first.
+            end: Seconds after the first scan, inclusive; None keeps all scans to the last.
+
+        Returns:
+            The drive; it has no scans where none lies between the two times.
+        """
+        seconds = (self.scans.t_ns - self.scans.t_ns[0]) / 1e9
+        first = 0 if start is None else int(np.searchsorted(seconds, start, side="left"))
+        last = len(seconds) if end is None else int(np.searchsorted(seconds, end, side="right"))
+        return replace(self, scans=ScanSlice(self.scans, first, self.scans.t_ns[first:last]))

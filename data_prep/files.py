@@ -36,14 +36,14 @@ _NO_HARD_LINKS = (EPERM, ENOTSUP, ENOSYS, EMLINK)
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` once the block succeeds.
+    """Yield a temporary path beside ``path``, which is renamed to ``path`` if the block succeeds.
 
-    The temporary name keeps the suffix, for libraries that choose the format by it. Missing parent
-    folders are made.
+    The temporary name has the suffix of ``path``: some libraries choose the format by it. Missing
+    parent folders are made.
 
     Raises:
-        MaptileError: The file cannot be written (disk full, no permission, ...); the temporary
-            file is removed and an older ``path`` is left as it was.
+        MaptileError: The file cannot be written (disk full, no permission, ...). The temporary
+            file is removed, and an older ``path`` is left as it was.
     """
     temporary = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.tmp{path.suffix}")
     try:
@@ -59,17 +59,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def swapped_folder(folder: Path, keep: Callable[[str], bool] | None = None) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder`` that takes its place once the block succeeds.
+    """Yield an empty folder beside ``folder``, which replaces ``folder`` if the block succeeds.
 
-    The replacement is one system call (``renameat2`` with ``RENAME_EXCHANGE``), so at any moment,
-    also if the process is killed, ``folder`` is the old or the new one as a whole. Kept entries are
-    linked into the new folder before that call and are therefore never out of reach. What a killed
-    process left behind is removed by the next call, or by ``finish_swap``. A symbolic link stays
-    one: the folder that it points to is replaced.
+    One system call (``renameat2`` with ``RENAME_EXCHANGE``) replaces the folder. At any time, also
+    after the process is killed, ``folder`` is therefore the complete old or the complete new one.
+    Kept entries are linked into the new folder before that call, so they are always in ``folder``.
+    The next call, or ``finish_swap``, removes the hidden folders of a killed process. If ``folder``
+    is a symbolic link, the folder that it points to is replaced.
 
-    Where the file system cannot exchange two folders (or the system is not Linux), two renames do
-    it. A process killed between these two leaves no ``folder``; ``finish_swap`` puts the old one
-    back.
+    Two renames do the same where the file system cannot exchange two folders, or the system is not
+    Linux. If the process is killed between the two, ``folder`` is missing until ``finish_swap``
+    moves the old one back.
 
     Args:
         folder: The folder to make or to replace. Missing parents are made.
@@ -83,6 +83,7 @@ def swapped_folder(folder: Path, keep: Callable[[str], bool] | None = None) -> I
             ``folder`` is left as it was.
     """
     ensure_replaceable(folder)
+    finish_swap(folder)
     target = _real(folder)
     new = _hidden(target, _NEW)
     try:
@@ -105,9 +106,9 @@ def swapped_folder(folder: Path, keep: Callable[[str], bool] | None = None) -> I
 def finish_swap(folder: Path) -> None:
     """Clean up after a process that was killed while it replaced ``folder``.
 
-    If there is no ``folder`` but an old one that was moved aside, it is moved back. What else was
-    left behind is removed; folders that another process is writing are left alone. Readers call
-    this when ``folder`` is missing, ``swapped_folder`` calls it at its end.
+    If ``folder`` is missing and an old one was moved aside, the old one is moved back. Other hidden
+    folders of a killed process are removed; those that another process is writing stay. Readers
+    call this if ``folder`` is missing. ``swapped_folder`` calls it at its start and end.
     """
     target = _real(folder)
     pattern = re.compile(rf"\.{re.escape(target.name)}-[0-9a-f]{{8}}({_NEW}|{_OLD})")
@@ -115,8 +116,8 @@ def finish_swap(folder: Path) -> None:
         for path in sorted(target.parent.iterdir()):
             if not pattern.fullmatch(path.name):
                 continue
-            with _claimed(path) as is_mine:
-                if not is_mine:
+            with _claimed(path) as is_leftover:
+                if not is_leftover:
                     continue
                 if path.suffix == _OLD:
                     # Succeeds only if there is no folder, or an empty one.
@@ -226,6 +227,7 @@ def check_version(path: Path, found: object, supported: int, remedy: str) -> Non
 
 
 def _without_nan(value: Any) -> Any:
+    """Return ``value`` with None instead of NaN, in nested lists and dictionaries too."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -247,10 +249,10 @@ def _hidden(folder: Path, suffix: str) -> Path:
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
-    """Hold the lock on a hidden folder while the block runs; yield whether it could be had.
+    """Lock a folder while the block runs; yield True if this process holds the lock.
 
-    The system releases the lock of a killed process, so a folder whose lock is free is a leftover.
-    Where folders cannot be locked (Windows, some network file systems), leftovers stay.
+    The system releases the locks of a killed process. So a hidden folder without a lock is a
+    leftover. Where folders cannot be locked (Windows, some network file systems), leftovers stay.
     """
     descriptor = None
     try:

@@ -1,8 +1,8 @@
-"""Poses, headings and the map projection: the only place that converts angles.
+"""Poses, headings and the map projection; the only module that converts angles.
 
-Conventions: metres, radians, right-handed frames. Vehicle frame: x forward, y left, z up. Map
-frame: x east, y north of a conformal metric CRS. Heading: counter-clockwise from grid east. A
-*true* heading is counter-clockwise from true east; grid heading = true heading + convergence.
+All frames are right-handed, in metres and radians. The vehicle frame has x forward, y left, z up;
+the map frame has x east, y north in a conformal metric CRS. A heading is counter-clockwise from
+grid east, a *true* heading counter-clockwise from true east: heading = true heading + convergence.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 Array = NDArray[np.float64]
+"""A float64 array of any shape."""
 
 NED_TO_FLU = np.diag([1.0, -1.0, -1.0, 1.0])
-"""Turns x forward, y right, z down into x forward, y left, z up (and back: its own inverse)."""
+"""(4, 4) transform from x forward, y right, z down to x forward, y left, z up; its own inverse."""
 
 
 def wrap_angle(angle: ArrayLike) -> Array:
-    """Return ``angle`` (radians) wrapped to [-pi, pi)."""
+    """Return angles (radians) wrapped to [-pi, pi)."""
     return (np.asarray(angle, np.float64) + np.pi) % (2 * np.pi) - np.pi
 
 
 def true_heading_from_ins_yaw(yaw: ArrayLike) -> Array:
-    """RobotCar INS/RTK yaw (radians, clockwise from true north) as a true heading."""
+    """Return the true heading (radians) of a RobotCar yaw (radians, clockwise from true north)."""
     return wrap_angle(np.pi / 2 - np.asarray(yaw, np.float64))
 
 
 def true_heading_from_oxts_yaw(yaw: ArrayLike) -> Array:
-    """KITTI OXTS yaw (radians, counter-clockwise from true east) as a true heading."""
+    """Return the true heading (radians) of a KITTI yaw (counter-clockwise from true east)."""
     return wrap_angle(yaw)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """The map frame of a city: geographic coordinates to (east, north) metres and back.
+    """The map frame of a city, and its relation to WGS 84.
 
     Attributes:
-        crs: A conformal, metric, projected CRS.
+        crs: A conformal projected CRS in metres.
     """
 
     crs: pyproj.CRS
@@ -55,14 +56,29 @@ class Projection:
         return pyproj.Proj(self.crs)
 
     def forward(self, latitude: ArrayLike, longitude: ArrayLike) -> Array:
-        """(N,) WGS 84 latitude and longitude in degrees -> (N, 2) east, north in metres."""
+        """Return positions in the map frame.
+
+        Args:
+            latitude: (N,) degrees, WGS 84.
+            longitude: (N,) degrees, WGS 84.
+
+        Returns:
+            (N, 2) float64 east, north, metres.
+        """
         east, north = self._transformer.transform(
             np.asarray(longitude, np.float64), np.asarray(latitude, np.float64)
         )
         return np.stack([np.asarray(east), np.asarray(north)], axis=-1)
 
     def inverse(self, east_north: ArrayLike) -> tuple[Array, Array]:
-        """(N, 2) east, north in metres -> (N,) latitude and (N,) longitude in degrees."""
+        """Return the geographic coordinates of positions in the map frame.
+
+        Args:
+            east_north: (N, 2) metres.
+
+        Returns:
+            (N,) latitude and (N,) longitude, degrees, WGS 84.
+        """
         xy = np.asarray(east_north, np.float64)
         longitude, latitude = self._transformer.transform(
             xy[..., 0], xy[..., 1], direction=pyproj.enums.TransformDirection.INVERSE
@@ -70,9 +86,16 @@ class Projection:
         return np.asarray(latitude), np.asarray(longitude)
 
     def convergence(self, latitude: ArrayLike, longitude: ArrayLike) -> Array:
-        """Meridian convergence g (radians): grid heading = true heading + g.
+        """Return the meridian convergence, which is heading minus true heading.
 
-        +1.369 degrees at Oxford in UTM 30, -0.435 degrees at Karlsruhe in UTM 32.
+        It is +1.369 degrees at Oxford in UTM zone 30, and -0.435 degrees at Karlsruhe in zone 32.
+
+        Args:
+            latitude: (N,) degrees, WGS 84.
+            longitude: (N,) degrees, WGS 84.
+
+        Returns:
+            (N,) radians.
         """
         factors = self._proj.get_factors(
             np.asarray(longitude, np.float64), np.asarray(latitude, np.float64)
@@ -81,27 +104,45 @@ class Projection:
 
 
 def utm_crs(latitude: float, longitude: float) -> pyproj.CRS:
-    """The UTM zone of a place, the default map frame of a city (WGS 84, EPSG:326xx/327xx)."""
+    """Return the UTM zone of a position (degrees, WGS 84), the default map frame of a city.
+
+    It is EPSG:326xx in the north and EPSG:327xx in the south, without the exceptions at Norway.
+    """
     zone = int((longitude + 180) // 6) % 60 + 1
     return pyproj.CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
 
 
-# --- SE(3): arrays (..., 4, 4), T_a_b takes points of frame b to frame a ------------------------
+# --- SE(3): arrays (..., 4, 4); the pose of frame b in frame a takes points of b to a ------------
 
 
 def se3_from_xyzrpy(xyzrpy: ArrayLike) -> Array:
-    """(..., 6) x y z roll pitch yaw (m, rad; R = Rz(yaw) Ry(pitch) Rx(roll)) -> (..., 4, 4)."""
+    """Return poses from positions and Euler angles, with R = Rz(yaw) Ry(pitch) Rx(roll).
+
+    Args:
+        xyzrpy: (..., 6) x, y, z (metres), roll, pitch, yaw (radians).
+
+    Returns:
+        (..., 4, 4) float64.
+    """
     values = np.asarray(xyzrpy, np.float64)
     return se3(Rotation.from_euler("xyz", values[..., 3:].reshape(-1, 3)), values[..., :3])
 
 
 def se3_from_quaternion(xyz: ArrayLike, quaternion: ArrayLike) -> Array:
-    """(..., 3) metres and (..., 4) quaternion (x, y, z, w) -> (..., 4, 4)."""
+    """Return poses from positions and quaternions.
+
+    Args:
+        xyz: (..., 3) metres.
+        quaternion: (..., 4) x, y, z, w; scaled to unit length.
+
+    Returns:
+        (..., 4, 4) float64.
+    """
     return se3(Rotation.from_quat(np.asarray(quaternion, np.float64).reshape(-1, 4)), xyz)
 
 
 def se3(rotation: Rotation, translation: ArrayLike) -> Array:
-    """Rotations and (..., 3) translations -> (..., 4, 4)."""
+    """Return (..., 4, 4) poses from rotations and (..., 3) translations, metres."""
     t = np.asarray(translation, np.float64)
     result = np.zeros((*t.shape[:-1], 4, 4))
     result[..., :3, :3] = rotation.as_matrix().reshape(*t.shape[:-1], 3, 3)
@@ -111,7 +152,7 @@ def se3(rotation: Rotation, translation: ArrayLike) -> Array:
 
 
 def se3_inverse(pose: Array) -> Array:
-    """Inverse of (..., 4, 4) rigid transforms."""
+    """Return the inverses of (..., 4, 4) rigid transforms."""
     result = np.zeros_like(pose)
     rotation = np.swapaxes(pose[..., :3, :3], -1, -2)
     result[..., :3, :3] = rotation
@@ -121,7 +162,15 @@ def se3_inverse(pose: Array) -> Array:
 
 
 def transform_points(pose: Array, points: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Apply one (4, 4) transform to (N, 3) points, or (N, 4, 4) each to its own; float32."""
+    """Return transformed points.
+
+    Args:
+        pose: (4, 4) for all points, or (N, 4, 4), one per point.
+        points: (N, 3) metres.
+
+    Returns:
+        (N, 3) float32.
+    """
     if pose.ndim == 2:
         return (points @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32)
     turned = np.einsum("nij,nj->ni", pose[:, :3, :3], points)
@@ -129,14 +178,20 @@ def transform_points(pose: Array, points: NDArray[np.floating]) -> NDArray[np.fl
 
 
 def interpolate_se3(t_ns: NDArray[np.int64], poses: Array, query_ns: NDArray[np.int64]) -> Array:
-    """Poses at ``query_ns`` (M,): linear in position, spherical linear in rotation.
+    """Return poses at given times: linear in position, spherical linear (slerp) in rotation.
 
-    Times outside ``t_ns`` (N,), which increases strictly, take the nearest end's pose.
+    Args:
+        t_ns: (N,) nanoseconds, strictly increasing.
+        poses: (N, 4, 4).
+        query_ns: (M,) nanoseconds; times before the first or after the last pose get that pose.
+
+    Returns:
+        (M, 4, 4) float64.
     """
     query = np.clip(query_ns, t_ns[0], t_ns[-1])
     if len(t_ns) == 1 or len(query) == 0:
         return np.repeat(poses[:1], len(query), axis=0)
-    # Of a long track only the poses around the queries matter.
+    # Only the poses around the queries are needed; a track may be long.
     start = max(int(np.searchsorted(t_ns, query.min(), side="right")) - 1, 0)
     stop = int(np.searchsorted(t_ns, query.max())) + 2
     t_ns, poses = t_ns[start:stop], poses[start:stop]
@@ -153,9 +208,15 @@ def interpolate_se3(t_ns: NDArray[np.int64], poses: Array, query_ns: NDArray[np.
 
 
 def interpolate_angle(t_ns: NDArray[np.int64], angle: Array, query_ns: NDArray[np.int64]) -> Array:
-    """Angles (radians) at ``query_ns``, the short way round; the ends are held.
+    """Return angles at given times, interpolated along the shorter arc.
 
-    An unknown angle (NaN) makes only the times between it and its neighbours unknown.
+    Args:
+        t_ns: (N,) nanoseconds, strictly increasing.
+        angle: (N,) radians; NaN where unknown, which affects only the times up to its neighbours.
+        query_ns: (M,) nanoseconds; times before the first or after the last angle get that angle.
+
+    Returns:
+        (M,) radians in [-pi, pi), or NaN.
     """
     if len(t_ns) == 1:
         return wrap_angle(np.repeat(angle, len(query_ns)))
@@ -168,17 +229,25 @@ def interpolate_angle(t_ns: NDArray[np.int64], angle: Array, query_ns: NDArray[n
     return wrap_angle(between)
 
 
-# --- SE(2): arrays (..., 3) of x, y, heading ----------------------------------------------------
+# --- SE(2): arrays (..., 3) of x, y (metres) and heading (radians) -------------------------------
 
 
 def se2_from_se3(pose: Array) -> Array:
-    """(..., 4, 4) -> (..., 3): position in the plane and the heading of the x axis."""
+    """Return (..., 3): the x-y position and the heading of the x axis of (..., 4, 4) poses."""
     heading = np.arctan2(pose[..., 1, 0], pose[..., 0, 0])
     return np.stack([pose[..., 0, 3], pose[..., 1, 3], heading], axis=-1)
 
 
 def se2_compose(a: ArrayLike, b: ArrayLike) -> Array:
-    """Pose ``b``, given in the frame of pose ``a``, in the frame of ``a``'s parent."""
+    """Return the composition of poses.
+
+    Args:
+        a: (..., 3) poses in a common frame.
+        b: (..., 3) poses in the frames of ``a``.
+
+    Returns:
+        (..., 3) the poses ``b`` in the common frame.
+    """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     c, s = np.cos(a[..., 2]), np.sin(a[..., 2])
     return np.stack(
@@ -192,7 +261,15 @@ def se2_compose(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def se2_between(a: ArrayLike, b: ArrayLike) -> Array:
-    """Pose ``b`` in the frame of pose ``a``, both given in one frame."""
+    """Return relative poses, the inverse of ``se2_compose``.
+
+    Args:
+        a: (..., 3) poses in a common frame.
+        b: (..., 3) poses in the same frame.
+
+    Returns:
+        (..., 3) the poses ``b`` in the frames of ``a``.
+    """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     c, s = np.cos(a[..., 2]), np.sin(a[..., 2])
     dx, dy = b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]
@@ -200,6 +277,6 @@ def se2_between(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def rotate(xy: NDArray[np.floating], angle: float) -> NDArray[np.floating]:
-    """Turn (N, 2) vectors counter-clockwise by ``angle`` radians."""
+    """Return (N, 2) vectors turned counter-clockwise by ``angle`` radians, in their dtype."""
     c, s = np.cos(angle), np.sin(angle)
     return xy @ np.array([[c, s], [-s, c]], dtype=xy.dtype)

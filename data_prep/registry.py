@@ -1,4 +1,4 @@
-"""Registries: folders in which each file is one entry and exports what it is.
+"""Registries: packages in which each module is one entry and exports what it is.
 
 Names and one-line summaries are read without importing the entries, so that a command line can list
 them quickly.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 from dataclasses import dataclass
-from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,32 @@ from data_prep.errors import MaptileError
 
 @dataclass(frozen=True)
 class Registry:
-    """The entries of one package.
+    """The entries of one package: its modules, but not its sub-packages.
 
     Attributes:
-        package: Name of the package, ``maptile_loc.search``.
-        folder: Its folder. Every module in it is an entry; packages in it are not.
+        package: Name of the package, such as ``maptile_loc.search``.
         attribute: Name of the object that each entry exports.
-        noun: The kind of entry, for messages: "method".
+        noun: What an entry is, for messages: "method".
     """
 
     package: str
-    folder: Path
     attribute: str
     noun: str
 
     def names(self) -> tuple[str, ...]:
         """The names of all entries, sorted; nothing is imported."""
-        return _names(self.folder)
+        path = importlib.import_module(self.package).__path__
+        return tuple(
+            sorted(module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
+        )
 
     def summary(self, name: str) -> str:
-        """The first line of an entry's docstring, without its full stop; nothing is imported."""
-        return _summary(self.folder / f"{name}.py")
+        """The first line of the docstring of entry ``name``; nothing is imported."""
+        spec = find_spec(f"{self.package}.{name}")
+        if spec is None or spec.origin is None:
+            return ""
+        text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+        return (text or "").partition("\n")[0]
 
     def load(self, name: str) -> Any:
         """The object that entry ``name`` exports.
@@ -51,13 +57,6 @@ class Registry:
             raise MaptileError(f"no {self.noun} named {name!r}; there are: {known}")
         return getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
 
-
-@cache
-def _names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__"))
-
-
-@cache
-def _summary(file: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0].rstrip(".")
+    def all(self) -> dict[str, Any]:
+        """The objects of all entries, by the names of their modules."""
+        return {name: self.load(name) for name in self.names()}

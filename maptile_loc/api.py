@@ -15,6 +15,7 @@ from data_prep.city import folder as city_folder
 from data_prep.city.folder import City, CitySettings
 from data_prep.drive import Drive, TruthTrack
 from data_prep.errors import MaptileError
+from data_prep.files import ensure_folder
 from data_prep.osm.source import OsmSource
 from data_prep.progress import Progress, silent
 from data_prep.simulate import record, trajectory
@@ -143,13 +144,14 @@ def localize(
     """
     settings = load_recipe(config, overrides)
     city, drive = _city(city), _drive(drive)
-    if heading is None:
-        heading = "known" if drive.heading is not None else "unknown"
+    heading = heading or ("known" if drive.heading is not None else "unknown")
     queries = Queries(submap_m, every_m, online, _heading(heading), seed)
     on, folder = pick_device(device), None if model is None else Path(model)
-    engine = prepare_search(city, settings, method, prior, folder, on)
-    asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about = run_record(city, drive, queries, folder) | asked
+    engine = prepare_search(city, settings, method, prior, folder, on, progress)
+    if keep is not None:
+        ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
+    about = run_record(city, drive, queries, folder)
+    about |= {"odometry": odometry, "prior": prior, "device": device, "method": method}
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
     tiles = drive_tiles(city, drive, queries, settings)
     found = localize_tiles(tiles, engine, settings, progress)
@@ -185,10 +187,13 @@ def train(
             was interrupted, and can be resumed.
     """
     from maptile_loc.learn import loop
+    from maptile_loc.learn.settings import ModelSettings
 
-    settings = load_settings(loop.ModelSettings, config, overrides)
+    settings = load_settings(ModelSettings, config, overrides)
     cities = [_city(other) for other in others]
-    return loop.train(_city(city), settings, minutes=minutes, device=device, others=cities)
+    return loop.train(
+        _city(city), settings, minutes=minutes, device=device, others=cities, progress=progress
+    )
 
 
 def adapt(
@@ -238,7 +243,7 @@ def adapt(
     folder = newest_model(city, "mapnet") if model is None else Path(model)
     queries = Queries(submap_m, every_m, heading=_heading(heading), seed=settings.seed)
     return learn_adapt.adapt(
-        city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device
+        city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device, progress
     )
 
 
@@ -280,7 +285,7 @@ def simulate(
     settings = load_settings(record.SimulateSettings, config, [*overrides, *seeded])
     city = _city(city)
     track = _open_trajectory(trajectory, city, length_m, settings.seed, outside)
-    record.simulate(city, track, Path(path), sensor, settings)
+    record.simulate(city, track, Path(path), sensor, settings, progress)
     return open_drive(path)
 
 
@@ -332,10 +337,9 @@ def _with_odometry(
     if not needed and odometry == "auto":
         return drive
     if keep is not None:
-        Path(keep).mkdir(parents=True, exist_ok=True)
-        return with_lidar_odometry(drive, settings.odometry, Path(keep))
+        return with_lidar_odometry(drive, settings.odometry, Path(keep), progress)
     with tempfile.TemporaryDirectory() as folder:
-        return with_lidar_odometry(drive, settings.odometry, Path(folder))
+        return with_lidar_odometry(drive, settings.odometry, Path(folder), progress)
 
 
 def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:

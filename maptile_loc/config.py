@@ -1,13 +1,14 @@
-"""Recipes: YAML files validated into typed settings.
+"""Recipes: YAML files that are read as typed settings.
 
-A recipe is a file in ``configs/`` (which travels in the wheel) or one of the user's own. Every room
-owns its settings, a subclass of ``data_prep.settings.Settings``; this module only reads the YAML.
+A recipe is a file in ``configs/`` (which is part of the wheel) or a file of the user. Each part of
+the program has its own settings class, derived from ``data_prep.settings.Settings``.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,41 +23,46 @@ T = TypeVar("T", bound=Settings)
 
 
 def config_folder() -> Path:
-    """The folder of the shipped recipes, in an installed package or in a checkout."""
+    """Return the folder of the shipped recipes, in an installed package or in a checkout."""
     installed = Path(__file__).parent / "_configs"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def load_settings(kind: type[T], config: str | Path, overrides: Sequence[str] = ()) -> T:
-    """Read the recipe ``config`` as settings of ``kind``.
+def load_settings(
+    kind: type[T], config: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> T:
+    """Read the recipe ``config`` as settings of class ``kind``.
 
     Args:
         kind: The settings class that the recipe must fit.
-        config: A name in ``configs/`` (``mapnet``) or the path of a YAML file.
-        overrides: ``key.subkey=value`` strings; values are YAML.
+        config: A name in ``configs/`` (``mapnet``), the path of a YAML file, or the keys and values
+            themselves.
+        overrides: Strings ``key=value`` or ``key.subkey=value`` that replace values of the recipe.
+            Values are YAML.
 
     Raises:
-        MaptileError: No such recipe; a key that the settings do not know (the nearest right one
-            is named); a value of the wrong type or out of range.
+        MaptileError: There is no such recipe, it has a key that the settings do not have (the
+            message names the most similar one), or a value of a wrong type or out of range. The
+            message begins with the recipe's file, or with the override at fault.
     """
-    path = find_recipe(config)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise MaptileError(f"{path}: not readable as YAML: {reason}") from None
-    if not isinstance(content, dict):
-        raise MaptileError(f"{path}: expected keys and values, found {type(content).__name__}")
+    if isinstance(config, Mapping):
+        source, content = "settings", copy.deepcopy(dict(config))
+    else:
+        path = find_recipe(config)
+        source, content = str(path), _read(path)
     for override in overrides:
         _override(content, override)
     try:
         return kind.model_validate(content)
     except pydantic.ValidationError as error:
-        raise MaptileError(f"{path}: {_explain(kind, error)}") from None
+        fault = error.errors()[0]
+        cause = _override_at(fault["loc"], overrides)
+        where = source if cause is None else f"--set {cause} (recipe {source})"
+        raise MaptileError(f"{where}: {_explain(kind, fault)}") from None
 
 
 def save_settings(settings: Settings, path: Path) -> None:
-    """Write what ran beside its results, as a recipe that can be used again."""
+    """Write ``settings`` as a recipe, so that a result can be made again."""
     write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
 
 
@@ -83,7 +89,20 @@ def find_recipe(config: str | Path) -> Path:
     return shipped
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise MaptileError(f"{path}: not readable as YAML: {reason}") from None
+    if not isinstance(content, dict):
+        raise MaptileError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return content
+
+
 def _override(content: dict[str, Any], override: str) -> None:
+    """Replace one value of a recipe by that of ``key.subkey=value``."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise MaptileError(f"--set {override}: expected key=value, as in --set train.batch_size=64")
@@ -91,7 +110,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         inner = content.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise MaptileError(f"--set {override}: {parent!r} holds a value, not further keys")
+            raise MaptileError(f"--set {override}: {parent!r} is a value, it has no further keys")
         content = inner
     try:
         content[last] = yaml.safe_load(value)
@@ -99,17 +118,26 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise MaptileError(f"--set {override}: the value is not readable as YAML") from None
 
 
-def _explain(kind: type[Settings], error: pydantic.ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']} (got {first['input']!r})"
-    known = _keys(kind)
-    near = difflib.get_close_matches(where, known, 1, cutoff=0.3)
+def _override_at(location: tuple[int | str, ...], overrides: Sequence[str]) -> str | None:
+    """Return the last override that set the value at ``location``, if any."""
+    for override in reversed(overrides):
+        key = override.partition("=")[0].split(".")
+        if [str(part) for part in location[: len(key)]] == key:
+            return override
+    return None
+
+
+def _explain(kind: type[Settings], fault: Mapping[str, Any]) -> str:
+    """Return pydantic's first error as text, with the most similar key if one is unknown."""
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: {fault['msg']} (got {fault['input']!r})"
+    near = difflib.get_close_matches(where, _keys(kind), 1, cutoff=0.3)
     return f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _keys(kind: type[Settings], prefix: str = "") -> list[str]:
+    """Return all keys of a settings class, also the nested ones, as ``key.subkey``."""
     keys = []
     for name, field in kind.model_fields.items():
         keys.append(prefix + name)

@@ -1,22 +1,25 @@
-"""Where tensors live."""
+"""The device on which tensors are computed."""
 
 from __future__ import annotations
 
-import torch
-
 from data_prep.errors import MaptileError
+
+DEVICES = ("auto", "cpu", "cuda")
+"""The devices that a user may name; ``auto`` is cuda where torch finds it, else cpu."""
 
 
 def pick_device(device: str) -> str:
-    """``auto`` is cuda where there is one.
+    """Return the torch device (``cpu`` or ``cuda``) for one of ``DEVICES``.
 
     Raises:
-        MaptileError: cuda is asked for and not there, or no such device is known.
+        MaptileError: ``device`` is none of them, or is cuda and torch finds none.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise MaptileError(f"--device {device}: there are auto, cpu and cuda")
+    import torch  # Takes seconds, and the command line needs DEVICES only.
+
+    if device not in DEVICES:
+        raise MaptileError(f"--device {device}: there are {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise MaptileError("--device cuda: torch sees no CUDA device; use --device cpu")
+        raise MaptileError("--device cuda: torch finds no CUDA device; use --device cpu")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device

@@ -23,7 +23,7 @@ from maptile_loc.config import load_settings
 from maptile_loc.fuse.filter import filter_causal, is_sure
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
-from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.perceive.query_tile import QuerySettings
 from maptile_loc.perceive.submap import SubmapSettings
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
@@ -118,6 +118,7 @@ def prepare_search(
     prior: tuple[float, float, float] | None = None,
     model: Path | None = None,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> MapSearch:
     """Make the likelihood fields of a city and build a search method for it.
 
@@ -128,6 +129,7 @@ def prepare_search(
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
         model: Folder of a trained model; None for the city's newest one of this method.
         device: "cpu" or "cuda".
+        progress: Is called while the method is prepared.
 
     Raises:
         MaptileError: No such method or model; the prior is not on the map, or of no use to the
@@ -138,7 +140,9 @@ def prepare_search(
         raise MaptileError("--prior narrows the search of the whole map: --method match")
     disc = None if prior is None else _disc(city, *prior)
     fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
-    task = SearchTask(city, fields, settings.query.size_m, settings.search, device, disc, model)
+    task = SearchTask(
+        city, fields, settings.query.size_m, settings.search, device, disc, model, progress
+    )
     return MapSearch(city.raster, fields, entry.build(task, settings.method(method)))
 
 

@@ -113,7 +113,7 @@ class Queries:
 
     def __post_init__(self) -> None:
         if not (0 <= self.submap_m <= 1e5 and 0 <= self.every_m <= 1e5):
-            raise MaptileError("--submap and --every are metres of travel: 0 to 100,000")
+            raise MaptileError("--submap and --every are metres of travel: 0 or more")
 
     @property
     def reach_m(self) -> float:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The real data; a test that asks for it is marked ``realdata``."""
+    """The folder of real data; tests that use it are marked ``realdata``."""
     folder = Path(os.environ.get("MAPTILE_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set MAPTILE_DATA)")
@@ -19,7 +19,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def town_city(tmp_path_factory) -> Path:
-    """The folder of the made-up town, prepared."""
+    """A city folder of the made-up town."""
     from data_prep.city.folder import CitySettings, prepare_city
     from data_prep.osm.footprints import OsmSource
     from data_prep.simulate.town import write_town

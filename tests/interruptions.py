@@ -14,11 +14,12 @@ from data_prep.errors import MaptileError
 
 How = Literal["kill", "fail", "fail from there on"]
 
-FILE_EVENTS = {"open", "os.listdir", "ctypes.dlopen", "ctypes.dlsym"}
-FILE_EVENTS |= {f"os.{name}" for name in ("mkdir", "rename", "link", "symlink", "remove", "rmdir")}
-FILE_EVENTS |= {"os.chmod", "os.utime"}
-"""Audit events that Python raises right before it changes or reads the file system. The last two
-of the first line stand right before the system call that Python does not have."""
+CHANGES = {f"os.{name}" for name in ("mkdir", "rename", "link", "symlink", "remove", "rmdir")}
+CHANGES |= {"os.chmod", "os.utime", "ctypes.dlsym"}
+"""Audit events that Python raises right before it changes the file system. The last one precedes
+the only system call that Python has no function for."""
+READS = {"open", "os.listdir"}
+"""Audit events that precede a read (or a write into an open file), which may fail too."""
 
 SUCCEEDED, REFUSED, CRASHED, UNTOUCHED = range(4)
 """Exit codes of the child process: finished although one operation failed; ended in a
@@ -29,7 +30,8 @@ def interruptions(action: Callable[[], None], how: How) -> Iterator[int]:
     """Interrupt ``action`` at its first file operation, then at its second, and so on.
 
     Every run takes place in a forked process. ``kill`` ends it with SIGKILL right before the
-    operation, ``fail`` makes the operation raise, ``fail from there on`` also all later ones.
+    operation (a change), ``fail`` makes the operation raise, ``fail from there on`` also all later
+    ones.
 
     Yields:
         After each run, the exit code of the process: one of the codes above, or -SIGKILL. Ends
@@ -50,7 +52,7 @@ def _run(action: Callable[[], None], at: int, how: How) -> None:
 
     def interrupt(event: str, _: tuple[Any, ...]) -> None:
         nonlocal count
-        if event not in FILE_EVENTS:
+        if event not in (CHANGES if how == "kill" else CHANGES | READS):
             return
         count += 1
         if count == at and how == "kill":

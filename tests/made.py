@@ -17,7 +17,7 @@ UTM = pyproj.CRS.from_epsg(32630)
 
 
 def blocks_raster(seed: int = 0, side_m: float = 400.0, resolution: float = 0.5) -> MapRaster:
-    """A map of rectangles on a jittered grid, no two alike."""
+    """A map of random rectangles on a jittered grid."""
     rng = np.random.default_rng(seed)
     size = round(side_m / resolution)
     data = np.zeros((3, size, size), np.uint8)
@@ -50,7 +50,7 @@ class ListedScans:
 
 
 def straight_drive(clouds, step_m: float = 1.0, true_heading: float = 0.0) -> Drive:
-    """A drive straight on along x, a scan per ``step_m``, ten per second."""
+    """A straight drive along x with a scan per ``step_m``, ten per second."""
     t_ns = 1_700_000_000_000_000_000 + np.arange(len(clouds)) * 100_000_000
     poses = np.zeros((len(clouds), 6))
     poses[:, 0] = np.arange(len(clouds)) * step_m
@@ -60,7 +60,7 @@ def straight_drive(clouds, step_m: float = 1.0, true_heading: float = 0.0) -> Dr
 
 
 def seen_walls(raster: MapRaster, east_north, heading: float, rng, reach_m: float = 40.0):
-    """(N, 3) points on the map's walls within reach, in the vehicle frame, up to 6 m high."""
+    """(N, 3) points in the vehicle frame: the map's walls within reach, 6 m high, and ground."""
     building = raster.data[0] > 0
     inner = building.copy()
     inner[1:-1, 1:-1] &= building[:-2, 1:-1] & building[2:, 1:-1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
+
+from data_prep.geometry import wrap_angle
 
 SECOND = 1_000_000_000
 NOON = 1_317_038_400 * SECOND  # 2011-09-26 12:00:00
@@ -19,7 +22,14 @@ CAMERA_IN_FRONT = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 POSE_CAMERA = np.column_stack([[[0, 0, 1], [1, 0, 0], [0, 1, 0]], [1.5, 0.1, -0.6]])
 VELODYNE_CAMERA = np.column_stack([CAMERA_IN_FRONT, [0.8, 0.3, -0.2]])
 VELODYNE = np.array([0.7, -0.4, 0.8])
-"""So the Velodyne is here in the vehicle frame (x forward, y left, z up), and parallel to it."""
+"""Resulting position of the Velodyne in the vehicle frame; their axes are parallel."""
+
+KARLSRUHE = (49.0112, 8.4229)
+TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+"""A quarter turn to the left: the rotation of the calibration of KITTI raw."""
+
+SHIFT = np.array([-0.8, 0.3, -0.8])
+"""The translation of that calibration, IMU to Velodyne."""
 
 RADIUS, LATITUDE, LONGITUDE = 6378137.0, np.radians(48.9843445), np.radians(8.4295857)
 
@@ -62,7 +72,7 @@ def numbers(matrix: np.ndarray) -> str:
 
 
 def mercator(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """(N,) degrees -> (N, 2) in the world of KITTI-360, by the formulas it is published with."""
+    """(N,) degrees -> (N, 2) in the world of KITTI-360, by its published formulas."""
 
     def plane(phi: np.ndarray, lam: np.ndarray) -> np.ndarray:
         scale = np.cos(LATITUDE) * RADIUS
@@ -86,6 +96,73 @@ def imu_pose(xyz: Sequence[float], heading: float, roll: float = 0, pitch: float
     pose[:3, :3] = yaw @ [[1, 0, 0], [0, c, -s], [0, s, c]] @ np.diag([1, -1, -1])
     pose[:3, 3] = xyz
     return pose
+
+
+def write_scan(drive: Path, number: int, rows: object) -> Path:
+    folder = drive / "velodyne_points" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{number:010d}.bin"
+    file.write_bytes(np.asarray(rows, "<f4").tobytes())
+    return file
+
+
+def write_calibration(day: Path, rotation: np.ndarray = TURN, shift: np.ndarray = SHIFT) -> None:
+    text = ["calib_time: 25-May-2012 16:47:16"]
+    text += [
+        f"{k}: " + " ".join(f"{v:e}" for v in m.ravel()) for k, m in (("R", rotation), ("T", shift))
+    ]
+    day.mkdir(parents=True, exist_ok=True)
+    (day / "calib_imu_to_velo.txt").write_text("\n".join(text) + "\n", "ascii")
+
+
+def write_oxts(drive: Path, rows: Sequence[Sequence[float]], t_ns: Sequence[int]) -> None:
+    folder = drive / "oxts" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_stamps(drive / "oxts" / "timestamps.txt", t_ns)
+    for i, row in enumerate(rows):
+        (folder / f"{i:010d}.txt").write_text(" ".join(map(str, row)) + "\n", "ascii")
+
+
+def oxts_row(
+    yaw: float,
+    forward: float = 0.0,
+    left: float = 0.0,
+    up: float = 0.0,
+    turn: float = 0.0,
+    roll: float = 0.0,
+    pitch: float = 0.0,
+    place: tuple[float, float] = KARLSRUHE,
+) -> list[float]:
+    """The 30 numbers; the leftward velocity has the data set's sign, positive to the right."""
+    east = forward * math.cos(yaw) - left * math.sin(yaw)
+    north = forward * math.sin(yaw) + left * math.cos(yaw)
+    velocity = [north, east, forward, -left, up]
+    rates = [0.0, 0.0, turn, 0.0, 0.0, turn]
+    return [
+        *place,
+        112.8,
+        roll,
+        pitch,
+        float(wrap_angle(yaw)),
+        *velocity,
+        *([0.0] * 6),
+        *rates,
+        0.5,
+        0.07,
+        4,
+        10,
+        4,
+        4,
+        0,
+    ]
+
+
+def circle(
+    count: int, radius: float, yaw: float, left: float = 0.0, roll: float = 0.0, pitch: float = 0.0
+) -> list[list[float]]:
+    """Rows at 10 Hz of a left turn at 5 m/s, plus ``left`` m/s sideways; positions are constant."""
+    turn = 5.0 / radius
+    return [oxts_row(yaw + turn * 0.1 * i, 5.0, left, 0.0, turn, roll, pitch) for i in range(count)]
 
 
 def write_calibration_360(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small OSM files with known answers, for tests: given in metres, written as OSM XML."""
+"""Small OSM files with known content, for tests: built in metres, written as OSM XML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.sax.saxutils import quoteattr
 from data_prep.geometry import Projection, utm_crs
 
 EAST, NORTH = 620_000.0, 5_736_000.0
-"""UTM zone 30 coordinates of the corner that points count from: a field near Oxford."""
+"""UTM zone 30 coordinates of the origin of all points, in a field near Oxford."""
 UTM = Projection(utm_crs(51.75, -1.26))
 
 Points = Sequence[tuple[float, float]]
@@ -17,12 +17,12 @@ Tags = dict[str, str]
 
 
 def box(west: float, south: float, east: float, north: float) -> Points:
-    """The closed ring of a rectangle."""
+    """Return the closed ring of a rectangle."""
     return [(west, south), (east, south), (east, north), (west, north), (west, south)]
 
 
 class OsmXml:
-    """An OSM file in the making; equal points become one node."""
+    """Builds an OSM file; equal points become one node."""
 
     def __init__(self, projection: Projection = UTM, east: float = EAST, north: float = NORTH):
         self.projection, self.corner = projection, (east, north)
@@ -32,7 +32,7 @@ class OsmXml:
         self.bounds: tuple[float, float, float, float] | None = None
 
     def way(self, points: Points, **tags: str) -> int:
-        """Add a way through ``points`` (metres from the corner); its id."""
+        """Add a way through ``points`` (metres from the origin); return its id."""
         nodes = [self.nodes.setdefault(point, len(self.nodes) + 1) for point in points]
         self.ways.append((len(self.ways) + 100, nodes, tags))
         return self.ways[-1][0]
@@ -41,19 +41,19 @@ class OsmXml:
         return self.way(points, **({"building": "yes"} | tags))
 
     def relation(self, members: list[tuple[int, str]], **tags: str) -> int:
-        """Add a multipolygon of (way, role); its id."""
+        """Add a multipolygon of (way, role); return its id."""
         name = len(self.relations) + 500
         self.relations.append((name, members, {"type": "multipolygon"} | tags))
         return name
 
     def degrees(self, point: tuple[float, float]) -> tuple[float, float]:
-        """Latitude and longitude of a point."""
+        """Return the latitude and longitude of a point."""
         world = (self.corner[0] + point[0], self.corner[1] + point[1])
         latitude, longitude = self.projection.inverse(world)
         return float(latitude), (float(longitude) + 180) % 360 - 180
 
     def text(self, without: Points = (), header: str = "") -> str:
-        """The file, less the nodes ``without``."""
+        """Return the file without the nodes at the points ``without``."""
         lines = ['<?xml version="1.0" encoding="UTF-8"?>', '<osm version="0.6">', header]
         if self.bounds is not None:
             south, west = self.degrees(self.bounds[:2])
@@ -86,7 +86,7 @@ def _tags(tags: Tags) -> list[str]:
 
 
 def hamlet() -> OsmXml:
-    """Three buildings, one of them with a courtyard, two roads and a path, 200 m x 150 m."""
+    """Return 200 m x 150 m with three buildings, one with a courtyard, two roads and a path."""
     osm = OsmXml()
     outer = osm.way(box(20, 20, 80, 70))
     inner = osm.way(box(35, 35, 60, 55))

@@ -1,4 +1,4 @@
-"""Boxes on flat ground, and a vehicle with a turning LiDAR that scans them, for tests."""
+"""Boxes on flat ground, and a vehicle with a spinning LiDAR that scans them, for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEIGHT_M = 1.7
 
 
 class SceneScans:
-    """Scans held in memory, with the times of their points."""
+    """Scans in memory, with the times of their points."""
 
     def __init__(self, t_ns, scans, sensors=("made",)):
         self.t_ns = np.asarray(t_ns, np.int64)
@@ -45,7 +45,7 @@ def times(count: int):
 
 
 def straight(speed: float):
-    """Poses (N, 4, 4) after (N,) seconds, straight on."""
+    """A function from (N,) seconds to (N, 4, 4) poses on a straight line."""
 
     def poses(seconds):
         values = np.zeros((len(seconds), 6))
@@ -56,7 +56,7 @@ def straight(speed: float):
 
 
 def turning(speed: float, rate: float):
-    """Poses (N, 4, 4) after (N,) seconds on a circle to the left."""
+    """A function from (N,) seconds to (N, 4, 4) poses on a circle to the left."""
 
     def poses(seconds):
         values = np.zeros((len(seconds), 6))
@@ -117,9 +117,10 @@ def scan_scene(
     seed: int = 0,
     ahead: float | None = None,
 ):
-    """One scan at ``seconds``: points in the vehicle frame of their moments, when, and the origin.
+    """Points, times and origin of one scan that is centred on ``seconds``.
 
-    ``sensor`` is its mount (4, 4); with ``ahead`` only beams that many radians about it return.
+    Each point is in the vehicle frame at its own time. ``sensor`` is the (4, 4) mount. With
+    ``ahead``, only beams within this angle (radians) of the forward direction return.
     """
     mount = se3_from_xyzrpy([0, 0, HEIGHT_M, 0, 0, 0]) if sensor is None else sensor
     share = (np.arange(columns) + 0.5) / columns - 0.5
@@ -171,7 +172,7 @@ def scene_drive(poses, boxes, count: int, **how) -> Drive:
 
 
 def off(track, poses):
-    """(N,) metres and (N,) radians between a track and the truth, each from its first pose."""
+    """(N,) metres and (N,) radians between a track and the truth, both from their first pose."""
     truth = poses((track.t_ns - START_NS) / 1e9)
     error = se3_inverse(se3_inverse(truth[0]) @ truth) @ (se3_inverse(track.poses[0]) @ track.poses)
     turned = np.arccos(np.clip((np.trace(error[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1))

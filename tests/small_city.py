@@ -12,7 +12,7 @@ from data_prep.osm.footprints import OsmSource
 
 
 def write_osm(path: Path, blocks: int = 3, pitch: float = 60.0, seed: int = 0) -> None:
-    """Streets every ``pitch`` metres, and in each block between them a house or two."""
+    """Write streets every ``pitch`` metres, and a building in each block between them."""
     to_degrees = pyproj.Transformer.from_crs("EPSG:32630", "EPSG:4326", always_xy=True).transform
     rng = np.random.default_rng(seed)
     nodes: list[str] = []

@@ -20,14 +20,15 @@ from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc import cli
 from maptile_loc.config import load_settings
-from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, regressed, tune
-from maptile_loc.learn.data import Batch, DataSettings, Heading
-from maptile_loc.learn.drive_tiles import Sequence, read_sequence, see
-from maptile_loc.learn.loop import ModelSettings, TrainingSettings, train
+from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, tune
+from maptile_loc.learn.loop import train
+from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.resnet import NetworkSettings
+from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.posterior import PosteriorMapNet
-from maptile_loc.models.published import read_model
 from maptile_loc.models.regressor import MapNet
-from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.pipeline import LocalizeSettings, drive_tiles
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.types import HeadingKnowledge, Queries
@@ -56,19 +57,19 @@ def trained(city: City) -> Path:
 
 @pytest.fixture(scope="module")
 def drive_folder(city: City, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clouds along a street, an odometry in a frame of its own, headings, and the truth."""
+    """Clouds along a street, an odometry in its own frame, headings, and the truth."""
     folder = tmp_path_factory.mktemp("drives") / "a drive"
     (folder / "clouds").mkdir(parents=True)
     t_ns = START_NS + np.arange(SCANS) * 1_000_000_000
-    place = np.column_stack([620_030.0 + np.arange(SCANS) * STEP_M, np.full(SCANS, 5_735_560.0)])
-    for number, (t, here) in enumerate(zip(t_ns, place, strict=True)):
+    position = np.column_stack([620_030.0 + np.arange(SCANS) * STEP_M, np.full(SCANS, 5_735_560.0)])
+    for number, (t, here) in enumerate(zip(t_ns, position, strict=True)):
         points = seen_walls(city.raster, here, 0.0, np.random.default_rng(number))
         row = np.column_stack([points, np.zeros(len(points), np.float32)])
         row.astype("<f4").tofile(folder / "clouds" / f"{t}.bin")
     turned = {"x": 0.0, "y": STEP_M * np.arange(SCANS), "z": 0.0, "qx": 0.0, "qy": 0.0}
     turned |= {"qz": np.sin(np.pi / 4), "qw": np.cos(np.pi / 4)}
     heading = -city.raster.convergence
-    latitude, longitude = city.raster.projection.inverse(place)
+    latitude, longitude = city.raster.projection.inverse(position)
     truth = {"latitude": latitude, "longitude": longitude, "heading": heading}
     for name, columns in {
         "odometry": turned,
@@ -84,11 +85,11 @@ def run(city: City, model: Path, drive: Drive, heading: HeadingKnowledge = KNOWN
     return adapt(city, model, drive, queries, SHORT, LOCALIZE, device="cpu")
 
 
-# --- The sequence -----------------------------------------------------------------------------
+# --- The tiles of a drive -----------------------------------------------------------------------
 
 
-def a_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[Sequence, Array]:
-    """A drive of random motion, and the (Q, 3) places and directions of its tiles."""
+def made_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[TileSequence, Array]:
+    """Tiles of a drive with random motion, and the (Q, 3) positions and directions of the tiles."""
     rng = np.random.default_rng(seed)
     poses = np.cumsum(rng.normal(0, 1, (count, 3)) * [20, 20, 1], axis=0)
     rotation = rng.uniform(-3, 3, count) if turned else poses[:, 2].copy()
@@ -96,12 +97,12 @@ def a_sequence(turned: bool, count: int = 9, seed: int = 0) -> tuple[Sequence, A
     odometry = se2_compose([3.0, 4.0, 1.0], se2_between(poses[0], poses))
     segment = np.zeros(count, np.int32)
     axes = np.column_stack([poses[:, :2], wrap_angle(poses[:, 2] - rotation)])
-    return Sequence(tiles, rotation, odometry, segment, np.arange(count)), axes
+    return TileSequence(tiles, rotation, odometry, segment, np.arange(count)), axes
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_motion_is_that_between_the_frames_of_the_tiles(turned: bool) -> None:
-    sequence, axes = a_sequence(turned)
+def test_motion_is_the_pose_of_the_second_tile_in_the_frame_of_the_first(turned: bool) -> None:
+    sequence, axes = made_sequence(turned)
     first, second = np.array([[0], [3]]), np.array([[1, 2], [0, 8]])
     found = sequence.motion(first, second)
     expected = se2_between(np.broadcast_to(axes[first], (2, 2, 3)), axes[second])
@@ -112,25 +113,23 @@ def test_motion_is_that_between_the_frames_of_the_tiles(turned: bool) -> None:
         np.testing.assert_allclose(found[..., :2], plain, atol=1e-9)
 
 
-def test_tuples_do_not_reach_over_gaps_of_the_odometry() -> None:
+def test_tuples_do_not_cross_gaps_of_the_odometry() -> None:
     segment = np.array([0, 0, 0, 1, 1, -1, -1, -1, 2], np.int32)
-    sequence = replace(a_sequence(False)[0], segment=segment)
+    sequence = replace(made_sequence(False)[0], segment=segment)
     assert sequence.tuples(3).tolist() == [[0, 1, 2]]
     assert sequence.tuples(2).tolist() == [[0, 1], [1, 2], [3, 4]]
     assert len(sequence.tuples(20)) == 0
 
 
-def test_a_sequence_comes_back_from_its_file(tmp_path: Path) -> None:
-    sequence, _ = a_sequence(True)
+def test_a_saved_sequence_is_read_again(tmp_path: Path) -> None:
+    sequence, _ = made_sequence(True)
     sequence.save(tmp_path / "tiles.npz")
-    again = read_sequence(tmp_path / "tiles.npz")
+    again = read_tile_sequence(tmp_path / "tiles.npz")
     for name, value in vars(sequence).items():
         np.testing.assert_array_equal(getattr(again, name), value)
 
 
-def test_a_drive_is_seen_with_its_walls_where_the_map_has_them(
-    city: City, drive_folder: Path
-) -> None:
+def test_walls_move_through_the_tiles_as_the_vehicle_moves(city: City, drive_folder: Path) -> None:
     drive = open_drive(drive_folder)
     fine = ViewSettings(size_px=64, resolution=1.0)
     found = see(drive_tiles(city, drive, Queries(0.0, 0.0), LOCALIZE), fine)
@@ -139,7 +138,7 @@ def test_a_drive_is_seen_with_its_walls_where_the_map_has_them(
     moved = found.motion(np.zeros(1, np.int64), np.arange(SCANS))
     np.testing.assert_allclose(moved[:, 0], STEP_M * np.arange(SCANS), atol=1e-6)
     np.testing.assert_allclose(moved[:, 1], 0, atol=1e-6)
-    # What is seen moves past the vehicle: 8 m are 8 pixels.
+    # Between two tiles, walls move by 8 m, which are 8 pixels.
     first, second = found.tiles[2:4, 0]
     assert (first[:, 8:] * second[:, :-8]).sum() > 2 * (first * second).sum()
 
@@ -167,21 +166,21 @@ def make_model(heading: Heading, kind: type[MapNet] = MapNet) -> MapNet:
     return model
 
 
-def tuples_of(sequence: Sequence, size: int = 4) -> tuple[torch.Tensor, Array]:
+def tuples_of(sequence: TileSequence, size: int = 4) -> tuple[torch.Tensor, Array]:
     chosen = sequence.tuples(size)[:2]
     motion = sequence.motion(chosen[:, :1], chosen[:, 1:])
     return torch.from_numpy(sequence.tiles[chosen]), motion
 
 
 @pytest.mark.parametrize("kind", [MapNet, PosteriorMapNet])
-def test_the_loss_is_the_motion_in_the_frame_of_the_first_pose(kind: type[MapNet]) -> None:
+def test_the_loss_compares_motions_in_the_frame_of_the_first_pose(kind: type[MapNet]) -> None:
     model = make_model("unknown", kind)
     model.loss.get_parameter("srx").data.fill_(0.3)
     model.loss.get_parameter("srq").data.fill_(-1.2)
-    tiles, motion = tuples_of(a_sequence(True)[0])
+    tiles, motion = tuples_of(made_sequence(True)[0])
     with torch.no_grad():
         loss = motion_loss(model, tiles, torch.from_numpy(motion).float())
-        raw = regressed(model, tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 3)
+        raw = model.expectation(tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 3)
     poses = raw * [100.0, 200.0, 2.0] + [10.0, -20.0, 0.0]
     off = se2_between(poses[:, :1], poses[:, 1:]) - motion
     expected = np.exp(-0.3) * np.abs(off[..., :2] / 150).mean() + 0.3
@@ -191,7 +190,7 @@ def test_the_loss_is_the_motion_in_the_frame_of_the_first_pose(kind: type[MapNet
 
 def test_north_up_tiles_are_compared_in_the_maps_axes() -> None:
     model = make_model("known")
-    tiles, motion = tuples_of(a_sequence(False)[0])
+    tiles, motion = tuples_of(made_sequence(False)[0])
     with torch.no_grad():
         loss = motion_loss(model, tiles, torch.from_numpy(motion).float())
         raw = model(tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 2)
@@ -199,14 +198,14 @@ def test_north_up_tiles_are_compared_in_the_maps_axes() -> None:
     assert loss.item() == pytest.approx(np.abs(off).mean(), rel=1e-4)  # srx starts at 0
 
 
-def test_a_posterior_is_judged_by_its_expectation() -> None:
+def test_the_loss_uses_the_expectation_of_a_posterior() -> None:
     model = make_model("known", PosteriorMapNet)
     assert isinstance(model, PosteriorMapNet)
-    tiles = torch.from_numpy(a_sequence(False)[0].tiles)
+    tiles = torch.from_numpy(made_sequence(False)[0].tiles)
     with torch.no_grad():
         share = model.posterior(tiles)[0].exp().double().numpy()
         expected = (share @ model.grid.double().numpy() - [10.0, -20.0]) / [100.0, 200.0]
-        np.testing.assert_allclose(regressed(model, tiles).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(model.expectation(tiles).numpy(), expected, atol=1e-5)
 
 
 # --- Tuning -----------------------------------------------------------------------------------
@@ -222,10 +221,13 @@ class Always(Dataset[Batch]):
         return self.batch
 
 
-def test_the_drive_is_learned_and_the_map_is_kept() -> None:
-    # The drive goes by the labelled places, but all that it sees is fainter and half unseen.
-    sequence, axes = a_sequence(False)
-    labelled = torch.from_numpy(sequence.tiles)[None], torch.from_numpy(axes[None, :, :2]).float()
+def test_tuning_reduces_the_error_on_the_drive_and_keeps_the_map() -> None:
+    # The drive has the labelled positions, but its evidence is weaker, and half of it is missing.
+    sequence, axes = made_sequence(False)
+    labelled = (
+        torch.from_numpy(sequence.tiles)[None],
+        torch.from_numpy(axes[None, :, :2]).float(),
+    )
     batch = Batch(labelled[0], labelled[1], torch.zeros(1, len(axes)))
     model = make_model("known")
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -246,14 +248,19 @@ def test_the_drive_is_learned_and_the_map_is_kept() -> None:
     before, statistics = errors(drive.tiles), model.backbone.state_dict()["stages.0.1.running_mean"]
     statistics = statistics.clone()
     settings = AdaptSettings(steps=150, learning_rate=1e-3, tuple_size=5, drive_tuples=3)
-    assert tune(model, drive, Always(batch), settings, None, 0) == 150
+    done: list[int] = []
+    steps = tune(
+        model, drive, Always(batch), settings, None, 0, lambda step, part, total: done.append(part)
+    )
+    assert steps == 150
+    assert (done[0], done[-1], done) == (0, 100, sorted(done))
     assert errors(drive.tiles) < 0.7 * before
     assert errors(sequence.tiles) < 0.3 * before
     assert torch.equal(model.backbone.state_dict()["stages.0.1.running_mean"], statistics)
 
 
 def test_minutes_end_the_tuning() -> None:
-    sequence, axes = a_sequence(False)
+    sequence, axes = made_sequence(False)
     offset = torch.from_numpy(axes[None, :3, :2]).float()
     batch = Batch(torch.from_numpy(sequence.tiles[None, :3]), offset, torch.zeros(1, 3))
     endless = AdaptSettings(steps=10_000_000, tuple_size=3)
@@ -281,7 +288,7 @@ def test_moving_the_truth_away_changes_no_weight(
     assert weights[3] != weights[0]
 
 
-def test_the_adapted_model_lies_beside_the_old_one_and_says_what_it_is(
+def test_the_adapted_model_is_published_beside_the_old_one(
     city: City, trained: Path, drive_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = (trained / "model.safetensors").read_bytes()
@@ -305,11 +312,11 @@ def test_the_adapted_model_lies_beside_the_old_one_and_says_what_it_is(
     assert load_settings(ModelSettings, folder / "config.yaml").data == TINY.data
 
 
-def test_the_shipped_recipe_is_that_of_the_defaults() -> None:
+def test_the_shipped_recipe_states_the_defaults() -> None:
     assert load_settings(AdaptSettings, "mapnet_plus") == AdaptSettings()
 
 
-def test_what_cannot_be_adapted_is_told_in_a_line(
+def test_a_model_or_drive_that_does_not_fit_is_one_clear_error(
     city: City, trained: Path, drive_folder: Path
 ) -> None:
     drive = open_drive(drive_folder)
@@ -320,5 +327,5 @@ def test_what_cannot_be_adapted_is_told_in_a_line(
     plain = TINY.model_copy(update={"name": "plain", "relative": False})
     with pytest.raises(MaptileError, match="has no relative term"):
         run(city, train(city, plain, device="cpu"), drive)
-    with pytest.raises(MaptileError, match="not one stretch of 3 tiles"):
+    with pytest.raises(MaptileError, match="no stretch of 3 tiles"):
         run(city, trained, open_drive(drive_folder, end=1.5))

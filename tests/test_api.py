@@ -128,3 +128,10 @@ def test_each_command_names_the_recipe_and_the_next_command(
     assert "recipe: " in said
     assert "city.yaml" in said
     assert said.splitlines()[-1].startswith("next: maptile localize")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    town_city: Path, town_drive: Path
+) -> None:
+    with pytest.raises(ml.MaptileError, match="choose another"):
+        ml.localize(town_city, town_drive, keep=town_city / "map.tif")

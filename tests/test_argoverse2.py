@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.feather
 import pyproj
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from reader_checks import arrays, check_same, check_same_but_truth, fuzz
 
-from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import detect_format, open_drive
 from data_prep.sources.formats.feather import read_feather
@@ -110,7 +110,7 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4", "uncompressed"])
-def test_sweeps_come_as_they_are(log: Path, compression: str) -> None:
+def test_sweeps_are_in_the_vehicle_frame_already(log: Path, compression: str) -> None:
     other = SWEEP[:50] + 1
     write_sweep(log, START + TENTH, other, compression)
     assert detect_format(log) == "argoverse2"
@@ -126,7 +126,7 @@ def test_sweeps_come_as_they_are(log: Path, compression: str) -> None:
     assert block.label is None
 
 
-def test_points_that_are_none_are_dropped(log: Path) -> None:
+def test_invalid_points_are_removed(log: Path) -> None:
     points = SWEEP.copy()
     points[3] = np.nan
     points[5, 1] = np.inf
@@ -136,14 +136,14 @@ def test_points_that_are_none_are_dropped(log: Path) -> None:
 
 def test_only_the_lidar_is_a_sensor(log: Path) -> None:
     assert open_drive(log, sensors=("lidar",)).scans.sensors == ("lidar",)
-    with pytest.raises(MaptileError, match="no sensor up_lidar; known is lidar"):
+    with pytest.raises(MaptileError, match="no sensor up_lidar; choose from lidar"):
         open_drive(log, sensors=("up_lidar",))
 
 
 # --- tracks --------------------------------------------------------------------------------------
 
 
-def test_odometry_is_the_motion_alone(log: Path) -> None:
+def test_odometry_is_relative_motion(log: Path) -> None:
     track = open_drive(log).odometry
     assert track is not None
     assert track.t_ns.tolist() == tenths(60)
@@ -180,7 +180,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("city", PUBLISHED)
-def test_truth_lies_where_the_data_set_says(log: Path, city: str) -> None:
+def test_truth_agrees_with_the_data_set(log: Path, city: str) -> None:
     shutil.rmtree(log / "map")
     write_map(log, city)
     xyz = np.array([[*place, 0.0] for place, _ in PUBLISHED[city]])
@@ -193,7 +193,7 @@ def test_truth_lies_where_the_data_set_says(log: Path, city: str) -> None:
 
 @pytest.mark.parametrize("city", ["ATX", "DTW", "MIA", "PAO", "PIT", "WDC"])
 def test_headings_are_from_true_east(log: Path, city: str) -> None:
-    """Against the azimuths of geodesics between places that follow each other."""
+    """Headings agree with the azimuths of geodesics between consecutive positions."""
     shutil.rmtree(log / "map")
     write_map(log, city)
     yaw = 0.7
@@ -235,29 +235,19 @@ def test_without_poses_there_are_only_scans(log: Path) -> None:
     assert any("no odometry, heading and truth" in note for note in drive.notes)
 
 
-def without_truth(drive: Drive) -> list[bytes]:
-    assert drive.odometry is not None
-    assert drive.heading is not None
-    block = drive.scans.read(0, 5)
-    arrays = (drive.scans.t_ns, block.points, block.scan, block.origin)
-    arrays += (drive.odometry.t_ns, drive.odometry.poses, drive.odometry.segment)
-    arrays += (drive.heading.t_ns, drive.heading.heading)
-    return [array.tobytes() for array in arrays]
-
-
 def test_moving_the_truth_away_changes_nothing_else(log: Path) -> None:
     here = open_drive(log)
     places, course = driven(60, 1745.37, -1421.37, 0.3)
     write_poses(log, tenths(60), places + [4000.0, -2500.0, 30.0], course)
     away = open_drive(log)
-    assert without_truth(here) == without_truth(away)
+    check_same_but_truth(here, away)
     assert here.truth is not None
     assert away.truth is not None
     assert (here.truth.longitude < away.truth.longitude - 0.03).all()
 
 
 def test_a_log_may_lie_in_an_archive(log: Path, tmp_path: Path) -> None:
-    expected = without_truth(open_drive(log))
+    expected = arrays(open_drive(log))
     with tarfile.open(tmp_path / "val-000.tar", "w") as archive:
         archive.add(log, f"val/{log.name}")
     with zipfile.ZipFile(tmp_path / "log.zip", "w") as zipped:
@@ -267,11 +257,11 @@ def test_a_log_may_lie_in_an_archive(log: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "val-000.tar", tmp_path / "log.zip" / log.name):
         drive = open_drive(path)
         assert drive.name == log.name
-        assert without_truth(drive) == expected
+        check_same(arrays(drive), expected)
         assert drive.truth is not None
 
 
-# --- what is wrong is said -----------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def no_columns(log: Path) -> Path:
@@ -348,7 +338,7 @@ def test_damage_names_its_file(log: Path, damage: Callable[[Path], Path]) -> Non
         open_drive(log).scans.read(0, 5)
 
 
-def test_a_file_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> None:
+def test_a_wrong_declared_size_takes_no_memory(tmp_path: Path) -> None:
     file = tmp_path / "a.feather"
     write_feather(file, "zstd", x=np.zeros(10_000))
     data = file.read_bytes()
@@ -360,7 +350,7 @@ def test_a_file_that_lies_about_its_size_takes_no_memory(tmp_path: Path) -> None
             read_feather(file, ["x"])
 
 
-def test_text_may_be_a_dictionary_and_numbers_may_lack(tmp_path: Path) -> None:
+def test_text_may_be_a_dictionary_and_numbers_may_be_missing(tmp_path: Path) -> None:
     file = tmp_path / "a.feather"
     text = pa.array(["up", "down", "up"]).dictionary_encode()
     write_feather(file, name=text, x=pa.array([1.0, None, 3.0]), n=pa.array([1, None, 3]))
@@ -389,9 +379,7 @@ BITS = st.sampled_from([b"\0", b"\xff", b"\x7f", b"\xff" * 4, b"\xff" * 7 + b"\x
 
 
 @given(st.data())
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(300)
 def test_a_damaged_file_is_refused_or_read(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(TABLES)))
     for _ in range(data.draw(st.integers(1, 3))):

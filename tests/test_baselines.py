@@ -52,7 +52,7 @@ def engine():
 
 
 def free_places(count, seed=0):
-    """Places outside buildings, and far from the map's edge."""
+    """Positions outside buildings, and far from the map's edge."""
     rng = np.random.default_rng(seed)
     free = np.argwhere(RASTER.data[0, 150:450, 150:450] == 0) + 150
     return RASTER.world_from_pixel(free[rng.choice(len(free), count)] + 0.5)
@@ -175,7 +175,7 @@ def test_a_shift_that_drifts_is_taken_out(engine):
     shift = np.array([0.3, -0.5]) + travelled[:, None] * [0.01, -0.02]
     poses = truth.copy()
     poses[:, :2] += shift
-    poses[7, :2] += 300.0  # an outlier does not tell
+    poses[7, :2] += 300.0  # an outlier is ignored
     moved = engine.without_drift(poses, truth, travelled)
     np.testing.assert_allclose(moved[:, :2], truth[:, :2] + shift, atol=1e-9)
     np.testing.assert_array_equal(moved[:, 2], truth[:, 2])

@@ -16,7 +16,8 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from maptile_loc.learn.loop import train
 from maptile_loc.models.classifier import SOFT_M, CellsModel
-from maptile_loc.models.partition import PartitionSettings, make_cells
+from maptile_loc.models.parts.partition import PartitionSettings, make_cells
+from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.cells import CellsLocator
@@ -32,7 +33,7 @@ KNOWN = np.zeros(1), np.zeros(1)
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), partitions=st.integers(1, 3), share=st.floats(0.001, 0.5))
-def test_every_place_is_in_one_cell_of_each_partition(seed, partitions, share) -> None:
+def test_every_position_is_in_one_cell_of_each_partition(seed, partitions, share) -> None:
     places = np.random.default_rng(seed).normal(0, 100, (200, 2))
     recipe = PartitionSettings(partitions=partitions, share=share)
     cells = make_cells(places, np.ones(200), recipe)
@@ -42,7 +43,7 @@ def test_every_place_is_in_one_cell_of_each_partition(seed, partitions, share) -
         np.testing.assert_array_equal(inside[:, cells.partition == number].sum(axis=1), 1)
 
 
-def test_cells_are_small_where_places_are_dense() -> None:
+def test_cells_are_small_where_positions_are_dense() -> None:
     rng = np.random.default_rng(0)
     dense, sparse = rng.uniform(0, 128, (900, 2)), rng.uniform(512, 640, (20, 2))
     recipe = PartitionSettings(partitions=1, least_m=16.0, levels=3, share=0.01)
@@ -52,7 +53,7 @@ def test_cells_are_small_where_places_are_dense() -> None:
     assert (cells.side[~near] >= 32).all()
 
 
-def test_a_place_without_weight_has_no_cell() -> None:
+def test_a_position_without_weight_has_no_cell() -> None:
     places = np.array([[8.0, 8.0], [500.0, 500.0]])
     cells = make_cells(places, np.array([1.0, 0.0]), PartitionSettings(partitions=1))
     np.testing.assert_allclose(cells.centre, [[8.0, 8.0]])
@@ -62,7 +63,7 @@ def test_a_place_without_weight_has_no_cell() -> None:
 
 
 def made_model(log_p: list[list[float]], places: list[list[float]]) -> CellsModel:
-    """A model that gives the same answer to every tile: cells of 16 m of two partitions."""
+    """A model with one answer for all tiles: log-probabilities per partition, cells of 16 m."""
     model = CellsModel(
         counts=[len(part) for part in log_p],
         size=16,
@@ -82,8 +83,8 @@ def made_model(log_p: list[list[float]], places: list[list[float]]) -> CellsMode
     return model
 
 
-def test_partitions_decide_together() -> None:
-    """Each alone is torn between two places; only one place is likely in both."""
+def test_the_densities_of_the_partitions_are_multiplied() -> None:
+    """Each partition has two probable positions; only one position is probable in both."""
     model = made_model(
         [[2.0, 2.0, 0.0], [2.0, 0.0, 2.0]],
         [[0, 0], [100, 0], [200, 0], [4, 0], [104, 0], [204, 0]],
@@ -103,7 +104,7 @@ def test_the_offset_moves_the_answer_within_its_cell() -> None:
     assert angle.tolist() == [0.0, 0.0]
 
 
-def test_it_learns_a_handful_of_tiles() -> None:
+def test_a_few_tiles_are_fitted() -> None:
     torch.manual_seed(0)
     model = made_model([[0.0] * 4], [[0, 0], [64, 0], [0, 64], [64, 64]])
     for module in model.modules():
@@ -113,8 +114,6 @@ def test_it_learns_a_handful_of_tiles() -> None:
     tiles = (torch.rand(8, 1, 3, 16, 16) < 0.3).float()
     truth = model.centre.repeat(2, 1)[:, None] + torch.rand(8, 1, 2) * 12 - 6
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    from maptile_loc.learn.data import Batch
-
     for _ in range(250):
         optimiser.zero_grad()
         model.objective(Batch(tiles, truth, torch.zeros(8, 1))).backward()
@@ -149,7 +148,7 @@ def query(seed: int = 0) -> QueryTile:
     return QueryTile(wall, ground, observed, 0.5, 0.0)
 
 
-def test_a_published_model_gives_places_that_are_searched(city: City, trained: Path) -> None:
+def test_candidates_are_near_the_models_positions(city: City, trained: Path) -> None:
     card = json.loads((trained / "model.json").read_text())
     assert (card["method"], card["kind"]) == ("cells", "cells")
     found = locator(trained, city)
@@ -161,7 +160,7 @@ def test_a_published_model_gives_places_that_are_searched(city: City, trained: P
     assert np.exp(candidates.log_scores).sum() <= 1
 
 
-def test_a_tile_of_unknown_heading_is_looked_up_at_many_turns(city: City, trained: Path) -> None:
+def test_with_an_unknown_heading_the_tile_is_turned(city: City, trained: Path) -> None:
     turns = np.radians(np.arange(0, 360, 4.0))
     starts = locator(trained, city).starts(query(), turns, np.full(90, -np.log(90)))
     assert starts.shape == (5, 3)

@@ -159,7 +159,7 @@ def test_models_survive(tmp_path):
     assert prepare(folder, osm).content_hash != first.content_hash
     assert (folder / "models" / "mapnet" / "weights").read_text() == "precious"
     assert (folder / "notes.txt").read_text() == "mine"
-    # What belonged to the older city is gone.
+    # Files of the older city are gone.
     assert not (folder / "height.tif").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"city", "hamlet.osm"}
 
@@ -189,7 +189,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("crs", "message"), [("EPSG:999999", "not known"), ("EPSG:4326", "not in metres")]
 )
-def test_a_map_frame_that_cannot_be(tmp_path, crs, message):
+def test_invalid_map_frames(tmp_path, crs, message):
     with pytest.raises(MaptileError, match=message):
         prepare(tmp_path / "city", crs=crs)
 
@@ -250,7 +250,7 @@ def test_a_bare_raster_is_a_city(tmp_path):
     bare = open_city(tmp_path / "city" / "map.tif")
     assert bare.folder is None
     assert np.array_equal(bare.raster.data, city.raster.data)
-    # The same content, so models of the one fit the other.
+    # The content is the same, so a model of the one is valid for the other.
     assert bare.content_hash == city.content_hash
     pd.testing.assert_frame_equal(
         pd.DataFrame(bare.tiles().drop(columns="geometry")),

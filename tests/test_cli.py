@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import rasterio
 from made import blocks_raster
-from maptile_loc.run import outcome
 
 from maptile_loc import cli
+from maptile_loc.report.findings import outcome_notes
 from maptile_loc.types import Estimates, Localization
 
 COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
@@ -188,14 +188,14 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--method", "magic"], "--method"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--method", "mapnet"], "train"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--device", "tpu"], "--device"),
-        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2"], "3 numbers"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2"], "LAT,LON,RADIUS"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2,9"], "not on this"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--format", "kitty"], "kitti"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--start", "99999"], "start"),
         (["localize", "{tmp}", "{drive}", "--out", "{tmp}/o"], "city"),
         (["localize", "{city}", "{city}", "--out", "{tmp}/o"], "format|drive"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--every", "nan"], "0 or more"),
-        (["localize", "{city}", "{drive}", "--out", "{city}/map.tif"], "choose another place"),
+        (["localize", "{city}", "{drive}", "--out", "{city}/map.tif"], "choose another folder"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=0"], "query"),
         (
             ["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=127"],
@@ -204,7 +204,7 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         *(
             (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", value], value[:8])
             for value in (
-                *("match.candidates=0", "match.refined=0", "match.margin_m=-5", "cells.places=0"),
+                *("search.candidates=0", "search.refined=0", "search.margin_m=-5", "cells.places=0"),
                 *("align.steps_m=[]", "submap.max_points=0", "fuse.trust=2", "fuse.rounds=0"),
             )
         ),
@@ -213,7 +213,7 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["report", "{tmp}"], "run.json"),
         (["prepare", "{tmp}/none.osm", "{tmp}/c"], "no such file"),
         (["prepare", "a.osm", "{tmp}/c", "--bbox", "1,2,3,4"], "give one of"),
-        (["prepare", "{tmp}/c", "--bbox", "1,2,3"], "4 numbers"),
+        (["prepare", "{tmp}/c", "--bbox", "1,2,3"], "W,S,E,N"),
         (["prepare", "{tmp}/c"], "place"),
         (["train", "{city}", "--set", "training.batchsize=3"], "did you mean"),
         (["simulate", "{city}", "{tmp}/d", "--trajectory", "{tmp}/no.csv"], "no such file"),
@@ -236,7 +236,7 @@ def test_a_mistake_is_one_line_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said(tmp_path):
+def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said():
     def said(**stages):
         made = {
             name: Estimates(np.zeros((4, 3)), np.zeros((4, 3, 3)), np.zeros(4), np.array(localized))
@@ -245,14 +245,14 @@ def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said(tmp_path):
         last = list(made)[-1]
         t_ns = np.arange(4) * 10**10
         result = Localization(np.arange(4), t_ns, made, last, 1.0, np.zeros(4), {}, blocks_raster())
-        return outcome(result, tmp_path)
+        return "\n".join(outcome_notes(result))
 
     none, some, every = [False] * 4, [True, False, False, True], [True] * 4
-    assert "note: 1 stretch without a position" in said(aligned=every, fused=some)
+    assert "1 stretch without a position" in said(aligned=every, fused=some)
     assert "0:10 to 0:20 (2 queries)" in said(aligned=every, fused=some)
-    assert said(aligned=every, fused=every).endswith("4 of 4 queries localized")
+    assert said(aligned=every, fused=every) == ""
     assert said(aligned=none, fused=none).endswith("is the drive on this map?")
-    assert "4 were, each by itself" in said(aligned=every, fused=none)
+    assert "4 queries were, each by itself" in said(aligned=every, fused=none)
 
 
 def test_inspecting_a_map_says_how_to_make_a_city_of_it(maptile, tmp_path):
@@ -269,7 +269,7 @@ def test_a_drive_elsewhere_is_not_localized(maptile, tmp_path, town_drive, data_
         *("--out", tmp_path / "o", "--every", 60),
     )
     assert status == 0
-    assert "warning: nothing was localized" in out
+    assert "note: nothing was localized" in out
 
 
 @pytest.mark.realdata
@@ -288,7 +288,7 @@ def test_kitti_on_its_own_map_and_on_another(maptile, tmp_path, data_dir):
     assert metrics["bias_removed"]["aligned"]["median_m"] <= 1.2
     status, out, _ = maptile("localize", tmp_path / "other", drive, "--out", tmp_path / "b")
     assert status == 0
-    assert "warning: nothing was localized" in out
+    assert "note: nothing was localized" in out
     metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert metrics["outside_queries"] > 0
     assert metrics["outside_localized"] == 0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from reader_checks import EDITS, edited, fuzz, read
 from scipy.spatial.transform import Rotation
 
 from data_prep.drive import Drive
@@ -25,7 +26,7 @@ FLU_TO_CAMERA = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 
 @dataclass(frozen=True)
 class World:
-    """What COLMAP would have found: cameras on a curved street, and what each of them sees."""
+    """A model of cameras on a curved street, with the points that each of them observes."""
 
     names: tuple[str, ...]
     pose: np.ndarray  # (S, 4, 4) world -> camera
@@ -33,7 +34,7 @@ class World:
     seen: tuple[np.ndarray, ...]  # rows of points
 
     def moved(self, turn: Rotation, shift: np.ndarray) -> World:
-        """The same in another world frame."""
+        """The same model in another world frame."""
         to_old = np.eye(4)
         to_old[:3, :3] = turn.inv().as_matrix()
         to_old[:3, 3] = -turn.inv().apply(shift)
@@ -45,7 +46,7 @@ def headings() -> np.ndarray:
 
 
 def centres() -> np.ndarray:
-    """4 m from one picture to the next, along the chord of the bend."""
+    """Images are 4 m apart, along the chord of the bend."""
     chord = headings() - 0.5 * (headings()[1] - headings()[0])
     step = 4.0 * np.stack([np.cos(chord), np.sin(chord), 0 * chord], axis=1)
     return np.cumsum(step, axis=0) - step[0] + [0, 0, 1.5]
@@ -69,7 +70,7 @@ def street(pitch_deg: float = 0.0, names: tuple[str, ...] | None = None) -> Worl
 
 
 def number(row: int) -> int:
-    """COLMAP's numbers of points have gaps, and their order is not that of the file."""
+    """The number of a point: with gaps, and not in the order of the file."""
     return 7 + 3 * row
 
 
@@ -129,7 +130,7 @@ def same(one: Drive, other: Drive, metres: float) -> None:
     assert np.allclose(one.odometry.poses, other.odometry.poses, rtol=0, atol=metres)
 
 
-# --- what a model means --------------------------------------------------------------------------
+# --- frames --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -159,27 +160,25 @@ def test_points_and_motion_are_those_of_the_world(
     assert np.allclose(np.diff(drive.odometry.travelled()), 4.0)
 
 
-def test_both_encodings_are_one_drive(tmp_path: Path) -> None:
+def test_both_encodings_give_the_same_drive(tmp_path: Path) -> None:
     for suffix, write in WRITERS.items():
         write(tmp_path / suffix[1:], street(3.0))
     same(open_drive(tmp_path / "bin"), open_drive(tmp_path / "txt"), 1e-6)
 
 
-def test_the_binary_model_counts_where_there_are_both(tmp_path: Path) -> None:
+def test_the_binary_model_is_preferred(tmp_path: Path) -> None:
     write_binary(tmp_path, street())
     write_text(tmp_path, street(names=tuple(f"{i}.jpg" for i in range(COUNT))))
     assert open_drive(tmp_path).scans.t_ns[0] == T0 * 1000
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(40)
 @given(
     turn=st.tuples(*[st.floats(-3, 3)] * 3),
     shift=st.tuples(*[st.floats(-1e6, 1e6)] * 3),
     pitch_deg=st.sampled_from([0.0, 4.0]),
 )
-def test_where_the_model_lies_in_its_world_changes_nothing(
+def test_the_pose_of_a_model_in_its_world_does_not_matter(
     tmp_path: Path, turn: tuple[float, ...], shift: tuple[float, ...], pitch_deg: float
 ) -> None:
     write_binary(tmp_path / "here", street(pitch_deg))
@@ -196,7 +195,7 @@ def test_motion_over_a_gap_is_known(tmp_path: Path) -> None:
     assert odometry.segment.tolist() == [0] * COUNT
 
 
-def test_up_survives_cameras_that_were_placed_wrongly() -> None:
+def test_up_is_robust_to_wrong_camera_poses() -> None:
     world = street()
     rotation, centre = world.pose[:, :3, :3].copy(), centres()
     rotation[[2, 7]] = np.diag([-1.0, -1.0, 1.0]) @ rotation[[2, 7]]
@@ -205,8 +204,8 @@ def test_up_survives_cameras_that_were_placed_wrongly() -> None:
     assert np.degrees(np.arccos(up[2])) < 1.0
 
 
-def test_a_level_straight_street_is_level_though_the_camera_looks_down() -> None:
-    """Here nothing but the motion tells what is level: every camera leans the same way."""
+def test_a_straight_street_is_level_though_the_camera_looks_down() -> None:
+    """Only the motion determines the level: all cameras are tilted in the same direction."""
     attitude = Rotation.from_euler("y", 12, degrees=True).as_matrix()
     rotation = np.tile(FLU_TO_CAMERA @ attitude.T, (5, 1, 1))
     centre = np.arange(5.0)[:, None] * [3.0, 0.0, 0.0]
@@ -220,7 +219,7 @@ def test_a_level_straight_street_is_level_though_the_camera_looks_down() -> None
 
 @pytest.mark.parametrize("looks_up", [False, True])
 def test_a_camera_that_looks_straight_down_or_up_has_a_heading(looks_up: bool) -> None:
-    """The picture's top is ahead when looking down, its bottom when looking up."""
+    """The image's top is forward when looking down, its bottom when looking up."""
     z = [0.0, 0.0, 1.0] if looks_up else [0.0, 0.0, -1.0]
     y = [0.0, 1.0, 0.0] if looks_up else [0.0, -1.0, 0.0]
     rotation = np.array([[np.cross(y, z), y, z]])
@@ -229,13 +228,13 @@ def test_a_camera_that_looks_straight_down_or_up_has_a_heading(looks_up: bool) -
     assert np.allclose(attitude, [[0, -1, 0], [1, 0, 0], [0, 0, 1]])
 
 
-def test_cameras_that_point_all_ways_have_no_up(tmp_path: Path) -> None:
+def test_cameras_without_a_common_upright_have_no_up(tmp_path: Path) -> None:
     world = street()
     turns = Rotation.random(COUNT // 2, rng=np.random.default_rng(1)).as_matrix()
     upside_down = np.diag([1.0, -1.0, -1.0])
     world.pose[:, :3, :3] = np.concatenate([turns, upside_down @ turns])
     write_binary(tmp_path, world)
-    with pytest.raises(MaptileError, match="cameras point all ways"):
+    with pytest.raises(MaptileError, match="cameras have no common upright"):
         open_drive(tmp_path)
 
 
@@ -271,7 +270,7 @@ def test_one_folder_of_images_is_one_camera(tmp_path: Path) -> None:
     drive = open_drive(tmp_path)
     assert drive.scans.sensors == ("right",)
     assert len(drive.scans.t_ns) == 7
-    assert any("there are also left" in note for note in drive.notes)
+    assert any("not those of left" in note for note in drive.notes)
     left = open_drive(tmp_path, sensors=("left",))
     assert left.scans.t_ns.tolist() == [(T0 + i) * 1000 for i in range(5)]
     for wrong in (("up",), ("left", "right"), ()):
@@ -280,20 +279,20 @@ def test_one_folder_of_images_is_one_camera(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["", "sparse", "sparse/0"])
-def test_the_model_may_lie_in_sparse(tmp_path: Path, place: str) -> None:
+def test_the_model_may_be_in_sparse(tmp_path: Path, place: str) -> None:
     write_binary(tmp_path / "trip" / place, street())
     (tmp_path / "trip" / "images").mkdir()
     drive = open_drive(tmp_path / "trip")
     assert (drive.format, drive.name) == ("colmap", "trip")
-    assert not any("there are also" in note for note in drive.notes)
+    assert not any("is used, not" in note for note in drive.notes)
 
 
-def test_other_models_beside_it_are_told(tmp_path: Path) -> None:
+def test_other_models_beside_it_are_noted(tmp_path: Path) -> None:
     write_binary(tmp_path / "sparse" / "0", street())
     write_text(tmp_path / "sparse" / "1", street(names=tuple(f"{i}.jpg" for i in range(COUNT))))
     drive = open_drive(tmp_path)
     assert drive.scans.t_ns[0] == T0 * 1000
-    assert any("there are also 1" in note for note in drive.notes)
+    assert any("0 is used, not 1" in note for note in drive.notes)
     assert open_drive(tmp_path / "sparse" / "1").scans.t_ns[0] == 0
 
 
@@ -328,7 +327,7 @@ def test_a_file_cut_short_anywhere_is_one_clear_line(tmp_path: Path, file: str) 
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_bytes_after_the_end_are_no_part_of_a_model(tmp_path: Path, file: str) -> None:
+def test_bytes_after_the_end_are_an_error(tmp_path: Path, file: str) -> None:
     WRITERS[Path(file).suffix](tmp_path, street())
     with (tmp_path / file).open("ab") as stream:
         stream.write(b"1 2 3\n")
@@ -346,9 +345,7 @@ def test_bytes_after_the_end_are_no_part_of_a_model(tmp_path: Path, file: str) -
         ("points3D.bin", 8 + 43),  # the first track
     ],
 )
-def test_sizes_that_a_file_claims_are_checked(
-    tmp_path: Path, file: str, at: int, count: int
-) -> None:
+def test_declared_sizes_are_checked(tmp_path: Path, file: str, at: int, count: int) -> None:
     write_binary(tmp_path, street())
     data = bytearray((tmp_path / file).read_bytes())
     assert struct.unpack_from("<Q", data, at)[0] < 1000
@@ -358,12 +355,10 @@ def test_sizes_that_a_file_claims_are_checked(
         open_drive(tmp_path)
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(200)
 @given(
     file=st.sampled_from(FILES),
-    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=9)), max_size=5),
+    edits=EDITS,
     swap=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
 def test_damage_gives_a_drive_or_one_clear_line(
@@ -374,27 +369,15 @@ def test_damage_gives_a_drive_or_one_clear_line(
 ) -> None:
     folder = tmp_path / file
     WRITERS[folder.suffix](folder, street())
-    data = bytearray((folder / file).read_bytes())
-    for where, patch in edits:
-        at = int(where * len(data))
-        data[at : at + len(patch)] = patch
+    data = edited((folder / file).read_bytes(), edits)
     low, high = sorted(int(where * len(data)) for where in swap)
     data = data[:low] + data[high:] + data[low:high]
     (folder / file).write_bytes(data)
-    try:
-        drive = open_drive(folder)
-        block = drive.scans.read(0, len(drive.scans.t_ns))
-    except MaptileError as error:
-        assert str(folder) in str(error)
-        assert "\n" not in str(error)
-    else:
-        assert drive.odometry is not None
-        assert np.isfinite(drive.odometry.poses).all()
-        assert np.isfinite(block.points).all()
-        assert (np.diff(drive.scans.t_ns) >= 0).all()
+    opened = read(folder, within=folder)
+    assert opened is None or opened[0].odometry is not None
 
 
-def test_files_of_two_models_are_told(tmp_path: Path) -> None:
+def test_files_of_two_models_are_an_error(tmp_path: Path) -> None:
     world = street()
     write_binary(tmp_path, world)
     write_binary(tmp_path / "other", replace(world, points=world.points[:-20]))
@@ -404,34 +387,34 @@ def test_files_of_two_models_are_told(tmp_path: Path) -> None:
         open_drive(tmp_path)
 
 
-def test_a_point_twice_is_damage(tmp_path: Path) -> None:
+def test_a_repeated_point_is_damage(tmp_path: Path) -> None:
     write_text(tmp_path, street())
     text = (tmp_path / "points3D.txt").read_text()
     (tmp_path / "points3D.txt").write_text(text.replace("\n10 ", "\n7 "))
-    with pytest.raises(MaptileError, match=r"points3D\.txt: two points have one number"):
+    with pytest.raises(MaptileError, match=r"points3D\.txt: two points have the same number"):
         open_drive(tmp_path)
 
 
 @pytest.mark.parametrize("word", [b"nan", b"1e300", b"7", b"inf"])
-def test_poses_that_are_none_are_damage(tmp_path: Path, word: bytes) -> None:
+def test_invalid_poses_are_damage(tmp_path: Path, word: bytes) -> None:
     write_text(tmp_path, street())
     lines = (tmp_path / "images.txt").read_bytes().split(b"\n")
     words = lines[2].split(b" ")
     words[2] = word
     lines[2] = b" ".join(words)
     (tmp_path / "images.txt").write_bytes(b"\n".join(lines))
-    with pytest.raises(MaptileError, match=r"images\.txt: 1 poses are none"):
+    with pytest.raises(MaptileError, match=r"images\.txt: 1 poses are invalid"):
         open_drive(tmp_path)
 
 
-def test_a_model_without_images_is_told(tmp_path: Path) -> None:
+def test_a_model_without_images_is_an_error(tmp_path: Path) -> None:
     write_text(tmp_path, street())
     (tmp_path / "images.txt").write_text("# Image list\n")
     with pytest.raises(MaptileError, match="no image in it"):
         open_drive(tmp_path)
 
 
-def test_an_image_that_sees_nothing_stays_a_scan(tmp_path: Path) -> None:
+def test_an_image_without_points_is_an_empty_scan(tmp_path: Path) -> None:
     world = street()
     nothing = np.zeros(0, np.int64)
     world = replace(world, seen=(nothing, *world.seen[1:-1], nothing))
@@ -448,7 +431,7 @@ def test_an_image_that_sees_nothing_stays_a_scan(tmp_path: Path) -> None:
     assert not np.isin(block.scan, [0, COUNT - 1]).any()
 
 
-def test_points_of_no_place_are_left_out(tmp_path: Path) -> None:
+def test_points_that_are_not_finite_are_removed(tmp_path: Path) -> None:
     world = street()
     seen = world.seen[0][0]
     world.points[seen] = [np.nan, np.inf, 1e308]

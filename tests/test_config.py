@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from data_prep.errors import MaptileError
 from data_prep.settings import Settings
 from maptile_loc.config import config_folder, load_settings, save_settings
+from maptile_loc.device import DEVICES, pick_device
 from maptile_loc.pipeline import load_recipe, recipe_class
 
 
@@ -52,9 +56,37 @@ def test_a_wrong_recipe_is_one_line_that_says_where(recipe, text, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_recipe_may_be_text_or_a_mapping(recipe, monkeypatch):
+    path = recipe("rate: 0.5\n")
+    assert load_settings(Outer, str(path)) == load_settings(Outer, path) == Outer(rate=0.5)
+    given = {"train": {"batch_size": 7}}
+    settings = load_settings(Outer, given, ["train.batch_size=9", "rate=0.5"])
+    assert settings == Outer(rate=0.5, train=Inner(batch_size=9))
+    assert given == {"train": {"batch_size": 7}}
+    with pytest.raises(MaptileError, match=r"^settings: unknown key 'rat'; did you mean 'rate'"):
+        load_settings(Outer, {"rat": 3})
+
+
 @pytest.mark.parametrize("override", ["rate", "=3", "rate.x=3", "rate=[1"])
 def test_a_wrong_override_is_refused(recipe, override):
     with pytest.raises(MaptileError, match="--set"):
+        load_settings(Outer, recipe("rate: 1.0\n"), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "rat=3",
+            r"^--set rat=3 \(recipe .*recipe\.yaml\): unknown key 'rat'; did you mean 'rate'",
+        ),
+        ("train.batch_size=x", r"^--set train\.batch_size=x \(recipe .*integer"),
+        ("train=3", r"^--set train=3 \(recipe "),
+    ],
+)
+def test_an_override_that_does_not_fit_is_named(recipe, override, message):
+    """The recipe file itself has no fault."""
+    with pytest.raises(MaptileError, match=message):
         load_settings(Outer, recipe("rate: 1.0\n"), [override])
 
 
@@ -75,7 +107,7 @@ def test_every_shipped_recipe_fits_its_settings():
     from data_prep.city.folder import CitySettings
     from data_prep.simulate.record import SimulateSettings
     from maptile_loc.learn.adapt import AdaptSettings
-    from maptile_loc.learn.loop import ModelSettings
+    from maptile_loc.learn.settings import ModelSettings
 
     kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
     kinds["mapnet_plus"] = AdaptSettings
@@ -89,3 +121,15 @@ def test_every_shipped_recipe_fits_its_settings():
 
 def test_the_localize_recipe_states_the_defaults():
     assert load_recipe() == recipe_class()()
+
+
+def test_devices():
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") in DEVICES
+    with pytest.raises(MaptileError, match="there are auto, cpu, cuda"):
+        pick_device("tpu")
+
+
+def test_devices_are_known_without_torch():
+    code = "import sys, maptile_loc.device; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,9 +8,9 @@ import pytest
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, ScanSource, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from data_prep.sources import FORMATS, open_drive
+from data_prep.sources import SOURCES, open_drive
 from data_prep.sources.formats.common import increasing, read_table
-from maptile_loc.report.inspect.contents import inspect_drive
+from maptile_loc.report.inspect.drive_text import describe_drive
 
 S = 1_000_000_000
 START = 1_403_774_724_292_807_000
@@ -33,7 +33,7 @@ def write_clouds(drive: Path, seconds: list[float], points: int = 5) -> Path:
     return drive
 
 
-def test_travelled_skips_what_lies_between_two_segments() -> None:
+def test_travelled_adds_nothing_between_two_segments() -> None:
     odometry = track([0, 1, 2, 9, 10], [0, 3, 3, 50, 54], [0, 0, 0, 1, 1])
     assert odometry.travelled().tolist() == [0, 3, 3, 3, 7]
 
@@ -66,7 +66,7 @@ def test_truth_is_known_only_between_samples_at_most_two_seconds_apart() -> None
     assert latitude[2] == pytest.approx(51.1)
 
 
-def test_without_truth_leaves_everything_else(tmp_path: Path) -> None:
+def test_without_truth_keeps_everything_else(tmp_path: Path) -> None:
     drive = open_drive(write_clouds(tmp_path / "drive", [0, 1]))
     truth = TruthTrack(times(0), np.zeros(1), np.zeros(1), np.zeros(1))
     seen = Drive("d", "clouds", drive.scans, None, None, truth).without_truth()
@@ -74,7 +74,7 @@ def test_without_truth_leaves_everything_else(tmp_path: Path) -> None:
     assert seen.scans is drive.scans
 
 
-def test_increasing_keeps_only_what_is_later_than_all_before() -> None:
+def test_increasing_selects_samples_later_than_all_before() -> None:
     t_ns = np.array([5, 7, 7, 6, 8, 2, 9], np.int64)
     assert t_ns[increasing(t_ns)].tolist() == [5, 7, 8, 9]
     assert increasing(t_ns[:0]).tolist() == []
@@ -118,17 +118,17 @@ def test_a_folder_of_drives_names_them(tmp_path: Path) -> None:
 def test_missing_folder_and_unknown_format_are_clear(tmp_path: Path) -> None:
     with pytest.raises(MaptileError, match="no such folder"):
         open_drive(tmp_path / "nowhere")
-    with pytest.raises(MaptileError, match=f"known are auto, {', '.join(FORMATS)}"):
+    with pytest.raises(MaptileError, match=f"choose from auto, {', '.join(SOURCES.names())}"):
         open_drive(tmp_path, format="rosbag")
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_named_format_that_is_not_there_is_an_error(tmp_path: Path, format: str) -> None:
+@pytest.mark.parametrize("format", SOURCES.names())
+def test_a_named_format_without_a_drive_is_an_error(tmp_path: Path, format: str) -> None:
     with pytest.raises(MaptileError, match=str(tmp_path)):
         open_drive(tmp_path, format=format)
 
 
-def test_a_named_format_wins_over_detection(tmp_path: Path) -> None:
+def test_a_named_format_is_preferred_to_detection(tmp_path: Path) -> None:
     path = write_clouds(tmp_path / "drive", [0])
     (path / "velodyne_points" / "data").mkdir(parents=True)
     assert open_drive(path, format="clouds").format == "clouds"
@@ -173,7 +173,7 @@ def test_a_trailing_comma_shifts_nothing(tmp_path: Path) -> None:
         (b"t_ns,x\n1,2\n1,2,3,4\n", "not readable as CSV"),
     ],
 )
-def test_damaged_tables_give_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_tables_are_one_clear_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     with pytest.raises(MaptileError, match=message) as error:
@@ -182,7 +182,7 @@ def test_damaged_tables_give_one_line(tmp_path: Path, content: bytes, message: s
     assert "\n" not in str(error.value)
 
 
-# --- inspecting ----------------------------------------------------------------------------------
+# --- inspection ----------------------------------------------------------------------------------
 
 
 class Scans:
@@ -201,7 +201,7 @@ class Scans:
         )
 
 
-def test_inspection_tells_rates_gaps_and_lengths() -> None:
+def test_inspection_shows_rates_gaps_and_lengths() -> None:
     scans: ScanSource = Scans(times(0, 0.5, 1, 4, 4.5, 5))
     drive = Drive(
         name="tuesday",
@@ -212,13 +212,13 @@ def test_inspection_tells_rates_gaps_and_lengths() -> None:
         truth=TruthTrack(times(0, 1), np.array([51.5, 51.6]), np.array([-1.3, -1.2]), np.zeros(2)),
         notes=("a scan is missing",),
     )
-    text = "\n".join(inspect_drive(drive))
+    text = "\n".join(describe_drive(drive))
     assert "tuesday (clouds)" in text
     assert "6 in 5.0 s, 1.0 per second" in text
     assert "3 in the first scan" in text
     assert "1 of more than 1 s between scans; longest 3.00 s" in text
     # 10 m + 7 m; one second of three stands still; scans at 4 and 4.5 s lie in the gap.
-    assert "17.0 m in 2 pieces, 0.7 per second; standing 33% of the time" in text
+    assert "17.0 m in 2 segments, 0.7 per second; stationary 33% of the time" in text
     assert "covers 66.7% of the scans" in text
     assert "3 samples, 1.0 per second" in text
     assert "latitude 51.500000 to 51.600000, longitude -1.300000 to -1.200000" in text
@@ -227,7 +227,7 @@ def test_inspection_tells_rates_gaps_and_lengths() -> None:
 
 
 def test_inspection_of_a_bare_drive_says_what_it_lacks() -> None:
-    lines = inspect_drive(Drive("d", "clouds", Scans(times(0)), None, None, None))
+    lines = describe_drive(Drive("d", "clouds", Scans(times(0)), None, None, None))
     assert [
         line.split()[-1] for line in lines if line.split()[0] in {"odometry", "heading", "truth"}
     ] == ["none"] * 3
@@ -237,7 +237,7 @@ def test_inspection_of_a_bare_drive_says_what_it_lacks() -> None:
 @pytest.mark.realdata
 def test_inspection_of_a_real_drive(data_dir: Path) -> None:
     path = data_dir / "kitti_raw/2011_09_26/2011_09_26_drive_0005_sync"
-    text = "\n".join(inspect_drive(open_drive(path)))
+    text = "\n".join(describe_drive(open_drive(path)))
     assert "2011_09_26_drive_0005_sync (kitti)" in text
     assert "77 in 15.7 s, 4.8 per second" in text
-    assert "77 of 154 scans are not there" in text
+    assert "77 of 154 scans are missing" in text

@@ -15,11 +15,11 @@ from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.metrics import (
-    _quantile,
     chance,
     evaluate,
+    metrics_table,
     pose_errors,
-    summary,
+    quantile,
     truth_in_map,
 )
 
@@ -42,7 +42,7 @@ def moved(poses, east=0.0, north=0.0, degrees=0.0):
     return poses + np.column_stack(np.broadcast_arrays(east, north, np.radians(degrees)))
 
 
-def test_known_errors_give_known_figures(raster):
+def test_known_errors_give_known_metrics(raster):
     poses = path(raster, 40)
     error = np.repeat([0.5, 1.5, 4.0, 9.0, 50.0, np.nan], [10, 10, 10, 4, 4, 2])
     turn = np.repeat([0.5, -3.0, 40.0], [20, 14, 6])
@@ -59,7 +59,7 @@ def test_known_errors_give_known_figures(raster):
         assert recalls == [10 / 40, 20 / 40, 30 / 40, 34 / 40]
         assert figures["median_m"] == pytest.approx((1.5 + 4.0) / 2, abs=1e-6)
         assert figures["mean_m"] == pytest.approx(np.nanmean(error), abs=1e-6)
-        assert figures["p95_m"] is None  # it falls on the two without a pose
+        assert figures["p95_m"] is None  # falls on the two without a pose
         assert figures["heading_recall_1deg"] == 20 / 40
         assert figures["heading_recall_5deg"] == 34 / 40
         assert figures["median_heading_deg"] == pytest.approx((0.5 + 3.0) / 2, abs=1e-3)
@@ -69,7 +69,7 @@ def test_known_errors_give_known_figures(raster):
     assert metrics["notes"] == []
 
 
-def test_figures_do_not_depend_on_being_called_localized(raster):
+def test_errors_do_not_depend_on_the_localized_flag(raster):
     poses = path(raster, 30)
     estimate = moved(poses, np.linspace(0, 20, 30))
     truth = truth_track(raster, times(30), poses)
@@ -80,7 +80,7 @@ def test_figures_do_not_depend_on_being_called_localized(raster):
 
 
 @pytest.mark.parametrize("shift", [(3.0, -2.0), (-4.0, 4.0)])
-def test_a_shifted_truth_shifts_the_bias_and_nothing_with_it_removed(raster, shift):
+def test_a_shifted_truth_changes_the_bias_but_not_the_metrics_without_it(raster, shift):
     rng = np.random.default_rng(1)
     poses = path(raster, 61)
     estimate = moved(poses, *rng.uniform(-2, 2, (2, 61)), rng.normal(size=61))
@@ -113,7 +113,7 @@ def test_the_bias_is_that_of_the_aligned_stage(raster):
     np.testing.assert_allclose(metrics["map_bias_m"], [1.0, 0.0], atol=1e-6)
 
 
-def test_no_bias_where_nothing_is_close(raster):
+def test_the_bias_is_unknown_if_no_query_is_close_to_the_truth(raster):
     poses = path(raster, 25)
     result = localization(raster, moved(poses, 11.0))
     metrics = evaluate(result, truth_track(raster, times(25), poses))
@@ -139,7 +139,7 @@ def test_true_headings_become_grid_headings(raster):
     assert abs(np.degrees(raster.convergence)) > 1
 
 
-def test_queries_at_the_edge_and_outside_count_apart(raster):
+def test_queries_at_the_edge_and_outside_are_counted_separately(raster):
     """Truths 0, 29, 31 and 200 m inside the western edge, and 50 m outside it."""
     inside = np.array([0.01, 29.0, 31.0, 200.0, -50.0])
     poses = np.column_stack([raster.west + inside, np.full(5, raster.centre[1]), np.zeros(5)])
@@ -156,7 +156,7 @@ def test_nothing_inside_the_map_is_no_error(raster):
     figures = metrics["stages"]["smoothed"]
     assert (figures["frames"], figures["recall_5m"], figures["median_m"]) == (0, None, None)
     assert (metrics["outside_queries"], metrics["outside_localized"]) == (6, 0)
-    assert "smoothed" in summary(metrics)
+    assert "smoothed" in metrics_table(metrics)
 
 
 def test_no_query_at_all_is_no_error(raster):
@@ -165,7 +165,7 @@ def test_no_query_at_all_is_no_error(raster):
     )
     assert metrics["stages"]["smoothed"]["frames"] == 0
     assert metrics["query_seconds_median"] is None
-    assert "smoothed" in summary(metrics)
+    assert "smoothed" in metrics_table(metrics)
 
 
 def test_queries_without_truth_are_left_out_and_counted(raster):
@@ -181,7 +181,7 @@ def test_queries_without_truth_are_left_out_and_counted(raster):
 
 
 @pytest.mark.parametrize("unknown", [range(10), range(3)])
-def test_unknown_true_headings_leave_positions_be(raster, unknown):
+def test_unknown_true_headings_do_not_change_the_position_metrics(raster, unknown):
     poses = path(raster, 10)
     truth = truth_track(raster, times(10), poses)
     truth.heading[list(unknown)] = np.nan
@@ -206,10 +206,10 @@ def test_skipped_queries_do_not_count_in_the_time_per_query(raster):
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 1))
-def test_quantiles_are_numpys_and_infinity_is_the_largest(values, share):
+def test_quantiles_equal_numpys_and_infinity_is_the_largest_value(values, share):
     expected = np.quantile(values, share)
-    assert _quantile(np.array(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    misses = _quantile(np.array([*values, *[np.inf] * (len(values) + 1)]), 0.5)
+    assert quantile(np.array(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    misses = quantile(np.array([*values, *[np.inf] * (len(values) + 1)]), 0.5)
     assert np.isinf(misses)
 
 
@@ -221,10 +221,10 @@ def test_chance_is_that_of_random_points():
     assert chance(1000, 0.04) == 1
 
 
-def test_summary_tells_stages_and_chance(raster):
+def test_the_table_has_stages_and_chance(raster):
     poses = path(raster, 20)
     result = localization(raster, moved(poses, 3.0))
-    lines = summary(evaluate(result, truth_track(raster, times(20), poses))).splitlines()
+    lines = metrics_table(evaluate(result, truth_track(raster, times(20), poses))).splitlines()
     named = {line.split()[0]: line.split() for line in lines if line}
     assert {"coarse", "aligned", "fused", "smoothed"} <= set(named)
     assert lines[4].split()[:7] == ["smoothed", "20", "20", "0.0", "0.0", "100.0", "100.0"]
@@ -262,7 +262,7 @@ def test_evaluate_run_writes_what_it_returns(run_folder):
     np.testing.assert_allclose(one["truth_heading_deg"], np.degrees(0.3), atol=1e-3)
 
 
-def test_evaluate_run_needs_a_truth_at_the_queries(run_folder):
+def test_evaluate_run_needs_truth_at_the_times_of_the_queries(run_folder):
     file = run_folder.parent / "drive" / "truth.csv"
     table = pd.read_csv(file)
     table.assign(t_ns=table["t_ns"] + 10**12).to_csv(file, index=False)
@@ -274,8 +274,8 @@ def test_evaluate_run_needs_a_truth_at_the_queries(run_folder):
     assert not (run_folder / "metrics.json").exists()
 
 
-def test_evo_agrees_about_the_errors(run_folder, raster):
-    """evo reads our TUM file, and its absolute pose error is ours."""
+def test_evo_computes_the_same_errors(run_folder, raster):
+    """evo reads the TUM file, and its absolute pose error equals ours."""
     evo_metrics = pytest.importorskip("evo.core.metrics")
     from evo.core import sync
     from evo.tools import file_interface

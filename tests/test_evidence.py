@@ -23,13 +23,13 @@ NO_LOOKS = np.zeros((0, 3), np.float32)
 
 
 def centres(side=SIDE, resolution=RESOLUTION):
-    """East and north of the cells' centres about the middle of the tile."""
+    """East and north of the cells' centres, relative to the middle of the tile."""
     at = (np.arange(side) + 0.5 - side / 2) * resolution
     return at[None], -at[:, None]
 
 
 def drawn_wall(degrees, offset=3.3):
-    """A wall ``offset`` metres ahead in direction ``degrees``; free is what lies before it."""
+    """A wall ``offset`` metres away in direction ``degrees``, and the free space before it."""
     east, north = centres()
     ahead = np.cos(np.radians(degrees)) * east + np.sin(np.radians(degrees)) * north
     wall = np.clip(1 - np.abs(ahead - offset) / RESOLUTION, 0, 1)
@@ -37,7 +37,7 @@ def drawn_wall(degrees, offset=3.3):
 
 
 def made_tile(seed=0, side=SIDE):
-    """A tile of random things, all of whose values differ."""
+    """A tile of random values."""
     rng = np.random.default_rng(seed)
     wall = np.where(rng.random((side, side)) < 0.5, rng.random((side, side)), 0)
     observed = np.maximum(rng.random((side, side)) < 0.7, wall > 0)
@@ -58,7 +58,7 @@ def turned_tile(tile, quarters):
     return QueryTile(*images, tile.resolution, tile.rotation, path, road)
 
 
-# --- Which way walls face ---------------------------------------------------------------------
+# --- Normals of walls --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("degrees", [0, 17, 45, 73, 90, 118, 135, 180, 200, 270, 301, 359])
@@ -75,7 +75,7 @@ def test_a_wall_faces_the_side_that_is_free(degrees):
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 5])
 def test_straightness_of_a_strip(cells):
-    """That of a rectangle of so many cells by the window's seven."""
+    """The straightness of a rectangle: the strip's width by the window's seven cells."""
     wall = np.zeros((SIDE, SIDE), np.float32)
     wall[:, 30 : 30 + cells] = 1
     free = np.zeros_like(wall)
@@ -101,7 +101,7 @@ def test_a_blob_and_a_lone_cell_are_not_straight():
     )
 
 
-def test_a_wall_with_nothing_free_faces_nowhere():
+def test_a_wall_without_free_space_has_no_normal():
     wall, free = drawn_wall(0.0)
     east, north, straight = facing(wall, free * 0, RESOLUTION, SETTINGS.neighbourhood_m)
     assert not east.any()
@@ -110,7 +110,7 @@ def test_a_wall_with_nothing_free_faces_nowhere():
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_what_a_turned_tile_faces_is_turned(quarters):
+def test_normals_of_a_turned_tile_are_turned(quarters):
     tile = made_tile()
     free = tile.observed * (1 - tile.wall)
     east, north, straight = facing(tile.wall, free, RESOLUTION, SETTINGS.neighbourhood_m)
@@ -130,7 +130,7 @@ def test_what_a_turned_tile_faces_is_turned(quarters):
 
 
 @pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
-def test_evidence_is_square_metres(resolution):
+def test_evidence_is_in_square_metres(resolution):
     tile = made_tile()
     evidence = make_evidence(tile, resolution)
     side = round(SIDE * RESOLUTION / resolution)
@@ -148,7 +148,7 @@ def test_evidence_is_square_metres(resolution):
         assert evidence.images[channel, 3, 5] == pytest.approx(block, rel=1e-5)
 
 
-def test_without_a_word_of_roads_there_is_none():
+def test_a_tile_without_road_evidence_has_empty_road_channels():
     tile = made_tile()
     images = make_evidence(replace(tile, road=None), 1.0).images
     assert not images[7:].any()
@@ -156,7 +156,7 @@ def test_without_a_word_of_roads_there_is_none():
 
 
 @pytest.mark.parametrize("degrees", [10, 100, 215, 330])
-def test_channels_of_a_wall_are_the_series_of_its_angle(degrees):
+def test_channels_of_a_wall_are_the_fourier_series_of_its_normal(degrees):
     wall, free = drawn_wall(degrees)
     observed = np.maximum(free, wall > 0).astype(np.float32)
     sums = make_evidence(QueryTile(wall, free, observed, RESOLUTION, 0.0), 1.0).images[
@@ -177,7 +177,7 @@ def test_resolutions_that_do_not_fit_are_an_error():
             make_evidence(made_tile(), resolution)
 
 
-def test_the_way_counts_by_its_length_and_course():
+def test_the_path_counts_by_its_length_and_course():
     course = np.radians(25.0)
     way = np.linspace(-20, 20, 9)[:, None] * [np.cos(course), np.sin(course)]
     tile = replace(made_tile(), path=way.astype(np.float32))
@@ -200,12 +200,12 @@ def test_a_vehicle_that_stands_has_no_course():
     assert make_evidence(replace(made_tile(), path=NO_PATH), 1.0).path_values.shape == (0, 3)
 
 
-# --- Turned -----------------------------------------------------------------------------------
+# --- Rotation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
 @pytest.mark.parametrize("resolution", [0.5, 1.0])
-def test_evidence_turned_by_quarters_is_that_of_the_turned_tile(quarters, resolution):
+def test_evidence_turned_by_quarters_equals_that_of_the_turned_tile(quarters, resolution):
     tile = made_tile()
     fine = make_evidence(tile, RESOLUTION)
     found = turned(fine, np.array([quarters * np.pi / 2]), resolution, CPU)[0].numpy()
@@ -217,7 +217,7 @@ def test_evidence_turned_by_quarters_is_that_of_the_turned_tile(quarters, resolu
 
 
 @pytest.mark.parametrize("degrees", [20.0, -75.0, 161.0])
-def test_turned_images_are_those_that_scipy_turns(degrees):
+def test_turned_images_agree_with_scipy(degrees):
     rng = np.random.default_rng(1)
     images = rng.random((PATH, SIDE, SIDE)).astype(np.float32)
     evidence = Evidence(images, NO_PATH, NO_LOOKS, RESOLUTION)
@@ -233,7 +233,7 @@ def test_turned_images_are_those_that_scipy_turns(degrees):
         np.testing.assert_allclose(both[inner], pair[inner], atol=1e-4)
 
 
-def test_many_turns_are_the_same_as_each():
+def test_a_batch_of_turns_equals_single_turns():
     evidence = make_evidence(made_tile(), RESOLUTION)
     turns = np.array([0.0, 0.4, -2.0, np.pi])
     together = turned(evidence, turns, 1.0, CPU)
@@ -241,7 +241,7 @@ def test_many_turns_are_the_same_as_each():
         torch.testing.assert_close(one, turned(evidence, np.array([turn]), 1.0, CPU)[0])
 
 
-def test_wider_cells_hold_the_sum():
+def test_wider_cells_hold_the_sum_of_their_parts():
     evidence = make_evidence(made_tile(), RESOLUTION)
     fine = turned(evidence, np.array([0.7]), RESOLUTION, CPU)[0].numpy()
     wide = turned(evidence, np.array([0.7]), 2.0, CPU)[0].numpy()
@@ -250,9 +250,9 @@ def test_wider_cells_hold_the_sum():
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.9, -2.2])
-def test_the_turned_way_is_in_the_cells_it_turns_to(turn):
+def test_the_turned_path_is_in_the_right_cells(turn):
     rng = np.random.default_rng(3)
-    path = rng.uniform(-22, 22, (40, 2)).astype(np.float32)  # some of it is off the tile
+    path = rng.uniform(-22, 22, (40, 2)).astype(np.float32)  # partly outside the tile
     looks = rng.normal(size=(40, 3)).astype(np.float32)
     evidence = Evidence(np.zeros((PATH, 32, 32), np.float32), path, looks, 1.0)
     found = turned(evidence, np.array([turn]), 1.0, CPU)[0, PATH:].numpy()
@@ -284,7 +284,7 @@ def test_points_hold_all_the_evidence():
         east, north = centres(32, 1.0)
         moments = [(evidence.images[channels] * at).sum(axis=(1, 2)) for at in (east, north)]
         blocks = [at.astype(np.float64) @ group.values for at in group.xy.T]
-        # A block's own middle is at most 1.5 cells from any of its cells.
+        # The middle of a block is at most 1.5 cells from each of its cells.
         slack = 1e-3 if group is wall else 1.5 * total
         assert (np.abs(np.array(blocks) - moments) <= slack).all()
     np.testing.assert_array_equal(way.xy, evidence.path)

@@ -19,7 +19,7 @@ SIDE = 20
 
 
 def every_score(search, evidence, rotation, fields, turns, log_prior):
-    """(T, 2, R, C) scores of all poses of the grid, one by one."""
+    """(T, 2, R, C) scores of all poses of the grid, without a bound."""
     row, column = np.mgrid[: search.allowed.shape[0], : search.allowed.shape[1]]
     east = fields.west + (search.corner[1] + column) * fields.resolution
     north = fields.north - (search.corner[0] + row) * fields.resolution
@@ -35,11 +35,11 @@ def every_score(search, evidence, rotation, fields, turns, log_prior):
 
 
 def scene(city, seed, heading_step=2.0, side=2):
-    """Part of the town, a tile seen in it, and a search of some of its places and headings."""
+    """Part of the town, a tile seen in it, and a search of some positions and headings."""
     piece, tile, _, _ = town_scene(open_city(city), seed)
     fields = make_fields(piece, 1.0, LIKELIHOOD)
     rng = np.random.default_rng(seed)
-    # Not aligned with the boxes, and some of it up to the map's edge.
+    # Not aligned with the boxes, and in some scenes at the map's edge.
     first = (int(rng.integers(0, 160 - SIDE)), int(rng.choice([0, 51, 160 - SIDE])))
     allowed = torch.from_numpy(rng.random((SIDE, SIDE - 3)) < 0.7)
     search = ExactSearch(fields, first, allowed, side, np.radians(heading_step), CPU)
@@ -64,7 +64,7 @@ def test_the_best_of_all_poses_is_found_and_nothing_is_better(town_city, seed):
 
 
 @pytest.mark.parametrize(("heading_step", "side"), [(1.0, 3), (5.0, 1), (8.0, 4)])
-def test_boxes_of_any_size_lose_nothing(town_city, heading_step, side):
+def test_boxes_of_any_size_keep_the_best_pose(town_city, heading_step, side):
     fields, tile, search, turns, log_prior = scene(town_city, 7, heading_step, side)
     evidence = make_evidence(tile, 1.0)
     best = every_score(search, evidence, tile.rotation, fields, turns, log_prior).max()
@@ -75,8 +75,8 @@ def test_boxes_of_any_size_lose_nothing(town_city, heading_step, side):
 
 @pytest.mark.parametrize("channel", ["wall", "line", "free", "ground", "surface", "beside", "path"])
 @pytest.mark.parametrize("side", [2, 3])
-def test_no_bound_is_below_what_it_bounds(channel, side):
-    """For single pieces of evidence, on a map that is rougher than any."""
+def test_no_bound_is_below_a_score_in_its_box(channel, side):
+    """For single points of evidence, on a map of noise."""
     rng = np.random.default_rng(side)
     fields = LikelihoodFields(
         rng.normal(size=(len(CHANNELS), 70, 70)).astype(np.float32), 0.0, 0.0, 1.0
@@ -105,7 +105,7 @@ def test_no_bound_is_below_what_it_bounds(channel, side):
         pieces = search.pieces(evidence)
         bound, place = search.bounded(pieces, turns, np.zeros(4), -1e9)
         held = scores.max(1)[tuple(place.T)]
-        assert len(place) == 4 * 20 * 20  # with so low a score, all of them
+        assert len(place) == 4 * 20 * 20  # all of them, as the known score is so low
         assert (bound >= held).all()
         tight.append(bound.max() - held.max())
         for number in rng.choice(len(held), 3):
@@ -115,7 +115,7 @@ def test_no_bound_is_below_what_it_bounds(channel, side):
 
 
 def test_bounds_hold_for_directions_between_sectors():
-    """On a map that is the same everywhere, only the direction matters: the bound is close."""
+    """On a constant map only the direction matters, and the bound is tight."""
     rng = np.random.default_rng(4)
     one = np.array([0.1, 0.6, 0.8, -0.9, 0.3, *[0] * 7], np.float32)
     fields = LikelihoodFields(np.tile(one[:, None, None], (1, 90, 90)), 0.0, 0.0, 1.0)

@@ -161,15 +161,18 @@ def assert_next_run_cleans_up(folder) -> None:
         (folder / name).write_text("old")
 
 
-@pytest.mark.parametrize("how", ["fail", "fail from there on"])
+@pytest.mark.parametrize(
+    ("steps", "how"),
+    [("in one step", "fail"), ("in two steps", "fail"), ("in two steps", "fail from there on")],
+    indirect=["steps"],
+)
 def test_a_failure_at_any_step_leaves_the_old_or_the_new_folder(folder, steps, how):
     codes = set()
     for code in interruptions(lambda: write_new(folder), how):
         assert code != CRASHED
         codes.add(code)
-        if steps == "in two steps" and how == "fail from there on" and not folder.exists():
-            finish_swap(folder)
-        assert files_in(folder) == (OLD if code == REFUSED else NEW)
+        if folder.exists() or steps == "in one step" or how == "fail":
+            assert files_in(folder) == (OLD if code == REFUSED else NEW)
         assert_next_run_cleans_up(folder)
     assert codes == {REFUSED, SUCCEEDED}
 
@@ -178,13 +181,22 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_folder(folder, steps):
     found = []
     for code in interruptions(lambda: write_new(folder), "kill"):
         assert code == -signal.SIGKILL
-        if steps == "in two steps" and not folder.exists():
-            finish_swap(folder)
-        assert files_in(folder) in (OLD, NEW)
-        found.append(files_in(folder) == NEW)
+        if folder.exists() or steps == "in one step":
+            assert files_in(folder) in (OLD, NEW)
+            found.append(files_in(folder) == NEW)
         assert_next_run_cleans_up(folder)
     assert found == sorted(found)
     assert set(found) == {False, True}
+
+
+def test_readers_can_finish_a_swap(folder):
+    """A process that was killed between two renames leaves the old folder under a hidden name."""
+    folder.rename(folder.parent / ".city-0123abcd.previous")
+    (folder.parent / ".city-4567abcd.new").mkdir()
+    (folder.parent / ".city-mine.new").mkdir()
+    finish_swap(folder)
+    assert files_in(folder) == OLD
+    assert names_in(folder.parent) == [".city-mine.new", "city"]
 
 
 def test_a_kill_while_a_first_folder_is_written(tmp_path):

@@ -16,9 +16,10 @@ AREA_M2 = 1e6
 
 
 def drive(count=40, step=20.0, seed=0, scale=1.015, turn_deg_per_m=0.0, noise=0.0):
-    """True poses on a winding road, and steps of odometry that is too long, turns and wanders.
+    """True poses on a winding road, and steps of odometry with errors of scale, turn and noise.
 
-    ``noise`` 1.0 is what the settings say. The odometry goes in small pieces, as real ones do.
+    ``noise`` scales the random walk of the settings. The odometry is integrated over ten pieces per
+    step, like that of a real vehicle.
     """
     rng = np.random.default_rng(seed)
     poses = [np.array([500.0, 500.0, 0.3])]
@@ -30,11 +31,12 @@ def drive(count=40, step=20.0, seed=0, scale=1.015, turn_deg_per_m=0.0, noise=0.
     spread = np.array([SETTINGS.walk_m, SETTINGS.walk_m, np.radians(SETTINGS.walk_deg)])
     odometry = [np.zeros(3)]
     for a, b in pairwise(truth):
-        way = se2_between(a, b) / pieces
+        piece = se2_between(a, b) / pieces
         here = odometry[-1]
         for k in range(pieces):
-            c, s = np.cos(k * way[2]), np.sin(k * way[2])
-            motion = np.array([c * way[0] + s * way[1], c * way[1] - s * way[0], way[2]])
+            c, s = np.cos(k * piece[2]), np.sin(k * piece[2])
+            x, y, turn = piece
+            motion = np.array([c * x + s * y, c * y - s * x, turn])
             motion *= [scale, scale, 1.0]
             motion[2] += np.radians(turn_deg_per_m) * metres
             motion += noise * spread * np.sqrt(metres) * rng.normal(size=3)
@@ -46,9 +48,9 @@ def drive(count=40, step=20.0, seed=0, scale=1.015, turn_deg_per_m=0.0, noise=0.
 
 
 def fixes_at(truth, rng, std=0.5, right=0.7, clutter=4, common=0.0, step=20.0, turn_std=0.01):
-    """Candidates: the true place most of the time, and stray ones anywhere.
+    """Candidates of each query: the true pose with probability ``right``, and random outliers.
 
-    A share ``common`` of the errors' variance is forgotten over ``SETTINGS.common_m`` only.
+    A share ``common`` of the errors' variance is correlated over ``SETTINGS.common_m``.
     """
     fixes = []
     shared = rng.normal(size=3)
@@ -73,7 +75,7 @@ def both(fixes, steps):
 
 
 def nees(estimates, truth):
-    """Mean normalised error squared of what is localized, per degree of freedom: place and pose."""
+    """Normalised squared errors of localized fixes per degree of freedom: position, and pose."""
     error = estimates.poses - truth
     error[:, 2] = wrap_angle(error[:, 2])
     error, covariance = error[estimates.localized], estimates.covariance[estimates.localized]
@@ -90,7 +92,7 @@ def errors(estimates, truth):
     return np.hypot(*(estimates.poses[:, :2] - truth[:, :2]).T)
 
 
-def test_the_filter_finds_the_track_among_strays_and_keeps_it():
+def test_the_filter_finds_the_track_among_outliers_and_keeps_it():
     truth, steps = drive()
     fixes = fixes_at(truth, np.random.default_rng(1))
     fused = filter_causal(fixes, steps, AREA_M2, SETTINGS)
@@ -98,7 +100,7 @@ def test_the_filter_finds_the_track_among_strays_and_keeps_it():
     assert errors(fused, truth)[8:].max() < 3.0
 
 
-def test_the_filter_uses_nothing_later():
+def test_the_filter_uses_no_later_query():
     truth, steps = drive()
     fixes = fixes_at(truth, np.random.default_rng(1))
     changed = fixes[:20] + fixes_at(truth[::-1][:20], np.random.default_rng(7))
@@ -107,7 +109,7 @@ def test_the_filter_uses_nothing_later():
     np.testing.assert_array_equal(a.poses[:20], b.poses[:20])
 
 
-def test_steps_reversed_lead_back():
+def test_reversed_steps_lead_back_to_the_start():
     truth, steps = drive(scale=1.0)
     back = steps.reversed()
     for i in range(1, len(truth)):
@@ -130,7 +132,7 @@ def test_the_smoother_covers_the_start_and_is_better():
 @pytest.mark.parametrize(
     ("step", "scale", "turn"), [(5.0, 1.05, 0.01), (20.0, 1.05, 0.01), (20.0, 0.96, -0.02)]
 )
-def test_errors_are_as_large_as_their_covariance_says(step, scale, turn):
+def test_errors_agree_with_their_covariance(step, scale, turn):
     found = {"fused": [[], []], "smoothed": [[], []]}
     for seed in range(8):
         truth, steps = drive(60, step, seed, scale, turn, noise=1.0)
@@ -143,7 +145,7 @@ def test_errors_are_as_large_as_their_covariance_says(step, scale, turn):
             assert 0.6 < np.mean(squared) < 1.6, stage
 
 
-def test_strays_alone_are_never_called_localized():
+def test_outliers_alone_are_never_localized():
     truth, steps = drive(count=60)
     for seed in range(5):
         fixes = fixes_at(truth, np.random.default_rng(seed), right=0.0)
@@ -153,8 +155,8 @@ def test_strays_alone_are_never_called_localized():
         assert smoothed.localized.sum() == 0
 
 
-def test_scale_and_turn_of_the_odometry_are_learned():
-    """In 200 m without a fix: 10 m too long, and 4 degrees off, if nothing were learned before."""
+def test_scale_and_turn_of_the_odometry_are_estimated():
+    """200 m without a fix: uncorrected, the odometry is 10 m too long and turns by 4 degrees."""
     off = []
     for seed in range(5):
         truth, steps = drive(60, seed=seed, scale=1.05, turn_deg_per_m=0.02)
@@ -167,7 +169,7 @@ def test_scale_and_turn_of_the_odometry_are_learned():
     assert np.mean(off, axis=0)[1] < 1.0
 
 
-def test_it_recovers_when_the_vehicle_is_somewhere_else():
+def test_it_recovers_after_the_vehicle_has_jumped():
     for seed in range(5):
         truth, steps = drive(60, seed=seed)
         moved = truth.copy()
@@ -176,12 +178,12 @@ def test_it_recovers_when_the_vehicle_is_somewhere_else():
         fused, smoothed = both(fixes, steps)
         assert errors(fused, moved)[45:].max() < 3.0
         assert np.sum(fused.localized & (errors(fused, moved) > 10)) <= 6
-        # What is behind the jump does not bend what is before it.
+        # The poses after the jump do not bend those before it.
         assert np.mean(errors(smoothed, moved) < 2.0) > 0.9
         assert np.sum(smoothed.localized & (errors(smoothed, moved) > 10)) <= 2
 
 
-def test_one_wrong_start_is_overcome():
+def test_wrong_fixes_at_the_start_are_overcome():
     truth, steps = drive(count=40)
     fixes = fixes_at(truth, np.random.default_rng(2), right=1.0)
     wrong = truth[:4] + [150.0, 80.0, 0.0]
@@ -192,7 +194,7 @@ def test_one_wrong_start_is_overcome():
     assert np.mean(errors(smoothed, truth) < 2.0) >= 0.9
 
 
-def test_leaving_the_map_is_noticed_and_coming_back():
+def test_leaving_and_reentering_the_map_is_noticed():
     truth, steps = drive(count=100)
     for seed in range(5):
         fixes = fixes_at(truth, np.random.default_rng(seed), right=1.0)
@@ -219,7 +221,7 @@ def test_a_few_improbable_fixes_in_a_row_are_not_believed():
         assert not smoothed.localized.any()
 
 
-def test_standing_still_tells_nothing_new():
+def test_a_standing_vehicle_gains_no_evidence():
     poses = np.tile([500.0, 500.0, 0.3], (200, 1))
     steps = make_steps(poses, np.zeros(200, np.int32), np.zeros(200), 50.0, SETTINGS)
     covariance = np.diag([0.25, 0.25, 1e-4])[None]
@@ -228,7 +230,7 @@ def test_standing_still_tells_nothing_new():
     np.testing.assert_allclose(fused.score, fused.score[0], atol=0.01)
 
 
-def test_a_gap_in_the_odometry_starts_afresh():
+def test_a_gap_in_the_odometry_starts_a_new_track():
     truth, _ = drive()
     odometry = np.zeros((40, 3))
     odometry[1:] = truth[1:] - truth[:1]
@@ -272,7 +274,7 @@ def test_rotating_the_world_rotates_the_result():
         np.testing.assert_allclose(there.score, here.score, atol=1e-6)
 
 
-def test_the_drive_backwards_gives_the_same_places():
+def test_the_drive_backwards_gives_the_same_positions():
     truth, steps = drive(60, scale=1.04, turn_deg_per_m=0.01, noise=1.0)
     fixes = fixes_at(truth, np.random.default_rng(1), right=0.9, common=SETTINGS.common)
     _, here = both(fixes, steps)

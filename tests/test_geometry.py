@@ -52,7 +52,7 @@ def test_oxts_yaw_turns_counter_clockwise_from_east(
 
 @pytest.mark.parametrize(
     ("latitude", "longitude", "zone", "degrees"),
-    # By the textbook formula (longitude - central meridian) * sin(latitude).
+    # Expected: (longitude - central meridian) * sin(latitude), to first order.
     [(51.7600, -1.2570, 30, 1.369), (49.0112, 8.4229, 32, -0.435), (-33.9, 18.4, 34, 1.450)],
 )
 def test_convergence_has_the_size_and_sign_of_the_textbook(

@@ -15,9 +15,19 @@ from data_prep.city.folder import open_city
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from maptile_loc.report.inspect.contents import inspect_drive, sample_scans, scan_gap_s, start_of
-from maptile_loc.report.inspect.drive_picture import look_at, speed_of, tops
-from maptile_loc.report.inspect.inspect import city_lines, inspect, missing
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.report.inspect.city_text import describe_city
+from maptile_loc.report.inspect.drive_text import (
+    describe_drive,
+    gap_threshold,
+    missing,
+    start_time,
+)
+from maptile_loc.report.inspect.drive_views import speed_at
+from maptile_loc.report.inspect.moment import view_moment
+from maptile_loc.report.inspect.moment_views import highest_points
+from maptile_loc.report.inspect.scan_sample import sample_scans
+from maptile_loc.report.inspect.summary import inspect
 from maptile_loc.report.marks import scale_metres
 
 S = 1_000_000_000
@@ -93,7 +103,7 @@ class ManyScans:
         )
 
 
-def test_a_long_drive_is_sampled_evenly_and_a_damaged_scan_is_told():
+def test_a_long_drive_is_sampled_evenly_and_a_damaged_scan_is_listed():
     scans = ManyScans()
     sample = sample_scans(scans, 50)
     assert len(scans.asked) == len(set(scans.asked)) == 50
@@ -105,26 +115,26 @@ def test_a_long_drive_is_sampled_evenly_and_a_damaged_scan_is_told():
     assert sample.index.tolist() == sorted(set(scans.asked) - {0})
     assert sample.points.tolist() == [i % 7 for i in sample.index]
     assert sample.farthest == 5.0
-    assert set(sample.reach.tolist()) == {5.0}
-    told = facts(inspect_drive(Drive("long", "made", scans, None, None, None), sample))
-    assert told["damaged"] == "0.bin: damaged"
-    assert told["points"].startswith("the first scan is damaged")
+    assert set(sample.distance.tolist()) == {5.0}
+    lines = facts(describe_drive(Drive("long", "made", scans, None, None, None), sample))
+    assert lines["damaged"] == "0.bin: damaged"
+    assert lines["points"].startswith("the first scan is damaged")
     empty = sum(i % 7 == 0 for i in sample.index)
-    assert f"0 to 6 in 49 scans read, {empty} of them empty" in told["points"]
+    assert f"0 to 6 in 49 scans read, {empty} of them empty" in lines["points"]
 
 
-def test_a_drive_with_nothing_but_damaged_scans_is_told():
+def test_a_drive_whose_scans_are_all_damaged():
     class Damaged(ListedScans):
         def read(self, start, stop):
             raise MaptileError(f"{start}.bin: damaged")
 
     drive = Drive("d", "made", Damaged(START + np.arange(4) * S, []), None, None, None)
-    told = facts(inspect_drive(drive))
-    assert told["points"] == "not known: 4 scans were tried, and all are damaged"
-    assert told["damaged"].split("\n")[:2] == ["0.bin: damaged", "1.bin: damaged"]
+    lines = facts(describe_drive(drive))
+    assert lines["points"] == "unknown: all 4 scans read are damaged"
+    assert lines["damaged"].split("\n")[:2] == ["0.bin: damaged", "1.bin: damaged"]
 
 
-def test_of_large_scans_fewer_are_read():
+def test_fewer_large_scans_are_read():
     clouds = [np.ones((400_000, 3), np.float32)] * 100
     scans = ListedScans(START + np.arange(100) * S, clouds)
     assert 20 <= len(sample_scans(scans, 50).index) <= 30
@@ -144,12 +154,12 @@ def test_ranges_are_distances_from_the_sensor():
             return ScanBlock(self.t_ns[start:stop], points, zero, origin)
 
     drive = Drive("d", "made", Away([START], []), None, None, None)
-    text = facts(inspect_drive(drive))["range"]
+    text = facts(describe_drive(drive))["range"]
     values = [float(word) for word in text.replace("%", "").split() if word[0].isdigit()]
     assert values == pytest.approx([25.0, 95.0, 47.5, distance.max()], rel=0.04)
 
 
-def test_only_scans_in_a_plane_with_their_sensor_are_a_push_broom_s():
+def test_only_scans_in_a_plane_through_their_sensor_are_planar():
     rng = np.random.default_rng(0)
     angle, reach = rng.uniform(-2, 2, 500), rng.uniform(1, 30, 500)
     tilt = np.array([0.1, np.cos(0.3), np.sin(0.3)]) / np.linalg.norm([0.1, 1.0])
@@ -175,36 +185,36 @@ def labelled(seconds, label, table: str | None) -> Drive:
     return Drive("d", "made", scans, None, None, None, labels=table)
 
 
-def test_times_and_labels_of_points_are_told(tmp_path, monkeypatch):
+def test_time_stamps_and_labels_of_points_are_described(tmp_path, monkeypatch):
     seconds = np.linspace(-0.05, 0.025, 8, dtype=np.float32)
     label = np.array([50, 50, 50, 50, 40, 40, 252, 70], np.int32)
     drive = labelled(seconds, label, "semantickitti")
-    told = facts(inspect_drive(drive))
-    assert "-50 to +25 ms" in told["timing"]
-    assert told["labels"] == "semantickitti: 50 (50%), 40 (25%), 70 (12%), 252 (12%)"
+    lines = facts(describe_drive(drive))
+    assert "-50 to +25 ms" in lines["timing"]
+    assert lines["labels"] == "semantickitti: 50 (50%), 40 (25%), 70 (12%), 252 (12%)"
     monkeypatch.setattr("data_prep.sources.open_drive", lambda path: drive)
     used = facts(inspect(tmp_path / "d"))["used as"]
     assert used == "building 50%, road 25%, ground 0%, moving 12%, other 12%"
 
 
-def test_without_times_and_labels_that_is_told():
-    told = facts(inspect_drive(labelled(None, None, None)))
-    assert "no times of their own" in told["timing"]
-    assert told["labels"] == "none"
-    assert "none in the scans read" in facts(inspect_drive(labelled(None, None, "las")))["labels"]
+def test_missing_time_stamps_and_labels_are_described():
+    lines = facts(describe_drive(labelled(None, None, None)))
+    assert "no time stamps" in lines["timing"]
+    assert lines["labels"] == "none"
+    assert "none in the scans read" in facts(describe_drive(labelled(None, None, "las")))["labels"]
 
 
 def test_the_start_is_utc_where_the_clock_counts_from_1970():
     moment = datetime(2014, 6, 26, 9, 25, 24, tzinfo=UTC)
     t_ns = np.array([int(moment.timestamp()) * S + 5], np.int64)
-    assert start_of(t_ns) == "2014-06-26 09:25:24 UTC"
-    assert start_of(np.array([12_500_000_000], np.int64)) == "12.500 s of a clock of its own"
+    assert start_time(t_ns) == "2014-06-26 09:25:24 UTC"
+    assert start_time(np.array([12_500_000_000], np.int64)) == "12.500 s on the drive's own clock"
 
 
-def test_a_gap_is_longer_than_a_second_and_than_what_is_usual():
-    assert scan_gap_s(np.arange(10) * S // 10) == 1.0
-    assert scan_gap_s(np.arange(10) * 5 * S) == 10.0
-    assert scan_gap_s(np.array([START])) == 1.0
+def test_a_gap_is_longer_than_a_second_and_than_two_median_intervals():
+    assert gap_threshold(np.arange(10) * S // 10) == 1.0
+    assert gap_threshold(np.arange(10) * 5 * S) == 10.0
+    assert gap_threshold(np.array([START])) == 1.0
 
 
 def test_the_extent_is_that_of_the_largest_piece():
@@ -214,8 +224,8 @@ def test_the_extent_is_that_of_the_largest_piece():
         START + np.arange(6) * S, se3_from_xyzrpy(poses), np.array([0, 0, 0, 1, 1, 1], np.int32)
     )
     drive = Drive("d", "made", ListedScans([START], [street(0)]), track, None, None)
-    told = facts(inspect_drive(drive))
-    assert told["extent"] == "the largest piece of the path lies in a box of 200 x 30 m"
+    lines = facts(describe_drive(drive))
+    assert lines["extent"] == "the largest segment of the path has a bounding box of 200 x 30 m"
 
 
 # --- what is missing -----------------------------------------------------------------------------
@@ -229,14 +239,14 @@ def test_a_complete_drive_lacks_nothing():
     assert list(missing(whole, sample_scans(whole.scans))) == []
 
 
-def test_what_a_drive_lacks_is_said_with_what_to_do():
+def test_what_a_drive_lacks_is_listed_with_the_remedy():
     drive = straight_drive([street(i) for i in range(5)])
     sample = sample_scans(drive.scans)
 
     def lines(scans=drive.scans, odometry=None, heading=None):
         return "\n".join(missing(Drive("d", "made", scans, odometry, heading, None), sample))
 
-    assert "odometry: it will be made from the LiDAR" in lines()
+    assert "odometry: it will be estimated from the LiDAR scans" in lines()
     assert "--heading unknown" in lines()
     assert "maptile evaluate" in lines()
     cut = PoseTrack(
@@ -245,22 +255,24 @@ def test_what_a_drive_lacks_is_said_with_what_to_do():
         np.array([0, 0, 1, 1], np.int32),
     )
     assert "odometry at 1 of 5 scans" in lines(odometry=cut)
-    assert "2 pieces" in lines(odometry=cut)
+    assert "2 segments" in lines(odometry=cut)
     late = HeadingTrack(drive.scans.t_ns[[2]] + S + S // 10, np.zeros(1))
     assert "heading at 4 of 5 scans" in lines(heading=late)
     one = ListedScans(drive.scans.t_ns[:1], [street(0)])
     assert "--submap 0 --every 0" in lines(scans=one)
     empty = ListedScans(drive.scans.t_ns, [np.zeros((0, 3))] * 5)
     nothing = Drive("d", "made", empty, None, None, None)
-    assert "points: not one usable" in "\n".join(missing(nothing, sample_scans(empty)))
+    assert "points: the scans read have no usable point" in "\n".join(
+        missing(nothing, sample_scans(empty))
+    )
 
 
-def test_odometry_is_not_promised_from_scans_in_a_plane():
+def test_planar_scans_give_no_odometry():
     fan = np.column_stack([np.zeros(50), np.linspace(-9, 9, 50), np.linspace(0, 5, 50) ** 2])
     drive = Drive("d", "made", ListedScans([0, S], [fan, fan]), None, None, None)
-    told = "\n".join(missing(drive, sample_scans(drive.scans)))
-    assert "will be made" not in told
-    assert "odometry: scans that lie in a plane do not tell it" in told
+    text = "\n".join(missing(drive, sample_scans(drive.scans)))
+    assert "will be estimated" not in text
+    assert "odometry: it cannot be estimated from planar scans" in text
 
 
 # --- drives on disk ------------------------------------------------------------------------------
@@ -270,15 +282,15 @@ def test_a_drive_is_described_and_drawn_without_being_touched(tmp_path):
     seconds = [*np.arange(0, 4, 0.1).round(1), *np.arange(9, 14, 0.1).round(1)]
     drive = write_drive(tmp_path / "monday", seconds)
     before = sorted((path, path.stat().st_mtime_ns) for path in drive.rglob("*"))
-    told = facts(inspect(drive))
-    assert told["drive"] == "monday (clouds)"
-    assert told["start"] == "2014-06-26 09:25:24 UTC"
-    assert told["scans"] == "90 in 13.9 s, 6.4 per second"
-    assert told["points"] == "4,000 in the first scan, as in all 50 scans read"
-    assert told["gaps"].startswith("1 of more than 1 s between scans; longest 5.10 s, 3.9 s after")
-    assert told["odometry"].startswith("41.7 m in 1 piece")
-    assert told["heading"] == told["truth"] == "none"
-    assert told["picture"] == "monday_inspect.png"
+    lines = facts(inspect(drive))
+    assert lines["drive"] == "monday (clouds)"
+    assert lines["start"] == "2014-06-26 09:25:24 UTC"
+    assert lines["scans"] == "90 in 13.9 s, 6.4 per second"
+    assert lines["points"] == "4,000 in the first scan and in each of the 50 scans read"
+    assert lines["gaps"].startswith("1 of more than 1 s between scans; longest 5.10 s, 3.9 s after")
+    assert lines["odometry"].startswith("41.7 m in 1 segment")
+    assert lines["heading"] == lines["truth"] == "none"
+    assert lines["picture"] == "monday_inspect.png"
     assert pixels(Path("monday_inspect.png")).shape == (1325, 1625, 3)
     assert Path("monday_inspect.png").stat().st_size < 1_500_000
     assert sorted((path, path.stat().st_mtime_ns) for path in drive.rglob("*")) == before
@@ -298,60 +310,60 @@ def test_another_drive_and_another_moment_look_different(tmp_path):
     assert (shown["1"] == shown["4"]).all()
 
 
-def test_names_are_no_formulas_and_no_folders(tmp_path):
+def test_names_are_neither_formulas_nor_folders(tmp_path):
     drive = write_drive(tmp_path / "a $_$ 東京", [0.0, 0.1])
     assert facts(inspect(drive))["picture"] == "a___東京_inspect.png"
 
 
-def test_a_damaged_first_scan_is_named_and_all_else_is_said(tmp_path):
+def test_a_damaged_first_scan_is_listed_and_the_rest_is_described(tmp_path):
     drive = write_drive(tmp_path / "d", np.arange(0, 3, 0.1).round(1))
     first = min((drive / "clouds").iterdir())
     first.write_bytes(b"1234567")
-    told = facts(inspect(drive, at_s=0.0))
-    assert str(first) in told["damaged"]
-    assert "29 scans read" in told["points"]
-    assert told["odometry"].startswith("8.7 m")
-    assert Path(told["picture"]).is_file()
+    lines = facts(inspect(drive, at_s=0.0))
+    assert str(first) in lines["damaged"]
+    assert "29 scans read" in lines["points"]
+    assert lines["odometry"].startswith("8.7 m")
+    assert Path(lines["picture"]).is_file()
     for path in sorted((drive / "clouds").iterdir())[:-1]:
         path.write_bytes(b"1234567")
-    told = facts(inspect(drive))
-    assert told["points"] == "the first scan is damaged"
-    assert told["damaged"].count("\n") == 3
-    assert told["damaged"].endswith("and 26 more of the scans read")
-    assert Path(told["picture"]).is_file()
+    lines = facts(inspect(drive))
+    assert lines["points"] == "the first scan is damaged"
+    assert lines["damaged"].count("\n") == 3
+    assert lines["damaged"].endswith("and 26 more of the scans read")
+    assert Path(lines["picture"]).is_file()
 
 
 @pytest.mark.parametrize("odometry", [True, False])
 def test_a_drive_of_one_scan(tmp_path, odometry):
-    told = facts(inspect(write_drive(tmp_path / "one", [0.0], odometry)))
-    assert told["scans"] == "1 in 0.0 s"
-    assert told["points"] == "4,000 in the first scan"
-    assert "--submap 0 --every 0" in told["missing"]
-    assert Path(told["picture"]).is_file()
+    lines = facts(inspect(write_drive(tmp_path / "one", [0.0], odometry)))
+    assert lines["scans"] == "1 in 0.0 s"
+    assert lines["points"] == "4,000 in the first scan"
+    assert "--submap 0 --every 0" in lines["missing"]
+    assert Path(lines["picture"]).is_file()
 
 
 def test_scans_without_a_usable_point(tmp_path):
     drive = write_drive(tmp_path / "empty", [0.0, 0.1, 0.2])
     for path in (drive / "clouds").iterdir():
         path.write_bytes(np.full((5, 4), np.nan, "<f4").tobytes())
-    told = facts(inspect(drive))
-    assert told["points"] == "0 in the first scan, as in all 3 scans read"
-    assert "range" not in told
-    assert "points: not one usable" in told["missing"]
-    assert Path(told["picture"]).is_file()
+    lines = facts(inspect(drive))
+    assert lines["points"] == "0 in the first scan and in each of the 3 scans read"
+    assert "range" not in lines
+    assert "points: the scans read have no usable point" in lines["missing"]
+    assert Path(lines["picture"]).is_file()
 
 
-def test_odometry_of_another_time_is_told_and_drawn(tmp_path):
+def test_odometry_of_another_time_is_described_and_drawn(tmp_path):
     drive = write_drive(tmp_path / "d", [0.0, 0.1, 0.2])
     rows = [f"{t}.0 {t} 0 0 0 0 0 1" for t in range(5)]
     (drive / "odometry.tum").write_text("\n".join(rows))
-    told = facts(inspect(drive))
-    assert "covers 0.0% of the scans" in told["odometry"]
-    assert "odometry at 3 of 3 scans" in told["missing"]
-    assert Path(told["picture"]).is_file()
+    lines = facts(inspect(drive))
+    assert "covers 0.0% of the scans" in lines["odometry"]
+    assert "odometry at 3 of 3 scans" in lines["missing"]
+    assert Path(lines["picture"]).is_file()
 
 
-def test_what_cannot_be_inspected_is_one_line(tmp_path):
+def test_errors_are_one_line(tmp_path):
     (tmp_path / "photos").mkdir()
     drive = write_drive(tmp_path / "d", [0.0, 0.1])
     for arguments, message in (
@@ -369,7 +381,7 @@ def test_what_cannot_be_inspected_is_one_line(tmp_path):
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_written_is_one_line_after_the_words(tmp_path):
+def test_a_picture_that_cannot_be_written_is_an_error_after_the_text(tmp_path):
     drive = write_drive(tmp_path / "d", [0.0, 0.1])
     (tmp_path / "file").write_text("")
     lines = inspect(drive, tmp_path / "file" / "p.png")
@@ -384,39 +396,57 @@ def test_a_picture_that_cannot_be_written_is_one_line_after_the_words(tmp_path):
 def test_a_wall_to_the_left_of_a_vehicle_that_heads_north_is_in_the_west():
     wall = street(20.0)
     wall = wall[(wall[:, 1] > 7) | (wall[:, 2] < -1.6)]
-    look = look_at(straight_drive([wall] * 3, true_heading=np.pi / 2), 0.0)
-    rows, columns = np.nonzero(look.tile.wall > 0.3)
+    moment = view_moment(straight_drive([wall] * 3, true_heading=np.pi / 2), 0.0)
+    rows, columns = np.nonzero(moment.tile.wall > 0.3)
     assert len(rows) > 50
     assert columns / 2 - 64 == pytest.approx(-8, abs=1.5)
     assert np.ptp(rows) > 100
 
 
-def test_without_a_heading_ahead_is_up():
+def test_the_tile_and_the_labels_are_those_of_the_recipe(tmp_path, monkeypatch):
+    small = LocalizeSettings(
+        query={"size_m": 64.0}, submap={"labels": {"las": {"building": [6], "ground": []}}}
+    )
+    steps = []
+    folder = write_drive(tmp_path / "d", np.arange(0, 3, 0.1).round(1))
+    list(inspect(folder, Path("usual.png"), 10.0))
+    list(inspect(folder, Path("small.png"), 10.0, None, small, lambda *step: steps.append(step)))
+    assert (pixels(Path("usual.png")) != pixels(Path("small.png"))).any()
+    assert steps[-1] == ("query tile", 2, 2)
+    drive = labelled(None, np.array([6] * 4 + [2] * 4, np.int32), "las")
+    monkeypatch.setattr("data_prep.sources.open_drive", lambda path: drive)
+    lines = facts(inspect(tmp_path / "x", settings=small))
+    assert lines["used as"] == "building 50%, road 0%, ground 0%, moving 0%, other 50%"
+
+
+def test_without_a_heading_the_vehicle_drives_upwards():
     drive = straight_drive([street(0.0)] * 3)
     known = HeadingTrack(drive.scans.t_ns, np.full(3, np.pi / 2))
-    blind = look_at(Drive("d", "made", drive.scans, drive.odometry, None, None), 0.0)
-    seeing = look_at(Drive("d", "made", drive.scans, drive.odometry, known, None), 0.0)
+    blind = view_moment(Drive("d", "made", drive.scans, drive.odometry, None, None), 0.0)
+    seeing = view_moment(Drive("d", "made", drive.scans, drive.odometry, known, None), 0.0)
     assert blind.heading is None
     assert np.array_equal(blind.tile.wall, seeing.tile.wall)
 
 
 def test_the_tile_is_where_half_is_travelled_or_at_the_time_named():
     drive = straight_drive([street(i) for i in range(9)])
-    assert look_at(drive, 5.0).centre == 4
-    assert look_at(drive, 5.0, 0.71).centre == 7
+    assert view_moment(drive, 5.0).scan == 4
+    assert view_moment(drive, 5.0, 0.71).scan == 7
     standing = straight_drive([street(0)] * 9, step_m=0.0)
-    assert look_at(standing, 5.0).centre == 4
+    assert view_moment(standing, 5.0).scan == 4
 
 
-def test_truth_is_not_looked_at():
+def test_truth_is_not_read():
     drive = straight_drive([street(i) for i in range(5)])
 
     class Hidden:
         def __getattr__(self, name):
             raise AssertionError(name)
 
-    seen = look_at(Drive("d", "made", drive.scans, drive.odometry, drive.heading, Hidden()), 4.0)
-    assert np.array_equal(seen.tile.wall, look_at(drive, 4.0).tile.wall)
+    seen = view_moment(
+        Drive("d", "made", drive.scans, drive.odometry, drive.heading, Hidden()), 4.0
+    )
+    assert np.array_equal(seen.tile.wall, view_moment(drive, 4.0).tile.wall)
 
 
 def test_speed_is_that_of_the_motion_and_unknown_in_gaps():
@@ -429,7 +459,7 @@ def test_speed_is_that_of_the_motion_and_unknown_in_gaps():
         (seconds > 15).astype(np.int32),
     )
     drive = Drive("d", "made", ListedScans([START], [street(0)]), track, None, None)
-    found = speed_of(drive, np.array([-1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 31.0]))
+    found = speed_at(drive, np.array([-1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 31.0]))
     # At the end of a piece the mean is over what there is of it.
     assert found == pytest.approx([np.nan, 10.0, 19.0, np.nan, 7.0, 7.0, np.nan], nan_ok=True)
 
@@ -438,7 +468,7 @@ def test_a_pixel_of_the_cloud_has_its_highest_point():
     rng = np.random.default_rng(3)
     xy = rng.uniform(-70, 70, (3000, 2))
     height = rng.uniform(-1, 9, 3000).astype(np.float32)
-    found = tops(xy, height, 64.0)
+    found = highest_points(xy, height, 64.0)
     expected = np.full((512, 512), np.nan)
     for (x, y), h in zip(xy, height, strict=True):
         if abs(x) < 64 and abs(y) < 64:
@@ -461,18 +491,18 @@ def city(tmp_path_factory):
 
 
 def test_a_city_is_described_and_drawn(city):
-    told = facts(inspect(city.folder))
+    lines = facts(inspect(city.folder))
     with rasterio.open(city.folder / "map.tif") as raster:
         size, bands = (raster.width, raster.height), raster.read()
-    assert told["city"] == "city"
-    assert told["raster"].startswith(f"{size[0]} x {size[1]} pixels of 0.5 m")
-    assert f"buildings {(bands[0] > 0).mean():.1%}" in told["covered"]
-    assert told["buildings"] == "9, no heights known"
-    assert told["roads"] == "8, and 0 paths"
-    assert told["tiles"].startswith(f"{len(city.tiles())} of 96 m")
-    assert told["model"].startswith("none")
-    assert told["hash"] == city.content_hash
-    picture = pixels(Path(told["picture"]))
+    assert lines["city"] == "city"
+    assert lines["raster"].startswith(f"{size[0]} x {size[1]} pixels of 0.5 m")
+    assert f"buildings {(bands[0] > 0).mean():.1%}" in lines["covered"]
+    assert lines["buildings"] == "9, no heights known"
+    assert lines["roads"] == "8, and 0 paths"
+    assert lines["tiles"].startswith(f"{len(city.tiles())} of 96 m")
+    assert lines["model"].startswith("none")
+    assert lines["hash"] == city.content_hash
+    picture = pixels(Path(lines["picture"]))
     # The map's longer side is 10 inches; what is as dark as a building covers as much as those.
     height, width = picture.shape[:2]
     assert width == pytest.approx((10 * size[0] / max(size) + 0.5) * 125, abs=1)
@@ -491,20 +521,20 @@ def test_another_city_looks_different(city, tmp_path):
 
 
 def test_a_bare_raster_is_a_city(city):
-    told = facts(inspect(city.folder / "map.tif"))
-    assert told["city"] == "map"
-    assert told["buildings"].startswith("9,")
-    assert told["roads"] == "no lines, pixels only"
-    assert Path(told["picture"]) == Path("map_inspect.png")
+    lines = facts(inspect(city.folder / "map.tif"))
+    assert lines["city"] == "map"
+    assert lines["buildings"].startswith("9,")
+    assert lines["roads"] == "no lines, pixels only"
+    assert Path(lines["picture"]) == Path("map_inspect.png")
 
 
-def test_models_are_named_and_those_of_another_map_are_told(tmp_path):
+def test_models_are_listed_and_those_of_another_map_are_marked(tmp_path):
     made = small_city(tmp_path)
     for name, hashed in (("fits", made.content_hash), ("stale", "0" * 64)):
         (made.folder / "models" / name).mkdir(parents=True)
         card = {"method": "mapnet", "city": {"content_hash": hashed}}
         (made.folder / "models" / name / "model.json").write_text(json.dumps(card))
-    models = facts(city_lines(open_city(made.folder)))["model"].split("\n")
+    models = facts(describe_city(open_city(made.folder)))["model"].split("\n")
     assert models[0] == "fits, --method mapnet"
     assert models[1].startswith("stale, --method mapnet; trained for another map")
 
@@ -515,14 +545,14 @@ def test_models_are_named_and_those_of_another_map_are_told(tmp_path):
 @pytest.mark.realdata
 def test_a_real_drive(data_dir):
     drive = data_dir / "kitti_raw/2011_09_26/2011_09_26_drive_0005_sync"
-    told = facts(inspect(drive, submap_m=10.0))
-    assert told["start"] == "2011-09-26 13:04:32 UTC"
-    assert told["sensors"] == "velodyne"
-    assert told["points"].startswith("123,397 in the first scan")
+    lines = facts(inspect(drive, submap_m=10.0))
+    assert lines["start"] == "2011-09-26 13:04:32 UTC"
+    assert lines["sensors"] == "velodyne"
+    assert lines["points"].startswith("123,397 in the first scan")
     # 154 rows of oxts, whose first and last positions are 60 m apart.
-    assert told["odometry"].startswith("71.")
-    assert told["heading"].startswith("154 samples")
-    assert told["missing"] == "odometry at 1 of 77 scans: those are not localized"
-    picture = pixels(Path(told["picture"]))
+    assert lines["odometry"].startswith("71.")
+    assert lines["heading"].startswith("154 samples")
+    assert lines["missing"] == "odometry at 1 of 77 scans: these are not localized"
+    picture = pixels(Path(lines["picture"]))
     assert picture.shape == (1325, 1625, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 200

@@ -29,7 +29,9 @@ from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse
 from data_prep.sources import open_drive
-from maptile_loc.odometry.lidar_odometry import OdometrySettings, levelled, lidar_odometry
+from maptile_loc.odometry.levelling import levelled
+from maptile_loc.odometry.lidar_odometry import lidar_odometry
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 
 SETTINGS = OdometrySettings()
 STREET = street()
@@ -59,7 +61,7 @@ def one_piece(track, count):
 # --- motions known in closed form ----------------------------------------------------------------
 
 
-def test_straight_on(street_track):
+def test_straight_motion(street_track):
     one_piece(street_track, 20)
     metres, turned = off(street_track, straight(8.0))
     assert metres.max() < 0.05
@@ -67,7 +69,7 @@ def test_straight_on(street_track):
     assert street_track.travelled()[-1] == pytest.approx(8.0 * 1.9, rel=0.003)
 
 
-def test_round_a_bend():
+def test_a_bend():
     poses = turning(8.0, 0.4)
     track = made(scene_drive(poses, square(20.0), 25))
     one_piece(track, 25)
@@ -76,7 +78,7 @@ def test_round_a_bend():
     assert turned.max() < np.radians(0.3)
 
 
-def test_a_bend_without_times_of_the_points_is_found_too():
+def test_a_bend_without_the_times_of_points():
     poses = turning(6.0, 0.3)
     drive = scene_drive(poses, square(20.0), 20, sweep=False)
     blocks = drive.scans
@@ -98,13 +100,13 @@ def test_a_vehicle_that_stands_does_not_move_at_all():
     np.testing.assert_array_equal(track.poses, np.tile(np.eye(4), (12, 1, 1)))
 
 
-def test_a_drive_at_full_speed_from_the_first_scan_on():
+def test_a_drive_that_starts_at_full_speed():
     track = made(scene_drive(straight(30.0), STREET, 12))
     one_piece(track, 12)
     assert off(track, straight(30.0))[0].max() < 0.1
 
 
-def test_backwards_in_time_is_the_way_back(street_drive, street_track):
+def test_reversed_scans_give_the_reversed_motion(street_drive, street_track):
     scans = [(p, -s, o) for p, s, o in reversed(street_drive.scans.scans)]
     track = made(made_drive(street_drive.scans.t_ns, scans))
     one_piece(track, 20)
@@ -112,14 +114,14 @@ def test_backwards_in_time_is_the_way_back(street_drive, street_track):
     np.testing.assert_allclose(track.poses[:, :3, 3], back[:, :3, 3], atol=0.08)
 
 
-def test_a_sensor_may_be_mounted_anyhow(street_track):
+def test_the_mounting_of_the_sensor_does_not_matter(street_track):
     mount = se3_from_xyzrpy([-0.8, 0.4, HEIGHT_M, np.pi, 0.05, 2.0])
     track = made(scene_drive(straight(8.0), STREET, 12, sensor=mount))
     one_piece(track, 12)
     assert off(track, straight(8.0))[0].max() < 0.1
 
 
-def test_two_sensors_that_see_half_each_are_taken_together():
+def test_scans_of_two_sensors_are_joined():
     mounts = [
         se3_from_xyzrpy([1.5, 0, HEIGHT_M, 0, 0, 0]),
         se3_from_xyzrpy([-1.5, 0, HEIGHT_M, 0, 0, np.pi]),
@@ -134,7 +136,7 @@ def test_two_sensors_that_see_half_each_are_taken_together():
     assert off(track, straight(8.0))[0].max() < 0.1
 
 
-# --- ground with little on it --------------------------------------------------------------------
+# --- open ground with few objects ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("speed", [0.0, 8.0])
@@ -145,12 +147,12 @@ def test_a_few_poles_on_open_ground_are_enough(speed):
     assert metres.max() < 0.01 * speed * 1.5 + 0.1
 
 
-def test_bare_ground_tells_nothing_and_that_is_said():
+def test_bare_ground_is_one_clear_error():
     with pytest.raises(MaptileError, match="no two of them fit together"):
         made(scene_drive(straight(5.0), np.zeros((0, 6)), 6))
 
 
-def test_beyond_the_last_house_the_motion_is_not_made_up():
+def test_beyond_the_last_house_a_new_segment_starts():
     houses = street(length=0.0)
     drive = scene_drive(straight(25.0), houses, 50)
     track = made(drive)
@@ -160,16 +162,16 @@ def test_beyond_the_last_house_the_motion_is_not_made_up():
     assert track.segment[-1] > 0
     error = np.abs(track.poses[joined, 0, 3] - driven[joined])
     assert error.max() < 0.5
-    # Whatever else is joined was seen to move as it did.
+    # Within each segment, the motion is that of the vehicle.
     step = np.diff(track.poses[:, 0, 3])[np.diff(track.segment) == 0]
     true = np.diff(driven)[np.diff(track.segment) == 0]
     np.testing.assert_allclose(step, true, atol=0.4)
 
 
-# --- scans that are not what they should be ------------------------------------------------------
+# --- gaps, empty scans, repeated scans, jumps ----------------------------------------------------
 
 
-def test_after_a_gap_a_new_segment_begins(street_drive):
+def test_after_a_gap_a_new_segment_starts(street_drive):
     scans = street_drive.scans
     later = np.where(np.arange(20) < 10, 0, 2_500_000_000)
     track = made(made_drive(scans.t_ns + later, scans.scans))
@@ -178,7 +180,7 @@ def test_after_a_gap_a_new_segment_begins(street_drive):
     assert track.travelled()[-1] == pytest.approx(8.0 * 1.8, rel=0.005)
 
 
-def test_missing_and_empty_scans_are_passed_over(street_drive, street_track):
+def test_empty_scans_are_skipped(street_drive, street_track):
     scans = list(street_drive.scans.scans)
     for i in (0, 7, 12, 13):
         scans[i] = tuple(part[: 3 * (i == 7)] for part in scans[i][:2]) + scans[i][2:]
@@ -189,14 +191,14 @@ def test_missing_and_empty_scans_are_passed_over(street_drive, street_track):
     assert off(track, straight(8.0))[0].max() < 0.05
 
 
-def test_a_scan_twice_at_one_time_changes_nothing(street_drive, street_track):
+def test_two_equal_scans_at_the_same_time_are_joined(street_drive, street_track):
     scans, t_ns = street_drive.scans.scans, street_drive.scans.t_ns
     track = made(made_drive(np.repeat(t_ns, 2), [scan for scan in scans for _ in range(2)]))
     np.testing.assert_array_equal(track.t_ns, t_ns)
     np.testing.assert_allclose(track.poses, street_track.poses, atol=1e-6)
 
 
-def test_a_scan_that_comes_again_is_left_out(street_drive):
+def test_a_scan_repeated_later_is_rejected(street_drive):
     scans = list(street_drive.scans.scans)
     scans[12] = scans[11]
     track = made(made_drive(street_drive.scans.t_ns, scans))
@@ -205,7 +207,7 @@ def test_a_scan_that_comes_again_is_left_out(street_drive):
     assert off(track, straight(8.0))[0].max() < 0.1
 
 
-def test_a_jump_is_never_passed_off_as_a_motion():
+def test_a_jump_is_never_reported_as_a_motion():
     before = [scan_scene(straight(8.0), i / 10, STREET) for i in range(8)]
     after = [scan_scene(straight(8.0), i / 10 + 4.0, STREET) for i in range(8, 18)]
     track = made(made_drive(times(18), before + after))
@@ -225,8 +227,8 @@ def test_scans_in_a_plane_are_refused(roll):
     drive = made_drive(times(300), [(*scan, mount[:3, 3])] * 300)
     done = []
     with pytest.raises(MaptileError, match="lies in a plane"):
-        lidar_odometry(drive, SETTINGS, done.append)
-    assert sum(done) < 200
+        lidar_odometry(drive, SETTINGS, lambda step, scans, total: done.append(scans))
+    assert done[-1] < 200
 
 
 def test_no_points_at_all():
@@ -242,16 +244,16 @@ def test_one_scan_is_one_pose(street_drive):
     np.testing.assert_array_equal(track.poses, np.eye(4)[None])
 
 
-# --- what it depends on, and on what not ---------------------------------------------------------
+# --- independence of truth, order and threads ----------------------------------------------------
 
 
 def test_progress_counts_every_scan(street_drive):
-    done = []
-    lidar_odometry(street_drive, SETTINGS, done.append)
-    assert sum(done) == 20
+    calls = []
+    lidar_odometry(street_drive, SETTINGS, lambda *call: calls.append(call))
+    assert calls == [("odometry", done, 20) for done in range(21)]
 
 
-def test_the_truth_is_not_looked_at(street_drive, street_track):
+def test_the_truth_does_not_matter(street_drive, street_track):
     truth = TruthTrack(times(20), np.full(20, 51.0), np.zeros(20), np.zeros(20))
     again = made(replace(street_drive, truth=truth))
     np.testing.assert_array_equal(again.poses, street_track.poses)
@@ -269,7 +271,7 @@ def test_the_order_of_the_points_does_not_matter(street_drive, street_track):
 
 def test_the_number_of_threads_does_not_matter():
     code = (
-        "from made_scene import *; from data_prep.lidar_odometry import *;"
+        "from made_scene import *; from maptile_loc.odometry.lidar_odometry import *;"
         "track = lidar_odometry(scene_drive(straight(8.0), street(), 6), OdometrySettings());"
         "print(track.poses.tobytes().hex())"
     )
@@ -288,8 +290,8 @@ def test_the_number_of_threads_does_not_matter():
     assert found[0] == found[1] != ""
 
 
-def test_roll_and_pitch_that_drift_are_drawn_level():
-    # Pitch drifts by 0.1 degrees per metre and is drawn level over 10 m: it settles at a degree.
+def test_roll_and_pitch_that_drift_are_levelled():
+    # Pitch drifts by 0.1 degrees per metre and decays over 10 m: it converges to a degree.
     motion = se3_from_xyzrpy([0.5, 0, 0, 0, np.radians(0.05), np.radians(1.0)])
     poses = [np.eye(4)]
     for _ in range(400):

@@ -30,7 +30,10 @@ CPU = torch.device("cpu")
 
 
 def drawn(building=None, road=None, side=200, resolution=0.5):
-    """A map in which ``building`` and ``road``, of east and north about its middle, hold."""
+    """A map of the areas where ``building`` and ``road``, functions of east and north, are true.
+
+    East and north are metres from the middle of the map.
+    """
     at = (np.arange(side) + 0.5 - side / 2) * resolution
     east, north = np.meshgrid(at, -at)
     data = np.zeros((3, side, side), np.uint8)
@@ -62,10 +65,10 @@ def test_signed_distance_of_a_square():
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 45, 90, 140, 180, 225, 270, 333])
-def test_fields_near_a_long_wall_are_the_profiles(degrees):
-    """Half of the map is a building that faces ``degrees``; its edge is near the middle."""
+def test_fields_near_a_long_wall_follow_the_profiles(degrees):
+    """Half of the map is a building; its edge has the normal ``degrees``, near the middle."""
     angle = np.radians(degrees)
-    edge = 0.0 if degrees % 90 == 0 else 0.13  # through the middle of no pixel
+    edge = 0.0 if degrees % 90 == 0 else 0.13  # through no pixel centre
 
     def behind(east, north):
         return np.cos(angle) * east + np.sin(angle) * north < edge
@@ -78,7 +81,7 @@ def test_fields_near_a_long_wall_are_the_profiles(degrees):
     channels = fields.channels[:, near]
 
     def profile(name):
-        # How far a cell's distance may be off on a slanting edge of pixels, in its worst effect.
+        # The largest effect of the distance error at a rasterised oblique edge, 0.41 m.
         values = np.asarray(getattr(SETTINGS, name))
         steepest = np.abs(np.diff(values) / np.diff(SETTINGS.edge_m)).max()
         return np.interp(distance[near], SETTINGS.edge_m, values), 0.41 * steepest + 1e-4
@@ -86,7 +89,7 @@ def test_fields_near_a_long_wall_are_the_profiles(degrees):
     for channel, name in ((0, "wall"), (5, "free")):
         expected, slack = profile(name)
         off = channels[channel] - expected
-        assert np.ptp(off) < 2 * slack  # all but the mean over the map
+        assert np.ptp(off) < 2 * slack  # up to the mean over the map
     for (first, second), spin, name in (((1, 2), 1, "facing"), ((3, 4), 2, "line")):
         expected, slack = profile(name)
         along = channels[first] * np.cos(spin * angle) + channels[second] * np.sin(spin * angle)
@@ -94,12 +97,12 @@ def test_fields_near_a_long_wall_are_the_profiles(degrees):
         assert np.abs(along - expected).max() < slack + 0.03
         assert np.abs(across).max() < 0.15
         if degrees % 90 == 0:
-            # Beyond the kink at the edge itself no smoothing shows.
+            # Smoothing acts at the kink of the profile only.
             np.testing.assert_allclose(along, expected, atol=1e-4)
             np.testing.assert_allclose(across, 0, atol=1e-5)
 
 
-def test_edges_face_out_of_a_building():
+def test_normals_point_out_of_a_building():
     around = surroundings(
         drawn(lambda e, n: (np.abs(e) < 12) & (np.abs(n) < 12)).coverage(BUILDING, 0.5),
         np.zeros((200, 200), np.float32),
@@ -115,7 +118,7 @@ def test_edges_face_out_of_a_building():
     np.testing.assert_allclose(around.east[60, 140], np.sqrt(0.5), atol=0.05)
 
 
-def test_each_field_tells_nothing_on_the_mean():
+def test_the_mean_of_each_field_is_zero():
     fields = make_fields(with_roads(), 1.0, SETTINGS)
     assert len(fields.channels) == len(CHANNELS)
     for channel in (0, 5, 6, 7, 8, 9):
@@ -123,7 +126,7 @@ def test_each_field_tells_nothing_on_the_mean():
         assert np.ptp(fields.channels[channel]) > 1e-3
 
 
-def test_fields_in_strips_are_those_in_one_piece(monkeypatch):
+def test_fields_do_not_depend_on_the_height_of_strips(monkeypatch):
     raster = with_roads()
     whole = make_fields(raster, 1.0, SETTINGS).channels
     for strip in (37, 128):
@@ -132,7 +135,7 @@ def test_fields_in_strips_are_those_in_one_piece(monkeypatch):
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_fields_of_a_turned_map_are_the_turned_fields(quarters):
+def test_fields_of_a_turned_map_are_turned(quarters):
     raster = with_roads()
     here = make_fields(raster, 1.0, SETTINGS).channels
     data = np.rot90(raster.data, quarters, axes=(1, 2)).copy()
@@ -141,7 +144,7 @@ def test_fields_of_a_turned_map_are_the_turned_fields(quarters):
     for first, second, spin in SPINS:
         both = (expected[first] + 1j * expected[second]) * 1j ** (spin * quarters)
         expected[first], expected[second] = both.real, both.imag
-    # Half-way between two walls it is rounding that says which of them is faced.
+    # Half-way between two walls, rounding decides which of them is nearer.
     np.testing.assert_allclose(there[[0, 5, 6, 7, 8, 9]], expected[[0, 5, 6, 7, 8, 9]], atol=1e-4)
     alike = (np.abs(there[1:5] - expected[1:5]) < 1e-4).mean()
     assert alike > 0.99
@@ -159,12 +162,11 @@ def test_the_course_of_a_straight_road(degrees):
     around = surroundings(none, raster.coverage(ROAD, 0.5), 0.5, SETTINGS)
     at = np.hypot(*np.mgrid[-100:100, -100:100]) < 6
     found = (around.course_cos + 1j * around.course_sin)[at]
-    assert (
-        np.abs(np.degrees(np.angle(found / np.exp(2j * angle)))).max() < 5
-    )  # the window is a square
+    # The window is a square, not a disc.
+    assert np.abs(np.degrees(np.angle(found / np.exp(2j * angle)))).max() < 5
     assert np.abs(found).min() > 0.6
     if degrees == 0:
-        # A rectangle of the window's 41 cells by the road's 12.
+        # A rectangle: the window's 41 cells by the road's 12.
         middle = around.course_cos[100, 100]
         assert middle == pytest.approx((41**2 - 12**2) / (41**2 + 12**2 - 2), abs=1e-3)
 
@@ -183,16 +185,14 @@ def test_a_crossroads_has_no_course():
 
 
 def test_far_from_roads_there_is_no_course_on_a_wide_map():
-    road = np.zeros((60, 60_000), bool)
-    road[:, 20_000:20_012] = True
-    nothing = np.zeros(road.shape, np.float32)
-    around = surroundings(nothing, road.astype(np.float32), 1.0, SETTINGS)
-    cos, sin = around.course_cos, around.course_sin
-    assert np.hypot(cos, sin)[:, 20_030:].max() < 0.01
-    assert cos[30, 20_006] < -0.1
+    road = np.zeros((60, 60_000), np.float32)
+    road[:, 20_000:20_012] = 1
+    around = surroundings(np.zeros_like(road), road, 1.0)
+    assert np.hypot(around.course_cos, around.course_sin)[:, 20_030:].max() < 0.01
+    assert around.course_cos[30, 20_006] < -0.1
 
 
-def test_road_profiles():
+def test_fields_beside_a_road_follow_the_profiles():
     fields = make_fields(drawn(road=lambda e, n: np.abs(n) < 3), 0.5, SETTINGS)
     north = (np.arange(200) + 0.5 - 100) * -0.5
     distance = np.maximum(np.abs(north) - 3, 0)
@@ -203,7 +203,7 @@ def test_road_profiles():
         )
 
 
-def test_wrong_settings_are_refused():
+def test_wrong_settings_are_errors():
     with pytest.raises(ValueError, match="increasing"):
         LikelihoodSettings(road_m=(0, 3, 3, 6, 10, 16, 25))
     with pytest.raises(ValueError, match="line needs 14 values"):
@@ -217,7 +217,7 @@ def test_coarser_fields_are_means():
     assert wide.channels.shape == (2, 3, 4)
     assert (wide.west, wide.north, wide.resolution) == (5.0, 9.0, 3.0)
     assert wide.channels[1, 1, 2] == pytest.approx(channels[1, 3:6, 6:9].mean())
-    # Off the map is 0.
+    # Cells off the map are 0.
     assert wide.channels[0, 2, 3] == pytest.approx(channels[0, 6, 9] / 9)
 
 
@@ -225,7 +225,7 @@ def test_coarser_fields_are_means():
 
 
 def at_point(field, row, column):
-    """Bilinear between the centres of cells, 0 off the map."""
+    """Bilinear interpolation between the centres of cells, 0 off the map."""
     total = 0.0
     top, left = int(np.floor(row - 0.5)), int(np.floor(column - 0.5))
     for r in (top, top + 1):
@@ -237,7 +237,7 @@ def at_point(field, row, column):
 
 
 def slow_log_likelihood(pose, groups, rotation, fields):
-    """One pose's, point by point and channel by channel."""
+    """The log-likelihood of one pose, point by point and channel by channel."""
     spins = {first: (second, spin) for first, second, spin in SPINS}
     seconds = {second for second, _ in spins.values()}
     turn, total = pose[2] - rotation, 0.0
@@ -264,7 +264,7 @@ def slow_log_likelihood(pose, groups, rotation, fields):
 
 
 def random_world(seed, size=24):
-    """Random fields, and random points of each kind about the middle of a tile."""
+    """Random fields, and random points of each kind around the middle of a tile."""
     rng = np.random.default_rng(seed)
     channels = rng.normal(size=(len(CHANNELS), size, size + 7)).astype(np.float32)
     fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 2.0)
@@ -280,7 +280,7 @@ def random_world(seed, size=24):
 
 
 @pytest.mark.parametrize("rotation", [0.0, 1.3])
-def test_the_score_is_that_of_a_plain_loop(rotation):
+def test_the_score_equals_a_plain_loop(rotation):
     fields, groups, rng = random_world(4)
     poses = np.stack(
         [
@@ -299,14 +299,14 @@ def test_the_score_is_that_of_a_plain_loop(rotation):
     assert np.ptp(expected) > 5
 
 
-def test_off_the_map_is_nothing():
+def test_the_score_off_the_map_is_zero():
     fields, groups, _ = random_world(5)
     far = np.array([[[fields.west - 300.0, fields.north + 300.0, 0.2]]])
     assert log_likelihood(far, groups, 0.0, fields)[0, 0] == 0.0
 
 
 def as_points(images, resolution, path=(), looks=()):
-    """Every cell of (C, S, S) evidence as a point."""
+    """The cells of (C, S, S) evidence as points."""
     half = images.shape[1] / 2
     row, column = np.mgrid[: images.shape[1], : images.shape[1]].reshape(2, -1)
     xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * resolution
@@ -338,7 +338,7 @@ def grid_poses(fields, rows, columns, headings):
 
 
 def test_search_and_score_agree_at_quarter_turns():
-    """Cells turn into cells, so they agree to rounding, off the map's edge too."""
+    """Cells turn into cells, so both agree up to rounding, also across the map's edge."""
     rng = np.random.default_rng(8)
     channels = rng.normal(size=(len(CHANNELS), 30, 37)).astype(np.float32)
     fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 1.0)
@@ -346,7 +346,7 @@ def test_search_and_score_agree_at_quarter_turns():
     path = (rng.integers(-7, 7, (5, 2)) + 0.5).astype(np.float32)
     looks = rng.normal(size=(5, 3)).astype(np.float32)
     evidence = Evidence(images, path, looks, 1.0)
-    turns = np.arange(4) * np.pi / 2 + 1e-7  # keeps the middle of a cell from its edge
+    turns = np.arange(4) * np.pi / 2 + 1e-7  # so that no point is on the edge of a cell
     found = scores_by_transform(fields, evidence, turns, (0, 30), (4, 37))
     poses = grid_poses(fields, (0, 30), (4, 37), turns + 0.4)
     groups = as_points(images, 1.0, path, looks)
@@ -355,7 +355,7 @@ def test_search_and_score_agree_at_quarter_turns():
 
 
 def test_search_and_score_agree_at_any_turn():
-    """Fields as smooth as a wave of 20 cells, so that sampling them between cells is no matter."""
+    """On fields as smooth as waves of 20 cells, interpolation between cells hardly matters."""
     rng = np.random.default_rng(9)
     row, column = np.mgrid[:64, :64] + 0.5
     waves = [
@@ -391,6 +391,6 @@ def test_search_and_score_agree_for_a_tile():
     poses = grid_poses(fields, (150, 250), (150, 250), np.zeros(1))
     seen = evidence.points
     expected = log_likelihood(poses.reshape(1, -1, 3), seen, 0.0, fields).reshape(found.shape)
-    # What is seen free and the ground are points of four by four cells there.
+    # In points, free space and ground are blocks of four by four cells.
     assert np.abs(found - expected).max() < 0.35 * expected.std()
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.998

@@ -20,7 +20,7 @@ STEP = 4.0
 
 
 def made_drive(count=25):
-    """A drive to the east through the blocks, every building seen from above."""
+    """A drive to the east through the blocks, whose scans show all walls within reach."""
     clouds = [
         seen_walls(RASTER, START + [i * STEP, 0.0], 0.0, np.random.default_rng(i))
         for i in range(count)
@@ -71,14 +71,14 @@ def assert_same(a, b):
         np.testing.assert_array_equal(a.stages[stage].covariance, b.stages[stage].covariance)
 
 
-def test_moving_or_dropping_the_truth_changes_nothing_by_a_bit(result):
+def test_moving_or_dropping_the_truth_changes_no_bit(result):
     truth = DRIVE.truth
     moved = replace(truth, latitude=truth.latitude + 1.0, heading=truth.heading + 1.0)
     assert_same(result, run(replace(DRIVE, truth=moved)))
     assert_same(result, run(replace(DRIVE, truth=None)))
 
 
-def test_an_unknown_heading_is_not_read_in_any_way():
+def test_an_unknown_heading_is_never_read():
     unknown = HeadingKnowledge(kind="unknown")
     heading = DRIVE.heading
     turned = replace(DRIVE, heading=replace(heading, heading=heading.heading + 2.0))
@@ -135,7 +135,7 @@ def test_a_prior_on_the_heading_is_a_distribution():
     assert np.sqrt((np.exp(log_prior) * turns**2).sum()) == pytest.approx(np.radians(10), rel=0.05)
 
 
-def test_known_headings_must_be_there():
+def test_a_known_heading_that_is_missing_is_an_error():
     with pytest.raises(MaptileError, match="no headings"):
         run(replace(DRIVE, heading=None))
 
@@ -174,7 +174,7 @@ def test_odometry_on_another_clock_is_an_error():
 
 
 @pytest.mark.parametrize(("resolution", "query"), [(0.25, 0.5), (1.0, 0.5), (0.5, 0.25)])
-def test_any_fitting_resolutions(resolution, query):
+def test_resolutions_that_fit_each_other_work(resolution, query):
     data = RASTER.data
     if resolution == 0.25:
         data = data.repeat(2, axis=1).repeat(2, axis=2)

@@ -9,14 +9,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from maptile_loc.learn.data import Batch, Heading
-from maptile_loc.models.regressor import (
-    MapNet,
-    PoseLoss,
-    angle_of_log_quaternion,
-    log_quaternion,
-)
-from maptile_loc.models.resnet import NetworkSettings, ResNet
+from maptile_loc.models.parts.resnet import NetworkSettings, ResNet
+from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.tile_model import Batch, Heading
+from maptile_loc.models.regressor import MapNet, PoseLoss
 
 
 def make_model(heading: Heading = "unknown", relative: bool = True, **change: Any) -> MapNet:
@@ -73,7 +69,7 @@ def test_posenet_is_the_same_without_the_relative_term() -> None:
     assert set(dict(posenet.named_parameters())) == {"sx", "sq"}
 
 
-def test_a_known_heading_leaves_the_rotation_out() -> None:
+def test_with_a_known_heading_the_loss_has_no_rotation() -> None:
     loss = PoseLoss(True, False)
     assert set(dict(loss.named_parameters())) == {"sx", "srx"}
     assert loss(PREDICTED[..., :2], TARGET[..., :2]).item() == pytest.approx(T + DT)
@@ -89,7 +85,7 @@ def test_the_weights_are_learned() -> None:
         assert parameter.grad.item() == pytest.approx(gradient, rel=1e-5, abs=1e-6)
 
 
-def test_the_model_hands_its_loss_weights_to_the_optimiser() -> None:
+def test_the_optimiser_has_the_weights_of_the_loss() -> None:
     model = make_model()
     optimiser = model.configure_optimizers()
     given = {id(p): g for g in optimiser.param_groups for p in g["params"]}
@@ -110,7 +106,7 @@ def test_log_quaternions_agree_with_scipy() -> None:
 
 
 @pytest.mark.parametrize("heading", ["known", "unknown"])
-def test_poses_are_what_was_normalised(heading: Heading) -> None:
+def test_poses_are_denormalised_outputs(heading: Heading) -> None:
     model = make_model(heading).eval()
     batch = make_batch()
     with torch.no_grad():
@@ -125,13 +121,13 @@ def test_poses_are_what_was_normalised(heading: Heading) -> None:
         torch.testing.assert_close(torch.cos(angle), torch.cos(2 * raw[:, 2]))
 
 
-def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
+def test_the_relative_term_counts_from_its_share_of_the_training() -> None:
     model = make_model(relative_from=0.5)
     batch = make_batch()
     early = model.training_step(batch, 1)
     early.backward()
     assert model.loss.srx.grad is None
-    model.progress = 0.5
+    model.trained_share = 0.5
     late = model.training_step(batch, 1)
     late.backward()
     assert model.loss.srx.grad is not None
@@ -140,7 +136,7 @@ def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_a_few_tiles_are_learned_by_heart(relative: bool) -> None:
+def test_a_few_tiles_are_fitted(relative: bool) -> None:
     model = make_model("unknown", relative)
     batch = make_batch()
     optimiser = model.configure_optimizers()
@@ -159,7 +155,7 @@ def test_a_few_tiles_are_learned_by_heart(relative: bool) -> None:
     assert last < first - 3
     error = (offset - batch.offset.flatten(0, 1)).norm(dim=1)
     turn = torch.remainder(angle - batch.angle.flatten() + math.pi, 2 * math.pi) - math.pi
-    assert error.median() < 8  # of places that spread over 100 m
+    assert error.median() < 8  # the positions spread over 100 m
     assert turn.abs().median() < 0.1
 
 
@@ -177,7 +173,7 @@ def test_the_backbone_takes_any_size(size: int) -> None:
     assert network(torch.rand(2, 3, size, size)).shape == (2, 10)
 
 
-def test_the_backbone_tells_left_from_right() -> None:
+def test_the_backbone_distinguishes_left_and_right() -> None:
     torch.manual_seed(0)
     network = ResNet(32, NetworkSettings(width=4, blocks=(1, 1), features=32)).eval()
     tile = torch.zeros(1, 3, 32, 32)

@@ -36,21 +36,21 @@ CERTAIN = {"nowhere_log_odds": 1000.0}  # so that no probability is rounded to 1
 
 
 def in_sight(raster, east_north, heading, cloud):
-    """(N,) bool: points of a vehicle's cloud that no building of the map hides from it."""
+    """(N,) bool, whether no building of the map hides the point from the vehicle."""
     away = rotate(cloud[:, :2].astype(np.float64), heading)
     reach = np.hypot(*away.T)
     clear = np.ones(len(cloud), bool)
     for metres in np.arange(0.5, 45.0, 0.5):
-        on_the_way = metres < reach - 0.8
+        before = metres < reach - 0.8
         share = metres / np.maximum(reach, 1e-9)
         pixel = raster.pixel_from_world(east_north + away * share[:, None]).astype(int)
         row, column = np.clip(pixel, 0, [raster.height - 1, raster.width - 1]).T
-        clear &= ~(on_the_way & (raster.data[BUILDING, row, column] > 0))
+        clear &= ~(before & (raster.data[BUILDING, row, column] > 0))
     return clear
 
 
 def tile_at(east_north, heading=0.0, seed=0, raster=RASTER, rotation=None, query=QUERY):
-    """What is seen there, in a tile turned by ``rotation``, or by the heading: north-up."""
+    """The tile of a vehicle there, turned by ``rotation``, or by the heading: north-up."""
     cloud = seen_walls(raster, east_north, heading, np.random.default_rng(seed))
     cloud = cloud[in_sight(raster, east_north, heading, cloud)]
     scan = np.zeros(len(cloud), np.int32)
@@ -63,7 +63,7 @@ def matcher(fields=FIELDS, prior=None, **changes):
 
 
 def places(seed, count, raster=RASTER):
-    """Places out of doors, three metres and more from a house."""
+    """Random positions, at least 3 m from any building."""
     rng = np.random.default_rng(seed)
     free = ndimage.binary_erosion(raster.data[BUILDING] == 0, iterations=6)
     row, column = np.nonzero(free[150:650, 150:650])
@@ -79,7 +79,7 @@ def without_evidence(tile):
 # --- Search -----------------------------------------------------------------------------------
 
 
-def test_the_true_place_comes_first():
+def test_the_true_position_comes_first():
     search = matcher()
     probability = []
     for truth in places(5, 8):
@@ -87,7 +87,7 @@ def test_the_true_place_comes_first():
         assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
         probability.append(np.exp(found.log_scores[0]))
         assert (np.diff(found.log_scores) <= 0).all()
-    assert np.sort(probability)[1] > 0.4  # one of them sees little
+    assert np.sort(probability)[1] > 0.4  # one of the tiles shows little
     assert np.median(probability) > 0.99
 
 
@@ -114,8 +114,8 @@ def test_a_heading_with_a_prior_is_found():
         assert abs(np.degrees(found.poses[0, 2] - 0.6)) < 2.5
 
 
-def test_the_prior_decides_between_headings_that_fit_alike():
-    """On a map that looks the same from both sides, the likelier of two headings is taken."""
+def test_the_prior_decides_between_headings_that_fit_equally():
+    """On a point-symmetric map, the heading with the higher prior comes first."""
     data = np.maximum(RASTER.data, np.rot90(RASTER.data, 2, axes=(1, 2)))
     same = replace(RASTER, data=data)
     search = matcher(make_fields(same, 1.0, LIKELIHOOD), **CERTAIN)
@@ -154,7 +154,7 @@ def test_a_tile_without_evidence_gives_no_place(how):
 
 @pytest.mark.parametrize("turn", [0.3, 0.6])
 def test_a_tile_of_another_city_is_doubted(turn):
-    """Its streets run otherwise: houses at the same spacing fit by chance far too well."""
+    """Its streets have another direction: at the same one, equally spaced houses would fit."""
     search, elsewhere = matcher(), blocks_raster(seed=9)
     for place in places(9, 5, elsewhere):
         away = tile_at(place, raster=elsewhere, rotation=turn)
@@ -168,7 +168,7 @@ def test_doubled_scores_keep_the_order():
     values = {name: value for name, value in once if not name.endswith("_m")}
     doubled = {name: tuple(2 * np.atleast_1d(value)) for name, value in values.items()}
     twice = once.model_copy(update=doubled | {"course": 2 * once.course})
-    # So near that no peak gathers the scores of neighbours.
+    # So close that no peak includes the scores of its neighbours.
     narrow = dict(distinct_m=1.0, candidates=30, **CERTAIN)
     one = matcher(**narrow)
     two = matcher(make_fields(RASTER, 1.0, twice), **narrow)
@@ -179,7 +179,7 @@ def test_doubled_scores_keep_the_order():
         assert (first.poses[0] == second.poses[0]).all()
         rank = {tuple(pose): number for number, pose in enumerate(second.poses)}
         place = np.array([rank.get(tuple(pose), len(rank)) for pose in first.poses])
-        # A score holds the nine cells around its peak, so near ties may change places.
+        # Scores are sums over nine cells around a peak, so near ties may change their order.
         apart = first.log_scores[:, None] - first.log_scores[None] > 1.5 * np.log(9)
         assert (place[:, None] <= place[None])[apart].all()
         pairs += apart.sum()
@@ -195,7 +195,7 @@ def test_shifting_the_world_shifts_the_candidates():
     np.testing.assert_array_equal(here.log_scores, moved.log_scores)
 
 
-# --- Where it searches ------------------------------------------------------------------------
+# --- Searched area ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
@@ -205,7 +205,7 @@ def test_a_prior_narrows_the_search(how):
     search = matcher(prior=disc)
     assert search.area_km2 == pytest.approx(np.pi * 0.04**2, rel=0.02)
     found = found_by(search, tile_at(truth), *how)
-    # Where the grid is made finer afterwards a place may move by two of its steps.
+    # Where the grid is made finer afterwards a position may move by two of its steps.
     slack = 0.0 if how is KNOWN else 2 * np.sqrt(2)
     away = np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T)
     assert (away <= 40.0 + slack).all()
@@ -214,7 +214,7 @@ def test_a_prior_narrows_the_search(how):
     assert (np.hypot(*(beside.poses[:, :2] - truth).T) > 15).all()
 
 
-def test_a_prior_in_a_point_leaves_its_nearest_place():
+def test_a_prior_of_no_area_leaves_the_nearest_position():
     east, north = RASTER.centre + [0.3, 0.4]
     search = matcher(prior=Disc(float(east), float(north), 0.01))
     found = found_by(search, tile_at((east, north)), *KNOWN)
@@ -239,7 +239,7 @@ def test_nothing_is_found_in_the_margin(margin):
         assert RASTER.inside(found.poses[:, :2], margin - slack).all()
 
 
-def test_levels_hold_the_same_places():
+def test_coarse_positions_are_fine_positions():
     search = matcher()
     fine, wide = search.fine, search.wide
     count = wide.allowed.numel()
@@ -257,7 +257,7 @@ SMALL = QuerySettings(size_m=64.0)
 
 
 def town_scene(city, seed):
-    """160 m of the town around a place on a road, and a tile of it that is turned anyhow."""
+    """160 m of the town around a random road position, and a tile there with random rotation."""
     rng = np.random.default_rng(seed)
     raster = city.raster
     road = np.argwhere(ndimage.binary_erosion(raster.data[ROAD] > 0, iterations=3))
@@ -269,12 +269,12 @@ def town_scene(city, seed):
     piece = replace(raster, data=raster.window(row, column, 320, 320), west=west, north=north)
     heading, rotation = rng.uniform(-np.pi, np.pi, 2)
     tile = tile_at(truth, heading, seed, piece, rotation, SMALL)
-    way = np.linspace(-8, 8, 5)[:, None] * [[np.cos(rotation), np.sin(rotation)]]
-    return piece, replace(tile, path=way.astype(np.float32)), truth, heading
+    path = np.linspace(-8, 8, 5)[:, None] * [[np.cos(rotation), np.sin(rotation)]]
+    return piece, replace(tile, path=path.astype(np.float32)), truth, heading
 
 
 def best_of_all(fields, tile, search):
-    """The best pose of all places of the fine grid and all headings, by brute force."""
+    """The best pose of all positions of the fine grid and all headings, by brute force."""
     evidence = make_evidence(tile, 1.0)
     turns = np.radians(np.arange(0, 360, 2.0))
     correlator = search.fine_scores
@@ -289,7 +289,7 @@ def best_of_all(fields, tile, search):
                 heading = np.full((20, 1), tile.rotation + some[first + number])
                 poses.append(np.hstack([search.fine.places(where), heading]))
                 values.append(value.numpy())
-    # The transform's scores of turned images are a little blurred: the best again, exactly.
+    # Turned images are a little blurred: the best poses are scored again from points.
     top = np.argsort(-np.concatenate(values))[:400]
     some_poses = np.concatenate(poses)[top]
     exact = log_likelihood(some_poses[None], evidence.points, tile.rotation, fields)[0]
@@ -297,7 +297,7 @@ def best_of_all(fields, tile, search):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_from_coarse_to_fine_is_as_good_as_all_of_the_fine_grid(town_city, seed):
+def test_coarse_to_fine_search_equals_that_of_the_whole_fine_grid(town_city, seed):
     piece, tile, truth, heading = town_scene(open_city(town_city), seed)
     fields = make_fields(piece, 1.0, LIKELIHOOD)
     search = Matcher(fields, SMALL.size_m, SearchSettings())
@@ -316,7 +316,7 @@ def test_from_coarse_to_fine_is_as_good_as_all_of_the_fine_grid(town_city, seed)
 # --- Alignment --------------------------------------------------------------------------------
 
 
-def test_alignment_finds_the_place_and_knows_how_well():
+def test_alignment_finds_the_pose_and_its_covariance():
     rng = np.random.default_rng(2)
     errors, turns, squares = [], [], []
     for number, truth in enumerate(places(2, 14)):
@@ -336,7 +336,7 @@ def test_alignment_finds_the_place_and_knows_how_well():
     assert np.mean(squares) < 2
 
 
-def test_a_known_heading_holds_the_alignment():
+def test_a_known_heading_constrains_the_alignment():
     fields = make_fields(RASTER, 0.5, LIKELIHOOD)
     tile = tile_at(RASTER.centre, heading=0.0)
     start = Candidates(np.array([[*RASTER.centre, np.radians(6)]]), np.zeros(1) - 0.1)
@@ -347,7 +347,7 @@ def test_a_known_heading_holds_the_alignment():
     assert np.degrees(tight.candidates.poses[0, 2]) == pytest.approx(6, abs=0.5)
 
 
-def test_a_straight_corridor_is_uncertain_along_itself():
+def test_in_a_straight_corridor_the_pose_is_uncertain_lengthwise():
     raster = blocks_raster()
     data = np.zeros_like(raster.data)
     data[BUILDING, 300:360], data[BUILDING, 380:440] = 255, 255
@@ -366,7 +366,7 @@ def test_a_straight_corridor_is_uncertain_along_itself():
 
 
 @pytest.mark.parametrize("missing", ["wall", "free", "ground", "path"])
-def test_a_tile_may_lack_a_kind_of_evidence(missing):
+def test_alignment_works_without_one_kind_of_evidence(missing):
     fields = make_fields(RASTER, 0.5, LIKELIHOOD)
     evidence = make_evidence(tile_at(RASTER.centre), 0.5)
     images = evidence.images.copy()
@@ -388,7 +388,7 @@ def test_a_tile_that_does_not_fit_the_wide_grid_is_told():
         matcher(coarser=5)
 
 
-def test_what_was_put_together_over_a_longer_way_may_be_bent():
+def test_a_longer_submap_adds_heading_variance_for_its_bend():
     (truth,) = places(2, 1)
     evidence = make_evidence(tile_at(truth, 0.4), 1.0)
     start = Candidates(np.array([[*truth, 0.4]]), np.log([0.5]))
@@ -402,23 +402,23 @@ def test_what_was_put_together_over_a_longer_way_may_be_bent():
     assert np.count_nonzero(added) == 1
 
 
-# --- Being nowhere ----------------------------------------------------------------------------
+# --- Tiles from off the map -------------------------------------------------------------------
 
 
 def test_what_fits_by_chance_is_read_off_far_from_the_best_place():
     settings = SearchSettings(distinct_m=4.0)
     scores = np.arange(1000.0)
-    away = np.where(scores > 990, 5.0, 100.0)  # the best place and its flanks
+    away = np.where(scores > 990, 5.0, 100.0)  # the best position and its neighbours
     assert by_chance(scores, away, 1000, settings) == 989.0  # one in a thousand is higher
     order = np.random.default_rng(0).permutation(1000)
     assert by_chance(scores[order], away[order], 1000, settings) == 989.0
-    # Where only the best tenth of the map was searched, it is the same of the whole map.
+    # The best tenth of the map alone gives the same quantile of the whole map.
     assert by_chance(scores[900:], away[900:], 1000, settings) == 989.0
     assert by_chance(np.full(9, -np.inf), np.full(9, 50.0), 9, settings) == 0.0
     assert by_chance(scores[:3], np.zeros(3), 3, settings) == 0.0
 
 
-def test_a_tile_that_fits_many_places_is_less_sure_to_be_at_the_best():
+def test_a_tile_that_fits_by_chance_is_less_probable_at_the_best_position():
     evidence = make_evidence(tile_at(places(5, 1)[0]), 1.0)
     mass = np.array([40.0])
     sure = [
@@ -428,8 +428,8 @@ def test_a_tile_that_fits_many_places_is_less_sure_to_be_at_the_best():
     assert sure[2] == pytest.approx(sure[1] - 0.62 * 30, abs=0.1)  # far below one half
 
 
-def test_the_place_in_another_town_is_not_called_localized():
-    """A tile of the blocks on their mirror image: rows of houses, but other ones."""
+def test_a_tile_of_a_mirrored_town_is_not_localized():
+    """The mirror image of the blocks has rows of houses too, but others."""
     other = replace(RASTER, data=np.ascontiguousarray(RASTER.data[:, :, ::-1]))
     elsewhere = matcher(make_fields(other, 1.0, LIKELIHOOD))
     here = matcher()

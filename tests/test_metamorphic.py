@@ -1,8 +1,8 @@
-"""What must not change a result, or must change it in a known way.
+"""Metamorphic tests: changes of the input with a known effect on the result, or none.
 
-A short drive through the made-up town; its scans show the walls of the map around it. The vehicle
-has no notion of where the world is, so only the map (and the compass) tells a shift or a turn.
-That moving the truth or the odometry's origin changes nothing is tested in test_localize.
+A short drive goes through the made-up town; its scans show the walls of the map around it. Shifts
+and turns of the world reach the vehicle only through the map and the compass. test_localize.py has
+the tests that moving the truth, or the odometry's origin, changes nothing.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class World:
 def world(town_city) -> World:
     city = open_city(town_city)
     path = trajectory_from_route(city, 120.0, 5).poses
-    way = np.append(0.0, np.cumsum(np.hypot(*np.diff(path[:, :2], axis=0).T)))
-    first = np.searchsorted(way, 30.0 + np.arange(SCANS) * STEP_M)
+    metres = np.append(0.0, np.cumsum(np.hypot(*np.diff(path[:, :2], axis=0).T)))
+    first = np.searchsorted(metres, 30.0 + np.arange(SCANS) * STEP_M)
     poses = path[first]
     raster = piece(city.buildings(), city.roads(), poses[:, :2].mean(axis=0), city.raster.crs)
     clouds = [
@@ -77,7 +77,8 @@ def piece(buildings, roads, centre, crs) -> MapRaster:
 def driven(clouds, poses, raster: MapRaster, after_ns: int = 0) -> Drive:
     """The drive through (S, 3) poses on ``raster``.
 
-    Its odometry is in a frame of its own; it and the compass keep another beat than the scans.
+    Its odometry has a frame of its own. Odometry and compass are sampled at other times than the
+    scans.
     """
     t_ns = START_NS + after_ns + np.arange(len(poses)) * 500_000_000
     beat = np.linspace(0, len(poses) - 1, 3 * len(poses) + 1)
@@ -103,7 +104,7 @@ def gaps(a, b):
 
 
 def assert_alike(found, expected, metres, degrees, stages=STAGES):
-    """Every stage's poses are those expected, by stage, to within so much."""
+    """Assert that the poses of all stages are within ``metres`` and ``degrees`` of expected."""
     for stage in stages:
         distance, angle = gaps(found.stages[stage].poses, expected[stage])
         assert distance.max() <= metres, stage
@@ -186,7 +187,7 @@ def test_map_and_world_turned_by_any_angle_turn_the_result(world, known, degrees
 
 
 class BackwardScans:
-    """Scans in the opposite order of time."""
+    """Scans in reverse order of time."""
 
     sensors = ("made",)
 
@@ -201,7 +202,7 @@ class BackwardScans:
         return ScanBlock(self.t_ns[start:stop], block.points[order], scan, block.origin[::-1])
 
 
-def test_the_drive_backwards_gives_the_same_places(world, known):
+def test_the_drive_backwards_gives_the_same_positions(world, known):
     drive = world.drive
 
     def mirrored(t_ns):
@@ -239,13 +240,13 @@ def seeded(world):
     return [solve(drive, world.raster, UNKNOWN, seed) for seed in (0, 1, 2)]
 
 
-def test_the_random_turn_of_an_unknown_heading_hardly_tells(world, seeded):
+def test_the_random_turn_of_an_unknown_heading_hardly_matters(world, seeded):
     for result in seeded:
         assert gaps(result.stages["aligned"].poses, world.poses[:3])[0].max() < CELL_M
         expected = {"aligned": seeded[0].stages["aligned"].poses}
         assert_alike(result, expected, 0.5 * CELL_M, SETTINGS.search.heading_step_deg, ["aligned"])
     first, second = (result.tiles[0].rotation for result in seeded[:2])
-    assert abs(first - second) > 0.1  # the tiles were turned otherwise
+    assert abs(first - second) > 0.1  # the tiles were turned by different angles
 
 
 def test_a_doubled_score_keeps_the_order_of_the_peaks(world, known):
@@ -264,7 +265,7 @@ def test_a_doubled_score_keeps_the_order_of_the_peaks(world, known):
     for tile in known.tiles.values():
         first, second = (found_by(m, tile, np.zeros(1), np.zeros(1)) for m in (one, two))
         rank = {tuple(pose): number for number, pose in enumerate(second.poses)}
-        # What is hopeless by the doubled score is not returned.
+        # Candidates that are hopeless by the doubled score are not returned.
         assert set(rank) <= {tuple(pose) for pose in first.poses}
         place = np.array([rank.get(tuple(pose), len(rank)) for pose in first.poses])
         apart = first.log_scores[:, None] - first.log_scores[None] > clear

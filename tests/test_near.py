@@ -16,12 +16,12 @@ EVERYWHERE = Matcher(FIELDS, QUERY.size_m, SETTINGS)
 
 
 def at(place):
-    """A start there, its turn of no matter."""
+    """A start pose at ``place``, with heading 0."""
     return np.array([[*place, 0.0]])
 
 
 @pytest.mark.parametrize("turns", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
-def test_it_finds_what_the_search_of_all_the_map_finds_there(turns) -> None:
+def test_it_agrees_with_the_search_of_the_whole_map(turns) -> None:
     rng = np.random.default_rng(0)
     for place in places(3, 4):
         rotation = None if turns is KNOWN else 0.9
@@ -30,11 +30,11 @@ def test_it_finds_what_the_search_of_all_the_map_finds_there(turns) -> None:
         aside = all_over.poses + rng.uniform(-12, 12, (len(all_over.poses), 3)) * [1, 1, 0]
         near = found_by(NEAR, tile, aside, *turns)
         np.testing.assert_allclose(near.poses[0], all_over.poses[0], atol=1e-9)
-        # The scores differ by what is far from all centres.
+        # The probabilities are normalised over less of the map.
         assert near.log_scores[0] == pytest.approx(all_over.log_scores[0], abs=0.5)
 
 
-def test_a_square_without_the_place_does_not_hold_it() -> None:
+def test_candidates_are_inside_the_square() -> None:
     (place,) = places(3, 1)
     found = found_by(NEAR, tile_at(place), at(place) + [40.0, 0.0, 0.0], *KNOWN)
     east, north = np.abs(found.poses[:, :2] - place - [40.0, 0.0]).T
@@ -42,7 +42,7 @@ def test_a_square_without_the_place_does_not_hold_it() -> None:
     assert (north <= 20.5).all()
 
 
-def test_squares_that_overlap_give_a_place_once() -> None:
+def test_overlapping_squares_give_a_candidate_once() -> None:
     (place,) = places(3, 1)
     tile = tile_at(place)
     once = found_by(NEAR, tile, at(place), *KNOWN)
@@ -54,14 +54,14 @@ def test_squares_that_overlap_give_a_place_once() -> None:
     assert (gap[np.triu_indices(len(gap), 1)] > 2.9).all()
 
 
-def test_squares_over_the_edge_of_the_map_are_searched() -> None:
+def test_squares_across_the_edge_of_the_map_are_searched() -> None:
     corner = np.array([[FIELDS.west + 2, FIELDS.north - 2, 0.0]])
     found = found_by(NEAR, tile_at(places(3, 1)[0]), corner, *KNOWN)
     assert np.isfinite(found.poses).all()
     assert np.isfinite(found.log_scores).all()
 
 
-def test_a_turned_tile_gives_the_same_place_and_heading() -> None:
+def test_a_turned_tile_gives_the_same_pose() -> None:
     (place,) = places(5, 1)
     plain = found_by(NEAR, tile_at(place, 0.3, rotation=0.3), at(place), *ALL_ROUND)
     turned = found_by(NEAR, tile_at(place, 0.3, rotation=2.0), at(place), *ALL_ROUND)
@@ -69,7 +69,7 @@ def test_a_turned_tile_gives_the_same_place_and_heading() -> None:
     assert abs(wrap_angle(plain.poses[0, 2] - turned.poses[0, 2])) < np.radians(4.1)
 
 
-def test_turns_far_from_the_start_s_are_not_tried() -> None:
+def test_turns_far_from_the_start_are_not_tried() -> None:
     (place,) = places(5, 1)
     tile = tile_at(place, 0.0, rotation=0.0)
     start = np.array([[*place, 2.0]])

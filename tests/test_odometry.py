@@ -1,4 +1,4 @@
-"""An odometry made from scans as a file: written, read as any other, used again or made anew."""
+"""The file of LiDAR odometry: format, reuse, and when it is computed again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.sources import open_drive
 from data_prep.sources.formats.tum import read_tum, write_tum
 from maptile_loc.api import localize
-from maptile_loc.odometry.lidar_odometry import OdometrySettings
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.odometry.stored import with_lidar_odometry
 
 SETTINGS = OdometrySettings()
@@ -80,22 +80,22 @@ def test_a_generic_drive_reads_it_with_its_segments(tmp_path):
     np.testing.assert_allclose(odometry.poses, track.poses, atol=1e-8)
 
 
-# --- made, kept, made anew -----------------------------------------------------------------------
+# --- computed, reused, computed again ------------------------------------------------------------
 
 
-def test_it_is_made_once_and_then_kept(drive, tmp_path):
+def test_odometry_is_computed_once_and_then_reused(drive, tmp_path):
     first = with_lidar_odometry(drive, SETTINGS, tmp_path)
     assert first.odometry.travelled()[-1] == pytest.approx(8.0 * 0.3, abs=0.05)
     assert first.notes[-1].startswith("odometry made from the scans: 2 m in 1 piece, 4 of 4 scans")
     written = (tmp_path / "odometry.tum").stat()
     second = with_lidar_odometry(drive, SETTINGS, tmp_path)
-    assert "as made before" in second.notes[-1]
+    assert second.notes[-1].startswith("odometry reused: ")
     assert (tmp_path / "odometry.tum").stat() == written
     np.testing.assert_array_equal(second.odometry.poses, first.odometry.poses)
     np.testing.assert_array_equal(second.odometry.t_ns, first.odometry.t_ns)
 
 
-def test_other_scans_settings_or_a_damaged_file_and_it_is_made_anew(drive, tmp_path):
+def test_odometry_is_computed_again_for_other_scans_or_settings_or_a_damaged_file(drive, tmp_path):
     path = tmp_path / "odometry.tum"
 
     def note(which, settings=SETTINGS):
@@ -124,18 +124,18 @@ def test_other_scans_settings_or_a_damaged_file_and_it_is_made_anew(drive, tmp_p
         assert path.read_text() == text
 
 
-def test_the_header_tells_what_it_was_made_from(drive, tmp_path):
+def test_the_first_line_states_the_origin(drive, tmp_path):
     with_lidar_odometry(drive, SETTINGS, tmp_path)
     first = (tmp_path / "odometry.tum").read_text().splitlines()[0]
-    told = json.loads(first[first.index("{") :])
-    assert told["drive"] == "made"
-    assert told["scans"] == 4
-    assert told["first_t_ns"] == times(4)[:1].tolist()
-    assert told["last_t_ns"] == times(4)[-1:].tolist()
-    assert told["settings"] == SETTINGS.model_dump()
+    origin = json.loads(first[first.index("{") :])
+    assert origin["drive"] == "made"
+    assert origin["scans"] == 4
+    assert origin["first_t_ns"] == times(4)[:1].tolist()
+    assert origin["last_t_ns"] == times(4)[-1:].tolist()
+    assert origin["settings"] == SETTINGS.model_dump()
 
 
-def test_scans_that_do_not_tell_it_leave_no_file(tmp_path):
+def test_no_file_is_written_when_the_motion_cannot_be_found(tmp_path):
     bare = scene_drive(straight(5.0), np.zeros((0, 6)), 4)
     with pytest.raises(
         MaptileError, match=r"give it an odometry\.tum, or use --submap 0 --every 0"
@@ -165,13 +165,13 @@ def test_a_simulated_drive_against_its_exact_path(roof_drive, tmp_path):
     latitude, longitude, heading = drive.truth.at(t_ns)
     known = np.isfinite(latitude)
     projection = Projection(utm_crs(latitude[known][0], longitude[known][0]))
-    place = projection.forward(latitude[known], longitude[known])
-    driven = np.linalg.norm(np.diff(place, axis=0), axis=1).sum()
+    position = projection.forward(latitude[known], longitude[known])
+    driven = np.linalg.norm(np.diff(position, axis=0), axis=1).sum()
     assert driven > 8
     poses = drive.odometry.poses[known]
     assert not drive.odometry.segment.any()
     assert known.sum() > 0.9 * len(drive.scans.t_ns)
-    straight_line = np.linalg.norm(place[-1] - place[0])
+    straight_line = np.linalg.norm(position[-1] - position[0])
     found = np.linalg.norm(poses[-1, :2, 3] - poses[0, :2, 3])
     assert found == pytest.approx(straight_line, rel=0.01)
     turned = np.unwrap(np.arctan2(poses[:, 1, 0], poses[:, 0, 0]))
@@ -184,7 +184,7 @@ def notes(city, drive, out, **options):
     return "\n".join(localize(city, drive, keep=out, **options).notes)
 
 
-def test_localize_makes_it_where_there_is_none_or_it_is_asked_for(roof_drive, town_city, tmp_path):
+def test_localize_computes_odometry_if_there_is_none_or_if_asked(roof_drive, town_city, tmp_path):
     def run(name, odometry):
         drive = open_drive(roof_drive, end=2.0)
         out = tmp_path / name
@@ -198,7 +198,7 @@ def test_localize_makes_it_where_there_is_none_or_it_is_asked_for(roof_drive, to
         (roof_drive / "vo" / "vo.old").rename(roof_drive / "vo" / "vo.csv")
     assert "no odometry" in lines
     assert "odometry made from the scans" in lines
-    assert "odometry as made before" in again
+    assert "odometry reused" in again
     made = [(tmp_path / name / "odometry.tum").read_bytes() for name in ("asked", "none")]
     assert made[0] == made[1]
     assert "odometry made" not in run("own", "auto")
@@ -207,6 +207,6 @@ def test_localize_makes_it_where_there_is_none_or_it_is_asked_for(roof_drive, to
         run("own", "gps")
 
 
-def test_a_push_broom_drive_without_odometry_says_why(town_drive, town_city, tmp_path):
+def test_a_push_broom_drive_without_odometry_is_one_clear_error(town_drive, town_city, tmp_path):
     with pytest.raises(MaptileError, match=r"lies in a plane.*give it an odometry\.tum"):
         localize(town_city, town_drive, odometry="lidar")

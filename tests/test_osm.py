@@ -195,7 +195,7 @@ def test_a_building_in_a_courtyard_stays(tmp_path):
 
 
 def test_what_the_edge_cuts(tmp_path):
-    """Roads keep their parts inside, buildings with missing corners are counted and left out."""
+    """Roads keep the parts inside; buildings with missing corners are left out and counted."""
     osm = OsmXml()
     osm.building(box(0, 0, 10, 10))
     osm.building(box(50, 0, 70, 10))
@@ -296,7 +296,7 @@ def test_lengths(text, expected):
     assert metres(text) == pytest.approx(expected, nan_ok=True)
 
 
-def test_heights_and_widths_that_cannot_be_are_not_believed(tmp_path):
+def test_implausible_heights_and_widths_are_ignored(tmp_path):
     osm = OsmXml()
     osm.building(box(0, 0, 10, 10), height="0", building__levels="2")
     osm.building(box(20, 0, 30, 10), height="99999")
@@ -315,7 +315,7 @@ def test_ids_out_of_order(tmp_path):
     assert_same(read(osm, tmp_path), expected)
 
 
-# --- where it lies ------------------------------------------------------------------------------
+# --- the mapped area and the map frame ------------------------------------------------------------
 
 
 def test_declared_bounds_are_the_extent(tmp_path):
@@ -323,7 +323,7 @@ def test_declared_bounds_are_the_extent(tmp_path):
     osm.bounds = (-30, -40, 170, 140)
     data = read(osm, tmp_path)
     declared = np.array([EAST - 30, NORTH - 40, EAST + 170, NORTH + 140])
-    # A box of degrees is turned against the grid (here by 1.4 degrees): its corners reach further.
+    # A box in degrees is rotated against the grid (here by 1.4 degrees): its corners reach further.
     grown = np.array(data.bounds) - declared
     assert (np.abs(grown) < 5).all()
     assert (grown[:2] <= 0.01).all()
@@ -339,11 +339,11 @@ def test_without_bounds_a_long_road_does_not_blow_up_the_extent(tmp_path):
     )
 
 
-def test_a_header_that_speaks_of_the_planet(tmp_path):
+def test_a_header_that_declares_the_planet(tmp_path):
     text = hamlet().text(header='<bounds minlat="-90" minlon="-180" maxlat="90" maxlon="180"/>')
     (tmp_path / "a.osm").write_text(text)
     west, south, east, north = read_osm(OsmSource(path=tmp_path / "a.osm")).bounds
-    # 5 km around the buildings, which cover 130 m x 100 m; the box is turned by 1.4 degrees.
+    # 5 km around the buildings, which cover 130 m x 100 m; the box is rotated by 1.4 degrees.
     assert (east - west, north - south) == pytest.approx((10_380, 10_350), abs=60)
 
 
@@ -361,12 +361,12 @@ def test_one_crs_across_a_zone_border(tmp_path, longitude, zones):
     assert width == pytest.approx(800 + 100, rel=2e-2)
 
 
-def test_crs_of_choice(tmp_path):
+def test_a_given_crs(tmp_path):
     path = hamlet().write(tmp_path / "a.osm")
     local = pyproj.CRS("+proj=tmerc +lat_0=51.75 +lon_0=-1.26 +k=1 +type=crs")
     data = read_osm(OsmSource(path=path), crs=local)
     assert data.crs == data.buildings.crs == data.roads.crs == local
-    # UTM is 0.02 % short here.
+    # Lengths in UTM are 0.02 % too short here.
     assert data.buildings.area.sum() == pytest.approx(4800, rel=1e-3)
     assert np.abs(data.buildings.total_bounds).max() < 5000
 
@@ -429,7 +429,7 @@ def test_coordinates_without_a_system(tmp_path):
     metric = read(hamlet(), tmp_path).buildings.set_crs(None, allow_override=True)
     path = tmp_path / "a.parquet"
     metric.to_parquet(path)
-    # GeoParquet without a CRS key means degrees; this file says "null": unknown.
+    # GeoParquet without a CRS key means degrees; here the key is null: unknown.
     with pytest.raises(MaptileError, match="no coordinate system"):
         read_osm(OsmSource(path=path))
 
@@ -448,7 +448,7 @@ def test_coordinates_without_a_system(tmp_path):
         ({"path": Path("a.osm"), "date": "2014-01-01"}, "of one date"),
     ],
 )
-def test_sources_that_cannot_be(values, message):
+def test_invalid_sources(values, message):
     with pytest.raises(MaptileError, match=message):
         OsmSource(**values)
 
@@ -468,7 +468,7 @@ attributes=building,layer,location,tunnel,indoor
 
 
 def read_by_gdal(path: Path, folder: Path) -> gpd.GeoDataFrame:
-    """The buildings of an OSM file, indexed by name, made valid, degrees."""
+    """Return the buildings of an OSM file as GDAL reads them, by OSM id, in degrees."""
     config = folder / "osmconf.ini"
     config.write_text(GDAL_CONFIG)
     pyogrio.set_gdal_config_options({"OSM_USE_CUSTOM_INDEXING": "NO"})
@@ -486,7 +486,7 @@ def read_by_gdal(path: Path, folder: Path) -> gpd.GeoDataFrame:
 
 
 def outer_ways_of_other_multipolygons(path: Path) -> set[str]:
-    """Names of building ways that GDAL loses: outer rings of a multipolygon that is no building."""
+    """Return the ids of the buildings that GDAL loses: outer ways of other multipolygons."""
     if path.name != "oxford.osm":
         return set()
     names = set()
@@ -507,15 +507,15 @@ def test_gdal_reads_the_same(data_dir, tmp_path, name):
     theirs["geometry"] = shapely.make_valid(
         theirs.geometry.values, method="structure", keep_collapsed=False
     )
-    # Ours only: what GDAL is known to lose.
+    # Buildings that only this project reads: those that GDAL is known to lose.
     assert set(ours.index) - set(theirs.index) <= outer_ways_of_other_multipolygons(path)
-    # GDAL's only: half buildings at the cut.
+    # Buildings that only GDAL reads: incomplete ones at the edge of the extract.
     cut = theirs.loc[theirs.index.difference(ours.index)]
     expected = {"helsinki.osm.pbf": 45, "kotka_fi.osm.pbf": 44}
     assert len(cut) == expected.get(path.name, 0)
     edge = shapely.box(*data.bounds).boundary
     assert (cut[~cut.is_empty].distance(edge) < 60).all()
-    # Both: the same shape and the same holes.
+    # Buildings that both read have the same shape and the same holes.
     both = ours.index.intersection(theirs.index)
     a, b = ours.geometry[both].values, theirs.geometry[both].values
     assert shapely.area(shapely.symmetric_difference(a, b)).max() < 0.01

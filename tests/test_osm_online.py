@@ -1,4 +1,4 @@
-"""The online path for real: osmnx asks a small Overpass and Nominatim stand-in on loopback."""
+"""The online sources: osmnx asks a small server that replaces Overpass and Nominatim."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BBOX = (-1.27, 51.75, -1.25, 51.76)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with what ``overpass`` and ``nominatim`` hold; remembers what was asked."""
+    """Returns the answers in ``overpass`` and ``nominatim``; ``asked`` lists the requests."""
 
     daemon_threads = True
 
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def overpass_json(osm: str) -> bytes:
-    """OSM XML as Overpass's JSON, in no particular order and with repeats, as Overpass may send."""
+    """Return OSM XML as JSON of Overpass, out of order and with duplicates, which may occur."""
     elements: list[dict[str, Any]] = []
     for item in ElementTree.fromstring(osm):
         if item.tag not in {"node", "way", "relation"}:
@@ -123,7 +123,7 @@ def test_the_same_tables_as_from_a_file(server, online, tmp_path):
     assert_same(data, read_osm(OsmSource(path=osm.write(tmp_path / "a.osm"))))
     assert data.source == "OpenStreetMap, bbox -1.27,51.75,-1.25,51.76"
     assert data.source_date == "2026-01-02T03:04:05Z"
-    # The mapped ground is what was asked for, not what came.
+    # The mapped area is the requested one, not the extent of the answer.
     west, south, east, north = data.bounds
     assert (east - west, north - south) == pytest.approx((1407, 1146), abs=5)
 
@@ -154,7 +154,7 @@ def test_the_map_as_of_a_day(server, online):
     assert data.source_date == "2014-11-28"
     query = server.asked[0][1]
     assert '[date:"2014-11-28T00:00:00Z"]' in query
-    # Then, many courtyards hung on relations that had no tags of their own.
+    # In 2014, relations of many courtyards had no tags of their own.
     assert "relation['type'='multipolygon']" in query
     read_osm(OsmSource(bbox=BBOX, date="2019-11-28"), online=online)
     assert "multipolygon" not in server.asked[1][1]
@@ -173,7 +173,7 @@ def test_point_and_radius(server, online):
     server.overpass = [(200, overpass_json(hamlet().text()))]
     data = read_osm(OsmSource(point=(51.76, -1.26), radius_m=400.0), online=online)
     west, south, east, north = data.bounds
-    # A square of 800 m, turned by 1.4 degrees against the grid.
+    # A square of 800 m, rotated by 1.4 degrees against the grid.
     assert (east - west, north - south) == pytest.approx((820, 820), abs=2)
 
 
@@ -214,7 +214,7 @@ def test_no_network(server, online):
 
 @pytest.mark.parametrize("status", [429, 504])
 def test_too_busy_until_the_deadline(server, online, status):
-    """osmnx would ask again every 55 s for ever."""
+    """osmnx alone would repeat the request every 55 s, without a limit."""
     server.overpass = [(status, b"")]
     with pytest.raises(MaptileError, match=rf"too busy.*{status}"):
         read_osm(OsmSource(bbox=BBOX), online=online)
@@ -224,7 +224,7 @@ def test_too_busy_until_the_deadline(server, online, status):
 def test_busy_once(server, online, monkeypatch):
     server.overpass = [(429, b""), (200, overpass_json(hamlet().text()))]
     slept: list[float] = []
-    monkeypatch.setattr(osmnx._overpass.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     data = read_osm(OsmSource(bbox=BBOX), online=online.model_copy(update={"deadline_s": 100.0}))
     assert len(data.buildings) == 3
     assert 55 in slept
@@ -242,12 +242,12 @@ def test_busy_once(server, online, monkeypatch):
         ),
     ],
 )
-def test_answers_that_are_none(server, online, answer, message):
+def test_useless_answers(server, online, answer, message):
     server.overpass = [answer]
     with pytest.raises(MaptileError, match=message) as error:
         read_osm(OsmSource(bbox=BBOX), online=online)
     assert "\n" not in str(error.value)
-    # Nothing bad was kept.
+    # The useless answer was not stored.
     server.overpass = [(200, overpass_json(hamlet().text()))]
     assert len(read_osm(OsmSource(bbox=BBOX), online=online).buildings) == 3
 
@@ -274,8 +274,8 @@ def test_osmnx_is_left_as_it_was(server, online):
     assert socket.getaddrinfo is resolve
 
 
-def test_made_osm_is_used_by_both(tmp_path):
-    """The stand-in's JSON holds what the file holds: every way with its nodes and tags."""
+def test_the_json_has_the_content_of_the_file():
+    """The server's JSON holds every way with its nodes and tags."""
     osm = OsmXml()
     osm.building(box(0, 0, 10, 10), name="A & B")
     answer = json.loads(overpass_json(osm.text()))

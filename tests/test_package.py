@@ -22,7 +22,7 @@ def wheel(tmp_path_factory):
     return folder / "unpacked"
 
 
-def test_recipes_travel_in_the_wheel(wheel, tmp_path):
+def test_the_wheel_contains_the_recipes(wheel, tmp_path):
     script = (
         "from maptile_loc.config import config_folder, load_settings\n"
         "from maptile_loc.pipeline import LocalizeSettings\n"
@@ -40,18 +40,19 @@ def test_recipes_travel_in_the_wheel(wheel, tmp_path):
     folder, *names = done.stdout.split()
     assert folder.startswith(str(wheel))
     assert set(names) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    assert (wheel / "maptile_loc" / "report" / "assets" / "report.html").is_file()
+    assert (wheel / "maptile_loc" / "report" / "page" / "assets" / "report.html").is_file()
 
 
-def test_what_is_installed_is_what_the_constraints_pin():
+def test_the_constraints_pin_the_installed_versions():
     from importlib.metadata import version
 
     lines = (ROOT / "constraints.txt").read_text().split()
     pins = dict(line.lower().replace("_", "-").split("==") for line in lines)
     assert pins["torch"] == "2.13.0"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
-    for requirement in wanted:
+    groups = project["dependency-groups"]
+    wanted = project["project"]["dependencies"] + groups["dev"] + groups["docs"]
+    for requirement in (one for one in wanted if isinstance(one, str)):
         name = re.match(r"[A-Za-z0-9_.-]+", requirement).group().lower()
         if name == "open3d":
             continue

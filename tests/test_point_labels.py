@@ -9,8 +9,9 @@ import lazrs
 import numpy as np
 import open3d as o3d
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from reader_checks import EDITS, edited, fuzz
 
 from data_prep.errors import MaptileError
 from data_prep.sources.formats.las_files import MAX_PACKED_POINTS, read_las
@@ -129,7 +130,7 @@ def test_labels_as_open3d_writes_them(
     assert np.allclose(got.points, POINTS, atol=1e-4)
 
 
-def test_what_has_no_number_is_0(tmp_path: Path) -> None:
+def test_a_label_that_is_nan_is_0(tmp_path: Path) -> None:
     values = np.where(CLASSES > 10, NAN, CLASSES)
     write_ply(tmp_path / "a.ply", scalar_Label=values.astype("<f4"))
     label = read_cloud(tmp_path / "a.ply").label
@@ -138,7 +139,7 @@ def test_what_has_no_number_is_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, 2.0**31, -(2.0**40), float("inf")])
-def test_numbers_that_are_no_labels_are_none(tmp_path: Path, value: float) -> None:
+def test_numbers_out_of_range_are_not_labels(tmp_path: Path, value: float) -> None:
     values = CLASSES.astype("<f8")
     values[3] = value
     write_ply(tmp_path / "a.ply", label=values)
@@ -146,7 +147,7 @@ def test_numbers_that_are_no_labels_are_none(tmp_path: Path, value: float) -> No
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_several_numbers_for_a_point_are_no_label(tmp_path: Path, binary: bool) -> None:
+def test_a_field_of_several_numbers_is_not_a_label(tmp_path: Path, binary: bool) -> None:
     write_pcd(tmp_path / "a.pcd", "label", RNG.random((40, 3)).astype("<f4"), binary, count=3)
     cloud = read_cloud(tmp_path / "a.pcd")
     assert cloud.label is None
@@ -208,7 +209,7 @@ def test_times_since_1970_in_pcd(tmp_path: Path, binary: bool, kind: str) -> Non
     assert read_cloud(tmp_path / "a.pcd", T0 + 2 * 10**9).seconds is None
 
 
-def test_t_beside_s_is_a_place_in_a_texture(tmp_path: Path) -> None:
+def test_t_beside_s_is_a_texture_coordinate(tmp_path: Path) -> None:
     write_ply(tmp_path / "a.ply", s=SWEEP.astype("<f4"), t=SWEEP.astype("<f4"))
     assert read_cloud(tmp_path / "a.ply").seconds is None
 
@@ -256,7 +257,7 @@ def test_a_file_in_which_nothing_is_classified_has_no_labels(tmp_path: Path) -> 
 
 
 def test_more_points_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.sources.formats.las_files._POINTS_AT_ONCE", 7)
+    monkeypatch.setattr("data_prep.sources.formats.las_files.POINTS_AT_ONCE", 7)
     for packed in (False, True):
         points, classes, _ = read_las(las_bytes(7, packed))
         assert np.allclose(points, POINTS, atol=6e-4)
@@ -265,7 +266,7 @@ def test_more_points_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("point_format", [3, 6])
 def test_chunks_of_many_sizes(point_format: int) -> None:
-    """As in files that are cut into tiles of space (COPC)."""
+    """Chunks of several sizes, as in COPC files."""
     data = las_bytes(point_format, packed=False)
     start, record = struct.unpack_from("<I", data, 96)[0], struct.unpack_from("<H", data, 105)[0]
     vlr = lazrs.LazVlr.new_for_compression(point_format, 0, True)
@@ -287,7 +288,7 @@ def test_chunks_of_many_sizes(point_format: int) -> None:
     wrong = bytearray(stream.getvalue())
     count_at = 107 if point_format < 6 else 247
     wrong[count_at] = 41
-    with pytest.raises(ValueError, match="chunks have not as many points"):
+    with pytest.raises(ValueError, match="chunks do not add up"):
         read_las(bytes(wrong))
 
 
@@ -296,7 +297,7 @@ def test_chunks_of_many_sizes(point_format: int) -> None:
     ("count", "says"),
     [(2**32 - 1, "more than"), (MAX_PACKED_POINTS + 1, "more than"), (50_001, "table of chunks")],
 )
-def test_a_few_bytes_that_claim_many_points(point_format: int, count: int, says: str) -> None:
+def test_a_few_bytes_that_declare_many_points(point_format: int, count: int, says: str) -> None:
     data = bytearray(las_bytes(point_format, packed=True))
     struct.pack_into("<I", data, 107, count)
     if point_format == 6:
@@ -305,7 +306,7 @@ def test_a_few_bytes_that_claim_many_points(point_format: int, count: int, says:
         read_las(bytes(data))
 
 
-def test_a_few_bytes_that_claim_many_chunks_or_layers() -> None:
+def test_a_few_bytes_that_declare_many_chunks_or_layers() -> None:
     data = las_bytes(6, packed=True)
     (start,) = struct.unpack_from("<I", data, 96)
     (table,) = struct.unpack_from("<q", data, start)
@@ -316,8 +317,8 @@ def test_a_few_bytes_that_claim_many_chunks_or_layers() -> None:
             read_las(bytes(wrong))
 
 
-def test_the_place_of_the_chunk_table_may_stand_at_the_end() -> None:
-    """As written by a program that could not go back in its output."""
+def test_the_offset_of_the_chunk_table_may_be_at_the_end() -> None:
+    """As written by a program that cannot seek in its output."""
     data = bytearray(las_bytes(3, packed=True))
     (start,) = struct.unpack_from("<I", data, 96)
     table = bytes(data[start : start + 8])
@@ -326,12 +327,10 @@ def test_the_place_of_the_chunk_table_may_stand_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@fuzz(150)
 @given(
     point_format=st.sampled_from([3, 7]),
-    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=9)), max_size=5),
+    edits=EDITS,
     keep=st.floats(0.9, 1.0),
 )
 def test_damage_gives_points_or_one_clear_line(
@@ -341,10 +340,7 @@ def test_damage_gives_points_or_one_clear_line(
     edits: list[tuple[float, bytes]],
     keep: float,
 ) -> None:
-    data = bytearray(las_bytes(point_format, suffix == ".laz"))
-    for where, patch in edits:
-        at = int(where * len(data))
-        data[at : at + len(patch)] = patch
+    data = edited(las_bytes(point_format, suffix == ".laz"), edits)
     file = tmp_path / f"a{suffix}"
     file.write_bytes(data[: int(keep * len(data))])
     try:

@@ -37,7 +37,7 @@ def test_solve_chain_equals_a_dense_solve(n, size):
 
 
 def chain(count=9, seed=0):
-    """A winding drive, odometry that is 4 % long and turns too much, and a fix at some queries."""
+    """A winding drive, odometry with errors of scale (4 %) and turn, and fixes at some queries."""
     rng = np.random.default_rng(seed)
     truth, odometry = [np.array([50.0, -20.0, 0.4])], [np.zeros(3)]
     for _ in range(count - 1):
@@ -54,7 +54,7 @@ def chain(count=9, seed=0):
     return truth, steps, fixed, seen, covariance
 
 
-def test_the_solver_finds_what_a_dense_least_squares_finds():
+def test_relax_agrees_with_a_dense_least_squares_solver():
     truth, steps, fixed, seen, covariance = chain()
     jacobian, rest = observe(covariance, SETTINGS)
     kept = np.exp(-20.8 / np.array([SETTINGS.drift_m] * 2 + [SETTINGS.common_m] * 3))
@@ -63,7 +63,7 @@ def test_the_solver_finds_what_a_dense_least_squares_finds():
         return np.linalg.solve(np.linalg.cholesky(covariance), error)
 
     def residuals(flat):
-        """Written from the model's description, without move() or relax()."""
+        """Residuals of the model as ``motion.py`` describes it, without move() or relax()."""
         states = flat.reshape(-1, 8)
         parts = [states[0, 3:]]
         for k, i in enumerate(fixed):
@@ -86,7 +86,7 @@ def test_the_solver_finds_what_a_dense_least_squares_finds():
     found = least_squares(residuals, states.ravel(), xtol=1e-12, ftol=1e-12, gtol=1e-12)
     for _ in range(8):
         states, covariances = relax(states, fixed, seen, covariance, steps, SETTINGS)
-    # That the noise turns with the heading is left out of relax()'s derivatives.
+    # relax() neglects the derivative of the noise with respect to the heading.
     np.testing.assert_allclose(states[:, :3], found.x.reshape(-1, 8)[:, :3], atol=1e-4)
     np.testing.assert_allclose(states[:, 3:], found.x.reshape(-1, 8)[:, 3:], atol=1e-3)
     inverse = np.linalg.inv(found.jac.T @ found.jac).reshape(len(states), 8, len(states), 8)
@@ -106,7 +106,7 @@ def test_the_jacobian_is_the_derivative():
         np.testing.assert_allclose(jacobian[:, :, column], (ahead - behind) / 2e-6, atol=1e-5)
 
 
-def test_a_fix_without_neighbours_is_as_doubtful_as_it_says():
+def test_a_single_fix_keeps_its_covariance():
     covariance = np.diag([0.3, 0.2, 1e-4])[None]
     steps = make_steps(np.zeros((1, 3)), np.zeros(1, np.int32), np.zeros(1), 20.0, SETTINGS)
     seen = np.array([[1.0, 2.0, 0.5]])
@@ -116,7 +116,7 @@ def test_a_fix_without_neighbours_is_as_doubtful_as_it_says():
 
 
 def test_a_long_chain_is_solved_in_linear_space():
-    """Twenty thousand queries: a dense inverse would be 200 GB."""
+    """20,000 queries, whose dense information matrix would take 200 GB."""
     count = 20_000
     poses = np.column_stack([10.0 * np.arange(count), np.zeros((count, 2))])
     steps = make_steps(poses, np.zeros(count, np.int32), poses[:, 0], 20.0, SETTINGS)
@@ -125,6 +125,6 @@ def test_a_long_chain_is_solved_in_linear_space():
     states = np.hstack([poses, np.zeros((count, 5))])
     relaxed, doubt = relax(states, fixed, poses[fixed], covariance, steps, SETTINGS)
     np.testing.assert_allclose(relaxed[:, :3], poses, atol=1e-6)
-    # Far from the ends, all stretches are alike.
+    # Far from the ends, the covariance is the same everywhere.
     np.testing.assert_allclose(doubt[5000], doubt[15000], rtol=1e-5, atol=1e-12)
     assert 0.05 < np.sqrt(doubt[10_000, 0, 0]) < 0.5

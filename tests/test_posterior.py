@@ -11,10 +11,11 @@ import torch
 from small_city import small_city
 
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import Batch, Heading, training_ground
-from maptile_loc.models.kinds import make_model
+from maptile_loc.learn.loop import make_model
+from maptile_loc.learn.settings import ModelSettings
+from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.posterior import DECIDED_M, SOFT_M, PosteriorMapNet
-from maptile_loc.models.settings import ModelSettings
+from maptile_loc.render.vector_map import vector_map
 
 GRID = torch.cartesian_prod(torch.arange(-60.0, 61.0, 10.0), torch.arange(-60.0, 61.0, 10.0))
 
@@ -47,18 +48,18 @@ def make_batch(tuples: int = 4, length: int = 3) -> Batch:
 
 
 def saying(model: PosteriorMapNet, log_p: torch.Tensor) -> PosteriorMapNet:
-    """The model, made to give one posterior (N,) for every tile."""
+    """The model, changed to return one posterior (N,) for every tile."""
     with torch.no_grad():
         model.logits.weight.zero_()
         model.logits.bias.copy_(log_p)
     return model.eval()
 
 
-def peaks(*places: tuple[float, float, float], width: float = 4.0) -> torch.Tensor:
-    """(N,) log of a density with Gaussian peaks at (east, north), each of a share."""
+def peaks(*shares: tuple[float, float, float], width: float = 4.0) -> torch.Tensor:
+    """(N,) log of a density with Gaussian peaks, each given as east, north and its share."""
     parts = [
         math.log(share) - (GRID - torch.tensor([east, north])).square().sum(1) / (2 * width**2)
-        for east, north, share in places
+        for east, north, share in shares
     ]
     return torch.stack(parts).logsumexp(0)
 
@@ -74,10 +75,10 @@ def test_a_posterior_sums_to_one() -> None:
     assert rotation.shape == (12, 1)
 
 
-def test_of_two_places_alike_the_likelier_one_is_the_answer() -> None:
+def test_of_two_peaks_the_more_probable_one_is_the_answer() -> None:
     model = saying(make(), peaks((-40, 0, 0.45), (42, 10, 0.55)))
     offset, _ = model.pose(make_batch().tiles[:1, 0])
-    assert (offset[0] - torch.tensor([42.0, 10.0])).norm() < 1.0  # and not between both
+    assert (offset[0] - torch.tensor([42.0, 10.0])).norm() < 1.0
 
 
 def test_the_answer_is_finer_than_the_grid() -> None:
@@ -87,7 +88,7 @@ def test_the_answer_is_finer_than_the_grid() -> None:
         assert (offset[0] - torch.tensor([east, north])).norm() < 1.5
 
 
-def test_what_is_far_from_the_likeliest_place_does_not_move_the_answer() -> None:
+def test_a_distant_peak_does_not_change_the_answer() -> None:
     alone = saying(make(), peaks((-40, 0, 1.0)))
     both = saying(make(), peaks((-40, 0, 0.6), (-40 + 2 * DECIDED_M, 0, 0.4)))
     tile = make_batch().tiles[:1, 0]
@@ -95,7 +96,7 @@ def test_what_is_far_from_the_likeliest_place_does_not_move_the_answer() -> None
 
 
 @pytest.mark.parametrize("heading", ["known", "unknown"])
-def test_the_loss_is_the_posterior_s_surprise_and_mapnet_s_of_the_expectation(
+def test_the_loss_is_cross_entropy_and_the_pose_loss_of_the_expectation(
     heading: Heading,
 ) -> None:
     log_p = peaks((-40, 0, 0.5), (40, 0, 0.5)).log_softmax(0)
@@ -116,7 +117,7 @@ def test_the_loss_is_the_posterior_s_surprise_and_mapnet_s_of_the_expectation(
     assert found == pytest.approx(pose + np.mean(nats), rel=1e-5)
 
 
-def test_no_posterior_is_better_than_the_soft_truth() -> None:
+def test_the_soft_target_minimises_the_loss() -> None:
     truth = torch.tensor([12.0, -17.0])
     batch = Batch(make_batch().tiles[:1, :1], truth.expand(1, 1, 2), torch.zeros(1, 1))
     right = saying(make(), peaks((12, -17, 1.0), width=SOFT_M)).objective(batch).item()
@@ -128,10 +129,10 @@ def test_no_posterior_is_better_than_the_soft_truth() -> None:
         assert saying(make(), wrong).objective(batch).item() > right + 0.01
 
 
-def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
+def test_the_relative_term_counts_from_its_share_of_the_training() -> None:
     model, batch = make(relative_from=0.5).eval(), make_batch()
     early = model.objective(batch).item()
-    model.progress = 0.5
+    model.trained_share = 0.5
     with torch.no_grad():
         log_p, _ = model.posterior(batch.tiles.flatten(0, 1))
         moved = ((log_p.exp() @ GRID) / model.deviation).view(4, 3, 2).diff(dim=1)
@@ -139,7 +140,7 @@ def test_the_relative_term_waits_for_its_share_of_the_training() -> None:
     assert model.objective(batch).item() - early == pytest.approx(off.abs().mean().item(), rel=1e-4)
 
 
-def test_a_few_tiles_are_learned_by_heart() -> None:
+def test_a_few_tiles_are_fitted() -> None:
     model, batch = make("unknown"), make_batch()
     optimiser = model.configure_optimizers()
     for step in range(150):
@@ -166,15 +167,15 @@ def test_the_description_of_a_model_is_plain_json_and_its_grid_a_weight() -> Non
     assert torch.equal(model.eval()(tiles), again.eval()(tiles))
 
 
-def test_the_grid_of_a_city_is_where_vehicles_drive(tmp_path: Path) -> None:
+def test_the_grid_of_a_city_follows_its_roads(tmp_path: Path) -> None:
     recipe = load_settings(ModelSettings, "posterior")
-    ground = training_ground(small_city(tmp_path))
-    model = make_model(recipe, ground)
+    city_map = vector_map(small_city(tmp_path))
+    model = make_model(recipe, city_map)
     assert isinstance(model, PosteriorMapNet)
-    roads = ((ground.roads.start + ground.roads.end) / 2)[ground.weights > 0]
+    roads = ((city_map.roads.start + city_map.roads.end) / 2)[city_map.weights > 0]
     apart = torch.cdist(roads, model.grid)
     half_diagonal = recipe.grid_m / math.sqrt(2)
-    assert apart.min(dim=1).values.max() <= half_diagonal + 1e-3  # every place has a point
-    assert apart.min(dim=0).values.max() <= half_diagonal + 1e-3  # and every point a place
+    assert apart.min(dim=1).values.max() <= half_diagonal + 1e-3  # every position has a grid point
+    assert apart.min(dim=0).values.max() <= half_diagonal + 1e-3  # and every grid point a position
     spacing = torch.cdist(model.grid, model.grid).fill_diagonal_(math.inf)
     assert spacing.min() == pytest.approx(recipe.grid_m)

@@ -47,7 +47,7 @@ def submap(*parts):
 HOUSE = wall((-15, 10), (15, 10))
 
 
-def test_a_wall_is_where_it_stands_and_nowhere_else():
+def test_a_wall_is_at_its_position_and_nowhere_else():
     tile = make_tile(submap(ground(), HOUSE), 0.0, SETTINGS)
     row, column = np.nonzero(tile.wall > 0.3)
     # y = 10 m is 20 pixels above the middle of 128.
@@ -85,7 +85,7 @@ def test_turning_the_cloud_turns_the_tile(quarter):
     parts = submap(ground(), HOUSE, wall((5, 10), (5, 20)), tree(-8, -8))
     straight = make_tile(parts, 0.0, SETTINGS)
     turned = make_tile(parts, quarter * np.pi / 2, SETTINGS)
-    # np.rot90 turns counter-clockwise as the picture is looked at, north up.
+    # With north up, np.rot90 turns counter-clockwise.
     for name in ("wall", "observed"):
         a, b = np.rot90(getattr(straight, name), quarter), getattr(turned, name)
         assert np.minimum(a, b).sum() > 0.85 * np.maximum(a, b).sum()
@@ -99,7 +99,7 @@ def test_shifting_the_cloud_by_whole_cells_shifts_the_walls():
     assert np.minimum(moved, there).sum() > 0.9 * np.maximum(moved, there).sum()
 
 
-def test_order_and_copies_of_points_do_not_matter():
+def test_the_order_and_the_number_of_copies_of_points_do_not_matter():
     parts = submap(ground(), HOUSE, tree(-8, -8))
     order = RNG.permutation(len(parts.points))
     twice = np.concatenate([order, order])
@@ -126,7 +126,7 @@ def test_rays_stop_at_walls_and_leave_the_rest_unknown():
     assert free[inner].all()
 
 
-def test_nothing_seen_is_an_empty_tile():
+def test_a_cloud_without_points_gives_an_empty_tile():
     nothing = Submap(
         np.zeros((0, 3), np.float32), np.zeros(0, np.int32), np.zeros((1, 3), np.float32)
     )
@@ -142,7 +142,7 @@ def test_a_single_point_is_no_wall():
 
 
 def test_turning_by_any_angle_turns_the_walls():
-    # Along the middle of a row of cells: on their border it would count in two rows.
+    # In the middle of a row of cells: on a border it would fill two rows.
     parts = submap(ground(), wall((-15, 10.25), (15, 10.25)), tree(-8, -8))
     straight = make_tile(parts, 0.0, SETTINGS).wall
     for degrees in (17.0, 61.0, 200.0):
@@ -154,7 +154,7 @@ def test_turning_by_any_angle_turns_the_walls():
 
 
 def line_scans(*upright):
-    """Scans across the way, every 0.1 m along x: of walls (from x, to x, y, height) and ground."""
+    """Line scans across x, one per 0.1 m, of walls (from x, to x, y, height) and the ground."""
     points, scan, origin = [], [], []
     for number, x in enumerate(np.arange(-15, 15, 0.1)):
         here = [np.column_stack([np.full(60, y), np.linspace(0, h, 60)]) for a, b, y, h in upright
@@ -169,8 +169,8 @@ def line_scans(*upright):
     return Submap(cloud, np.concatenate(scan).astype(np.int32), np.array(origin, np.float32))
 
 
-def test_a_low_fence_is_no_wall_though_nothing_beside_it_is_higher():
-    # On the left a house comes by at times: the scanner sees far above what stands on the right.
+def test_a_low_fence_is_no_wall_where_nothing_is_higher():
+    # A house on the left shows that the scanner sees far above the fence on the right.
     house, fence, tall = (-15, -5, 10, 7.0), (-15, 15, -6, 1.9), (-15, 15, -6, 4.0)
     right = slice(70, 90)  # rows of the tile about y = -6
     walls = [make_tile(line_scans(house, one), 0.0, SETTINGS).wall for one in (fence, tall)]
@@ -179,8 +179,8 @@ def test_a_low_fence_is_no_wall_though_nothing_beside_it_is_higher():
     assert walls[0][:60].sum() > 0.8 * walls[1][:60].sum() > 10
 
 
-def test_what_stood_there_in_one_look_only_is_thinned():
-    """A lorry as tall and flat as a house, gone when the place is seen again."""
+def test_an_object_that_leaves_gives_little_evidence():
+    """A lorry, as flat as a house wall, is seen by the first of four scans only."""
     street, house = ground(), wall((-15, 12), (15, 12))
     lorry = wall((-5, 6), (5, 6), height=4.0)
     shadow = (np.abs(house[:, 0]) > 12) | (np.abs(house[:, 0] / house[:, 1]) > 5 / 6 + 0.1)
@@ -198,7 +198,7 @@ def test_what_stood_there_in_one_look_only_is_thinned():
     assert once.wall[49:55, middle].max() > 0.9
 
 
-def test_labels_say_what_is_a_wall_and_what_is_ground():
+def test_labels_decide_what_is_wall_and_what_is_ground():
     street, house, hedge = ground(), HOUSE, wall((-10, -8), (10, -8))
     points = np.concatenate([street, house, hedge]).astype(np.float32)
     kind = np.repeat([GROUND, BUILDING, OTHER], [len(street), len(house), len(hedge)])
@@ -217,20 +217,20 @@ def test_labels_say_what_is_a_wall_and_what_is_ground():
     np.testing.assert_array_equal(roadless.ground, tile.ground)
     assert not roadless.road.any()
     seen = make_tile(Submap(points, scan, cloud.origin), 0.0, SETTINGS)
-    assert seen.wall[76:84].sum() > 20  # without labels the hedge is as good as a wall
+    assert seen.wall[76:84].sum() > 20  # without labels the hedge counts as a wall
 
 
 @pytest.mark.parametrize(
     ("per_metre", "share"), [(2, 0.5), (3, 0.6), (4, 0.75), (10, 0.9), (60, 0.9), (400, 0.9)]
 )
-def test_walls_are_found_however_sparse_the_cloud(per_metre, share):
-    """From the few points of a photogrammetric model to those of a survey."""
+def test_walls_are_found_in_sparse_and_dense_clouds(per_metre, share):
+    """Point densities from a photogrammetric model to a survey."""
     street = ground(count=max(500, 20 * per_metre))
     front = wall((-15, 10), (15, 10), count=30 * per_metre)
     tile = make_tile(submap(street, front), 0.0, SETTINGS)
-    looked_for = front[front[:, 2] > 1, 0]
+    east = front[front[:, 2] > 1, 0]
     columns = np.flatnonzero(tile.wall[41:47].max(axis=0) > 0.3)
-    assert len(columns) > share * len(np.unique(np.floor(looked_for / SETTINGS.resolution)))
+    assert len(columns) > share * len(np.unique(np.floor(east / SETTINGS.resolution)))
     assert tile.wall[41:47].sum() > 0.95 * tile.wall.sum()
 
 
@@ -249,7 +249,7 @@ def test_a_thinned_car_and_tree_add_no_wall(share):
     assert alone.sum() < 0.15 * with_house.sum()
 
 
-def test_walls_are_not_below_zero_or_above_one():
+def test_evidence_is_between_zero_and_one():
     tile = make_tile(submap(ground(), HOUSE, tree(-8, -8), car(3, 3)), 0.4, SETTINGS)
     for channel in (tile.wall, tile.ground, tile.observed):
         assert channel.min() >= 0

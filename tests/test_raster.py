@@ -45,7 +45,7 @@ def burn(buildings, roads=NO_ROADS, size=(100.0, 80.0), resolution=0.5) -> MapRa
 
 
 def rings(rng, count: int, span: float) -> list[shapely.Polygon]:
-    """Turned rectangles, every other one with a courtyard."""
+    """Return rotated rectangles, every other one with a courtyard."""
     shapes = []
     for index in range(count):
         half = rng.uniform(4, 15, 2)
@@ -140,7 +140,7 @@ def test_a_map_too_large_is_refused_before_it_is_made():
         burn(table([]), size=(100_000, 100_000))
 
 
-# --- windows and places -------------------------------------------------------------------------
+# --- windows and positions ------------------------------------------------------------------------
 
 
 @given(
@@ -161,7 +161,7 @@ def test_a_window_inside_is_no_copy():
     assert np.shares_memory(raster.window(3, 4, 10, 10), raster.data)
 
 
-def test_places_agree_with_gdal(tmp_path):
+def test_positions_agree_with_gdal(tmp_path):
     raster = random_raster(np.random.default_rng(0))
     raster.write(tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as file:
@@ -171,11 +171,11 @@ def test_places_agree_with_gdal(tmp_path):
             list(north),
         ]
         assert tuple(file.bounds) == (raster.west, raster.south, raster.east, raster.north)
-    place = raster.world_from_pixel([[3.25, 8.75]])
-    assert raster.pixel_from_world(place).tolist() == [[3.25, 8.75]]
+    position = raster.world_from_pixel([[3.25, 8.75]])
+    assert raster.pixel_from_world(position).tolist() == [[3.25, 8.75]]
 
 
-def test_coverage_is_the_share_of_each_cell():
+def test_coverage_is_the_covered_fraction_of_each_cell():
     raster = random_raster(np.random.default_rng(0), 36, 54)
     expected = (raster.data[ROAD] / 255).reshape(12, 3, 18, 3).mean(axis=(1, 3))
     assert raster.coverage(ROAD, 1.5) == pytest.approx(expected, abs=1e-6)
@@ -186,7 +186,7 @@ def test_coverage_is_the_share_of_each_cell():
 # --- files --------------------------------------------------------------------------------------
 
 
-def test_the_file_is_the_one_promised(tmp_path):
+def test_the_file_has_the_documented_format(tmp_path):
     raster = random_raster(np.random.default_rng(0), 600, 700)
     raster.write(tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as file:
@@ -247,7 +247,7 @@ def test_bands_are_found_by_name_and_may_be_of_any_number_type(tmp_path):
         ({"transform": rasterio.Affine(0.4, 0.3, WEST, 0.3, -0.4, SOUTH)}, "not north-up"),
     ],
 )
-def test_rasters_that_are_no_map(tmp_path, change, message):
+def test_rasters_that_are_not_maps(tmp_path, change, message):
     path = tmp_path / "a.tif"
     write_tif(path, np.zeros((2, 8, 8), np.uint8), **({"names": ["building", "road"]} | change))
     with pytest.raises(MaptileError, match=message) as error:
@@ -255,7 +255,7 @@ def test_rasters_that_are_no_map(tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_no_raster(tmp_path):
+def test_files_that_are_not_rasters(tmp_path):
     raster = random_raster(np.random.default_rng(0), 600, 700)
     raster.write(tmp_path / "map.tif")
     content = (tmp_path / "map.tif").read_bytes()
@@ -274,7 +274,7 @@ def test_heights(tmp_path):
         [square(10, 20), square(15, 5), square(50, 10), square(70, 10)],
         height=[30.0, 6.0, np.nan, 4.5],
     )
-    # Higher than a strip of rows, so that the strips have to fit together.
+    # The raster is higher than one strip of rows, so the strips must fit together.
     raster = burn(buildings, size=(100, 700))
     write_heights(tmp_path / "height.tif", buildings, raster)
     with rasterio.open(tmp_path / "height.tif") as file:
@@ -283,7 +283,7 @@ def test_heights(tmp_path):
         assert np.isnan(file.nodata)
         assert file.transform == raster.transform
     values, counts = np.unique(heights[~np.isnan(heights)], return_counts=True)
-    # The highest wins where two overlap; without a height there is none.
+    # The greatest height counts where buildings overlap; unknown heights are NaN.
     assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {4.5: 400, 30.0: 1600}
     assert not np.isnan(heights[raster.data[BUILDING] > 0]).all()
     assert np.isnan(heights[raster.data[BUILDING] == 0]).all()
@@ -301,7 +301,7 @@ MapRaster(data, 0, 0, 0.5, pyproj.CRS.from_epsg(32630)).write(Path(sys.argv[1]))
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
-    """The limit is on one file's size; GDAL itself would say nothing about the last bytes."""
+    """The limit is on the size of a file; GDAL itself does not report lost last bytes."""
     run = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path / "map.tif"), "50000"],
         capture_output=True,

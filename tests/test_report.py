@@ -15,7 +15,8 @@ from data_prep.errors import MaptileError
 from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import evaluate_queries
-from maptile_loc.report.page import render
+from maptile_loc.report.page.html_report import overview_png, write_report
+from maptile_loc.report.page.page import render
 from maptile_loc.report.pictures import (
     broken_line,
     ellipses,
@@ -25,14 +26,13 @@ from maptile_loc.report.pictures import (
     seen_picture,
     tile_on_map,
 )
-from maptile_loc.report.report import overview_png, write_report
 from maptile_loc.types import Localization, QueryTile
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
 
 class Page(HTMLParser):
-    """Checks that elements nest, and collects what a browser would load."""
+    """Checks that elements nest, and collects the addresses that a browser would load."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -73,7 +73,7 @@ def raster():
 
 @pytest.fixture
 def drive(raster) -> Localization:
-    """Thirty queries 1 m off; one without a pose, one not sure, one confidently 60 m off."""
+    """Thirty queries with 1 m of error; 3 has no pose, 7 is not localized, 20 is wrong by 60 m."""
     poses = path(raster, 30)
     poses[:, 1] += 1.0
     poses[3] = np.nan
@@ -97,7 +97,7 @@ def embedded(text: str) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
 
 
-def assert_offline_and_sound(text: str) -> Page:
+def assert_offline_and_valid(text: str) -> Page:
     page = Page(text)
     assert all(load.startswith("data:") for load in page.loads)
     assert len(set(page.ids)) == len(page.ids)
@@ -111,9 +111,9 @@ def assert_offline_and_sound(text: str) -> Page:
     return page
 
 
-def test_the_page_is_one_sound_file_that_loads_nothing(folder):
+def test_the_page_is_one_valid_file_that_loads_nothing(folder):
     text = write_report(folder).read_text(encoding="utf-8")
-    page = assert_offline_and_sound(text)
+    page = assert_offline_and_valid(text)
     assert page.text["h1"] == "<b>drive on town"
     assert "OpenStreetMap contributors" in text
     assert text.count('<figure class="tile">') == 5
@@ -136,7 +136,7 @@ def test_the_page_evaluates_first_and_shows_those_figures(folder):
     assert data["stages"]["aligned"]["ok"] == [int(i not in (3, 7)) for i in range(30)]
 
 
-def test_the_map_in_the_page_lies_where_it_should(folder, raster):
+def test_the_map_in_the_page_has_the_extent_of_the_raster(folder, raster):
     data = embedded(write_report(folder).read_text(encoding="utf-8"))
     box = data["map"]
     assert [box["east"] - box["west"], box["north"] - box["south"]] == [400, 400]
@@ -148,7 +148,7 @@ def test_the_map_in_the_page_lies_where_it_should(folder, raster):
 def test_the_page_works_without_truth(folder):
     (folder.parent / "<b>drive" / "truth.csv").unlink()
     text = write_report(folder).read_text(encoding="utf-8")
-    assert_offline_and_sound(text)
+    assert_offline_and_valid(text)
     assert "has no truth to evaluate against" in text
     assert embedded(text)["truth"] is None
     assert 'id="chart-recall"' not in text
@@ -157,10 +157,10 @@ def test_the_page_works_without_truth(folder):
 def test_the_page_works_without_a_query_or_a_pose(raster):
     for poses in (np.empty((0, 3)), np.full((4, 3), np.nan)):
         result = localization(raster, poses)
-        assert_offline_and_sound(render(result, None, None))
+        assert_offline_and_valid(render(result, None, None))
 
 
-def test_the_page_needs_a_city_and_a_place_to_lie(folder):
+def test_the_page_needs_the_city(folder):
     (folder.parent / "town.tif").rename(folder.parent / "moved.tif")
     with pytest.raises(MaptileError, match=r"town\.tif"):
         write_report(folder)
@@ -186,15 +186,15 @@ def findings(raster, result, truth_poses) -> str:
     return "\n".join(f"{kind}: {text}" for kind, text in find(result, metrics, errors))
 
 
-def test_findings_say_what_went_wrong(raster, drive):
+def test_findings_name_errors_gaps_and_shift(raster, drive):
     text = findings(raster, drive, path(raster, 30))
     assert "good: 28 of 30 queries localized (93 %)." in text
     assert (
         "2 stretches without a position, in minutes from the start: 0:03 to 0:03 (1 query)" in text
     )
-    assert "bad: 1 query was called localized and is more than 10 m off" in text
-    assert "the worst by 61 m, at frame 200." in text
-    assert "The map lies 0.0 m west and 1.0 m north" in text or "0.0 m east and 1.0 m north" in text
+    assert "bad: 1 localized query is more than 10 m from the truth" in text
+    assert "the largest error is 61 m, at frame 200." in text
+    assert re.search(r"shifted by 0\.0 m (west|east) and 1\.0 m north", text)
     assert "lie within their 95 % ellipse" in text
 
 
@@ -202,12 +202,12 @@ def test_findings_of_a_drive_outside_the_map(raster):
     poses = path(raster, 5) + [9000, 0, 0]
     nothing = localization(raster, np.full((5, 3), np.nan))
     text = findings(raster, nothing, poses)
-    assert "the drive may not be on this map" in text
+    assert "the drive may be outside it" in text
     assert (
-        "good: 5 queries lie outside the map or at its very edge; none of them was called" in text
+        "good: 5 queries are outside the map or close to its edge; none of them are called" in text
     )
     wrong = localization(raster, path(raster, 5))
-    assert "bad: 5 queries lie outside" in findings(raster, wrong, poses)
+    assert "bad: 5 queries are outside" in findings(raster, wrong, poses)
     assert "no query" in find(localization(raster, np.empty((0, 3))), None, None)[0].text
 
 
@@ -231,7 +231,7 @@ def test_clock():
     assert [clock(s) for s in (0, 9.9, 60, 3605)] == ["0:00", "0:09", "1:00", "60:05"]
 
 
-def test_map_crop_is_the_raster_where_pixels_coincide(raster):
+def test_map_crop_copies_the_raster_if_the_pixels_coincide(raster):
     centre = raster.world_from_pixel([100, 260])
     crop = map_crop(raster, centre[:, None, None], 80, raster.resolution)
     np.testing.assert_array_equal(crop, raster.data[:, 60:140, 220:300])
@@ -242,8 +242,8 @@ def test_map_crop_is_the_raster_where_pixels_coincide(raster):
 
 
 @pytest.mark.parametrize("rotation", [0.0, np.pi / 2, np.pi])
-def test_what_is_ahead_lies_ahead_on_the_map_however_the_tile_was_turned(rotation):
-    """A wall 20 m ahead of a vehicle that heads north lies 20 m north of it."""
+def test_a_wall_ahead_is_ahead_on_the_map_for_every_rotation_of_the_tile(rotation):
+    """A wall 20 m ahead of a vehicle with heading north is 20 m north of it."""
     wall = np.zeros((128, 128), np.float32)
     x, y = 20.25 * np.cos(rotation), 20.25 * np.sin(rotation)
     wall[int(64 - y / 0.5), int(64 + x / 0.5)] = 1
@@ -268,7 +268,7 @@ def test_ellipses_by_closed_form():
     assert np.isnan(ellipses(covariance)[1]).all()
 
 
-def test_large_maps_are_cut_to_the_drive_and_made_coarser(raster):
+def test_large_maps_are_cropped_to_the_drive_and_reduced(raster):
     near = map_view(raster, raster.centre[None], 30.0)
     assert near.west == pytest.approx(raster.centre[0] - 30, abs=1)
     assert near.north == pytest.approx(raster.centre[1] + 30, abs=1)
@@ -285,7 +285,7 @@ def test_large_maps_are_cut_to_the_drive_and_made_coarser(raster):
     assert view.data[0].mean() / 255 == pytest.approx(share, rel=0.01)
 
 
-def test_pictures_of_tiles_tell_walls_from_the_unseen():
+def test_channels_of_a_tile_have_different_colours():
     wall, ground, observed = np.zeros((3, 8, 8), np.float32)
     observed[:4], ground[:2], wall[0] = 1, 1, 1
     road = np.zeros((8, 8), np.float32)
@@ -297,7 +297,7 @@ def test_pictures_of_tiles_tell_walls_from_the_unseen():
     assert png_uri(picture).startswith("data:image/png;base64,iVBOR")
 
 
-def test_a_line_breaks_where_ground_was_left_out():
+def test_a_line_is_interrupted_at_a_jump():
     places = np.column_stack([[0, 10, 20, 500, 510, 520.0], np.zeros(6)])
     line = broken_line(places)
     assert np.isnan(line[3]).all()

@@ -12,16 +12,12 @@ from test_train import TINY
 
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
-from maptile_loc.learn.data import (
-    Batch,
-    DataSettings,
-    PairedBatches,
-    RenderedBatches,
-    SeveralCities,
-    training_ground,
-)
+from maptile_loc.learn.data import PairedBatches, RenderedBatches, SeveralCities
 from maptile_loc.learn.loop import train
+from maptile_loc.learn.settings import DataSettings
 from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
+from maptile_loc.models.parts.tile_model import Batch
+from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
@@ -71,7 +67,7 @@ def test_descriptors_have_unit_length(head: str) -> None:
     np.testing.assert_allclose(described.norm(dim=1).detach(), 1, rtol=1e-5)
 
 
-def test_max_and_netvlad_do_not_mind_where_a_thing_is() -> None:
+def test_max_and_netvlad_are_invariant_to_a_shift() -> None:
     tile = torch.zeros(1, 3, 64, 64)
     tile[0, 0, 20:36, 20:36] = 1
     moved = tile.roll((8, -4), (2, 3))
@@ -99,8 +95,8 @@ def test_netvlad_sums_residuals_to_the_centres() -> None:
             np.testing.assert_allclose(found[cluster], residual / residual.norm(), atol=1e-6)
 
 
-def test_near_places_are_no_examples_of_different_ones() -> None:
-    """Moved together until they are one place, a batch leaves nothing to tell apart."""
+def test_nearby_positions_are_no_negative_examples() -> None:
+    """A batch of nearly equal positions has no negative example, so its loss is zero."""
     apart = make_model().objective(make_batch(apart=100.0))
     together = make_model().objective(make_batch(apart=SAME_M / 100))
     assert apart > 0.1
@@ -116,7 +112,7 @@ def test_the_memory_holds_the_last_map_views() -> None:
         moved = batch._replace(offset=batch.offset + 1e5)
         alone = make_model().objective(moved)
         remembered = model.objective(moved)
-    assert remembered > alone  # more to be told from
+    assert remembered > alone  # there are more negative examples
     assert "kept" not in model.state_dict()
 
 
@@ -137,22 +133,22 @@ DATA = DataSettings(
 )
 
 
-def test_a_pair_is_a_seen_tile_and_the_maps_view_of_a_place_near_it(city: City) -> None:
-    ground = training_ground(city)
-    batch = PairedBatches(ground, DATA, "unknown", 0, 0)[0]
-    plain = RenderedBatches(ground, DATA, "unknown", 0, 0)[0]
+def test_a_pair_is_a_vehicles_view_and_the_maps_view_nearby(city: City) -> None:
+    city_map = vector_map(city)
+    batch = PairedBatches(city_map, DATA, "unknown", 0, 0)[0]
+    plain = RenderedBatches(city_map, DATA, "unknown", 0, 0)[0]
     assert batch.tiles.shape == (8, 2, 3, 32, 32)
     assert (batch.offset[:, 0] - batch.offset[:, 1]).norm(dim=1).max() <= 4.01
     assert torch.equal(batch.offset, plain.offset)
     assert batch.angle[:, 1].abs().max() == 0  # the map's own view is north-up
     assert batch.angle[:, 0].abs().min() > 0
-    # Nothing is missing from the map's view, so it shows more walls.
+    # The map's view has no noise, so it shows more walls.
     assert batch.tiles[:, 1, 0].mean() > plain.tiles[:, :, 0].mean()
 
 
-def test_cities_take_turns(city: City) -> None:
-    ground = training_ground(city)
-    one, two = (RenderedBatches(ground, DATA, "known", seed, 0) for seed in (0, 1))
+def test_batches_alternate_between_cities(city: City) -> None:
+    city_map = vector_map(city)
+    one, two = (RenderedBatches(city_map, DATA, "known", seed, 0) for seed in (0, 1))
     several = SeveralCities([one, two])
     for number, (part, turn) in enumerate([(one, 0), (two, 0), (one, 1), (two, 1)]):
         assert torch.equal(several[number].offset, part[turn].offset)
@@ -183,7 +179,7 @@ def query(seed: int = 0) -> QueryTile:
     return QueryTile(wall, ground, observed, 0.5, 0.0)
 
 
-def test_a_model_serves_in_a_city_that_it_never_saw(other: City, trained: Path) -> None:
+def test_a_model_is_valid_in_another_city(other: City, trained: Path) -> None:
     card = json.loads((trained / "model.json").read_text())
     assert card["method"] == "retrieval"
     found = locator(trained, other)
@@ -207,19 +203,20 @@ def test_descriptors_are_kept_and_read_again(other: City, trained: Path) -> None
     assert kept.stat().st_mtime_ns == before
 
 
-def test_the_maps_own_view_is_found_again(city: City) -> None:
-    """Even an untrained descriptor finds the very same tile, at any turn that is looked up."""
+def test_the_descriptors_of_a_city_cover_its_roads_and_are_reproducible(city: City) -> None:
     view = RECIPE.data.view
     model = make_model().eval()
     database = describe(model, view, city, 20.0)
-    length = float(training_ground(city).roads.length().sum()) / 2
+    length = float(vector_map(city).roads.length().sum()) / 2
     assert len(database["places"]) == pytest.approx(length / 20.0, abs=2)
     np.testing.assert_allclose(database["descriptors"].norm(dim=1), 1, rtol=1e-5)
-    again = describe(model, view, city, 20.0)
+    calls: list[tuple[str, int, int]] = []
+    again = describe(model, view, city, 20.0, lambda *call: calls.append(call))
+    assert calls == [("describe the map", part, 1) for part in (0, 1)]
     assert torch.equal(again["descriptors"], database["descriptors"])
 
 
-def test_only_models_bound_to_no_city_learn_several(city: City, other: City) -> None:
+def test_only_models_bound_to_no_city_are_trained_on_several(city: City, other: City) -> None:
     train(city, RECIPE.model_copy(update={"name": "both"}), device="cpu", others=[other])
     with pytest.raises(MaptileError, match="learns one city"):
         train(city, TINY.model_copy(update={"name": "no"}), device="cpu", others=[other])

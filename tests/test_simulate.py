@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,25 +22,31 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_from_se3, utm_crs, wrap_angle
 from data_prep.osm.footprints import OsmSource
 from data_prep.simulate.gps_vo import fuse
-from data_prep.simulate.lidar import SENSORS, LidarNoise, lms_151, seen
+from data_prep.simulate.lidar import LidarNoise, lidars_of, measure
 from data_prep.simulate.navigation import NavigationNoise, correlated, write_navigation
 from data_prep.simulate.record import (
     CAMERA_HEIGHT_M,
     SimulateSettings,
-    Trajectory,
     simulate,
+    vehicle_poses,
+)
+from data_prep.simulate.scene.surfaces import SURFACE_LABELS, Surface
+from data_prep.simulate.scene.terrain import Terrain
+from data_prep.simulate.scene.world import Hits, build_world
+from data_prep.simulate.scene.world_settings import WorldSettings
+from data_prep.simulate.sensors import SENSORS
+from data_prep.simulate.town import write_town
+from data_prep.simulate.trajectory import (
+    Trajectory,
+    open_trajectory,
+    trajectory_from_drive,
     trajectory_from_gps,
     trajectory_from_ins,
     trajectory_from_route,
-    vehicle_poses,
 )
-from data_prep.simulate.scene.kinds import GROUND, LABEL, WorldSettings
-from data_prep.simulate.scene.terrain import Terrain
-from data_prep.simulate.scene.world import Hits, build_world
-from data_prep.simulate.town import write_town
-from data_prep.simulate.trajectory import open_trajectory, trajectory_from_drive
 from data_prep.sources import open_drive
-from data_prep.sources.robotcar import Gps, Vo, odometry_from_vo, read_gps, read_ins, read_vo
+from data_prep.sources.formats.robotcar_tables import Gps, Vo, read_gps, read_ins, read_vo
+from data_prep.sources.formats.robotcar_tracks import odometry_from_vo
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.labels import LABELS
 
@@ -111,7 +119,7 @@ def lifelike(city: City, route: Trajectory, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> City:
-    """One building of 40 x 40 m with a courtyard of 20 x 20 m, its middle at (500, 500) m."""
+    """A building of 40 x 40 m with a courtyard of 20 x 20 m, centred at (500, 500) m."""
     folder = tmp_path_factory.mktemp("yard")
     crs = utm_crs(52.0, 10.5)
     corner = np.array([600_000.0, 5_760_000.0])
@@ -131,19 +139,19 @@ YARD_MIDDLE = np.array([600_500.0, 5_760_500.0])
 
 
 def world_points(city: City, drive: Drive) -> tuple[Array, Array]:
-    """All points of a drive, as the reader and the truth place them: (N, 3) and (N, 2) whence."""
+    """(N, 3) points of a drive in the map frame, by its truth; (S, 2) positions of the scans."""
     block = drive.scans.read(0, len(drive.scans.t_ns))
     assert drive.truth is not None
     latitude, longitude, heading = drive.truth.at(block.t_ns)
     xy = city.raster.projection.forward(latitude, longitude)
     heading = heading + city.raster.projection.convergence(latitude, longitude)
     turn = Rotation.from_euler("z", heading[block.scan][:, None]).apply(block.points)
-    place = np.column_stack([xy, np.full(len(xy), CAMERA_HEIGHT_M)])
-    return turn + place[block.scan], xy
+    position = np.column_stack([xy, np.full(len(xy), CAMERA_HEIGHT_M)])
+    return turn + position[block.scan], xy
 
 
-def stretch(route: Trajectory, start: int, stop: int) -> Trajectory:
-    """A part of a route, 50 poses to a second."""
+def part_of(route: Trajectory, start: int, stop: int) -> Trajectory:
+    """The poses ``start`` to ``stop`` of a route; there are 50 per second."""
     part = slice(start, stop)
     return replace(
         route, t_ns=route.t_ns[part], poses=route.poses[part], segment=route.segment[part]
@@ -154,7 +162,7 @@ def walls_of(city: City) -> object:
     return shapely.union_all(city.buildings().geometry.boundary.values)
 
 
-# --- What was written, through the reader ---------------------------------------------------------
+# --- The written files, read back ----------------------------------------------------------------
 
 
 def test_without_realism_every_point_lies_on_the_map(city: City, exact: Path) -> None:
@@ -170,8 +178,8 @@ def test_without_realism_every_point_lies_on_the_map(city: City, exact: Path) ->
     assert off.max() < 0.02
 
 
-def test_labels_are_beside_the_scans(city: City, route: Trajectory, tmp_path: Path) -> None:
-    short = stretch(route, 100, 110)
+def test_each_scan_has_a_label_file(city: City, route: Trajectory, tmp_path: Path) -> None:
+    short = part_of(route, 100, 110)
     everything = SimulateSettings(labels="all")
     simulate(city, short, tmp_path / "lms", "robotcar", everything)
     simulate(city, short, tmp_path / "roof", "hdl64", SimulateSettings())
@@ -187,7 +195,7 @@ def test_labels_are_beside_the_scans(city: City, route: Trajectory, tmp_path: Pa
         for scan, label in zip(scans, labels, strict=True):
             numbers = np.fromfile(label, "<u4")
             assert len(numbers) == scan.stat().st_size / point_bytes
-            assert np.isin(numbers, LABEL).all()
+            assert np.isin(numbers, SURFACE_LABELS).all()
     simulate(city, short, tmp_path / "none", "hdl64", SimulateSettings(labels="none"))
     assert not (tmp_path / "none" / "velodyne_left_labels").exists()
     simulate(city, short, tmp_path / "default", "robotcar", SimulateSettings())
@@ -195,10 +203,10 @@ def test_labels_are_beside_the_scans(city: City, route: Trajectory, tmp_path: Pa
 
 
 def test_labels_are_read_with_the_points(city: City, route: Trajectory, tmp_path: Path) -> None:
-    simulate(city, stretch(route, 100, 120), tmp_path / "drive", "hdl32", EXACT)
+    simulate(city, part_of(route, 100, 120), tmp_path / "drive", "hdl32", EXACT)
     drive = open_drive(tmp_path / "drive")
     assert drive.labels == "simulated"
-    assert drive.labels not in LABELS  # localized as if there were none
+    assert drive.labels not in LABELS  # localization ignores them
     block = drive.scans.read(0, 2)
     assert block.label is not None
     assert len(block.label) == len(block.points)
@@ -219,10 +227,10 @@ def test_labels_are_read_with_the_points(city: City, route: Trajectory, tmp_path
 
 
 @pytest.mark.parametrize("sensor", ["hdl64", "hdl32"])
-def test_a_roof_lidar_sees_the_same_walls(
+def test_points_of_a_roof_lidar_lie_on_the_walls_of_the_map(
     city: City, route: Trajectory, tmp_path: Path, sensor: str
 ) -> None:
-    simulate(city, stretch(route, 100, 160), tmp_path / "drive", sensor, EXACT)
+    simulate(city, part_of(route, 100, 160), tmp_path / "drive", sensor, EXACT)
     drive = open_drive(tmp_path / "drive")
     assert drive.scans.sensors == ("velodyne_left",)
     assert np.diff(drive.scans.t_ns) == pytest.approx(1e8)
@@ -243,7 +251,7 @@ def test_noise_moves_points_but_not_far(city: City, route: Trajectory, tmp_path:
     assert np.quantile(off, 0.999) < 0.09
 
 
-def test_the_world_is_not_the_map(city: City, lifelike: Path) -> None:
+def test_the_world_differs_from_the_map(city: City, lifelike: Path) -> None:
     points, driven = world_points(city, open_drive(lifelike))
     high = points[points[:, 2] > 0.4]
     off = shapely.distance(walls_of(city), shapely.points(high[::5, :2]))
@@ -252,7 +260,7 @@ def test_the_world_is_not_the_map(city: City, lifelike: Path) -> None:
     assert near.min() > 1.0
 
 
-def test_the_files_are_those_of_the_format(exact: Path) -> None:
+def test_the_files_have_the_format_of_oxford_robotcar(exact: Path) -> None:
     for sensor in ("lms_front", "lms_rear"):
         lines = (exact / f"{sensor}.timestamps").read_text().splitlines()
         listed = [int(line.split()[0]) for line in lines]
@@ -278,13 +286,13 @@ def test_the_files_are_those_of_the_format(exact: Path) -> None:
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("name", ["gps/gps.csv", "gps/ins.csv", "vo/vo.csv"])
-def test_headers_are_those_of_the_real_files(exact: Path, data_dir: Path, name: str) -> None:
+def test_headers_equal_those_of_the_real_files(exact: Path, data_dir: Path, name: str) -> None:
     real = data_dir / "robotcar" / "2014-06-26-09-24-58" / name
     with real.open() as theirs, (exact / name).open() as ours:
         assert ours.readline() == theirs.readline()
 
 
-def test_rtk_tells_the_exact_path(city: City, route: Trajectory, exact: Path) -> None:
+def test_rtk_is_the_exact_path(city: City, route: Trajectory, exact: Path) -> None:
     drive = open_drive(exact)
     assert drive.truth is not None
     inside = route.t_ns[:-10]
@@ -304,7 +312,7 @@ def test_ins_yaw_is_clockwise_from_true_north(city: City, exact: Path) -> None:
     course = np.arctan2(np.gradient(east), np.gradient(north))
     straight = np.abs(np.gradient(np.unwrap(course))) < np.radians(0.02)
     assert straight.sum() > 50
-    # The course is from grid north: the yaw differs by the convergence, and by the INS's mounting.
+    # The course is from grid north: the yaw differs by the convergence and the INS's mounting.
     difference = np.degrees(wrap_angle(ins.rpy[:, 2] - course))[straight]
     convergence = np.degrees(city.raster.convergence)
     assert convergence > 1
@@ -324,7 +332,7 @@ def test_visual_odometry_integrates_to_the_path(route: Trajectory, exact: Path) 
     assert np.abs(wrap_angle(error[:, 2])).max() < np.radians(0.5)
 
 
-def test_visual_odometry_drifts_as_told(city: City, tmp_path: Path) -> None:
+def test_visual_odometry_drifts_by_the_settings(city: City, tmp_path: Path) -> None:
     long = trajectory_from_route(city, 1500.0, seed=1)
     noise = NavigationNoise(vo_breaks_per_km=0)
     poses = vehicle_poses(long, FLAT, EXACT)
@@ -338,7 +346,7 @@ def test_visual_odometry_drifts_as_told(city: City, tmp_path: Path) -> None:
     assert 0.05 < drift / (long.length_m() / 1000) < 0.5
 
 
-def test_visual_odometry_loses_frames_as_told(city: City, tmp_path: Path) -> None:
+def test_visual_odometry_loses_frames_by_the_settings(city: City, tmp_path: Path) -> None:
     long = trajectory_from_route(city, 1500.0, seed=1)
     noise = EXACT_NAVIGATION.model_copy(update={"vo_breaks_per_km": 5.0})
     poses = vehicle_poses(long, FLAT, EXACT)
@@ -352,7 +360,7 @@ def test_visual_odometry_loses_frames_as_told(city: City, tmp_path: Path) -> Non
     assert np.diff(frames).max() < 100_000
 
 
-def test_ins_and_gps_err_as_told(city: City, lifelike: Path) -> None:
+def test_ins_and_gps_have_errors(city: City, lifelike: Path) -> None:
     truth = read_ins(lifelike / "gps/rtk.csv")
     projection = city.raster.projection
     true = projection.forward(truth.latitude, truth.longitude)
@@ -360,12 +368,12 @@ def test_ins_and_gps_err_as_told(city: City, lifelike: Path) -> None:
         (read_ins(lifelike / "gps/ins.csv"), 0.1, 5.0),
         (read_gps(lifelike / "gps/gps.csv"), 0.1, 60.0),
     ):
-        place = projection.forward(record.latitude, record.longitude)
+        recorded = projection.forward(record.latitude, record.longitude)
         at = np.clip(np.searchsorted(truth.t_ns, record.t_ns), 0, len(true) - 1)
-        assert low < np.median(np.hypot(*(place - true[at]).T)) < high
+        assert low < np.median(np.hypot(*(recorded - true[at]).T)) < high
 
 
-# --- Seeds, standing still, whole or not at all ---------------------------------------------------
+# --- Seeds, standing vehicles, atomic writes, sensors --------------------------------------------
 
 
 def test_the_seed_decides(city: City, route: Trajectory, lifelike: Path, tmp_path: Path) -> None:
@@ -382,7 +390,7 @@ def test_the_seed_decides(city: City, route: Trajectory, lifelike: Path, tmp_pat
 
 
 def standing(route: Trajectory) -> Trajectory:
-    """The route, with a stop of five seconds in its middle."""
+    """The route with a stop of five seconds halfway."""
     half = len(route.t_ns) // 2
     stop = np.full(250, half)
     index = np.concatenate([np.arange(half), stop, np.arange(half, len(route.t_ns))])
@@ -406,15 +414,15 @@ def test_no_scans_while_standing_unless_asked(
 
 def test_another_folder_is_not_overwritten(city: City, route: Trajectory, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "one.jpg").write_text("dear")
+    (tmp_path / "photos" / "one.jpg").write_text("content")
     with pytest.raises(MaptileError, match="no simulated drive"):
         simulate(city, route, tmp_path / "photos", "robotcar", EXACT)
-    assert (tmp_path / "photos" / "one.jpg").read_text() == "dear"
+    assert (tmp_path / "photos" / "one.jpg").read_text() == "content"
 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Writing beyond ``size`` bytes fails, as on a full disk."""
+    """Limit files to ``size`` bytes: writing more fails, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -432,6 +440,39 @@ def test_a_failed_write_leaves_nothing(city: City, route: Trajectory, tmp_path: 
 def test_an_unknown_sensor_is_one_clear_line(city: City, route: Trajectory, tmp_path: Path) -> None:
     with pytest.raises(MaptileError, match="robotcar, hdl64, hdl32"):
         simulate(city, route, tmp_path / "drive", "hdl128", EXACT)
+
+
+def test_the_names_of_sensors_are_cheap_to_read() -> None:
+    code = (
+        "import sys; from data_prep.simulate.sensors import SENSORS; print('numpy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+    assert all(sensor.summary and "\n" not in sensor.summary for sensor in SENSORS.values())
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_every_sensor_has_lidars_with_unit_beams(sensor: str) -> None:
+    for lidar in lidars_of(sensor):
+        assert np.linalg.norm(lidar.directions, axis=1) == pytest.approx(1)
+        assert len(lidar.when) == len(lidar.directions)
+        assert np.abs(lidar.when).max() <= 1
+
+
+def test_progress_counts_the_scans_of_all_lidars(
+    city: City, route: Trajectory, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    def note(step: str, done: int, total: int) -> None:
+        calls.append((step, done, total))
+
+    simulate(city, part_of(route, 100, 160), tmp_path / "drive", "robotcar", EXACT, note)
+    scans = len(open_drive(tmp_path / "drive").scans.t_ns)
+    assert {(step, total) for step, _, total in calls} == {("simulate", scans)}
+    done = [done for _, done, _ in calls]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, scans)
 
 
 def test_the_shipped_recipe_holds_the_defaults() -> None:
@@ -458,39 +499,39 @@ def test_ranges_to_a_wall_and_to_the_ground(yard: City) -> None:
     ground = world.cast(inside, steep)
     # The shallowest ray reaches the ground only inside the courtyard: 1.5 / tan(15 deg) = 5.6 m.
     assert ground.distance == pytest.approx(1.5 / np.sin(down), abs=2e-3)
-    assert (ground.kind == GROUND).all()
+    assert (ground.kind == Surface.GROUND).all()
 
 
 def test_lms_scans_are_slices_across_the_track() -> None:
-    front = lms_151("lms_front", 0)
+    front = lidars_of("robotcar")[0]
     assert len(front.directions) == 541
     assert front.directions[270] == pytest.approx([1, 0, 0])
     assert (front.directions[:, 2] == 0).all()
 
 
 def test_velodyne_beams_are_those_of_the_data_set() -> None:
-    (hdl32,) = SENSORS["hdl32"]
+    (hdl32,) = lidars_of("hdl32")
     elevation = np.arcsin(hdl32.directions[:, 2])  # z is down
     assert elevation.min() == pytest.approx(-0.1862, abs=1e-3)
     assert elevation.max() == pytest.approx(0.5353, abs=1e-3)
     assert len(np.unique(np.round(elevation, 5))) == 32
-    (hdl64,) = SENSORS["hdl64"]
+    (hdl64,) = lidars_of("hdl64")
     assert len(np.unique(np.round(np.arcsin(hdl64.directions[:, 2]), 5))) == 64
 
 
-def test_returns_fade_with_range_and_incidence() -> None:
-    lidar = lms_151("lms_front", 0)
+def test_fewer_returns_are_detected_with_range_and_incidence() -> None:
+    lidar = lidars_of("robotcar")[0]
     count = 20_000
     rng = np.random.default_rng(0)
 
     def share(distance: float, reflectance: float, cosine: float, noise: LidarNoise) -> float:
         hits = Hits(
             np.full(count, distance, np.float32),
-            np.full(count, GROUND, np.uint8),
+            np.full(count, Surface.GROUND, np.uint8),
             np.full(count, reflectance, np.float32),
             np.full(count, cosine, np.float32),
         )
-        return float(seen(hits, lidar, noise, rng)[1].mean())
+        return float(measure(hits, lidar, noise, rng)[1].mean())
 
     weak = LidarNoise(dropout=0)
     assert share(lidar.dark_range_m, 0.1, 1.0, weak) == pytest.approx(0.5, abs=0.02)
@@ -502,17 +543,17 @@ def test_returns_fade_with_range_and_incidence() -> None:
     assert share(49, 0.01, 0.01, plain) == pytest.approx(0.75, abs=0.02)
 
 
-def test_range_noise_is_as_told() -> None:
-    lidar = lms_151("lms_front", 0)
+def test_ranges_have_the_standard_deviation_of_the_settings() -> None:
+    lidar = lidars_of("robotcar")[0]
     n = 20_000
     ones = np.ones(n, np.float32)
-    hits = Hits(20 * ones, np.full(n, GROUND, np.uint8), ones, ones)
-    measured, _ = seen(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
+    hits = Hits(20 * ones, np.full(n, Surface.GROUND, np.uint8), ones, ones)
+    measured, _ = measure(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
     assert measured.mean() == pytest.approx(20, abs=0.002)
     assert measured.std() == pytest.approx(0.05, rel=0.03)
 
 
-def test_a_scan_is_bent_by_the_motion_during_it(
+def test_motion_during_a_scan_displaces_its_points(
     city: City, route: Trajectory, exact: Path, tmp_path: Path
 ) -> None:
     swept = EXACT.model_copy(update={"lidar": EXACT_LIDAR.model_copy(update={"sweep": True})})
@@ -528,7 +569,7 @@ def test_a_scan_is_bent_by_the_motion_during_it(
 # --- The world ------------------------------------------------------------------------------------
 
 
-def test_buildings_are_shifted_by_the_told_amount(city: City, route: Trajectory) -> None:
+def test_buildings_are_displaced_by_the_settings(city: City, route: Trajectory) -> None:
     shifted = PLAIN_WORLD.model_copy(update={"shift_m": 0.7})
     world = build_world(city, [route.poses[:, :2]], shifted, seed=0)
     assert world.counts["building"] == len(city.buildings())
@@ -536,7 +577,7 @@ def test_buildings_are_shifted_by_the_told_amount(city: City, route: Trajectory)
     there = shapely.get_coordinates(shapely.centroid(world.buildings))
     assert len(here) == len(there)
     step = there - here
-    step = step[np.abs(step).max(axis=1) < 4]  # all but those cut back from the path
+    step = step[np.abs(step).max(axis=1) < 4]  # without those that are cut back from the path
     assert step.std() == pytest.approx(0.7, rel=0.06)
     assert np.abs(step.mean(axis=0)).max() < 0.1
 
@@ -550,7 +591,7 @@ def test_buildings_are_missing_and_new(city: City, route: Trajectory) -> None:
     assert counts["building"] == total - counts["missing"] + counts["new"]
 
 
-def test_turning_one_part_off_leaves_the_others(city: City, route: Trajectory) -> None:
+def test_turning_one_part_off_does_not_change_the_others(city: City, route: Trajectory) -> None:
     path = [route.poses[:, :2]]
     full = build_world(city, path, WorldSettings(), seed=5)
     bare = build_world(city, path, WorldSettings(cars_per_100m=0, poles_per_100m=0), seed=5)
@@ -559,7 +600,7 @@ def test_turning_one_part_off_leaves_the_others(city: City, route: Trajectory) -
     assert all(full.counts[kind] > 20 for kind in THINGS)
 
 
-def test_nothing_stands_in_the_way(city: City) -> None:
+def test_no_object_stands_on_the_path(city: City) -> None:
     long = trajectory_from_route(city, 400.0, seed=2)
     crowded = WorldSettings(
         shift_m=3, cars_per_100m=40, trees_per_100m=10, hedges_per_100m=10, fences_per_100m=30,
@@ -578,7 +619,7 @@ def test_nothing_stands_in_the_way(city: City) -> None:
         assert (world.cast(start, ahead).distance > length[moving]).all()
 
 
-def test_cities_of_a_bare_raster_can_be_driven_in(city: City, route: Trajectory) -> None:
+def test_a_city_that_is_a_bare_raster_has_a_world(city: City, route: Trajectory) -> None:
     assert city.folder is not None
     bare = open_city(city.folder / "map.tif")
     world = build_world(bare, [route.poses[:, :2]], WorldSettings(), seed=0)
@@ -615,7 +656,9 @@ def test_a_path_outside_the_map_is_one_clear_line(city: City, yard: City, exact:
     assert everywhere.length_m() > 50
 
 
-def test_ins_gives_the_path_back(city: City, route: Trajectory, exact: Path) -> None:
+def test_the_trajectory_of_an_ins_file_equals_the_simulated_one(
+    city: City, route: Trajectory, exact: Path
+) -> None:
     followed = trajectory_from_ins(exact / "gps/ins.csv", city, margin_m=None)
     at = np.searchsorted(route.t_ns, followed.t_ns)
     error = followed.poses - route.poses[np.clip(at, 0, len(route.t_ns) - 1)]
@@ -623,7 +666,7 @@ def test_ins_gives_the_path_back(city: City, route: Trajectory, exact: Path) -> 
     assert np.abs(wrap_angle(error[:, 2])).max() < np.radians(0.5)
 
 
-def test_a_drive_can_be_driven_again(city: City, route: Trajectory, exact: Path) -> None:
+def test_the_trajectory_of_a_drive_is_its_truth(city: City, route: Trajectory, exact: Path) -> None:
     followed = open_trajectory(str(exact), city, 0.0, 0)
     off = np.stack([np.interp(followed.t_ns, route.t_ns, route.poses[:, i]) for i in (0, 1)], 1)
     assert np.hypot(*(followed.poses[:, :2] - off).T).max() < 0.02
@@ -648,7 +691,7 @@ def test_a_path_through_a_house_goes_around_its_corner(yard: City, tmp_path: Pat
 
 
 def write_ins(path: Path, city: City, xy: Array) -> None:
-    """An ins.csv of a straight way east at 5 m/s, with the vehicle on ``xy`` (20 ms apart)."""
+    """Write an ins.csv of a vehicle that drives east along (N, 2) ``xy`` at 10 Hz."""
     latitude, longitude = city.raster.projection.inverse(xy)
     convergence = city.raster.projection.convergence(latitude, longitude)
     velocity = np.linalg.norm(np.diff(xy, axis=0)[0]) / 0.1
@@ -677,7 +720,7 @@ def write_ins(path: Path, city: City, xy: Array) -> None:
     table.to_csv(path, index=False)
 
 
-def test_fusion_sees_through_jumps_and_scale(city: City) -> None:
+def test_fusion_removes_gps_jumps_and_the_scale_of_odometry(city: City) -> None:
     true = trajectory_from_route(city, 1500.0, seed=1)
     every = slice(None, None, 3)
     t_ns, poses = true.t_ns[every], true.poses[every]
@@ -689,12 +732,12 @@ def test_fusion_sees_through_jumps_and_scale(city: City) -> None:
     transforms[:, :3, :3] = Rotation.from_euler("z", motion[:, 2:]).as_matrix()
     transforms[:, :2, 3] = motion[:, :2]
     fix = slice(None, None, 3)
-    gps_ns, place = t_ns[fix], poses[fix, :2].copy()
-    place += rng.normal(0, 1.0, 2) * 0.3 + rng.normal(0, 0.8, place.shape)
-    for start in rng.integers(0, len(place) - 30, 12):
-        place[start : start + 20] += rng.normal(0, 30, 2)
-    latitude, longitude = city.raster.projection.inverse(place)
-    sigma = np.full((len(place), 3), 3.0)
+    gps_ns, position = t_ns[fix], poses[fix, :2].copy()
+    position += rng.normal(0, 1.0, 2) * 0.3 + rng.normal(0, 0.8, position.shape)
+    for start in rng.integers(0, len(position) - 30, 12):
+        position[start : start + 20] += rng.normal(0, 30, 2)
+    latitude, longitude = city.raster.projection.inverse(position)
+    sigma = np.full((len(position), 3), 3.0)
     gps = Gps(gps_ns, latitude, longitude, 0 * latitude, sigma)
     found_ns, found = fuse(gps, Vo(t_ns[:-1], t_ns[1:], transforms), city.raster.projection)
     assert (found_ns == t_ns).all()
@@ -706,7 +749,7 @@ def test_fusion_sees_through_jumps_and_scale(city: City) -> None:
     assert step.max() < 0.8
 
 
-def test_correlated_noise_forgets_at_its_pace() -> None:
+def test_noise_is_correlated_over_its_time_constant() -> None:
     at = np.arange(0, 4000.0, 0.5)
     values = correlated(at, 5.0, 8, np.random.default_rng(0))
     assert values.std() == pytest.approx(1, abs=0.05)
@@ -723,7 +766,7 @@ def oxford(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> City:
 
 
 @pytest.mark.realdata
-def test_real_gps_becomes_a_path(oxford: City, data_dir: Path) -> None:
+def test_the_trajectory_of_a_real_gps_file(oxford: City, data_dir: Path) -> None:
     run = data_dir / "robotcar" / "2014-11-28-12-07-13"
     found = trajectory_from_gps(run / "gps/gps.csv", run / "vo/vo.csv", oxford)
     assert 5000 < found.length_m() < 6000
@@ -732,11 +775,11 @@ def test_real_gps_becomes_a_path(oxford: City, data_dir: Path) -> None:
     speed = np.hypot(*np.diff(found.poses[:, :2], axis=0).T) / (np.diff(found.t_ns) / 1e9)
     assert speed[same].max() < 13
     gps = read_gps(run / "gps/gps.csv")
-    place = oxford.raster.projection.forward(gps.latitude, gps.longitude)
+    recorded = oxford.raster.projection.forward(gps.latitude, gps.longitude)
     at = np.searchsorted(found.t_ns, gps.t_ns)
     covered = (at > 0) & (at < len(found.t_ns))
     covered[covered] &= found.t_ns[at[covered]] - found.t_ns[at[covered] - 1] < 2e8
-    off = np.hypot(*(place[covered] - found.poses[at[covered], :2]).T)
+    off = np.hypot(*(recorded[covered] - found.poses[at[covered], :2]).T)
     assert np.median(off) < 2.5
     assert np.quantile(off, 0.9) < 7
     walls = oxford.buildings().geometry.values
@@ -748,40 +791,40 @@ def test_real_gps_becomes_a_path(oxford: City, data_dir: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_real_ins_becomes_a_path(oxford: City, data_dir: Path) -> None:
+def test_the_trajectory_of_a_real_ins_file(oxford: City, data_dir: Path) -> None:
     run = data_dir / "robotcar" / "2014-06-26-09-24-58"
     found = trajectory_from_ins(run / "gps/ins.csv", oxford)
     assert 350 < found.length_m() < 450
     ins = read_ins(run / "gps/ins.csv")
-    place = oxford.raster.projection.forward(ins.latitude, ins.longitude)
+    recorded = oxford.raster.projection.forward(ins.latitude, ins.longitude)
     at = np.searchsorted(ins.t_ns, found.t_ns)
-    off = np.hypot(*(found.poses[:, :2] - place[at]).T)
+    off = np.hypot(*(found.poses[:, :2] - recorded[at]).T)
     assert np.abs(off - 1.72).max() < 1.0  # the INS sits 1.7 m behind the vehicle's origin
     course = np.arctan2(*np.gradient(found.poses[:, :2], axis=0).T[::-1])
     slip = wrap_angle(course - found.poses[:, 2])[found.speed() > 3]
     assert abs(np.degrees(np.median(slip))) < 1.5
-    # No jump: the INS makes some of 0.4 m, which would be 20 m/s.
+    # The INS jumps by up to 0.4 m, which would be 20 m/s.
     assert found.speed().max() < 7
 
 
 @pytest.mark.realdata
-def test_a_real_drive_can_be_followed(data_dir: Path, tmp_path: Path) -> None:
+def test_the_trajectory_of_a_real_drive_is_its_truth(data_dir: Path, tmp_path: Path) -> None:
     folder = data_dir / "kitti_raw" / "2011_09_26"
     source = OsmSource(path=folder / "2011_09_26_drive_0005.osm")
     karlsruhe = prepare_city(source, tmp_path / "karlsruhe", CitySettings())
     drive = open_drive(folder / "2011_09_26_drive_0005_sync")
     found = trajectory_from_drive(drive, karlsruhe)
     assert drive.truth is not None
-    place = karlsruhe.raster.projection.forward(drive.truth.latitude, drive.truth.longitude)
+    recorded = karlsruhe.raster.projection.forward(drive.truth.latitude, drive.truth.longitude)
     at = np.clip(np.searchsorted(found.t_ns, drive.truth.t_ns), 0, len(found.t_ns) - 1)
-    assert np.hypot(*(place - found.poses[at, :2]).T).max() < 0.3
+    assert np.hypot(*(recorded - found.poses[at, :2]).T).max() < 0.3
     course = np.arctan2(*np.gradient(found.poses[:, :2], axis=0).T[::-1])
     slip = wrap_angle(course - found.poses[:, 2])[found.speed() > 3]
     assert abs(np.degrees(np.median(slip))) < 1.0
 
 
 @pytest.mark.realdata
-def test_a_run_without_any_ground_in_common_is_refused(city: City, data_dir: Path) -> None:
+def test_a_run_outside_the_map_is_refused(city: City, data_dir: Path) -> None:
     run = data_dir / "robotcar" / "2014-06-26-09-24-58"
     with pytest.raises(MaptileError, match="inside the map of town"):
         trajectory_from_ins(run / "gps/ins.csv", city)

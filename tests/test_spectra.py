@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def brute_force(fields, tiles, rows, columns):
-    """(T, R, C) sums of fields times tiles, these with their centre at each cell corner."""
+    """(T, R, C) sums of fields times tiles, with the tiles' centres at each cell corner."""
     side, half = tiles.shape[-1], tiles.shape[-1] // 2
     padded = np.pad(fields, ((0, 0), (3 * side, 3 * side), (3 * side, 3 * side)))
     result = np.empty((len(tiles), rows[1] - rows[0], columns[1] - columns[0]))
@@ -24,7 +24,7 @@ def brute_force(fields, tiles, rows, columns):
 
 
 def all_scores(correlator, tiles):
-    """(T, R, C) scores, put together from their parts; each place and turn is scored once."""
+    """(T, R, C) scores from all parts; each position and turn is scored exactly once."""
     step = correlator.block - correlator.side
     shape = (len(tiles), correlator.grid[0] * correlator.grid[1], step, step)
     scores, times = torch.zeros(shape), torch.zeros(shape[:2])
@@ -38,18 +38,18 @@ def all_scores(correlator, tiles):
 @pytest.mark.parametrize(
     ("shape", "side", "rows", "columns"),
     [
-        ((20, 30), 8, (4, 16), (4, 26)),  # tiles never leave the map
-        ((20, 30), 8, (0, 21), (0, 31)),  # half of them off each edge
+        ((20, 30), 8, (4, 16), (4, 26)),  # no tile leaves the map
+        ((20, 30), 8, (0, 21), (0, 31)),  # up to half of a tile beyond each edge
         ((33, 47), 8, (3, 30), (5, 7)),
         ((33, 47), 7, (0, 33), (2, 46)),  # an odd tile
         ((50, 90), 6, (10, 50), (0, 91)),  # many blocks
         ((90, 21), 12, (71, 90), (20, 21)),  # one column at the edge
         ((15, 15), 16, (0, 15), (0, 15)),  # a tile wider than the map
-        ((40, 40), 8, (20, 21), (20, 21)),  # one place
-        ((40, 25), 4, (-6, 46), (-3, 30)),  # places off the map
+        ((40, 40), 8, (20, 21), (20, 21)),  # one position
+        ((40, 25), 4, (-6, 46), (-3, 30)),  # positions off the map
     ],
 )
-def test_scores_are_those_of_brute_force(shape, side, rows, columns):
+def test_scores_equal_brute_force(shape, side, rows, columns):
     rng = np.random.default_rng(sum(shape) + side)
     fields = rng.normal(size=(3, *shape)).astype(np.float32)
     tiles = rng.normal(size=(2, 3, side, side)).astype(np.float32)
@@ -60,7 +60,7 @@ def test_scores_are_those_of_brute_force(shape, side, rows, columns):
 
 
 @pytest.mark.parametrize(("turns", "blocks"), [(1, 1), (3, 2), (4, 64)])
-def test_parts_of_any_size_give_the_same(monkeypatch, turns, blocks):
+def test_scores_do_not_depend_on_the_size_of_parts(monkeypatch, turns, blocks):
     monkeypatch.setattr(spectra, "TURNS", turns)
     monkeypatch.setattr(spectra, "BLOCKS", blocks)
     rng = np.random.default_rng(7)

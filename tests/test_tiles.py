@@ -73,7 +73,7 @@ def test_offsets_count_from_the_reference_tile():
     assert tiles.crs == raster.crs
 
 
-def test_reference_of_choice():
+def test_a_given_reference():
     raster = made(400, 600)
     wanted = np.array([raster.west + 30, raster.north - 40])
     latitude, longitude = (float(value) for value in raster.projection.inverse(wanted))
@@ -95,6 +95,6 @@ def test_other_resolutions_cut_the_same_ground():
     assert fine.geometry.geom_equals(coarse.geometry).all()
 
 
-def test_tiles_below_a_pixel():
+def test_tiles_smaller_than_a_pixel():
     with pytest.raises(MaptileError, match=r"less than a pixel"):
         tile_grid(made(10, 10), TileSettings(size_m=0.2))

@@ -11,7 +11,8 @@ import shapely
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from data_prep.osm.footprints import OsmData, OsmSource, read_osm
-from data_prep.simulate.town import LATITUDE, LONGITUDE, write_town
+from data_prep.simulate.town import write_town
+from data_prep.simulate.town.osm_xml import LATITUDE, LONGITUDE
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,10 @@ def test_is_well_formed_osm_xml(town_file: Path) -> None:
     assert all(len(way.findall("nd")) >= 2 for way in ways.values())
     assert all(int(m.get("ref", 0)) in ways for m in root.iter("member"))
     assert [int(node.get("id", 0)) for node in root.iter("node")] == sorted(nodes)
-    place = np.array([[float(n.get("lat", 0)), float(n.get("lon", 0))] for n in root.iter("node")])
-    assert np.abs(place - (LATITUDE, LONGITUDE)).max() < 0.01
+    position = np.array(
+        [[float(n.get("lat", 0)), float(n.get("lon", 0))] for n in root.iter("node")]
+    )
+    assert np.abs(position - (LATITUDE, LONGITUDE)).max() < 0.01
 
 
 def test_is_about_a_square_kilometre_with_a_few_hundred_buildings(town: OsmData) -> None:
@@ -59,7 +62,7 @@ def test_a_second_reader_sees_the_same_buildings(town: OsmData, town_file: Path)
     polygons = pyogrio.read_dataframe(town_file, layer="multipolygons", use_arrow=False)
     walls = polygons[polygons.building.notna() & (polygons.building != "roof")].to_crs(town.crs)
     ours = shapely.unary_union(town.buildings.geometry.values).area
-    # One building is underground: ours leaves it out.
+    # This project's reader skips the building that is underground.
     assert shapely.unary_union(walls.geometry.values).area == pytest.approx(ours, rel=0.002)
 
 
@@ -84,7 +87,7 @@ def test_streets_are_of_several_classes_curved_and_joined(town: OsmData) -> None
     assert shapely.get_num_geometries(joined) == 1
 
 
-def test_the_seed_decides(tmp_path: Path, town_file: Path) -> None:
+def test_the_seed_decides_the_bytes(tmp_path: Path, town_file: Path) -> None:
     write_town(tmp_path / "same.osm", seed=0)
     write_town(tmp_path / "other.osm", seed=1)
     assert (tmp_path / "same.osm").read_bytes() == town_file.read_bytes()
@@ -97,7 +100,7 @@ def test_every_seed_makes_a_town(tmp_path: Path, seed: int) -> None:
     assert len(read_osm(OsmSource(path=tmp_path / "town.osm")).buildings) > 300
 
 
-def test_an_unwritable_place_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "town.osm").mkdir()
     with pytest.raises(MaptileError, match=r"town\.osm: cannot write"):
         write_town(tmp_path / "town.osm")

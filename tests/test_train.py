@@ -22,11 +22,12 @@ from data_prep.city.raster import BUILDING
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import DataSettings
-from maptile_loc.learn.loop import ModelSettings, Pace, TrainingSettings, read_checkpoint, train
-from maptile_loc.models.published import read_model
+from maptile_loc.learn.loop import read_checkpoint, train
+from maptile_loc.learn.pace import Pace
+from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.regressor import MapNet
-from maptile_loc.models.resnet import NetworkSettings
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
@@ -73,7 +74,7 @@ def query(rotation: float = 0.0, seed: int = 0) -> QueryTile:
 # --- Training ----------------------------------------------------------------------------------
 
 
-def test_a_model_folder_holds_what_localizing_needs(city: City, trained: Path) -> None:
+def test_a_model_folder_has_weights_card_and_recipe(city: City, trained: Path) -> None:
     assert city.folder is not None
     assert trained == city.folder / "models" / "mapnet"
     card = json.loads((trained / "model.json").read_text())
@@ -81,7 +82,7 @@ def test_a_model_folder_holds_what_localizing_needs(city: City, trained: Path) -
     assert card["city"]["reference"] == city.reference.tolist()
     assert "UTM zone 30N" in card["city"]["crs"]
     assert card["training"]["steps"] == 6
-    assert 0 < card["training"]["waiting"] < 1  # rendering takes a while, learning too
+    assert 0 < card["training"]["waiting"] < 1
     assert card["validation"]["tiles"] == 24
     assert 0 < card["validation"]["chance_median_m"] < 200
     assert "OpenStreetMap" in card["attribution"]
@@ -98,7 +99,7 @@ def test_logs_are_csv_and_tensorboard(trained: Path) -> None:
     assert list((trained / "training" / "tensorboard").glob("*/events.out.tfevents.*"))
 
 
-def test_the_card_tells_the_published_weights_error(city: City, trained: Path) -> None:
+def test_the_card_has_the_error_of_the_published_weights(city: City, trained: Path) -> None:
     (path,) = (trained / "training" / "csv").glob("*/metrics.csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))
     best = min(float(row["val_median_m"]) for row in rows if row["val_median_m"])
@@ -122,25 +123,41 @@ def test_the_same_seed_gives_the_same_weights(city: City, trained: Path) -> None
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
+def test_training_reports_its_progress_and_prints_nothing(
+    city: City, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reported: list[tuple[str, int, int]] = []
+
+    def note(step: str, done: int, total: int) -> None:
+        reported.append((step, done, total))
+
+    settings = TINY.model_copy(update={"name": "reported"})
+    train(city, settings, device="cpu", progress=note)
+    assert {(step, total) for step, _, total in reported} == {("train", 100)}
+    done = [part for _, part, _ in reported]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 100)
+    assert capfd.readouterr() == ("", "")
+
+
 LONG = TINY.model_copy(
     update={"name": "long", "training": TrainingSettings(steps=120, epoch_steps=12, patience=99)}
 )
 
 
-def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
-    tmp_path: Path, city: City
-) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, city: City) -> None:
     assert city.folder is not None
     interrupted = open_city(Path(shutil.copytree(city.folder, tmp_path / "interrupted")))
     assert interrupted.folder is not None
     model = interrupted.folder / "models" / "long"
     code = (
         "import signal, sys, torch; from pathlib import Path\n"
-        "from data_prep.city import open_city\n"
+        "from data_prep.city.folder import open_city\n"
         "from data_prep.errors import MaptileError\n"
-        "from maptile_loc.models.mapnet import MapNet\n"
-        "from maptile_loc.learn.loop import ModelSettings, train\n"
-        # A shell's background jobs ignore SIGINT, and hand that on.
+        "from maptile_loc.learn.loop import train\n"
+        "from maptile_loc.learn.settings import ModelSettings\n"
+        "from maptile_loc.models.regressor import MapNet\n"
+        # Background jobs of a shell ignore SIGINT, and their children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "settings = ModelSettings.model_validate_json(sys.argv[2])\n"
@@ -166,10 +183,10 @@ def test_training_goes_on_after_an_interrupt_as_if_there_was_none(
     straight = load_file(city.folder / "models" / "long" / "model.safetensors")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     logs = list((model / "training" / "csv").glob("*/metrics.csv"))
-    assert len(logs) == 2  # one of each part: it did not start afresh
+    assert len(logs) == 2  # one per part: the second did not start afresh
 
 
-def test_another_recipe_does_not_go_on_with_this_ones_checkpoint(
+def test_a_checkpoint_of_another_recipe_is_not_resumed(
     tmp_path: Path, city: City, trained: Path
 ) -> None:
     assert city.folder is not None
@@ -216,11 +233,11 @@ def test_training_stops_early_when_nothing_improves(city: City) -> None:
 
 def test_the_pace_is_a_warm_up_and_a_cosine() -> None:
     pace = Pace(steps=1000, minutes=10.0, warmup=0.1, peak=2.0)
-    assert pace.progress(500) == 0.5
+    assert pace.share(500) == 0.5
     pace.elapsed = 540.0
-    assert pace.progress(500) == 0.9
+    assert pace.share(500) == 0.9
     pace.load_state_dict({"elapsed": 6000.0, "waited": 0.0})
-    assert pace.progress(0) == 1.0
+    assert pace.share(0) == 1.0
     assert pace.rate(0.0) == pytest.approx(0.02)
     assert pace.rate(0.05) == pytest.approx(1.01)
     assert pace.rate(0.5) == pytest.approx(1.0)
@@ -237,7 +254,7 @@ def test_shipped_recipes_are_valid(name: str, relative: bool) -> None:
     assert settings.heading == "known"
 
 
-def test_what_cannot_be_trained_is_told_in_a_line(city: City) -> None:
+def test_a_bare_raster_and_an_unknown_device_are_one_clear_error(city: City) -> None:
     assert city.folder is not None
     bare = open_city(city.folder / "map.tif")
     with pytest.raises(MaptileError, match="bare raster"):
@@ -282,12 +299,12 @@ def test_squares_around_the_networks_answer_are_searched(city: City, trained: Pa
 def test_a_vehicle_tens_of_metres_from_the_networks_answer_is_found(
     city: City, trained: Path
 ) -> None:
-    """What the map itself looks like 35 m away from what the network says."""
+    """The tile is the map's own view, 35 m from the network's answer."""
     found = locator(trained, city)
     north = np.zeros(1)
     answer = found.starts(query(), north, north)[4, :2]
     middle = city.raster.centre
-    with torch.no_grad():  # as if it had learned to say: 35 m beside the middle
+    with torch.no_grad():  # now the network answers 35 m beside the middle
         found.model.mean += torch.from_numpy(middle + [35.0, 0.0] - answer)
     seen = city.raster.coverage(BUILDING, 0.5) >= 0.5
     row, column = np.round(city.raster.pixel_from_world(middle)).astype(int)
@@ -298,7 +315,7 @@ def test_a_vehicle_tens_of_metres_from_the_networks_answer_is_found(
     assert np.hypot(*(best.poses[best.log_scores.argmax(), :2] - middle)) < 2.0
 
 
-def test_a_model_of_known_headings_keeps_the_heading_and_wants_it_known(city: City) -> None:
+def test_a_model_for_known_headings_keeps_the_heading_and_refuses_unknown_ones(city: City) -> None:
     settings = TINY.model_copy(update={"name": "north-up", "heading": "known"})
     known = locator(train(city, settings, device="cpu"), city)
     found = found_by(known, query(1.2), NORTH_UP, NORTH_UP)
@@ -343,6 +360,12 @@ def test_damaged_weights_are_one_clear_error(
         locator(model, city)
 
 
+WRONG_KIND = (
+    '{"format": "maptile-model", "version": 1, "kind": ["mapnet"], "view": {}, "model": {}, '
+    '"city": {"name": "city", "content_hash": "0"}}'
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -350,7 +373,11 @@ def test_damaged_weights_are_one_clear_error(
         ("{}", "not the card of a model"),
         ('{"format": "maptile-model", "version": 99}', "newer maptile-loc.*update"),
         ('{"format": "maptile-model", "version": 0}', "older maptile-loc.*train again"),
-        ('{"format": "maptile-model"}', "damaged"),
+        ('{"format": "maptile-model", "version": "one"}', "damaged"),
+        ('{"format": "maptile-model", "version": 1, "city": "here"}', "damaged"),
+        (WRONG_KIND, "damaged"),
+        (WRONG_KIND.replace('["mapnet"]', '"mapnext"'), "kind that this maptile-loc does not know"),
+        (WRONG_KIND.replace('["mapnet"]', '"mapnet"').replace("{}", '{"rays": "few"}'), "damaged"),
     ],
 )
 def test_a_wrong_card_is_one_clear_error(

@@ -22,11 +22,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from made_kitti import tenths, write_points, write_stamps
-from test_kitti import circle, write_calibration, write_oxts
-from test_robotcar import (
+from made_kitti import (
+    circle,
+    tenths,
+    write_calibration,
+    write_oxts,
+    write_points,
+    write_stamps,
+)
+from made_robotcar import (
     NO_LEVER,
     START,
     Fix,
@@ -37,6 +43,7 @@ from test_robotcar import (
     write_scan,
     write_vo,
 )
+from reader_checks import arrays, check_same, fuzz, truth_arrays
 
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
@@ -51,9 +58,7 @@ DAY = "2011_09_26"
 SYNC = "2011_09_26_drive_0005_sync"
 SUFFIXES = [".zip", ".tar", ".tar.gz", ".tgz"]
 RNG = np.random.default_rng(5)
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = fuzz(150)
 
 
 # --- packing, by the standard library and by hand ------------------------------------------------
@@ -75,7 +80,7 @@ def pack(archive: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def below(folder: Path, *patterns: str) -> dict[str, bytes]:
-    """Contents of the files below ``folder`` that match, by their paths from its parent."""
+    """Contents of the files below ``folder`` that match, by path relative to its parent."""
     return {
         str(file.relative_to(folder.parent)): file.read_bytes()
         for pattern in patterns or ("**/*",)
@@ -85,7 +90,7 @@ def below(folder: Path, *patterns: str) -> dict[str, bytes]:
 
 
 def by_hand(name: bytes, data: bytes, **lies: int) -> bytes:
-    """A zip of one deflated file whose directory may lie."""
+    """A zip of one deflated file whose directory may be wrong."""
     packer = zlib.compressobj(wbits=-15)
     packed = packer.compress(data) + packer.flush()
     crc = lies.get("crc", zlib.crc32(data))
@@ -117,27 +122,8 @@ def same_drive(a: Drive, b: Drive) -> None:
         b.scans.sensors,
         b.notes,
     )
-    count = len(a.scans.t_ns)
-    ours, theirs = a.scans.read(0, count), b.scans.read(0, count)
-    pairs = [
-        (a.scans.t_ns, b.scans.t_ns),
-        (ours.points, theirs.points),
-        (ours.scan, theirs.scan),
-        (ours.origin, theirs.origin),
-    ]
-    for track, fields in (
-        ("odometry", ("t_ns", "poses", "segment")),
-        ("heading", ("t_ns", "heading")),
-        ("truth", ("t_ns", "latitude", "longitude", "heading")),
-    ):
-        left, right = getattr(a, track), getattr(b, track)
-        assert (left is None) == (right is None)
-        if left is not None:
-            pairs += [(getattr(left, field), getattr(right, field)) for field in fields]
-    for left, right in pairs:
-        assert left.dtype == right.dtype
-        assert np.array_equal(left, right)
-    assert len(ours.points)
+    check_same(arrays(a) | truth_arrays(a), arrays(b) | truth_arrays(b))
+    assert len(arrays(a)["block.points"])
 
 
 # --- drives in the layouts they are published in -------------------------------------------------
@@ -145,7 +131,7 @@ def same_drive(a: Drive, b: Drive) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of RobotCar in folders, with extrinsics of its own making beside it."""
+    """A run of RobotCar in folders, with its own extrinsics beside it."""
     path = tmp_path / "unpacked" / RUN
     us = [START + 62_500 * i for i in range(40)]
     for sensor, later in (("lms_front", 0), ("lms_rear", 9_000)):
@@ -161,7 +147,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def as_downloaded(run: Path, folder: Path, suffix: str = ".tar") -> Path:
-    """An archive per sensor; lms_front's scans are cut in three."""
+    """An archive per sensor; lms_front's scans are split into three."""
     scans = sorted(below(run, "lms_front/*.bin").items())
     for chunk in range(3):
         files = dict(scans[2 * chunk : 2 * chunk + 2]) | below(run, "lms_front.timestamps")
@@ -189,7 +175,7 @@ def test_a_run_in_the_archives_of_robotcar(run: Path, tmp_path: Path, suffix: st
     assert not np.array_equal(built_in.points, drive.scans.read(0, 12).points)
 
 
-def test_what_is_unpacked_already_is_taken_from_there(run: Path, tmp_path: Path) -> None:
+def test_unpacked_files_are_preferred_to_archives(run: Path, tmp_path: Path) -> None:
     folder = as_downloaded(run, tmp_path / "downloads")
     shutil.copytree(run.parent / "extrinsics", folder / "extrinsics")
     for name in ("vo", "lms_rear_01"):
@@ -248,7 +234,7 @@ def write_clouds(path: Path, count: int = 3) -> Path:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("outer", ["", "./", "tuesday/", "a/b/tuesday/"])
 def test_clouds_in_one_archive(tmp_path: Path, suffix: str, outer: str) -> None:
-    """Whatever they are packed in; without a folder around it the archive names the drive."""
+    """In all kinds of archives; without a folder around it, the archive names the drive."""
     known = open_drive(write_clouds(tmp_path / "tuesday"))
     files = {
         name.replace("tuesday/", outer): data for name, data in below(tmp_path / "tuesday").items()
@@ -258,7 +244,7 @@ def test_clouds_in_one_archive(tmp_path: Path, suffix: str, outer: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
-def test_of_several_drives_one_is_chosen_by_its_path(tmp_path: Path, suffix: str) -> None:
+def test_one_of_several_drives_is_chosen_by_its_path(tmp_path: Path, suffix: str) -> None:
     files = {}
     for day in ("monday", "tuesday"):
         files |= below(write_clouds(tmp_path / day))
@@ -301,8 +287,8 @@ def test_the_command_line_takes_an_archive(
 
 
 @pytest.mark.parametrize("suffix", [None, *SUFFIXES])
-def test_a_place_in_an_archive_is_like_a_path(tmp_path: Path, suffix: str | None) -> None:
-    """``None``: the same checks hold for a folder, so they are not those of the archives alone."""
+def test_a_node_in_an_archive_behaves_like_a_path(tmp_path: Path, suffix: str | None) -> None:
+    """``None``: a folder passes the same checks."""
     folder = tmp_path / "top"
     for name, data in {
         "top/a.b/c.tar.bin": b"12345678",
@@ -350,7 +336,7 @@ def test_a_place_in_an_archive_is_like_a_path(tmp_path: Path, suffix: str | None
         read_bytes(node, "f")
 
 
-def test_outside_of_an_archive_are_the_real_folders(tmp_path: Path) -> None:
+def test_the_parent_of_an_archive_is_the_real_folder(tmp_path: Path) -> None:
     root = open_tree(pack(tmp_path / "real" / "x.tar.gz", {"a/b/c": b""}))
     assert root.name == "x"
     assert root.parent == tmp_path / "real"
@@ -375,8 +361,8 @@ def test_a_folder_without_archives_is_itself(tmp_path: Path) -> None:
     assert open_tree(tmp_path / "nowhere") == tmp_path / "nowhere"
 
 
-def test_the_last_of_equal_names_counts(tmp_path: Path) -> None:
-    """As where they are unpacked one after the other."""
+def test_of_equal_names_the_last_counts(tmp_path: Path) -> None:
+    """The same as if they were unpacked one after the other."""
     for name, data in (("a", b"1"), ("b", b"2")):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as target:
             for content in (data, data * 2):
@@ -426,6 +412,18 @@ def test_a_gzipped_tar_is_unpacked_once_and_leaves_no_name(
     assert open_files() == before + 1
     del root, again
     assert open_files() == before
+
+
+def test_unpacking_reports_its_progress(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "x.tgz", {"a": RNG.bytes(3_000_000)})
+    calls: list[tuple[str, int, int]] = []
+    open_tree(archive, lambda step, done, total: calls.append((step, done, total)))
+    size = archive.stat().st_size
+    assert {(step, total) for step, _, total in calls} == {("unpack x.tgz", size)}
+    done = [count for _, count, _ in calls]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert done[-1] == size
 
 
 def test_without_space_nothing_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,8 +479,8 @@ def test_any_sound_archive_is_read(
 
 @pytest.mark.skipif(not shutil.which("tar"), reason="no tar program")
 @pytest.mark.parametrize("format", ["gnu", "oldgnu", "pax", "ustar", "v7"])
-def test_what_the_tar_program_writes(tmp_path: Path, format: str) -> None:
-    """With folders, links, a pipe and a sparse file, which are passed over."""
+def test_archives_of_the_tar_program_are_read(tmp_path: Path, format: str) -> None:
+    """With folders, links, a pipe and a sparse file, which are ignored."""
     top = tmp_path / "top"
     (top / "empty").mkdir(parents=True)
     long = "n" * (80 if format == "v7" else 95)
@@ -524,7 +522,7 @@ def test_a_zip_of_symlinks_and_other_methods(tmp_path: Path) -> None:
     assert (root / "deflated").read_bytes() == b"2" * 100
     assert (root / "large").read_bytes() == b"4" * 100
     with pytest.raises(
-        MaptileError, match=r"x\.zip: bzip is packed by method 12; unpack it by hand"
+        MaptileError, match=r"x\.zip: bzip is compressed by method 12; unpack it by hand"
     ):
         (root / "bzip").read_bytes()
 
@@ -535,7 +533,7 @@ def test_an_encrypted_file_is_one_clear_line(tmp_path: Path) -> None:
         (open_tree(tmp_path / "x.zip") / "a").read_bytes()
 
 
-# --- what is not to be believed ------------------------------------------------------------------
+# --- wrong declarations --------------------------------------------------------------------------
 
 
 HOSTILE = [
@@ -552,7 +550,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
-def test_names_that_lead_out_are_passed_over(tmp_path: Path, suffix: str) -> None:
+def test_names_that_lead_out_are_ignored(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "in" / f"x{suffix}"
     pack(path, dict.fromkeys([*HOSTILE, "good"], b"1"))
     before = sorted(tmp_path.rglob("*"))
@@ -561,12 +559,12 @@ def test_names_that_lead_out_are_passed_over(tmp_path: Path, suffix: str) -> Non
     assert not Path("/absolute").exists()
 
 
-def test_links_and_devices_are_passed_over(tmp_path: Path) -> None:
+def test_links_and_devices_are_ignored(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as target:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, b"V"):
             member = tarfile.TarInfo(f"kind {kind!r}")
             member.type, member.linkname = kind, "/etc/passwd"
-            member.size = 0 if kind == b"V" else 700  # of what they link to: none of it follows
+            member.size = 0 if kind == b"V" else 700  # the size of the target; no content follows
             target.addfile(member)
         target.addfile(tarfile.TarInfo("good"))
     assert dict(everything(open_tree(tmp_path / "x.tar"))) == {"good": b""}
@@ -591,7 +589,7 @@ DATA = b"The quick brown fox. " * 500
         {"method": 0},
     ],
 )
-def test_a_zip_that_lies_is_found_out(tmp_path: Path, lies: dict[str, int]) -> None:
+def test_wrong_declarations_in_a_zip_are_an_error(tmp_path: Path, lies: dict[str, int]) -> None:
     (tmp_path / "x.zip").write_bytes(by_hand(b"a", DATA))
     assert (open_tree(tmp_path / "x.zip") / "a").read_bytes() == DATA
     (tmp_path / "y.zip").write_bytes(by_hand(b"a", DATA, **lies))
@@ -601,12 +599,12 @@ def test_a_zip_that_lies_is_found_out(tmp_path: Path, lies: dict[str, int]) -> N
 
 
 @pytest.mark.parametrize("size", [100, 10_000_000])
-def test_a_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int) -> None:
+def test_a_zip_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int) -> None:
     (tmp_path / "x.zip").write_bytes(by_hand(b"a", bytes(20_000_000), size=size))
     node = open_tree(tmp_path / "x.zip") / "a"
     tracemalloc.start()
     try:
-        with pytest.raises(MaptileError, match="its size is not the one declared"):
+        with pytest.raises(MaptileError, match="its size differs from the declared one"):
             node.read_bytes()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -614,7 +612,7 @@ def test_a_bomb_takes_no_more_memory_than_it_declares(tmp_path: Path, size: int)
     assert peak < 2 * size + 1_000_000
 
 
-def test_memory_is_not_taken_for_what_is_only_declared(tmp_path: Path) -> None:
+def test_memory_is_not_allocated_for_declared_sizes(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(by_hand(b"a", DATA, packed=2_000_000_000, size=2_000_000_000))
     node = open_tree(tmp_path / "x.zip") / "a"
     tracemalloc.start()
@@ -627,13 +625,13 @@ def test_memory_is_not_taken_for_what_is_only_declared(tmp_path: Path) -> None:
     assert peak < 1_000_000
 
 
-def test_a_file_that_is_too_large_is_read_by_the_piece_only(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_only_read_as_a_stream(tmp_path: Path) -> None:
     member = tarfile.TarInfo("huge")
     member.size = archives.MAX_FILE_BYTES + 1
     with (tmp_path / "x.tar").open("wb") as file:
         file.write(member.tobuf())
         file.truncate(512 + member.size + 511 + 1024)
-    with pytest.raises(MaptileError, match=r"x\.tar: huge has 2147483649 bytes, and 2147483648"):
+    with pytest.raises(MaptileError, match="huge has 2147483649 bytes; more than 2147483648"):
         (open_tree(tmp_path / "x.tar") / "huge").read_bytes()
     with (open_tree(tmp_path / "x.tar") / "huge").open("rb") as stream:
         assert stream.read(10) == bytes(10)
@@ -641,7 +639,9 @@ def test_a_file_that_is_too_large_is_read_by_the_piece_only(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\5\6", b"\x1f\x8b\x08", b"x" * 3000])
-def test_what_is_no_archive_is_one_clear_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_one_clear_line(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
     (tmp_path / f"x{suffix}").write_bytes(content)
     for path in (tmp_path / f"x{suffix}", tmp_path):
         with pytest.raises(MaptileError, match=rf"x{suffix}: not readable as an archive") as error:
@@ -651,7 +651,7 @@ def test_what_is_no_archive_is_one_clear_line(tmp_path: Path, suffix: str, conte
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
-def test_a_download_cut_short_is_told(tmp_path: Path, suffix: str, keep: float) -> None:
+def test_a_download_cut_short_is_an_error(tmp_path: Path, suffix: str, keep: float) -> None:
     path = pack(tmp_path / f"x{suffix}", {"a": RNG.bytes(20_000), "b": RNG.bytes(9_000)})
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data.rstrip(b"\0")))])
@@ -705,7 +705,7 @@ def test_damage_gives_what_was_packed_or_one_clear_line(
 
 @FUZZ
 @given(header=st.binary(max_size=400), size=st.binary(min_size=12, max_size=12))
-def test_a_header_with_a_right_checksum_may_be_nonsense(
+def test_nonsense_in_a_header_with_a_right_checksum_is_one_clear_line(
     tmp_path: Path, header: bytes, size: bytes
 ) -> None:
     block = bytearray(header.ljust(512, b"\0"))
@@ -730,7 +730,7 @@ def test_a_header_of_which_a_byte_is_changed_is_refused(tmp_path: Path, at: int)
         open_tree(path)
 
 
-def test_records_of_a_header_count_before_it(tmp_path: Path) -> None:
+def test_pax_records_override_the_header(tmp_path: Path) -> None:
     records = b"16 path=a/b/c.d\n10 size=5\n"
     head, file = tarfile.TarInfo("x"), tarfile.TarInfo("other")
     head.type, head.size = tarfile.XHDTYPE, len(records)
@@ -741,7 +741,7 @@ def test_records_of_a_header_count_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-def test_a_name_takes_no_megabytes(tmp_path: Path, kind: bytes) -> None:
+def test_a_name_of_megabytes_is_an_error(tmp_path: Path, kind: bytes) -> None:
     head = tarfile.TarInfo("x")
     head.type, head.size = kind, 2 << 20
     (tmp_path / "x.tar").write_bytes(head.tobuf() + b"a" * head.size)
@@ -754,7 +754,9 @@ def test_a_name_takes_no_megabytes(tmp_path: Path, kind: bytes) -> None:
     records=st.binary(max_size=60)
     | st.from_regex(rb"\A(\d{1,3} (path|size)=[a-z0-9]{0,9}\n){1,3}\Z")
 )
-def test_records_of_a_header_may_be_nonsense(tmp_path: Path, records: bytes) -> None:
+def test_nonsense_in_the_records_of_a_header_is_one_clear_line(
+    tmp_path: Path, records: bytes
+) -> None:
     head, file = tarfile.TarInfo("x"), tarfile.TarInfo("file")
     head.type, head.size = tarfile.XHDTYPE, len(records)
     path = tmp_path / "x.tar"

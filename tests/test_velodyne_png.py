@@ -34,7 +34,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(rows: np.ndarray, width: int | None = None) -> bytes:
-    """A grey picture of 8 bits, put together by hand; ``width`` is what its header claims."""
+    """A grey picture of 8 bits, put together by hand; ``width`` is the one in its header."""
     head = struct.pack(">IIBBBBB", width or rows.shape[1], len(rows), 8, 0, 0, 0, 0)
     lines = b"".join(b"\0" + line.astype(np.uint8).tobytes() for line in rows)
     return (
@@ -92,8 +92,8 @@ def test_a_scan_comes_back_as_it_was_measured() -> None:
     assert np.allclose(seconds, when, atol=1e-8)
 
 
-def test_the_lasers_fan_from_11_degrees_up_to_31_degrees_down() -> None:
-    """As the HDL-32E's manual says: 10.67 to -30.67 degrees in steps of 1.33."""
+def test_the_lasers_range_from_11_degrees_up_to_31_degrees_down() -> None:
+    """From 10.67 to -30.67 degrees in steps of 1.33, as in the HDL-32E's manual."""
     assert np.allclose(np.degrees(ELEVATION), np.linspace(-10.67, 30.67, 32), atol=0.01)
 
 
@@ -125,7 +125,7 @@ def test_any_content_is_decoded_to_its_ranges(ranges: list[int], time: int, azim
     assert np.allclose(seconds, away if abs(away) <= 1 else 0, rtol=1e-6)
 
 
-def test_an_unbelievable_time_is_no_time() -> None:
+def test_an_implausible_time_is_ignored() -> None:
     azimuth, times = turning(24)
     times[12:] += 3_000_000
     _, seconds = decode_scan(raw_scan(np.full((32, 24), 5000), azimuth, times), START)
@@ -163,7 +163,7 @@ def other_picture(mode: str, size: tuple[int, int]) -> bytes:
     ],
     ids=range(12),
 )
-def test_what_is_no_raw_scan_is_refused(data: bytes) -> None:
+def test_a_file_that_is_not_a_raw_scan_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_scan(data, START)
 
@@ -224,7 +224,7 @@ def test_a_run_may_hold_raw_scans(tmp_path: Path, sensor: str) -> None:
     assert np.allclose(block.points, np.tile(points * [1, -1, -1], (2, 1)))
     assert block.seconds is not None
     assert np.allclose(block.seconds, np.tile(seconds, 2))
-    assert not any("motion" in note for note in drive.notes)
+    assert not any("motion-compensated" in note for note in drive.notes)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -245,7 +245,7 @@ def test_a_run_is_read_out_of_its_archive(tmp_path: Path, raw: bool) -> None:
     assert len(blocks[0].points) == 2 * (24 * 32 if raw else 7)
 
 
-def test_of_both_kinds_of_file_the_points_are_used(tmp_path: Path) -> None:
+def test_bin_files_are_preferred_to_raw_scans(tmp_path: Path) -> None:
     write_raw(tmp_path, "velodyne_left", START, SOUND)
     write_bin(tmp_path, "velodyne_left", START + 10, np.ones((5, 3)))
     block = open_drive(tmp_path).scans.read(0, 9)
@@ -263,7 +263,7 @@ def test_sensors_may_differ_in_their_kind_of_file(tmp_path: Path) -> None:
     assert (block.seconds[block.scan == 0] > 0).any()
 
 
-def test_times_in_another_unit_are_told(tmp_path: Path) -> None:
+def test_times_in_another_unit_are_noted(tmp_path: Path) -> None:
     azimuth, times = turning(24)
     data = raw_scan(np.full((32, 24), 5000), azimuth, times.astype(object) * 1000)
     write_raw(tmp_path, "velodyne_left", START, data)
@@ -271,7 +271,7 @@ def test_times_in_another_unit_are_told(tmp_path: Path) -> None:
     seconds = drive.scans.read(0, 1).seconds
     assert seconds is not None
     assert not seconds.any()
-    assert any("motion during a scan is not undone" in note for note in drive.notes)
+    assert any("the scans are not motion-compensated" in note for note in drive.notes)
 
 
 def test_a_damaged_raw_scan_names_its_file(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_damaged_raw_scan_names_its_file(tmp_path: Path) -> None:
         drive.scans.read(0, 2)
 
 
-def test_other_pictures_are_no_scans(tmp_path: Path) -> None:
+def test_other_pictures_are_not_scans(tmp_path: Path) -> None:
     (tmp_path / "velodyne_left").mkdir()
     (tmp_path / "velodyne_left/preview.png").write_bytes(SOUND)
     (tmp_path / "lms_front").mkdir()
@@ -292,12 +292,12 @@ def test_other_pictures_are_no_scans(tmp_path: Path) -> None:
             open_drive(tmp_path, sensors=(sensor,))
 
 
-def test_a_wall_seen_while_driving_comes_out_straight(tmp_path: Path) -> None:
-    """Driven at 10 m/s towards a wall 20 m ahead: half a metre on during one turn."""
+def test_motion_compensation_straightens_a_wall(tmp_path: Path) -> None:
+    """At 10 m/s towards a wall 20 m ahead, the car travels half a metre during one turn."""
     write_mount(tmp_path, "velodyne_left")
     azimuth, times = turning()
     turn, moved = np.radians(azimuth / 100), 10.0 * (times - START) / 1e6
-    ahead = np.sin(turn)  # of the way of the ray
+    ahead = np.sin(turn)  # the forward component of the ray
     metres = np.where(ahead > 0.5, (20.0 - moved) / np.maximum(ahead, 0.5), 0.0)
     ranges = np.zeros((32, COLUMNS), int)
     ranges[8] = np.round(metres / 0.002)  # the level laser

@@ -10,17 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maptile_loc.render.disguise import DisguiseSettings, build_world
-from maptile_loc.render.view import (
-    EDGE,
-    FREE,
-    GROUND,
-    OBSERVED,
-    SOLID,
-    WALL,
-    Rays,
-    ViewSettings,
+from maptile_loc.render.raycast import (
+    EDGE_CELL,
+    FREE_CELL,
+    SOLID_CELL,
+    PlaneRays,
     Worlds,
-    cast,
+    cast_rays,
+)
+from maptile_loc.render.view import (
+    GROUND_CHANNEL,
+    OBSERVED_CHANNEL,
+    WALL_CHANNEL,
+    ViewSettings,
     render,
     tile_from_query,
 )
@@ -32,10 +34,10 @@ EXACT = ViewSettings(
 
 
 def world_of(cells: np.ndarray, resolution: float = 0.5) -> Worlds:
-    """A world whose plane's origin is its middle."""
+    """A world with the plane's origin at its centre."""
     cells = cells.copy()
-    cells[[0, -1]] = EDGE
-    cells[:, [0, -1]] = EDGE
+    cells[[0, -1]] = EDGE_CELL
+    cells[:, [0, -1]] = EDGE_CELL
     height, width = cells.shape
     tensor = torch.from_numpy(cells)[None]
     return Worlds(tensor, -width * resolution / 2, height * resolution / 2, resolution)
@@ -52,7 +54,7 @@ def courtyards() -> Worlds:
     east, north = cell_centres(200, 0.5)
     away = np.maximum(abs(east), abs(north))
     ring = ((away > 10) & (away < 14)) | ((away > 25) & (away < 28))
-    return world_of(np.where(ring, SOLID, FREE).astype(np.uint8))
+    return world_of(np.where(ring, SOLID_CELL, FREE_CELL).astype(np.uint8))
 
 
 def look(
@@ -76,7 +78,9 @@ def test_a_courtyard_shows_its_four_inner_walls_and_nothing_beyond() -> None:
     tile = look(courtyards())
     east, north = cell_centres(64, 1.0)
     away = np.maximum(abs(east), abs(north))
-    wall, ground, observed = (tile[c].numpy() for c in (WALL, GROUND, OBSERVED))
+    wall, ground, observed = (
+        tile[c].numpy() for c in (WALL_CHANNEL, GROUND_CHANNEL, OBSERVED_CHANNEL)
+    )
     assert not observed[away > 12].any()
     assert wall[(away < 9)].max() == 0
     assert ground[away < 9].min() == 1
@@ -91,9 +95,9 @@ def test_a_wall_behind_a_wall_is_not_seen_but_beside_it_is() -> None:
     east, north = cell_centres(200, 0.5)
     near = (east > 8) & (east < 9) & (abs(north) < 4)
     far = (east > 20) & (east < 21) & (abs(north) < 25)
-    tile = look(world_of(np.where(near | far, SOLID, FREE).astype(np.uint8)))
+    tile = look(world_of(np.where(near | far, SOLID_CELL, FREE_CELL).astype(np.uint8)))
     x, y = cell_centres(64, 1.0)
-    wall, observed = tile[WALL].numpy(), tile[OBSERVED].numpy()
+    wall, observed = tile[WALL_CHANNEL].numpy(), tile[OBSERVED_CHANNEL].numpy()
     shadow = (x > 10.5) & (abs(y) < 4 * x / 10.5 - 2)  # between the rays past the near wall's ends
     assert not observed[shadow].any()
     beside = (x > 20) & (x < 21) & (abs(y) > 12) & (abs(y) < 18)
@@ -128,12 +132,12 @@ def test_rays_end_where_shapely_says(seed: int) -> None:
         apart = shapely.distance(shapely.points(origin), meets)
         return np.where(shapely.is_empty(meets), 40.0, apart)
 
-    # A cell is 0.25 m, so a burnt outline is off by less than 0.3 m.
+    # Cells have 0.25 m, so the error of a rasterized outline is less than 0.3 m.
     nearest, farthest = distance_to(solid.buffer(0.3)), distance_to(solid.buffer(-0.3))
     xy = torch.from_numpy(origin.astype(np.float32))
     low = torch.zeros(1, len(xy), dtype=torch.bool)
-    rays = Rays(xy[None, :, 0], xy[None, :, 1], torch.from_numpy(angle).float()[None], low)
-    hits = cast(worlds, torch.zeros(1, dtype=torch.int64), rays, torch.tensor([[40.0]]))
+    rays = PlaneRays(xy[None, :, 0], xy[None, :, 1], torch.from_numpy(angle).float()[None], low)
+    hits = cast_rays(worlds, torch.zeros(1, dtype=torch.int64), rays, torch.tensor([[40.0]]))
     distance, hit = hits.distance[0].numpy(), hits.hit[0].numpy()
     on_map = (abs(end) < 79).all(1)
     assert on_map.sum() > 200
@@ -145,9 +149,9 @@ def test_rays_end_where_shapely_says(seed: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.floats(-math.pi, math.pi), st.floats(0, 1))
-def test_whatever_is_seen_was_observed(seed: int, angle: float, line: float) -> None:
+def test_walls_and_ground_are_observed(seed: int, angle: float, line: float) -> None:
     rng = np.random.default_rng(seed)
-    cells = np.kron(rng.random((20, 20)) < 0.2, np.ones((10, 10))).astype(np.uint8) * SOLID
+    cells = np.kron(rng.random((20, 20)) < 0.2, np.ones((10, 10))).astype(np.uint8) * SOLID_CELL
     noisy = ViewSettings(size_px=32, resolution=2.0, rays=200, line_scanner=line)
     wall, ground, observed = look(world_of(cells), noisy, angle=angle, seed=seed)
     assert ((observed == 0) | (observed == 1)).all()
@@ -159,7 +163,7 @@ def test_whatever_is_seen_was_observed(seed: int, angle: float, line: float) -> 
 
 
 @pytest.mark.parametrize("line", [0.0, 1.0])
-def test_shifting_the_map_shifts_nothing_in_the_tile(line: float) -> None:
+def test_a_shift_of_the_map_does_not_change_the_tile(line: float) -> None:
     here = courtyards()
     noisy = ViewSettings(size_px=32, resolution=2.0, rays=300, line_scanner=line)
     there = Worlds(here.cells, here.west + 512, here.north - 256, here.resolution)
@@ -171,16 +175,17 @@ def test_shifting_the_map_shifts_nothing_in_the_tile(line: float) -> None:
 def test_turning_the_map_turns_the_tile(line: float) -> None:
     east, north = cell_centres(200, 0.5)
     shape = (abs(east - 9) < 3) | ((abs(north - 15) < 2) & (east < 4)) | (north < -20 + east / 4)
-    cells = np.where(shape, SOLID, FREE).astype(np.uint8)
+    cells = np.where(shape, SOLID_CELL, FREE_CELL).astype(np.uint8)
     settings = EXACT.model_copy(update={"line_scanner": line, "travel_m": 8.0})
     tile = look(world_of(cells), settings)
     turned = look(world_of(np.rot90(cells)), settings, ahead=(0.0, 1.0))
     expected = torch.rot90(tile, dims=(1, 2))
-    for channel in (GROUND, OBSERVED):
+    for channel in (GROUND_CHANNEL, OBSERVED_CHANNEL):
         assert tile[channel].sum() > 200
         assert (turned[channel] - expected[channel]).abs().mean() < 0.02
-    near = torch.nn.functional.max_pool2d(expected[None, WALL], 3, 1, 1)[0]
-    assert (turned[WALL] > near + 0.1).float().sum() < 0.05 * (expected[WALL] > 0.5).sum() + 2
+    near = torch.nn.functional.max_pool2d(expected[None, WALL_CHANNEL], 3, 1, 1)[0]
+    wrong = (turned[WALL_CHANNEL] > near + 0.1).float().sum()
+    assert wrong < 0.05 * (expected[WALL_CHANNEL] > 0.5).sum() + 2
 
 
 def test_a_turned_tile_is_the_same_tile_turned() -> None:
@@ -195,7 +200,7 @@ def test_a_vehicle_within_a_building_sees_nothing() -> None:
 
 
 def test_a_line_scanner_sees_across_the_track_only() -> None:
-    empty = world_of(np.full((200, 200), FREE, np.uint8))
+    empty = world_of(np.full((200, 200), FREE_CELL, np.uint8))
     line = EXACT.model_copy(
         update={
             "line_scanner": 1.0,
@@ -204,28 +209,28 @@ def test_a_line_scanner_sees_across_the_track_only() -> None:
             "ground_range": (30.0, 30.0),
         }
     )
-    ground = look(empty, line)[GROUND].numpy()
+    ground = look(empty, line)[GROUND_CHANNEL].numpy()
     x, y = cell_centres(64, 1.0)
     assert ground[abs(x) > 5 + 30 * math.sin(0.2) + 1].max() == 0
     assert ground[(abs(x) < 1) & (abs(y) < 20)].mean() > 0.9
 
 
-def test_the_generator_decides() -> None:
+def test_the_same_seed_renders_the_same_tile() -> None:
     noisy = ViewSettings(rays=200)
     first, again = look(courtyards(), noisy, seed=5), look(courtyards(), noisy, seed=5)
     assert torch.equal(first, again)
     assert not torch.equal(first, look(courtyards(), noisy, seed=6))
 
 
-def test_noise_takes_walls_away_and_adds_clutter() -> None:
+def test_noise_removes_and_adds_wall_evidence() -> None:
     exact = look(courtyards())
     missing = look(courtyards(), EXACT.model_copy(update={"missing_walls": 0.9}))
     spurious = look(courtyards(), EXACT.model_copy(update={"spurious": 0.5}))
     east, north = cell_centres(64, 1.0)
     middle = torch.from_numpy(np.maximum(abs(east), abs(north)) < 9)
-    assert missing[WALL].sum() < exact[WALL].sum()
-    assert exact[WALL][middle].sum() == 0
-    assert spurious[WALL][middle].sum() > 0
+    assert missing[WALL_CHANNEL].sum() < exact[WALL_CHANNEL].sum()
+    assert exact[WALL_CHANNEL][middle].sum() == 0
+    assert spurious[WALL_CHANNEL][middle].sum() > 0
 
 
 def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
@@ -235,20 +240,20 @@ def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
     query = QueryTile(wall, np.zeros_like(wall), observed, 0.5, 0.0)
     tile = tile_from_query(query, ViewSettings())
     assert tile.shape == (3, 64, 64)
-    assert tile[WALL, 32 - 20, 32 + 10] == pytest.approx(0.8)
-    assert tile[WALL].sum() == pytest.approx(0.8)
-    assert tile[OBSERVED].min() == 1
+    assert tile[WALL_CHANNEL, 32 - 20, 32 + 10] == pytest.approx(0.8)
+    assert tile[WALL_CHANNEL].sum() == pytest.approx(0.8)
+    assert tile[OBSERVED_CHANNEL].min() == 1
 
 
-def test_a_small_query_tile_is_unobserved_around() -> None:
+def test_a_small_query_tile_is_padded_with_unobserved_pixels() -> None:
     ones = np.ones((80, 80), np.float32)
     tile = tile_from_query(QueryTile(0 * ones, ones, ones, 0.6, 0.0), ViewSettings())
     assert tile[1:, 16:48, 16:48].min() == 1
     assert tile.sum() == 2 * 32 * 32
 
 
-def test_ground_on_walls_does_not_count() -> None:
-    """Rays reach the ground beside a wall's foot; renders know only the one or the other."""
+def test_wall_evidence_reduces_ground() -> None:
+    """A pixel of a query tile may be wall and ground; in a render, wall replaces ground."""
     ones = np.ones((160, 160), np.float32)
     tile = tile_from_query(QueryTile(0.75 * ones, ones, ones, 0.6, 0.0), ViewSettings())
     assert (tile[0] == 0.75).all()

@@ -14,12 +14,12 @@ from small_city import small_city
 
 from data_prep.geometry import se2_between
 from maptile_loc.config import load_settings
-from maptile_loc.learn.data import Batch, DataSettings, Heading
-from maptile_loc.learn.drive_tiles import Sequence
 from maptile_loc.learn.loop import train
-from maptile_loc.models.published import read_model
-from maptile_loc.models.resnet import NetworkSettings
-from maptile_loc.models.settings import ModelSettings, TrainingSettings
+from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
+from maptile_loc.learn.tile_sequence import TileSequence
+from maptile_loc.models.parts.published import read_model
+from maptile_loc.models.parts.resnet import NetworkSettings
+from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.vlocnet import MOTION_M, PairLoss, VLocNet
 from maptile_loc.render.view import ViewSettings
 
@@ -67,7 +67,7 @@ def test_the_loss_of_poses_is_the_published_one() -> None:
     assert loss.motions(PREDICTED[0], TARGET[0]).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_known_heading_and_a_single_tile_leave_their_terms_out() -> None:
+def test_without_rotation_or_pairs_the_loss_has_fewer_terms() -> None:
     loss = PairLoss(False)
     assert set(dict(loss.named_parameters())) == {"sx", "mx"}
     assert loss.poses(PREDICTED[..., :2], TARGET[..., :2]).item() == pytest.approx(X + DX)
@@ -85,7 +85,7 @@ def test_motions_are_those_between_the_tiles_frames() -> None:
 
 
 @pytest.mark.parametrize("heading", ["known", "unknown"])
-def test_a_tile_is_localized_with_and_without_one_before_it(heading: Heading) -> None:
+def test_a_tile_is_localized_with_and_without_a_predecessor(heading: Heading) -> None:
     model = make_model(heading).eval()
     tiles = make_batch().tiles.flatten(0, 1)
     with torch.no_grad():
@@ -99,28 +99,27 @@ def test_a_tile_is_localized_with_and_without_one_before_it(heading: Heading) ->
         assert (one - two).norm(dim=1).min() > 0
 
 
-def test_the_first_tile_of_a_tuple_has_none_before_it() -> None:
+def test_the_first_tile_of_a_tuple_has_no_predecessor() -> None:
     model, batch = make_model().eval(), make_batch()
     with torch.no_grad():
         first = model.objective(Batch(*(part[:, :1] for part in batch)))
-        poses = model.regress(
-            model.look(batch.tiles[:, 0]), torch.zeros_like(model.look(batch.tiles[:, 0]))
-        )
+        seen = model.shared_features(batch.tiles[:, 0])
+        poses = model.regress(seen, torch.zeros_like(seen))
         expected = model.pair_loss.poses(poses[:, None], model.target(batch)[:, :1])
     assert first.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_the_consistency_waits_for_its_share_of_the_training_or_is_left_out() -> None:
+def test_the_consistency_counts_from_its_share_of_the_training() -> None:
     batch = make_batch()
     late, plain = make_model(relative_from=0.5), make_model(relative=False)
     plain.load_state_dict(late.state_dict())
     early = late.training_step(batch, 1).item()
     assert early == plain.training_step(batch, 1).item()
-    late.progress = 0.5
+    late.trained_share = 0.5
     assert late.training_step(batch, 1).item() > early + 1
 
 
-def test_each_part_learns() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     model = make_model()
     model.training_step(make_batch(), 1).backward()
     for name, parameter in model.named_parameters():
@@ -128,8 +127,8 @@ def test_each_part_learns() -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_what_only_the_tile_before_tells_is_learned() -> None:
-    # All second tiles are alike; the first tiles say where they are.
+def test_the_predecessor_is_used() -> None:
+    # All second tiles are equal, so only their predecessors distinguish their positions.
     model, batch = make_model("known"), make_batch(8, 2)
     batch.tiles[:, 1] = batch.tiles[0, 1]
     optimiser = model.configure_optimizers()
@@ -145,7 +144,7 @@ def test_what_only_the_tile_before_tells_is_learned() -> None:
         after, _ = model.pose_after(batch.tiles[:, 1], batch.tiles[:, 0])
         alone, _ = model.pose(batch.tiles[:, 1])
     assert (after - batch.offset[:, 1]).norm(dim=1).median() < 10
-    assert (alone - batch.offset[:, 1]).norm(dim=1).median() > 40  # one answer for all
+    assert (alone - batch.offset[:, 1]).norm(dim=1).median() > 40
 
 
 def test_the_description_of_a_model_is_plain_json() -> None:
@@ -179,7 +178,7 @@ def test_the_shipped_recipe_is_trained_published_and_read(tmp_path: Path) -> Non
     assert card["method"] == "mapnet"
 
 
-def test_the_benchmark_shows_the_tile_before_where_odometry_connects_them(
+def test_the_benchmark_uses_predecessors_within_a_segment_of_the_odometry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -188,7 +187,7 @@ def test_the_benchmark_shows_the_tile_before_where_odometry_connects_them(
     tiles = make_batch().tiles.flatten(0, 1)[:4]
     segment = np.array([0, 0, 1, 1], np.int32)
     rotation = np.array([0.0, 0.5, -1.0, 3.0])
-    sequence = Sequence(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
+    sequence = TileSequence(tiles.numpy(), rotation, np.zeros((4, 3)), segment, np.arange(4))
     reference = np.array([620_000.0, 5_735_000.0])
     with torch.no_grad():
         alone, _ = model.pose(tiles)

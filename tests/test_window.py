@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy.optimize import least_squares
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from maptile_loc.learn.window import WindowSettings, optimise
 
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(ROOT / "benchmarks"))
+    window = import_module("window")
+
+WindowSettings, optimise = window.WindowSettings, window.optimise
 SETTINGS = WindowSettings()
 
 
 def drive(count: int = 15, seed: int = 0) -> tuple[Array, Array]:
-    """(Q, 3) poses on the map, and the same in an odometry's frame of its own."""
+    """(Q, 3) poses on the map, and the same in the odometry's frame."""
     rng = np.random.default_rng(seed)
     poses = np.zeros((count, 3))
     poses[0] = [620_000.0, 5_735_000.0, 0.7]
@@ -32,7 +39,7 @@ def one_segment(poses: Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_what_agrees_stays(known: bool) -> None:
+def test_consistent_poses_do_not_change(known: bool) -> None:
     poses, odometry = drive()
     found = optimise(poses, odometry, one_segment(poses), known, SETTINGS)
     np.testing.assert_allclose(found[:, :2], poses[:, :2], atol=1e-4)
@@ -54,10 +61,10 @@ def test_the_closed_form_is_the_least_squares_of_every_edge() -> None:
 
     best = least_squares(off, seen[:, :2].ravel()).x.reshape(-1, 2)
     found = optimise(seen, odometry, one_segment(poses), True, settings)
-    np.testing.assert_allclose(found[:, :2], best, atol=1e-3)  # one window: all of it
+    np.testing.assert_allclose(found[:, :2], best, atol=1e-3)  # a single window
 
 
-def test_the_middle_of_a_window_of_its_own_is_kept() -> None:
+def test_a_pose_depends_on_its_own_window_only() -> None:
     poses, odometry = drive(15)
     seen = regressed(poses)
     found = optimise(seen, odometry, one_segment(poses), True, SETTINGS)
@@ -73,7 +80,7 @@ def test_the_middle_of_a_window_of_its_own_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("known", "metres", "radians"), [(True, 10.0, 0.0), (False, 2.0, 0.2)])
-def test_errors_of_their_own_are_averaged_out(known: bool, metres: float, radians: float) -> None:
+def test_independent_errors_are_averaged(known: bool, metres: float, radians: float) -> None:
     poses, odometry = drive(30)
     seen = regressed(poses, metres, radians)
     found = optimise(seen, odometry, one_segment(poses), known, SETTINGS)
@@ -98,7 +105,7 @@ def test_weights_decide_between_regression_and_odometry() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_nothing_is_held_together_across_a_gap(known: bool) -> None:
+def test_segments_are_optimised_separately(known: bool) -> None:
     poses, odometry = drive(9)
     seen = regressed(poses, 3.0)
     segment = np.array([0, 0, 0, 0, 1, 1, 1, -1, -1], np.int32)
@@ -111,7 +118,7 @@ def test_nothing_is_held_together_across_a_gap(known: bool) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_wrong_poses_pull_the_rest_unless_they_may_be_wrong(known: bool) -> None:
+def test_outliers_have_little_weight_with_robust_weights(known: bool) -> None:
     poses, odometry = drive(21)
     seen = regressed(poses, 2.0)
     wrong = np.array([1, 4, 5, 10, 13, 14, 19])
@@ -127,7 +134,7 @@ def test_wrong_poses_pull_the_rest_unless_they_may_be_wrong(known: bool) -> None
     assert held.max() < 6
 
 
-def test_without_wrong_poses_both_are_alike() -> None:
+def test_without_outliers_robust_weights_change_little() -> None:
     poses, odometry = drive(21)
     seen = regressed(poses, 1.0)
     plain, held = (
@@ -137,6 +144,6 @@ def test_without_wrong_poses_both_are_alike() -> None:
     np.testing.assert_allclose(plain, held, atol=0.05)
 
 
-def test_a_drive_of_one_query_is_that_query() -> None:
+def test_a_single_query_does_not_change() -> None:
     poses, odometry = drive(1)
     np.testing.assert_allclose(optimise(poses, odometry, one_segment(poses), True, SETTINGS), poses)

@@ -63,7 +63,7 @@ class CitySettings(Settings):
         crs: The map frame, such as ``EPSG:32630``; by default the UTM zone of the map's centre.
         resolution: Metres per pixel.
         tiles: How the map is cut into tiles.
-        online: The servers that are asked for a place, a box or a point.
+        online: The servers that are asked for place names and map data.
     """
 
     name: str | None = None
@@ -97,7 +97,7 @@ class City:
         name: Name of the city.
         raster: The map raster.
         reference: (2,) east, north of the reference tile's centre, metres, map frame.
-        source: Where the map comes from: a file name, or what OpenStreetMap was asked for.
+        source: The map's file name, or the area that was requested from OpenStreetMap.
         source_date: Date of the map data (ISO 8601); None if unknown.
         content_hash: SHA-256 (hexadecimal) of the pixels, their georeference and the reference
             tile.
@@ -175,7 +175,7 @@ def prepare_city(
         source: The map source.
         folder: The folder to make. An older city there is replaced; entries that are not files of
             a city (models, reports) stay.
-        settings: How. Its own source (``path``, ``place``, ...) is not read.
+        settings: How to make it. Their own source (``path``, ``place``, ...) is not used.
         progress: Called after each part of a step.
 
     Raises:
@@ -365,11 +365,13 @@ def _prepare_again(folder: Path) -> str:
 
 
 def _write_table(path: Path, table: gpd.GeoDataFrame) -> None:
+    """Write a table as GeoParquet."""
     table.attrs["attribution"] = ATTRIBUTION
     table.to_parquet(path, compression="zstd", index=False)
 
 
 def _read_table(path: Path) -> gpd.GeoDataFrame:
+    """Read a GeoParquet file."""
     try:
         return gpd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -29,8 +29,15 @@ from data_prep.progress import Progress, silent, tracked
 
 BANDS = ("building", "road", "path")
 """Names of the bands, in the order of a raster's first axis."""
-BUILDING, ROAD, PATH = range(3)
-"""Indices of the bands."""
+BUILDING = 0
+"""Index of the band of buildings."""
+
+ROAD = 1
+"""Index of the band of roads."""
+
+PATH = 2
+"""Index of the band of paths."""
+
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
 """The notice that the licence of OpenStreetMap asks for, in every product made of its data."""
 MAX_PIXELS = 2_000_000_000

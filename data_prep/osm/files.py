@@ -25,9 +25,12 @@ from data_prep.progress import Progress, silent, tracked
 OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
 """Suffixes of the files that are read here."""
 
-_UNINTERESTING = {"area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"}
-_UNINTERESTING |= {"name", "type", "wikidata"}
-"""Tags that do not say what a relation is. A relation without other tags has its outer ways'."""
+_UNINTERESTING = {
+    *("area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"),
+    *("name", "type", "wikidata"),
+}
+"""Tags that do not describe what a relation is. A relation without other tags takes the tags of its
+outer ways."""
 
 
 class _Relation(NamedTuple):

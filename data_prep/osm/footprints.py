@@ -44,7 +44,7 @@ class OsmData:
         bounds: West, south, east, north of the mapped area in ``crs``, metres: the area that the
             source states, cut ``MAX_EMPTY_M`` from the outermost buildings; if it states none, the
             extent of the buildings plus ``MARGIN_M`` (roads may reach beyond it).
-        source: The file name, or what OpenStreetMap was asked for.
+        source: The file name, or the area that was requested from OpenStreetMap.
         source_date: Date of the map data (ISO 8601); None if unknown.
         notes: What a user should know about the data, one line each.
         dropped: Number of objects that were left out, by reason.

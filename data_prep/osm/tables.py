@@ -56,8 +56,10 @@ PATH_WIDTHS_M = {
 }
 """Values of ``highway`` for pedestrians and cyclists, with the width as above."""
 
-TAGS_READ = {"building", "building:levels", "height", "indoor", "layer", "location", "tunnel"}
-TAGS_READ |= {"area", "highway", "lanes", "width"}
+TAGS_READ = {
+    *("building", "building:levels", "height", "indoor", "layer", "location", "tunnel"),
+    *("area", "highway", "lanes", "width"),
+}
 """The tags that the tables depend on; readers may drop all others."""
 
 BUILDING_COLUMNS = ("osm_id", "height", "levels", "geometry")
@@ -244,6 +246,7 @@ def _polygons(geometry: NDArray[Any]) -> NDArray[Any]:
 
 
 def _sorted(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return ``table`` sorted by ``osm_id``, with a new index."""
     return table.sort_values("osm_id", kind="stable", ignore_index=True)
 
 

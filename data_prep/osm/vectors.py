@@ -31,8 +31,11 @@ from data_prep.osm.tables import (
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".parquet", ".geoparquet")
 """Suffixes of the files that are read here."""
 
-_OTHER_NAMES = {"num_floors": "building:levels", "levels": "building:levels"}
-_OTHER_NAMES |= {name.replace(":", "_"): name for name in TAGS_READ if ":" in name}
+_OTHER_NAMES = {
+    "num_floors": "building:levels",
+    "levels": "building:levels",
+    **{name.replace(":", "_"): name for name in TAGS_READ if ":" in name},
+}
 """Other names of columns, with the tag that they stand for."""
 
 
@@ -114,6 +117,7 @@ class _Rows:
 
 
 def _tags(table: gpd.GeoDataFrame, building: bool) -> list[dict[str, str]]:
+    """Return the OSM tags of each row, from columns of any of the known layouts."""
     tags: list[dict[str, str]] = [{} for _ in range(len(table))]
     if "other_tags" in table:
         for row, text in zip(tags, table["other_tags"], strict=True):
@@ -148,7 +152,10 @@ def _tags(table: gpd.GeoDataFrame, building: bool) -> list[dict[str, str]]:
 
 
 def _names(table: gpd.GeoDataFrame, count: int) -> list[str]:
-    """OSM names: osmnx has columns ``element`` and ``id``, GDAL ``osm_way_id`` or ``osm_id``."""
+    """Return an identifier for each row: its OSM id, or else its number, counted from ``count``.
+
+    osmnx has the columns ``element`` and ``id``, GDAL ``osm_way_id`` or ``osm_id``.
+    """
     names = [f"row/{count + index}" for index in range(len(table))]
     kinds = table["element"] if "element" in table else [None] * len(table)
     gdal = "way/" if "other_tags" in table else ""

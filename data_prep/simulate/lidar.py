@@ -1,4 +1,4 @@
-"""The LiDARs of simulated vehicles: where their beams point, and what their returns look like."""
+"""LiDARs of simulated vehicles: the directions of their beams, and a model of their returns."""
 
 from __future__ import annotations
 
@@ -8,34 +8,39 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.settings import Settings
-from data_prep.simulate.scene.kinds import GLASS, LEAF
+from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.world import Hits
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.simulate.sensors import SENSORS, PlanarLidar, SpinningLidar
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
-_EVEN = 0.35
-"""How much the returns of rough surfaces depend less on the incidence than those of matt ones."""
+_AMBIENT = 0.35
+"""Brightness of a surface seen edge-on, before normalization: 0 is Lambert's cosine law."""
 
-_SURE = 4.0
-"""A return of so many times the power at which half are seen is seen."""
+_CERTAIN_POWER = 4.0
+"""Returns above this power are always detected; half of the returns of power 1 are."""
 
-_MIXED_M = (0.15, 1.5)
-"""Of two surfaces that a beam meets the LiDAR sees one mean if they are so far apart."""
+_MIXED_STEP_M = (0.15, 1.5)
+"""Range steps between neighbouring beams over which a beam may return a mixed range, metres."""
+
+_NEAREST_M = 0.05
+"""Shorter ranges are not measured, metres."""
 
 
 class LidarNoise(Settings):
-    """What keeps returns from being exact.
+    """Errors of a simulated LiDAR; zeros and False turn each of them off.
 
     Attributes:
         range_m: Standard deviation of a range, metres.
-        beam_m: Standard deviation of the constant error that each beam's ranges have.
-        dropout: Share of the returns that get lost for no reason.
-        weak: Whether dark, distant and slanting surfaces send too little back to be seen.
-        crown_m: Returns from leaves come from up to this far behind the first, metres.
-        mixed: Share of the beams over the edge of something that return a range between the two.
-        glass: Share of the beams on the windows of cars that return nothing.
-        sweep: Whether the vehicle moves on while a scan is taken.
+        beam_m: Standard deviation of each beam's constant range error, metres.
+        dropout: Share of the returns that are lost at random.
+        weak: Whether dark, distant and slanted surfaces may return too little to be detected.
+        crown_m: Returns from leaves lie up to this far behind the first leaf, metres.
+        mixed: Share of the beams over an edge that return a range between the two surfaces.
+        glass: Share of the beams on car windows that return nothing.
+        sweep: Whether the vehicle moves during a scan.
     """
 
     range_m: float = pydantic.Field(default=0.02, ge=0)
@@ -50,19 +55,22 @@ class LidarNoise(Settings):
 
 @dataclass(frozen=True)
 class Lidar:
-    """A LiDAR.
+    """A LiDAR with the directions of its beams.
 
     Attributes:
-        name: Of its folder and its extrinsics in the Oxford RobotCar data set.
-        directions: (B, 3) unit vectors of the beams in the sensor's own frame.
-        when: (B,) when in the sweep each is fired: -1 at its beginning, 1 at its end.
-        period_us: Microseconds from scan to scan.
+        name: Its folder in a run and its extrinsics in the Oxford RobotCar data set.
+        directions: (B, 3) unit vectors of the beams in the sensor frame, in the order of firing.
+        when: (B,) firing time in the sweep: -1 at its start, 1 at its end.
+        period_us: Microseconds between the starts of two scans.
         half_sweep_us: Microseconds from the middle of a sweep to its end.
-        phase_us: When the first scan is taken, microseconds after the others' beginning.
-        max_range_m: Nothing is seen beyond.
-        dark_range_m: Where half of the returns of a surface of 10 % reflectance are seen.
-        at_once: How many beams are fired together, one below the other.
-        mount: Where it is on the vehicle, as in the data set's extrinsics.
+        phase_us: Microseconds from the start of the drive to the start of the first sweep.
+        max_range_m: Largest measured range, metres.
+        dark_range_m: Range at which half of the returns of a surface with 10 % reflectance are
+            detected, metres.
+        at_once: Number of beams that are fired together, one below the other.
+        mount: x, y, z (metres), roll, pitch, yaw (radians) of the sensor in the vehicle frame with
+            z down, as in the data set's extrinsics.
+        planar: Whether all beams lie in one plane; scans are then written as x, y, reflectance.
     """
 
     name: str
@@ -75,40 +83,52 @@ class Lidar:
     dark_range_m: float
     at_once: int
     mount: tuple[float, ...]
-
-    @property
-    def planar(self) -> bool:
-        """Whether scans are written as (x, y, reflectance) of the sensor's plane."""
-        return self.name.startswith("lms")
+    planar: bool
 
 
-def lms_151(name: str, phase_us: int) -> Lidar:
-    """SICK LMS-151: 541 beams over 270 degrees in one plane, 50 Hz, 50 m."""
+def lidars_of(sensor: str) -> tuple[Lidar, ...]:
+    """Return the LiDARs of a sensor.
+
+    Args:
+        sensor: One of ``sensors.SENSORS``.
+
+    Raises:
+        MaptileError: There is no such sensor.
+    """
+    if sensor not in SENSORS:
+        raise MaptileError(f"no sensor {sensor}; there are {', '.join(SENSORS)}")
+    return tuple(
+        lms_151(model) if isinstance(model, PlanarLidar) else velodyne(model)
+        for model in SENSORS[sensor].lidars
+    )
+
+
+def lms_151(model: PlanarLidar) -> Lidar:
+    """Return a SICK LMS-151: beams in the sensor's x-y plane, from -135 to 135 degrees."""
     angle = np.radians(np.arange(-135.0, 135.25, 0.5))
     directions = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
     return Lidar(
-        name,
+        model.name,
         directions,
         when=angle / angle[-1],
         period_us=20_000,
         half_sweep_us=7_500,
-        phase_us=phase_us,
+        phase_us=model.phase_us,
         max_range_m=50.0,
         dark_range_m=18.0,
         at_once=1,
-        mount=EXTRINSICS[name],
+        mount=EXTRINSICS[model.name],
+        planar=True,
     )
 
 
-_ROOF = "velodyne_left"
+def velodyne(model: SpinningLidar) -> Lidar:
+    """Return a spinning LiDAR on the roof; the middle of a sweep points forward.
 
-
-def velodyne(elevation_deg: Array, columns: int, max_range_m: float, dark_range_m: float) -> Lidar:
-    """A spinning LiDAR on the roof, 10 Hz; (L,) elevations in degrees, up positive.
-
-    Its frame is the data set's: x backward as mounted, z down. The middle of a sweep looks forward.
+    Its frame is that of the data set's Velodynes: x backward as mounted, z down.
     """
-    when = (2 * np.arange(columns) + 1) / columns - 1
+    elevation_deg = np.concatenate([np.linspace(*group) for group in model.elevation_deg])
+    when = (2 * np.arange(model.columns) + 1) / model.columns - 1
     azimuth = (np.pi * when)[:, None]
     elevation = np.radians(elevation_deg)[None, :]
     flat = np.cos(elevation)
@@ -116,45 +136,39 @@ def velodyne(elevation_deg: Array, columns: int, max_range_m: float, dark_range_
         np.broadcast_arrays(-np.cos(azimuth) * flat, -np.sin(azimuth) * flat, -np.sin(elevation)),
         axis=-1,
     ).reshape(-1, 3)
-    place, yaw = EXTRINSICS[_ROOF][:3], EXTRINSICS[_ROOF][5]
+    mount = EXTRINSICS[model.name]
     return Lidar(
-        _ROOF,
+        model.name,
         directions,
         when=np.repeat(when, len(elevation_deg)),
         period_us=100_000,
         half_sweep_us=50_000,
         phase_us=0,
-        max_range_m=max_range_m,
-        dark_range_m=dark_range_m,
+        max_range_m=model.max_range_m,
+        dark_range_m=model.dark_range_m,
         at_once=len(elevation_deg),
-        # Level: the data set's LiDARs are tilted only against its camera, which looks down.
-        mount=(*place, 0.0, 0.0, yaw),
+        # Level: the data set's roll and pitch are relative to its camera, which is tilted down.
+        mount=(*mount[:3], 0.0, 0.0, mount[5]),
+        planar=False,
     )
 
 
-SENSORS: dict[str, tuple[Lidar, ...]] = {
-    "robotcar": (lms_151("lms_front", 0), lms_151("lms_rear", 9_000)),
-    "hdl64": (
-        velodyne(
-            np.concatenate([np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.8, 32)]),
-            2083,
-            120.0,
-            80.0,
-        ),
-    ),
-    "hdl32": (velodyne(np.linspace(10.67, -30.67, 32), 2170, 100.0, 55.0),),
-}
-"""Two LMS-151 as on the RobotCar, or an HDL-64E or HDL-32E on the roof."""
-
-
-def seen(
+def measure(
     hits: Hits, lidar: Lidar, noise: LidarNoise, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """What the LiDAR makes of ``hits``: (N,) measured ranges, and (N,) which it sees at all.
+    """Return the ranges that a LiDAR measures, and which of its beams return anything.
 
-    A return's power is that of a rough surface: reflectance times a cosine of the incidence that
-    never falls to nothing, by squared distance; half of the returns are seen where it equals 10 %
-    reflectance, met upright, at ``dark_range_m``.
+    A return has the power reflectance / 0.1 * brightness(cosine) * (dark_range / distance)^2; it is
+    detected with the probability 1 - 0.5^(power^2), that is 0.5 at power 1.
+
+    Args:
+        hits: (N,) what the beams meet: whole scans, one after the other, beams in firing order.
+        lidar: The LiDAR.
+        noise: Its errors.
+        rng: Draws the errors.
+
+    Returns:
+        (N,) float32 ranges, metres; and (N,) bool, whether the beam has a detected return.
     """
     measured = hits.distance.copy()
     count = len(measured)
@@ -164,9 +178,10 @@ def seen(
         at = at[rng.random(len(at)) < noise.mixed]
         measured[at] += rng.random(len(at)) * (measured[at + lidar.at_once] - measured[at])
     if noise.crown_m:
-        soft = np.flatnonzero(hits.kind == LEAF)
+        soft = np.flatnonzero(hits.kind == Surface.LEAF)
         measured[soft] += rng.uniform(0, noise.crown_m, len(soft))
     if noise.beam_m:
+        # A seed of its own: the errors of the beams are the same in all scans and drives.
         off = np.random.default_rng(lidar.at_once).normal(0, noise.beam_m, lidar.at_once)
         measured += np.tile(off.astype(np.float32), -(-count // len(off)))[:count]
     if noise.range_m:
@@ -174,26 +189,34 @@ def seen(
     if noise.dropout:
         visible &= rng.random(count, np.float32) >= noise.dropout
     if noise.glass:
-        visible &= (hits.kind != GLASS) | (rng.random(count, np.float32) >= noise.glass)
+        visible &= (hits.kind != Surface.GLASS) | (rng.random(count, np.float32) >= noise.glass)
     if noise.weak:
         distance = np.maximum(hits.distance, 0.1)
         power = hits.reflectance * brightness(hits.cosine) / 0.1
         power *= (lidar.dark_range_m / distance) ** 2
-        faint = np.flatnonzero(power < _SURE)
+        faint = np.flatnonzero(power < _CERTAIN_POWER)
         visible[faint] &= rng.random(len(faint), np.float32) >= 0.5 ** (power[faint] ** 2)
-    return measured, visible & (measured > 0.05)
+    return measured, visible & (measured > _NEAREST_M)
 
 
 def brightness(cosine: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) what a rough surface sends back at (N,) cosines of the incidence, 1 met upright."""
-    return (cosine + np.float32(_EVEN)) / np.float32(1 + _EVEN)
+    """Return how bright a rough surface appears, relative to perpendicular incidence.
+
+    Args:
+        cosine: (N,) cosines of the angle between beam and surface normal, 0 to 1.
+
+    Returns:
+        (N,) float32, 1 at perpendicular incidence; Lambert's cosine law with an ambient part, so
+        that it stays positive.
+    """
+    return (cosine + np.float32(_AMBIENT)) / np.float32(1 + _AMBIENT)
 
 
 def _over_an_edge(distance: NDArray[np.float32], lidar: Lidar) -> NDArray[np.bool_]:
-    """(N,) beams beside which the next one meets something a little nearer or farther."""
+    """Return (N,) whether the next beam of the sweep is a little nearer or farther."""
     result = np.zeros(len(distance), bool)
     last = np.arange(len(distance)) % len(lidar.directions) >= len(lidar.directions) - lidar.at_once
     with np.errstate(invalid="ignore"):
         step = np.abs(distance[lidar.at_once :] - distance[: -lidar.at_once])
-    result[: -lidar.at_once] = (step > _MIXED_M[0]) & (step < _MIXED_M[1])
+    result[: -lidar.at_once] = (step > _MIXED_STEP_M[0]) & (step < _MIXED_STEP_M[1])
     return result & ~last

@@ -1,10 +1,9 @@
-"""What a simulated vehicle's INS, GPS and visual odometry record, in Oxford RobotCar's files."""
+"""Recordings of a simulated vehicle's INS, GPS and visual odometry, in Oxford RobotCar's files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,27 +24,51 @@ from data_prep.geometry import (
     utm_crs,
 )
 from data_prep.settings import Settings
-from data_prep.sources.robotcar import EXTRINSICS
+from data_prep.simulate.trajectory import Trajectory
+from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
-if TYPE_CHECKING:
-    from data_prep.simulate.trajectory import Trajectory
+_ALTITUDE_M = 60.0
+"""Altitude in the GPS file, metres; the simulated world has none."""
 
-_GROUND_ALTITUDE_M = 60.0
-_ELLIPSOID_ABOVE_SEA_M = 46.5
+_GEOID_M = 46.5
+"""Height of the geoid above the ellipsoid, metres: the altitudes in the INS file include it."""
+
+_INS_WANDER_S = 60.0
+"""Time constant of the INS's errors, seconds."""
+
+_INS_ATTITUDE = (0.3, 0.3, 0.6)
+"""Standard deviations of changing roll, pitch, yaw errors, multiples of ``ins_heading_deg``."""
+
+_INS_CONSTANT_YAW = 0.8
+"""Standard deviation of the constant yaw error, the same multiple; 0.6^2 + 0.8^2 = 1."""
+
+_DOUBTFUL = 2.45
+"""Position errors above this multiple of ``ins_m`` are reported as doubtful: 5 % of them are."""
+
+_GPS_WANDER_S = 40.0
+"""Time constant of the GPS's errors, seconds."""
+
+_VO_SCALE_M = 100.0
+"""Distance constant of the change of the odometry's scale error, metres."""
+
+_VO_TURN_M = 300.0
+"""Distance constant of the change of the odometry's turn rate error, metres."""
 
 
 class NavigationNoise(Settings):
-    """The errors of INS, GPS and visual odometry; zeros make them exact.
+    """Errors of INS, GPS and visual odometry; zeros make them exact.
 
     Attributes:
-        ins_m: Standard deviation of the INS's position, east and north alike; it wanders.
-        ins_heading_deg: Standard deviation of the INS's heading; part of it stays.
-        gps_m: Standard deviation of the GPS's position, besides its jumps.
-        gps_jumps_per_km: How often the GPS jumps away for a few seconds.
-        gps_jump_m: Standard deviation of where it jumps to.
-        vo_scale: By how much visual odometry exaggerates the way (0.015: 1.5 %).
-        vo_turn_rad_per_km: How far its heading drifts.
-        vo_breaks_per_km: How often it loses frames, up to a second of them.
+        ins_m: Standard deviation of the INS's position, east and north alike, metres; the error
+            changes over a minute.
+        ins_heading_deg: Standard deviation of the INS's heading, degrees; a part is constant.
+        gps_m: Standard deviation of the GPS's position, east and north alike, metres, apart from
+            jumps.
+        gps_jumps_per_km: Number of times per kilometre that the GPS jumps away for 1 to 12 s.
+        gps_jump_m: Standard deviation of a jump, east and north alike, metres.
+        vo_scale: Scale error of the visual odometry (0.015: lengths are 1.5 % too large).
+        vo_turn_rad_per_km: Heading drift of the visual odometry, radians per kilometre.
+        vo_breaks_per_km: Number of times per kilometre that it loses up to a second of frames.
     """
 
     ins_m: float = pydantic.Field(default=1.0, ge=0)
@@ -59,9 +82,18 @@ class NavigationNoise(Settings):
 
 
 def correlated(at: Array, scale: float, columns: int, rng: np.random.Generator) -> Array:
-    """(N, columns) noise of unit variance at (N,) increasing ``at``, forgotten over ``scale``.
+    """Return noise of a first-order Gauss-Markov process with unit variance.
 
-    A first-order Gauss-Markov process; ``at`` may be seconds or metres.
+    Values at a distance d have the correlation exp(-d / scale).
+
+    Args:
+        at: (N,) increasing, seconds or metres.
+        scale: Correlation time or length, in the unit of ``at``.
+        columns: Number of independent processes.
+        rng: Draws the noise.
+
+    Returns:
+        (N, columns) float64.
     """
     white = rng.normal(0, 1, (len(at), columns))
     kept = np.exp(-np.diff(at) / scale)
@@ -84,26 +116,26 @@ def write_navigation(
 
     Args:
         folder: The run's folder.
-        trajectory: The times and stretches of ``poses``.
-        poses: (N, 4, 4) exact poses of the vehicle frame, z up.
+        trajectory: Times and segments of ``poses``.
+        poses: (N, 4, 4) exact poses of the vehicle frame (z up) in the map frame, metres.
         projection: The map frame.
         noise: The errors.
-        seed: Of the errors.
+        seed: Seed of the errors.
     """
     (folder / "gps").mkdir()
     (folder / "vo").mkdir()
-    streams = {what: np.random.default_rng([seed, *what.encode()]) for what in ("ins", "gps", "vo")}
-    ins = _Ins.at(_ticks(trajectory, 20_000), trajectory, poses, projection)
+    streams = {name: np.random.default_rng([seed, *name.encode()]) for name in ("ins", "gps", "vo")}
+    ins = _InsTrack.at(_ticks(trajectory, 20_000), trajectory, poses, projection)
     _write_ins(folder / "gps/ins.csv", ins, noise, streams["ins"])
-    rtk = _Ins.at(_ticks(trajectory, 100_000), trajectory, poses, projection)
+    rtk = _InsTrack.at(_ticks(trajectory, 100_000), trajectory, poses, projection)
     _table(folder / "gps/rtk.csv", {"timestamp": rtk.t_us, **rtk.columns()})
-    gps = _Ins.at(_ticks(trajectory, 200_000), trajectory, poses, projection)
+    gps = _InsTrack.at(_ticks(trajectory, 200_000), trajectory, poses, projection)
     _write_gps(folder / "gps/gps.csv", gps, noise, streams["gps"])
     _write_vo(folder, trajectory, poses, noise, streams["vo"])
 
 
 def _ticks(trajectory: Trajectory, period_us: int) -> Times:
-    """(N,) microseconds: evenly in each stretch; the last step is made to reach its end."""
+    """Return (N,) microseconds at a period in each segment, and at the end of each segment."""
     ticks = []
     for s in np.unique(trajectory.segment):
         inside = trajectory.t_ns[trajectory.segment == s]
@@ -116,14 +148,14 @@ def _ticks(trajectory: Trajectory, period_us: int) -> Times:
 
 
 @dataclass(frozen=True)
-class _Ins:
-    """The INS's frame (x forward, y right, z down) in the world.
+class _InsTrack:
+    """N poses of the INS's frame (x forward, y right, z down).
 
     Attributes:
         t_us: (N,) microseconds.
         east_north: (N, 2) metres in the map frame.
-        velocity: (N, 2) metres per second to true north and east.
-        rpy: (N, 3) roll, pitch, yaw in radians; yaw clockwise from true north.
+        velocity: (N, 2) metres per second to true north and true east.
+        rpy: (N, 3) roll, pitch, yaw, radians; yaw clockwise from true north.
         projection: The map frame.
     """
 
@@ -134,8 +166,10 @@ class _Ins:
     projection: Projection
 
     @classmethod
-    def at(cls, t_us: Times, trajectory: Trajectory, poses: Array, projection: Projection) -> _Ins:
-        """Exact, at (N,) microseconds."""
+    def at(
+        cls, t_us: Times, trajectory: Trajectory, poses: Array, projection: Projection
+    ) -> _InsTrack:
+        """Return the exact poses at (N,) ``t_us``, from the (M, 4, 4) poses of the vehicle."""
         mount = NED_TO_FLU @ se3_from_xyzrpy(EXTRINSICS["ins"])
         t_ns = t_us * 1000
         ins = interpolate_se3(trajectory.t_ns, poses, t_ns) @ mount
@@ -151,10 +185,9 @@ class _Ins:
         return cls(t_us, ins[:, :2, 3], true, rpy, projection)
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Columns from latitude to yaw."""
-        place = _place(self.east_north, self.projection, _ELLIPSOID_ABOVE_SEA_M)
+        """Return the columns from latitude to yaw of an ins.csv, (N,) each."""
         return {
-            **place,
+            **_position_columns(self.east_north, self.projection, _ALTITUDE_M + _GEOID_M),
             "velocity_north": self.velocity[:, 0],
             "velocity_east": self.velocity[:, 1],
             "velocity_down": np.zeros(len(self.t_us)),
@@ -165,20 +198,21 @@ class _Ins:
 
 
 def _velocities(t_ns: Times, xy: Array) -> Array:
-    """(N, 2) metres per second; a step of over a second is a gap, and is not looked across."""
+    """Return (N, 2) metres per second, not differenced across gaps of more than a second."""
     seconds = (t_ns - t_ns[0]) / 1e9
     pieces = np.split(np.arange(len(t_ns)), np.flatnonzero(np.diff(seconds) > 1) + 1)
     return np.concatenate([np.gradient(xy[i], seconds[i], axis=0) for i in pieces])
 
 
-def _place(
-    east_north: Array, projection: Projection, above_sea: float
+def _position_columns(
+    east_north: Array, projection: Projection, altitude_m: float
 ) -> dict[str, NDArray[np.generic]]:
+    """Return the columns from latitude to utm_zone of a navigation file, (N,) each."""
     latitude, longitude = projection.inverse(east_north)
     crs = utm_crs(float(latitude[0]), float(longitude[0]))
     to_utm = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
     easting, northing = to_utm.transform(longitude, latitude)
-    altitude = np.full(len(latitude), _GROUND_ALTITUDE_M + above_sea)
+    altitude = np.full(len(latitude), altitude_m)
     band = "CDEFGHJKLMNPQRSTUVWXX"[int((latitude[0] + 80) // 8)]
     return {
         "latitude": latitude,
@@ -191,26 +225,31 @@ def _place(
     }
 
 
-def _write_ins(path: Path, ins: _Ins, noise: NavigationNoise, rng: np.random.Generator) -> None:
+def _write_ins(
+    path: Path, ins: _InsTrack, noise: NavigationNoise, rng: np.random.Generator
+) -> None:
+    """Write an ins.csv with errors in position and attitude."""
     seconds = (ins.t_us - ins.t_us[0]) / 1e6
-    wander = noise.ins_m * correlated(seconds, 60.0, 2, rng)
-    angles = np.radians(noise.ins_heading_deg) * correlated(seconds, 60.0, 3, rng)
-    stays = np.radians(noise.ins_heading_deg) * rng.normal()
-    shares = np.array([0.3, 0.3, 0.6])
+    wander = noise.ins_m * correlated(seconds, _INS_WANDER_S, 2, rng)
+    angles = np.radians(noise.ins_heading_deg) * correlated(seconds, _INS_WANDER_S, 3, rng)
+    constant = np.radians(noise.ins_heading_deg) * rng.normal()
+    shares = np.array(_INS_ATTITUDE)
     wrong = replace(
         ins,
         east_north=ins.east_north + wander,
-        rpy=ins.rpy + angles * shares + np.array([0.0, 0.0, 0.8 * stays]),
+        rpy=ins.rpy + angles * shares + np.array([0.0, 0.0, _INS_CONSTANT_YAW * constant]),
     )
-    # About one in twenty.
-    doubtful = np.hypot(*wander.T) > 2.45 * max(noise.ins_m, 1e-9)
+    doubtful = np.hypot(*wander.T) > _DOUBTFUL * max(noise.ins_m, 1e-9)
     status = np.where(doubtful, "INS_BAD_GPS_AGREEMENT", "INS_SOLUTION_GOOD")
     _table(path, {"timestamp": ins.t_us, "ins_status": status, **wrong.columns()})
 
 
-def _write_gps(path: Path, gps: _Ins, noise: NavigationNoise, rng: np.random.Generator) -> None:
+def _write_gps(
+    path: Path, gps: _InsTrack, noise: NavigationNoise, rng: np.random.Generator
+) -> None:
+    """Write a gps.csv with errors that change slowly, and with jumps; it reports its accuracy."""
     seconds = (gps.t_us - gps.t_us[0]) / 1e6
-    error = noise.gps_m * correlated(seconds, 40.0, 2, rng)
+    error = noise.gps_m * correlated(seconds, _GPS_WANDER_S, 2, rng)
     travelled = _travelled(gps.east_north)
     away = np.zeros(len(seconds), bool)
     for _ in range(rng.poisson(noise.gps_jumps_per_km * travelled[-1] / 1000)):
@@ -218,23 +257,24 @@ def _write_gps(path: Path, gps: _Ins, noise: NavigationNoise, rng: np.random.Gen
         during = (seconds >= start) & (seconds < start + rng.uniform(1, 12))
         error[during] += rng.normal(0, noise.gps_jump_m, 2)
         away |= during
-    place = _place(gps.east_north + error, gps.projection, 0.0)
+    position = _position_columns(gps.east_north + error, gps.projection, _ALTITUDE_M)
     sigma = np.where(away, rng.uniform(3, 40, len(away)), rng.uniform(1.5, 4.5, len(away)))
     columns = {
         "timestamp": gps.t_us,
         "num_satellites": np.where(away, 4, 7),
-        "latitude": place["latitude"],
-        "longitude": place["longitude"],
-        "altitude": place["altitude"],
+        "latitude": position["latitude"],
+        "longitude": position["longitude"],
+        "altitude": position["altitude"],
         "latitude_sigma": sigma,
         "longitude_sigma": 0.7 * sigma,
         "altitude_sigma": 2 * sigma,
     }
-    rest = {name: place[name] for name in ("northing", "easting", "down", "utm_zone")}
+    rest = {name: position[name] for name in ("northing", "easting", "down", "utm_zone")}
     _table(path, {**columns, **rest})
 
 
 def _travelled(xy: Array) -> Array:
+    """Return (N,) metres travelled along (N, 2) positions."""
     return np.insert(np.cumsum(np.hypot(*np.diff(xy, axis=0).T)), 0, 0.0)
 
 
@@ -248,6 +288,7 @@ def _write_vo(
     noise: NavigationNoise,
     rng: np.random.Generator,
 ) -> None:
+    """Write vo/vo.csv, the motion from frame to frame with errors, and stereo.timestamps."""
     t_us = _ticks(trajectory, 62_500)
     listing = "".join(f"{t} 1\n" for t in t_us.tolist())
     (folder / "stereo.timestamps").write_text(listing, encoding="ascii")
@@ -260,11 +301,11 @@ def _write_vo(
     travelled = np.cumsum(on_road)
     drift = noise.vo_turn_rad_per_km / 1000
     if noise.vo_scale:
-        wobble = correlated(travelled, 100.0, 1, rng)
+        wobble = correlated(travelled, _VO_SCALE_M, 1, rng)
         motion[:, :3, 3] *= 1 + noise.vo_scale + 0.3 * noise.vo_scale * wobble
     if drift:
-        rate = drift * (rng.choice([-1, 1]) + 0.5 * correlated(travelled, 300.0, 1, rng)[:, 0])
-        # Per frame besides: some 0.03 degrees at walking pace.
+        rate = drift * (rng.choice([-1, 1]) + 0.5 * correlated(travelled, _VO_TURN_M, 1, rng)[:, 0])
+        # Independent noise per frame: about 0.03 degrees at walking pace.
         shake = 2 * drift * np.sqrt(on_road) * rng.normal(0, 1, len(on_road))
         turn = Rotation.from_rotvec((rate * on_road + shake)[:, None] * np.array([0.0, 0.0, 1.0]))
         motion = motion @ se3(turn, np.zeros((len(on_road), 3)))
@@ -281,7 +322,14 @@ def _write_vo(
 def _breaks(
     metres: Array, joined: NDArray[np.bool_], per_km: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """(N,) rows lost: up to a second at a time, never at the ends of a stretch."""
+    """Return (N,) which rows are lost: up to a second at a time, never at the ends of a segment.
+
+    Args:
+        metres: (N,) length of each row's motion.
+        joined: (N,) False where the motion is across two segments.
+        per_km: Expected number of losses per kilometre.
+        rng: Draws them.
+    """
     lost = np.zeros(len(metres), bool)
     for _ in range(rng.poisson(per_km * metres[joined].sum() / 1000)):
         start = int(rng.integers(len(metres)))
@@ -292,6 +340,7 @@ def _breaks(
 
 
 def _table(path: Path, columns: dict[str, NDArray[np.generic]]) -> None:
+    """Write a CSV file: 9 decimals of degrees, 6 of other floats."""
     table = pd.DataFrame(columns)
     for name in table.columns:
         if table[name].dtype.kind == "f":

@@ -1,157 +1,154 @@
-"""Drives of several formats, opened into one shape."""
+"""The registry of drive formats: each file of this folder reads one data set or kind of recording.
+
+A file exports ``SOURCE``, a ``Source``. The file's name is the name of the format, and the first
+line of its docstring is the format's summary. To add a format, add a file. Names and summaries are
+read without importing the files, so that a command line can list them without importing numpy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from data_prep.drive import Drive, Origin
 from data_prep.errors import MaptileError
-from data_prep.sources import (
-    argoverse2,
-    clouds,
-    colmap,
-    kitti,
-    kitti360,
-    kitti_odometry,
-    nuscenes,
-    robotcar,
-)
-from data_prep.sources.formats.common import ScanSlice
+from data_prep.progress import Progress, silent
+from data_prep.registry import Registry
 from data_prep.sources.storage.tree import Node, open_tree, subfolders
 
+if TYPE_CHECKING:
+    from data_prep.drive import Drive
 
-class _Format(NamedTuple):
-    is_format: Callable[[Node], bool]
-    open_format: Callable[[Node, tuple[str, ...] | None], Drive]
+MAX_DEPTH = 6
+"""Number of folder levels that are searched for a drive, the named folder included."""
+
+MAX_FOLDERS = 2000
+"""Number of folders that are listed in the search for a drive."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How drives of one format are recognised and opened.
+
+    Attributes:
+        looked_for: The files or folders that mark a drive of this format, for error messages.
+        recognises: Returns whether a node (which need not exist) is a drive of this format, by its
+            name and the files that exist.
+        open: Opens the drive at a node with the sensors named, or its default sensors for None. It
+            raises a MaptileError where files are missing or damaged.
+        priority: Formats are tried in ascending order; the first that recognises a folder opens it.
+        sensors: Names of the sensors that can be chosen; empty where they depend on the drive.
+    """
+
     looked_for: str
+    recognises: Callable[[Node], bool]
+    open: Callable[[Node, tuple[str, ...] | None], Drive]
+    priority: int
+    sensors: tuple[str, ...] = ()
 
 
-_FORMATS = {
-    "robotcar": _Format(
-        robotcar.is_robotcar,
-        robotcar.open_robotcar,
-        f"RobotCar run (a folder {' or '.join(robotcar.SENSORS)})",
-    ),
-    "kitti360": _Format(
-        kitti360.is_kitti360,
-        kitti360.open_kitti360,
-        "KITTI-360 drive (data_3d_raw/<drive>_sync)",
-    ),
-    "kitti": _Format(kitti.is_kitti, kitti.open_kitti, "KITTI raw drive (velodyne_points/data)"),
-    "kitti_odometry": _Format(
-        kitti_odometry.is_kitti_odometry,
-        kitti_odometry.open_kitti_odometry,
-        "KITTI odometry or SemanticKITTI sequence (velodyne/ and times.txt)",
-    ),
-    "argoverse2": _Format(
-        argoverse2.is_argoverse2,
-        argoverse2.open_argoverse2,
-        "Argoverse 2 log (sensors/lidar)",
-    ),
-    "nuscenes": _Format(
-        nuscenes.is_nuscenes,
-        nuscenes.open_nuscenes,
-        "scene of nuScenes (v1.0-mini, v1.0-trainval or v1.0-test, with samples/ and sweeps/)",
-    ),
-    "clouds": _Format(
-        clouds.is_clouds,
-        clouds.open_clouds,
-        "generic drive (clouds/ with .ply, .pcd, .bin, .las or .laz files)",
-    ),
-    "colmap": _Format(
-        colmap.is_colmap,
-        colmap.open_colmap,
-        "COLMAP model (images and points3D, or those in sparse/0)",
-    ),
-}
-"""In the order in which they are tried: the first that recognises a folder has it."""
-
-FORMATS = tuple(_FORMATS)
-
-_DEPTH, _MOST_FOLDERS = 6, 2000
-"""How deep a drive is looked for, and in how many folders."""
+SOURCES = Registry("data_prep.sources", "SOURCE", "format")
+"""All formats; their names and summaries are read without importing their files."""
 
 
 def detect_format(path: Node) -> str | None:
-    """The format of the drive in folder ``path``, or None where it is none."""
-    return _first_format(path, FORMATS)
+    """Return the format of the drive in folder ``path``, or None where it is not a drive."""
+    return _first_format(path, _by_priority(SOURCES.names()))
 
 
 def open_drive(
-    path: Path,
+    path: str | Path,
     format: str = "auto",
     sensors: tuple[str, ...] | None = None,
     start: float | None = None,
     end: float | None = None,
+    progress: Progress = silent,
 ) -> Drive:
     """Open a drive.
 
     Args:
-        path: The drive's folder; or what it lies in: a folder, archive or folder of archives
-            (see ``open_tree``) with no other drive in it.
-        format: One of ``FORMATS``, or "auto".
+        path: The drive's folder; or a folder, an archive or a folder of archives (see
+            ``open_tree``) that contains this drive and no other.
+        format: One of ``SOURCES.names()``, or "auto".
         sensors: Names of the sensors to use; None: the format's default.
         start: Keep only scans from this many seconds after the first one.
         end: Keep only scans up to this many seconds after the first one.
+        progress: Called while a compressed archive is unpacked.
 
     Raises:
-        MaptileError: There is no drive there, or several; a file of it is damaged; or no scan is
-            left.
+        MaptileError: There is no drive at ``path``, or several; one of its files is damaged; a
+            sensor is unknown; or there is no scan between ``start`` and ``end``.
     """
-    if format not in ("auto", *FORMATS):
-        raise MaptileError(f"{path}: unknown format {format}; known are auto, {', '.join(FORMATS)}")
-    tree = open_tree(path)
-    formats = FORMATS if format == "auto" else (format,)
-    drives = _drives(tree, formats)
+    path = Path(path)
+    known = ("auto", *SOURCES.names())
+    if format not in known:
+        raise MaptileError(f"{path}: unknown format {format}; choose from {', '.join(known)}")
+    from data_prep.drive import Origin  # imports numpy, which a list of the formats does not need
+
+    tree = open_tree(path, progress)
+    node, format = _only_drive(path, tree, format)
+    source: Source = SOURCES.load(format)
+    unknown = set(sensors or ()) - set(source.sensors)
+    if source.sensors and unknown:
+        raise MaptileError(
+            f"{node}: no sensor {', '.join(sorted(unknown))}; "
+            f"choose from {', '.join(source.sensors)}"
+        )
+    origin = Origin(path, format, sensors, start, end)
+    drive = replace(source.open(node, sensors), origin=origin)
+    if start is None and end is None:
+        return drive
+    part = drive.between(start, end)
+    if not len(part.scans.t_ns):
+        duration = (drive.scans.t_ns[-1] - drive.scans.t_ns[0]) / 1e9
+        raise MaptileError(
+            f"{path}: no scan between start and end; the drive lasts {duration:.1f} seconds"
+        )
+    return part
+
+
+def _by_priority(names: Iterable[str]) -> dict[str, Source]:
+    """The entries of the formats named, in the order in which they are tried."""
+    sources = {name: SOURCES.load(name) for name in names}
+    return dict(sorted(sources.items(), key=lambda item: item[1].priority))
+
+
+def _first_format(path: Node, sources: dict[str, Source]) -> str | None:
+    return next((name for name, source in sources.items() if source.recognises(path)), None)
+
+
+def _only_drive(path: Path, tree: Node, format: str) -> tuple[Node, str]:
+    """The node and the format of the one drive in ``tree``; of a named format, else the tree."""
+    sources = _by_priority(SOURCES.names() if format == "auto" else (format,))
+    drives = _find_drives(tree, sources)
     if len(drives) > 1:
         raise MaptileError(_several(path, [node for node, _ in drives]))
-    if not (drives or tree.is_dir()):
+    if drives:
+        return drives[0]
+    if not tree.is_dir():
         raise MaptileError(f"{path}: no such folder; name the folder or the archive of a drive")
-    if not drives and format == "auto":
-        looked_for = "; ".join(one.looked_for for one in _FORMATS.values())
+    if format == "auto":
+        looked_for = "; ".join(source.looked_for for source in sources.values())
         raise MaptileError(f"{path}: no drive of a known format; looked for: {looked_for}")
-    node, format = drives[0] if drives else (tree, format)
-    drive = _FORMATS[format].open_format(node, sensors)
-    if start is not None or end is not None:
-        drive = _cut(path, drive, start, end)
-    return replace(drive, origin=Origin(path, format, sensors, start, end))
+    return tree, format
 
 
-def _cut(path: Path, drive: Drive, start: float | None, end: float | None) -> Drive:
-    seconds = (drive.scans.t_ns - drive.scans.t_ns[0]) / 1e9
-    first = 0 if start is None else int(np.searchsorted(seconds, start, side="left"))
-    last = len(seconds) if end is None else int(np.searchsorted(seconds, end, side="right"))
-    if first >= last:
-        raise MaptileError(
-            f"{path}: no scan between start and end; the drive lasts {seconds[-1]:.1f} seconds"
-        )
-    return replace(drive, scans=ScanSlice(drive.scans, first, drive.scans.t_ns[first:last]))
-
-
-def _first_format(path: Node, formats: tuple[str, ...]) -> str | None:
-    return next((name for name in formats if _FORMATS[name].is_format(path)), None)
-
-
-def _drives(tree: Node, formats: tuple[str, ...]) -> list[tuple[Node, str]]:
-    """Every outermost folder of ``tree`` that one of the formats recognises, and which does."""
+def _find_drives(tree: Node, sources: dict[str, Source]) -> list[tuple[Node, str]]:
+    """Every outermost folder of ``tree`` that one of the formats recognises, and that format."""
     found = []
     folders = [tree]
-    looked_at = 0
-    for _ in range(_DEPTH):
+    listed = 0
+    for _ in range(MAX_DEPTH):
         inside = []
         for folder in folders:
-            format = _first_format(folder, formats)
+            format = _first_format(folder, sources)
             if format is not None:
                 found.append((folder, format))
-            elif looked_at < _MOST_FOLDERS:
-                looked_at += 1
-                with suppress(OSError):  # a folder that may not be read is none of ours
+            elif listed < MAX_FOLDERS:
+                listed += 1
+                with suppress(OSError):  # the user may lack permission to list a folder
                     inside += subfolders(folder)
         folders = inside
     return found

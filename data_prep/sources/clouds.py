@@ -1,13 +1,13 @@
-"""A generic drive: a folder of point clouds, with odometry, heading and truth where there are some.
+"""Generic drive: a folder of point clouds, with optional odometry, heading and truth.
 
-``clouds/*.{ply,pcd,bin,las,laz}`` in the sensor's frame (x forward, y left, z up), which is the
-vehicle frame here. The time of a cloud is, in this order:
+``clouds/*.{ply,pcd,bin,las,laz}`` are in the sensor's frame (x forward, y left, z up), which is the
+vehicle frame here. The time of a cloud is, in this order of preference:
 
 1. its row in ``timestamps.csv`` (file, t_ns);
-2. its name, where the names are integers of nanoseconds (1317384506407123456.ply);
-3. the odometry's row of the same rank, where there are as many rows as clouds.
+2. its name, where all names are integers of nanoseconds (1317384506407123456.ply);
+3. the odometry's row of the same index, where there are as many rows as clouds.
 
-Beside it may be ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
+Optional files are ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
 qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east)
 and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
 
@@ -24,6 +24,7 @@ import numpy as np
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
+from data_prep.sources import Source
 from data_prep.sources.formats.cloud_labels import CloudLabels, find_labels
 from data_prep.sources.formats.common import (
     file_names,
@@ -37,30 +38,40 @@ from data_prep.sources.formats.tum import pose_track, read_tum
 from data_prep.sources.storage.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
+"""Suffixes of point clouds, in lower case."""
+
 SENSORS = ("clouds",)
+"""Names of the sensors of a generic drive."""
+
 POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
+"""Columns of a pose in odometry.csv."""
 
-_SHORTEST_NS = 1_000_000_000
-"""Names that are all smaller than a second of nanoseconds are frame numbers."""
+_MIN_TIME_NS = 1_000_000_000
+"""File names that are all smaller are frame numbers, not times."""
 
+_MAX_RANGE_M = 1000.0
+"""Largest median distance of a cloud's points from its sensor, metres."""
 
-_FARTHEST_M = 1000.0
-"""Median distance of a cloud's points from its sensor: no sensor on a vehicle sees as far."""
-_FAR_FROM_START_M = 200.0
-"""So far from where the drive began, points about the sensor and about the start do not mix up."""
-_PEEKS = 3
+_MIN_TRAVEL_M = 200.0
+"""Shortest distance from the start at which points around sensor and start are distinguished."""
+
+_MAX_OFFSET_RATIO = 0.3
+"""Points lie around a position if their median is nearer to it than this ratio of its distance."""
+
+_SAMPLES = 3
+"""Number of clouds that are read when a drive is opened."""
 
 
 @dataclass(frozen=True)
 class CloudScans:
-    """Point clouds in the order of time.
+    """Point clouds sorted by time.
 
     Attributes:
         folder: The folder clouds/.
         files: S file names.
-        t_ns: (S,) time of each.
-        labels: Where their labels are.
-        timed: Whether points have their times; in a cloud without, all are measured at once.
+        t_ns: (S,) time of each cloud.
+        labels: The source of their labels.
+        timed: Whether points have times; in a cloud without, all are 0.
         sensors: ("clouds",).
     """
 
@@ -100,33 +111,29 @@ class CloudScans:
 
 
 def is_clouds(path: Node) -> bool:
-    """Whether ``path`` looks like a generic drive: it has a folder clouds/."""
+    """Return whether ``path`` is a generic drive: it has a folder clouds/."""
     return (path / "clouds").is_dir()
 
 
-def open_clouds(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_clouds(path: Node) -> Drive:
     """Open a generic drive.
 
     Args:
         path: The drive's folder.
-        sensors: Nothing but ("clouds",).
 
     Raises:
-        MaptileError: There are no clouds, their times are not known, they lie in a world or have
-            labels of several tables, or a file is damaged.
+        MaptileError: There are no clouds, their times are unknown, they are in a map's frame or
+            have labels of several tables, or a file is damaged.
     """
-    unknown = set(sensors or SENSORS) - set(SENSORS)
-    if unknown:
-        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is clouds")
     notes: list[str] = []
     odometry = _odometry(path)
     if odometry is None:
-        notes.append("no odometry: neither odometry.tum nor odometry.csv is there")
+        notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
-    samples = _look_into(scans, odometry)
+    samples = _read_samples(scans, odometry)
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:
-        notes.append("points have their times: the motion inside a cloud is undone")
+        notes.append("points have times: clouds are motion-compensated")
     labels = find_labels(path, scans.files, samples, notes)
     return Drive(
         name=path.resolve().name,
@@ -140,10 +147,19 @@ def open_clouds(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     )
 
 
+SOURCE = Source(
+    looked_for="generic drive (clouds/ with .ply, .pcd, .bin, .las or .laz files)",
+    recognises=is_clouds,
+    open=lambda path, _: open_clouds(path),
+    priority=70,
+    sensors=SENSORS,
+)
+
+
 def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
     folder = path / "clouds"
     if not folder.is_dir():
-        raise MaptileError(f"{folder}: no such folder; it is to hold the point clouds")
+        raise MaptileError(f"{folder}: no such folder; the point clouds belong there")
     files = [
         name
         for name in file_names(folder)
@@ -153,26 +169,31 @@ def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> Clo
         raise MaptileError(f"{folder}: no point cloud ({', '.join(SUFFIXES)})")
     listing = path / "timestamps.csv"
     if listing.is_file():
-        rows = read_table(listing, ["t_ns"], text=["file"])
-        times = dict(zip(rows["file"].tolist(), rows["t_ns"].tolist(), strict=True))
-        known = [name for name in files if name in times]
-        if len(known) < len(files):
-            notes.append(f"{len(files) - len(known)} clouds are not in timestamps.csv; left out")
-        if not known:
-            raise MaptileError(f"{listing}: names none of the files in {folder}")
-        if len(known) < len(times):
-            notes.append(f"{len(times) - len(known)} of {len(times)} clouds listed are not there")
-        files, t_ns = known, np.array([times[name] for name in known], np.int64)
+        files, t_ns = _listed_times(listing, files, notes)
     else:
         t_ns = _times_without_list(path, files, odometry)
     order = np.argsort(t_ns, kind="stable")
     return CloudScans(folder, tuple(files[i] for i in order), t_ns[order], CloudLabels(None))
 
 
-def _look_into(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[Node, Cloud]]:
-    """The first, a middle and the last cloud, of those that can be read, with their files."""
+def _listed_times(listing: Node, files: list[str], notes: list[str]) -> tuple[list[str], Times]:
+    """The files that timestamps.csv lists, and their times."""
+    rows = read_table(listing, ["t_ns"], text=["file"])
+    times = dict(zip(rows["file"].tolist(), rows["t_ns"].tolist(), strict=True))
+    known = [name for name in files if name in times]
+    if len(known) < len(files):
+        notes.append(f"{len(files) - len(known)} clouds are not in timestamps.csv; left out")
+    if not known:
+        raise MaptileError(f"{listing}: lists none of the files in {listing.parent / 'clouds'}")
+    if len(known) < len(times):
+        notes.append(f"{len(times) - len(known)} of the {len(times)} clouds listed are missing")
+    return known, np.array([times[name] for name in known], np.int64)
+
+
+def _read_samples(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[Node, Cloud]]:
+    """The readable ones of the first, a middle and the last cloud, with their files."""
     found, error = [], None
-    for scan in np.unique(np.linspace(0, len(scans.files) - 1, _PEEKS).astype(int)).tolist():
+    for scan in np.unique(np.linspace(0, len(scans.files) - 1, _SAMPLES).astype(int)).tolist():
         file, t_ns = scans.file(scan), scans.t_ns[scan : scan + 1]
         try:
             cloud = read_cloud(file, int(t_ns[0]))
@@ -181,7 +202,7 @@ def _look_into(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[Node
             continue
         _check_near(file, cloud)
         if odometry is not None:
-            _check_not_at(file, cloud, odometry.at(t_ns)[0, :3, 3])
+            _check_not_around(file, cloud, odometry.at(t_ns)[0, :3, 3])
         found.append((file, cloud))
     if error is not None and not found:
         raise error
@@ -189,30 +210,32 @@ def _look_into(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[Node
 
 
 def _check_near(file: Node, cloud: Cloud) -> None:
-    """Raise an error where points are too far from their frame's origin to be about a sensor."""
+    """Raise an error where points are too far from the origin of a sensor's frame."""
     some = cloud.points[:: max(1, len(cloud.points) // 1000)]
     with np.errstate(invalid="ignore", over="ignore"):
         away = np.linalg.norm(some.astype(np.float64), axis=1)
     away = away[np.isfinite(away) & (away > 0)]
-    if len(away) and np.median(away) > _FARTHEST_M:
-        raise _placed(file, f"its points are {np.median(away):.0f} m from the origin (median)")
+    if len(away) and np.median(away) > _MAX_RANGE_M:
+        raise _in_map_frame(file, f"its points are {np.median(away):.0f} m from 0, 0, 0 (median)")
 
 
-def _check_not_at(file: Node, cloud: Cloud, place: Array) -> None:
-    """Raise an error where points are about the odometry's ``place`` instead of the origin."""
+def _check_not_around(file: Node, cloud: Cloud, position: Array) -> None:
+    """Raise an error where points lie around the odometry's ``position``, not the origin."""
     finite = cloud.points[np.isfinite(cloud.points).all(axis=1)]
-    far = np.linalg.norm(place)
-    if far < _FAR_FROM_START_M or not len(finite):
+    far = np.linalg.norm(position)
+    if far < _MIN_TRAVEL_M or not len(finite):
         return
-    if np.linalg.norm(np.median(finite, axis=0) - place) < 0.3 * far:
-        raise _placed(file, f"its points are about the odometry's place, {far:.0f} m from 0, 0, 0")
+    if np.linalg.norm(np.median(finite, axis=0) - position) < _MAX_OFFSET_RATIO * far:
+        raise _in_map_frame(
+            file, f"its points lie around the odometry's position, {far:.0f} m from 0, 0, 0"
+        )
 
 
-def _placed(file: Node, what: str) -> MaptileError:
+def _in_map_frame(file: Node, observed: str) -> MaptileError:
     return MaptileError(
-        f"{file}: {what}: clouds are to be in the sensor's frame (x forward, y left, z up), not in "
-        "a map's. Take its pose off each cloud: points = (points - position) @ rotation, with the "
-        "sensor's position and 3x3 rotation (sensor to map) at that time"
+        f"{file}: {observed}: clouds must be in the sensor's frame (x forward, y left, z up), not "
+        "in a map's. Transform each cloud by points = (points - position) @ rotation, with the "
+        "sensor's position and 3x3 rotation (sensor to map) at its time"
     )
 
 
@@ -220,12 +243,12 @@ def _times_without_list(path: Node, files: list[str], odometry: PoseTrack | None
     stems = [Path(name).stem for name in files]
     if all(stem.isascii() and stem.isdigit() and len(stem) < 20 for stem in stems):
         numbers = [int(stem) for stem in stems]
-        if _SHORTEST_NS <= max(numbers) < 2**63:
+        if _MIN_TIME_NS <= max(numbers) < 2**63:
             return np.array(numbers, np.int64)
     if odometry is not None and len(odometry.t_ns) == len(files):
         return odometry.t_ns
     raise MaptileError(
-        f"{path}: the times of the clouds are not known; name the clouds by their time in "
+        f"{path}: the times of the clouds are unknown; name the clouds by their time in "
         "nanoseconds, or add timestamps.csv (file,t_ns), or an odometry with one row per cloud"
     )
 

@@ -1,7 +1,7 @@
 """KITTI raw: a drive folder (velodyne_points/, oxts/) inside its date folder with the calibration.
 
-The vehicle frame is that of the GPS/IMU: x forward, y left, z up. The scans are as they were
-measured, each point at its own time (``kitti_files.turning``).
+The vehicle frame is that of the GPS/IMU: x forward, y left, z up. The scans are not
+motion-compensated; ``kitti_files.turning`` gives the time of each point.
 """
 
 from __future__ import annotations
@@ -13,14 +13,22 @@ import numpy as np
 from scipy.integrate import cumulative_trapezoid
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import Drive, HeadingTrack, PoseTrack, Times, TruthTrack
+from data_prep.drive import (
+    MAX_BRIDGED_GAP_NS,
+    Drive,
+    HeadingTrack,
+    PoseTrack,
+    Times,
+    TruthTrack,
+)
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse, true_heading_from_oxts_yaw
-from data_prep.sources.formats.common import MAX_BRIDGED_GAP_NS, file_numbers, increasing
+from data_prep.sources import Source
+from data_prep.sources.formats.common import file_numbers, increasing
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
+    SENSORS,
     VelodyneScans,
-    only_velodyne,
     open_velodyne,
     read_named,
     read_timestamps,
@@ -29,16 +37,19 @@ from data_prep.sources.formats.kitti_files import (
 )
 from data_prep.sources.storage.tree import Node, beside, open_tree
 
-_LARGEST = 1e6
+_MAX_VALUE = 1e6
+"""Largest magnitude of a number in oxts/data; anything larger is damage."""
 
 
 @dataclass(frozen=True)
 class Oxts:
-    """Rows of oxts/data: the GPS/IMU frame (x forward, y left, z up) in the world.
+    """Rows of oxts/data: poses of the GPS/IMU frame (x forward, y left, z up).
 
     Attributes:
-        t_ns: (N,) strictly increasing.
-        latitude, longitude, altitude: (N,) degrees WGS 84, metres.
+        t_ns: (N,) int64, strictly increasing.
+        latitude: (N,) degrees WGS 84.
+        longitude: (N,) degrees WGS 84.
+        altitude: (N,) metres.
         rpy: (N, 3) roll, pitch, yaw in radians; yaw counter-clockwise from true east.
         velocity: (N, 3) m/s east, north, up.
         yaw_rate: (N,) rad/s about the upward axis.
@@ -54,23 +65,21 @@ class Oxts:
 
 
 def is_kitti(path: Node) -> bool:
-    """Whether ``path`` looks like a drive of KITTI raw."""
+    """Return whether ``path`` is a drive of KITTI raw: it has velodyne_points/data."""
     return (path / "velodyne_points" / "data").is_dir()
 
 
-def open_kitti(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_kitti(path: Node) -> Drive:
     """Open a drive of KITTI raw.
 
     Odometry integrates the velocities and the yaw rate of oxts/, never its positions.
 
     Args:
         path: The drive's folder, such as 2011_09_26/2011_09_26_drive_0005_sync.
-        sensors: Nothing but ("velodyne",).
 
     Raises:
         MaptileError: Scans, time stamps or calibration are missing or damaged.
     """
-    only_velodyne(path, sensors)
     notes: list[str] = []
     scans = _open_scans(path, notes)
     odometry = heading = truth = None
@@ -86,6 +95,15 @@ def open_kitti(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     return Drive(name, "kitti", scans, odometry, heading, truth, tuple(notes), labels)
 
 
+SOURCE = Source(
+    looked_for="KITTI raw drive (velodyne_points/data)",
+    recognises=is_kitti,
+    open=lambda path, _: open_kitti(path),
+    priority=30,
+    sensors=SENSORS,
+)
+
+
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -93,19 +111,19 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
     """Read oxts/timestamps.txt and oxts/data/*.txt (30 numbers each).
 
     Raises:
-        MaptileError: The time stamps are missing, or a file does not hold its 30 numbers.
+        MaptileError: The time stamps are missing, or a file does not hold 30 numbers.
     """
     times = read_timestamps(folder / "timestamps.txt")
     numbers = file_numbers(folder / "data", r"(\d{10})\.txt")
     numbers = numbers[numbers < len(times)]
     numbers = numbers[times[numbers] != NO_TIME]
     if len(numbers) < len(times):
-        notes.append(f"oxts: {len(times) - len(numbers)} of {len(times)} rows are not there")
+        notes.append(f"oxts: {len(times) - len(numbers)} of {len(times)} rows are missing")
     rows = np.array([_read_row(folder / "data" / f"{i:010d}.txt") for i in numbers]).reshape(-1, 30)
     keep = increasing(times[numbers])
     rows, t_ns = rows[keep], times[numbers][keep]
     if not len(rows):
-        raise MaptileError(f"{folder / 'data'}: no file that timestamps.txt has a line for")
+        raise MaptileError(f"{folder / 'data'}: no file with a time stamp in timestamps.txt")
     return Oxts(
         t_ns=t_ns,
         latitude=rows[:, 0],
@@ -122,16 +140,19 @@ def _read_row(path: Node) -> list[float]:
         row = [float(value) for value in path.read_text(encoding="ascii").split()]
     except (OSError, ValueError):
         row = []
-    if len(row) != 30 or not (np.abs(row) < _LARGEST).all():
+    if len(row) != 30 or not (np.abs(row) < _MAX_VALUE).all():
         raise MaptileError(f"{path}: expected 30 numbers; copy or download it again")
     return row
 
 
 def read_transform(path: Node) -> Array:
-    """(4, 4) of a calibration file with the lines "R: 9 numbers" and "T: 3 numbers".
+    """Read a calibration file with the lines "R: 9 numbers" and "T: 3 numbers".
+
+    Returns:
+        (4, 4) rigid transform.
 
     Raises:
-        MaptileError: The file is missing, lacks a line, or R is no rotation.
+        MaptileError: The file is missing, lacks a line, or R is not a rotation.
     """
     hint = "unpack the calibration archive (..._calib.zip) of that day"
     rotation, shift = (read_named(path, name, hint) for name in "RT")
@@ -156,7 +177,7 @@ def _open_scans(path: Node, notes: list[str]) -> VelodyneScans:
 
 
 def _calibration(path: Node) -> Node:
-    """calib_imu_to_velo.txt of that day: around the drive, or in an archive beside the drive's."""
+    """calib_imu_to_velo.txt of the drive's day: in a folder around the drive, or in an archive."""
     folders = beside(path)
     day = folders[0].name
     archives = [folder / f"{day}_calib.zip" for folder in folders if isinstance(folder, Path)]
@@ -168,9 +189,13 @@ def _calibration(path: Node) -> Node:
 def odometry_from_oxts(oxts: Oxts, notes: list[str]) -> PoseTrack:
     """Integrate velocity and yaw rate into a track that starts at the origin, facing x.
 
-    The velocity along and across the vehicle comes from east, north and yaw: the sign of the
-    file's own leftward velocity contradicts them. Roll and pitch are the file's (gravity gives
-    them), so that z is up.
+    The velocities along and across the vehicle are computed from the east and north velocities
+    and the yaw, because the sign of the file's own leftward velocity contradicts these. Roll and
+    pitch are the file's, which gravity determines, so that z is up.
+
+    Args:
+        oxts: Rows of oxts/data.
+        notes: A line about gaps is appended.
     """
     seconds = (oxts.t_ns - oxts.t_ns[0]) / 1e9
     yaw = oxts.rpy[:, 2]
@@ -191,7 +216,7 @@ def odometry_from_oxts(oxts: Oxts, notes: list[str]) -> PoseTrack:
     gap = np.diff(oxts.t_ns) > MAX_BRIDGED_GAP_NS
     if gap.any():
         notes.append(
-            f"oxts: {gap.sum()} gaps of more than 2 s; the odometry has {gap.sum() + 1} pieces"
+            f"oxts: {gap.sum()} gaps of more than 2 s; the odometry has {gap.sum() + 1} segments"
         )
     segment = np.concatenate([[0], np.cumsum(gap)]).astype(np.int32)
     return PoseTrack(oxts.t_ns, se3(attitude, position), segment)

@@ -1,8 +1,8 @@
 """KITTI-360: drives under ROOT/data_3d_raw, poses under ROOT/data_poses, ROOT/calibration.
 
 The vehicle frame is that of the GPS/IMU, turned to x forward, y left, z up. The data set's own has
-x forward, y right, z down: its devkit says so; the columns of ``calib_cam_to_pose.txt`` (a camera's
-right, down and forward are its y, z and x) and a world with z up agree.
+x forward, y right, z down: its devkit states this, and the columns of ``calib_cam_to_pose.txt`` (a
+camera's right, down and forward are the frame's y, z and x) and a world with z up confirm it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import pyproj
 from data_prep.drive import Drive, HeadingTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, Projection, se2_from_se3, se3_inverse
+from data_prep.sources import Source
 from data_prep.sources.formats.common import increasing, relative_track
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
-    only_velodyne,
+    SENSORS,
+    VelodyneScans,
     open_velodyne,
     read_named,
     read_rows,
@@ -28,42 +30,38 @@ from data_prep.sources.formats.kitti_files import (
 )
 from data_prep.sources.storage.tree import Node, beside
 
-_CALIBRATION = "unpack calibration.zip into the folder that holds data_3d_raw"
+_HINT = "unpack calibration.zip into the folder that holds data_3d_raw"
+"""Remedy for a missing calibration file."""
+
+ORIGIN = (48.9843445, 8.4295857)
+"""Latitude and longitude of the origin of poses.txt, degrees (from the data set's devkit)."""
+
+EARTH_RADIUS_M = 6378137.0
+"""Radius of the sphere of the Mercator projection of poses.txt, metres."""
 
 
 def is_kitti360(path: Node) -> bool:
-    """Whether ``path`` looks like a drive of KITTI-360."""
+    """Return whether ``path`` is a drive of KITTI-360, by its name and its velodyne_points/data."""
     drive = path.resolve()
     known = drive.parent.name == "data_3d_raw" or drive.name.startswith("2013_05_28_drive_")
     return known and (path / "velodyne_points" / "data").is_dir()
 
 
-def open_kitti360(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_kitti360(path: Node) -> Drive:
     """Open a drive of KITTI-360.
 
     Odometry is the relative motion of poses.txt; heading and truth are those poses themselves.
 
     Args:
         path: ROOT/data_3d_raw/<drive>_sync; or ROOT/<drive>_sync, as the archives have it.
-        sensors: Nothing but ("velodyne",).
 
     Raises:
         MaptileError: Scans, time stamps, poses or calibration are missing or damaged.
     """
-    only_velodyne(path, sensors)
     name = path.resolve().name
     notes: list[str] = []
-    points = path / "velodyne_points"
-    times = read_timestamps(points / "timestamps.txt")
-    scans = open_velodyne(
-        points / "data",
-        path / "labels",
-        10,
-        times,
-        turn_seconds(times),
-        velodyne_mount(_outside(path, "calibration/calib_cam_to_pose.txt").parent),
-        notes,
-    )
+    times = read_timestamps(path / "velodyne_points" / "timestamps.txt")
+    scans = _open_scans(path, times, notes)
     odometry = heading = truth = None
     poses = _outside(path, f"data_poses/{name}/poses.txt")
     inside = path / "poses.txt"  # where data_poses.zip is unpacked into data_3d_raw
@@ -72,10 +70,10 @@ def open_kitti360(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         t_ns, world = read_poses(poses, times, notes)
         notes.append(f"odometry: the data set's own poses ({poses.name}), as relative motion")
         odometry = relative_track(t_ns, world)
-        pieces = int(odometry.segment[-1]) + 1
-        if pieces > 1:
+        segments = int(odometry.segment[-1]) + 1
+        if segments > 1:
             notes.append(
-                f"poses: {pieces - 1} gaps of more than 2 s; the odometry has {pieces} pieces"
+                f"poses: {segments - 1} gaps of more than 2 s; the odometry has {segments} segments"
             )
         yaw = se2_from_se3(world)[:, 2]
         heading = HeadingTrack(t_ns, yaw)
@@ -86,8 +84,23 @@ def open_kitti360(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     return Drive(name, "kitti360", scans, odometry, heading, truth, tuple(notes), labels)
 
 
+SOURCE = Source(
+    looked_for="KITTI-360 drive (data_3d_raw/<drive>_sync)",
+    recognises=is_kitti360,
+    open=lambda path, _: open_kitti360(path),
+    priority=20,
+    sensors=SENSORS,
+)
+
+
+def _open_scans(path: Node, times: Times, notes: list[str]) -> VelodyneScans:
+    mount = velodyne_mount(_outside(path, "calibration/calib_cam_to_pose.txt").parent)
+    folder = path / "velodyne_points" / "data"
+    return open_velodyne(folder, path / "labels", 10, times, turn_seconds(times), mount, notes)
+
+
 def _outside(drive: Node, file: str) -> Node:
-    """A file of ROOT; where there is none, the place where it belongs."""
+    """The path of a file of ROOT; where there is none, the path where it belongs."""
     roots = [root.parent if root.name == "data_3d_raw" else root for root in beside(drive)]
     files = [root / file for root in roots]
     return next((file for file in files if file.is_file()), files[0])
@@ -98,13 +111,12 @@ def _outside(drive: Node, file: str) -> Node:
 
 @cache
 def world_frame() -> Projection:
-    """The world of poses.txt: x east, y north, in metres at the latitude of its origin.
+    """Return the projection of poses.txt: x east, y north, metres at the latitude of its origin.
 
-    It is spherical Mercator (radius 6378137 m) scaled by the cosine of the origin's latitude, as
-    the data set's devkit has it. Meridians are vertical in it, so that an angle from its x axis is
-    one from true east.
+    It is spherical Mercator, scaled by the cosine of the origin's latitude, as in the data set's
+    devkit. Its meridians are vertical, so that an angle from its x axis is one from true east.
     """
-    latitude, longitude, radius = 48.9843445, 8.4295857, 6378137.0
+    (latitude, longitude), radius = ORIGIN, EARTH_RADIUS_M
     scale = np.cos(np.radians(latitude))
     north = scale * radius * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
     return Projection(
@@ -116,27 +128,36 @@ def world_frame() -> Projection:
 
 
 def velodyne_mount(calibration: Node) -> Array:
-    """(4, 4) Velodyne -> vehicle frame: the GPS/IMU's, with x forward, y left, z up.
+    """Return the pose of the Velodyne in the vehicle frame (GPS/IMU, x forward, y left, z up).
+
+    Args:
+        calibration: The folder calibration/.
+
+    Returns:
+        (4, 4) Velodyne -> vehicle frame.
 
     Raises:
         MaptileError: A file of the calibration is missing or damaged.
     """
     to_pose = calibration / "calib_cam_to_pose.txt"
-    pose_camera = rigid(read_named(to_pose, "image_00", _CALIBRATION)[None], to_pose)[0]
+    pose_camera = rigid(read_named(to_pose, "image_00", _HINT)[None], to_pose)[0]
     to_velodyne = calibration / "calib_cam_to_velo.txt"
-    rows = read_rows(to_velodyne, 12, _CALIBRATION)
+    rows = read_rows(to_velodyne, 12, _HINT)
     if len(rows) != 1:
         raise MaptileError(f"{to_velodyne}: expected one line of 12 numbers, found {len(rows)}")
     return NED_TO_FLU @ pose_camera @ se3_inverse(rigid(rows, to_velodyne)[0])
 
 
 def read_poses(path: Node, times: Times, notes: list[str]) -> tuple[Times, Array]:
-    """Times (N,), strictly increasing, and poses (N, 4, 4) of the vehicle frame in the world.
+    """Read poses.txt: rows of a frame number and a 3 x 4 matrix, GPS/IMU -> world.
 
     Args:
-        path: poses.txt: rows of a frame's number and 12 numbers, the GPS/IMU in the world.
-        times: (L,) time of frame 0, 1, ...
-        notes: Gets a line about rows that are of no use.
+        path: poses.txt.
+        times: (L,) time of frame 0, 1, ...; ``NO_TIME`` where it is unknown.
+        notes: A line about rows without a time is appended.
+
+    Returns:
+        (N,) times, strictly increasing, and (N, 4, 4) vehicle frame -> world.
 
     Raises:
         MaptileError: The file is damaged, or has no pose of a frame with a time.
@@ -144,16 +165,16 @@ def read_poses(path: Node, times: Times, notes: list[str]) -> tuple[Times, Array
     rows = read_rows(path, 13, "it comes with data_poses.zip")
     frame = rows[:, 0]
     if not ((frame >= 0) & (frame < 2**31) & (frame == np.floor(frame))).all():
-        raise MaptileError(f"{path}: its first column is not the numbers of frames")
+        raise MaptileError(f"{path}: its first column does not hold frame numbers")
     number = frame.astype(np.int64)
     world = rigid(rows[:, 1:], path)
     known = number < len(times)
     known[known] = times[number[known]] != NO_TIME
     if not known.all():
-        notes.append(f"poses: {(~known).sum()} of {len(rows)} are of no frame with a time stamp")
+        notes.append(f"poses: {(~known).sum()} of {len(rows)} have no time stamp; left out")
     t_ns, world = times[number[known]], world[known]
     order = np.argsort(t_ns, kind="stable")
     order = order[increasing(t_ns[order])]
     if not len(order):
-        raise MaptileError(f"{path}: no pose of a frame that timestamps.txt has a line for")
+        raise MaptileError(f"{path}: no pose of a frame with a time stamp in timestamps.txt")
     return t_ns[order], world[order] @ NED_TO_FLU

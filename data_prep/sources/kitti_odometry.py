@@ -1,7 +1,7 @@
-"""KITTI odometry: sequences/XX (velodyne/, calib.txt, times.txt), poses/XX.txt; SemanticKITTI.
+"""KITTI odometry and SemanticKITTI: sequences/XX (velodyne/, calib.txt, times.txt), poses/XX.txt.
 
-The vehicle frame is the Velodyne's own, x forward, y left, z up: the benchmark has no calibration
-of the GPS/IMU. Its scans come with the vehicle's motion undone (readme of its devkit).
+The vehicle frame is that of the Velodyne, x forward, y left, z up: the benchmark has no calibration
+of the GPS/IMU. Its scans are motion-compensated (readme of its devkit).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import numpy as np
 from data_prep.drive import Drive, PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_inverse
+from data_prep.sources import Source
 from data_prep.sources.formats.common import relative_track
 from data_prep.sources.formats.kitti_files import (
-    only_velodyne,
+    SENSORS,
     open_velodyne,
     read_named,
     read_rows,
@@ -21,26 +22,25 @@ from data_prep.sources.formats.kitti_files import (
 )
 from data_prep.sources.storage.tree import Node
 
-_LATEST_S = 1e9
+_MAX_TIME_S = 1e9
+"""Largest time since the start of a sequence, seconds; anything larger is damage."""
 
 
 def is_kitti_odometry(path: Node) -> bool:
-    """Whether ``path`` looks like a sequence of KITTI odometry or SemanticKITTI."""
+    """Return whether ``path`` is a sequence: it has velodyne/ and times.txt."""
     return (path / "velodyne").is_dir() and (path / "times.txt").is_file()
 
 
-def open_kitti_odometry(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_kitti_odometry(path: Node) -> Drive:
     """Open a sequence of KITTI odometry or SemanticKITTI.
 
     Args:
         path: The sequence's folder, such as dataset/sequences/00.
-        sensors: Nothing but ("velodyne",).
 
     Raises:
         MaptileError: Scans or times are missing or damaged, or poses or their calibration are
             damaged.
     """
-    only_velodyne(path, sensors)
     notes: list[str] = []
     times = read_times(path / "times.txt")
     scans = open_velodyne(path / "velodyne", path / "labels", 6, times, None, np.eye(4), notes)
@@ -51,43 +51,58 @@ def open_kitti_odometry(path: Node, sensors: tuple[str, ...] | None = None) -> D
     if poses.is_file():
         odometry = read_odometry(poses, path / "calib.txt", times, notes)
     else:
-        notes.append(f"no odometry: neither {listed} nor {poses} is there")
+        notes.append(f"no odometry: neither {listed} nor {poses} exists")
     notes.append("no heading and no truth: the data set has no absolute positions")
     labels = "semantickitti" if scans.labelled.any() else None
     name = f"odometry_{home.name}"
     return Drive(name, "kitti_odometry", scans, odometry, None, None, tuple(notes), labels)
 
 
+SOURCE = Source(
+    looked_for="KITTI odometry or SemanticKITTI sequence (velodyne/ and times.txt)",
+    recognises=is_kitti_odometry,
+    open=lambda path, _: open_kitti_odometry(path),
+    priority=40,
+    sensors=SENSORS,
+)
+
+
 def read_times(path: Node) -> Times:
-    """(N,) int64 nanoseconds of times.txt: a line per scan, seconds from the start.
+    """Read times.txt: a line per scan, seconds since the start.
+
+    Returns:
+        (N,) int64 nanoseconds since the start.
 
     Raises:
-        MaptileError: The file is missing or holds anything else.
+        MaptileError: The file is missing, or a line is not such a time.
     """
     seconds = read_rows(path, 1, "it comes with data_odometry_calib.zip")[:, 0]
-    if (abs(seconds) > _LATEST_S).any():
-        raise MaptileError(f"{path}: not a list of seconds from the start")
+    if (abs(seconds) > _MAX_TIME_S).any():
+        raise MaptileError(f"{path}: not a list of seconds since the start")
     return np.round(seconds * 1e9).astype(np.int64)
 
 
 def read_odometry(poses: Node, calibration: Node, times: Times, notes: list[str]) -> PoseTrack:
-    """The Velodyne's motion, from poses of the left camera in the frame of its first one.
+    """Read the Velodyne's motion from the poses of the left camera.
 
     Args:
-        poses: 12 numbers per scan, camera -> first camera.
+        poses: A line of 12 numbers per scan, camera -> first camera frame (3 x 4, row-major).
         calibration: calib.txt with the line "Tr:", Velodyne -> camera.
         times: (L,) time of scan 0, 1, ...
-        notes: Gets a line that says whose poses these are.
+        notes: A line about the origin of these poses is appended.
+
+    Returns:
+        The track of the Velodyne frame.
 
     Raises:
         MaptileError: A file is missing or damaged.
     """
-    hint = "unpack data_odometry_calib.zip; poses of the camera are of no use without it"
+    hint = "unpack data_odometry_calib.zip; the camera's poses need it"
     camera = rigid(read_named(calibration, "Tr", hint)[None], calibration)[0]
     track = rigid(read_rows(poses, 12, "it comes with data_odometry_poses.zip"), poses)
     count = min(len(track), len(times))
     if not count:
-        raise MaptileError(f"{poses}: no pose of a scan that times.txt has a line for")
+        raise MaptileError(f"{poses}: no pose of a scan with a time in times.txt")
     if len(track) != len(times):
         notes.append(f"poses: {len(track)} for {len(times)} scans; the first {count} are used")
     notes.append(f"odometry: the data set's own poses ({poses}), as relative motion")

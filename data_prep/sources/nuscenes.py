@@ -1,14 +1,14 @@
 """nuScenes: a scene, as the data set's archives unpack into one folder ROOT.
 
-A scene has no folder of its own. Its path is ROOT/<name>, such as nuscenes/scene-0061: a folder
-that is not there, in one that holds the tables (ROOT/v1.0-mini, v1.0-trainval or v1.0-test).
+A scene has no folder of its own. Its path is ROOT/<name>, such as nuscenes/scene-0061: a name that
+does not exist, in the folder that holds the tables (ROOT/v1.0-mini, v1.0-trainval or v1.0-test).
 
 The vehicle frame is the data set's own: x forward, y left, z up, on the ground under the rear axle.
-Sweeps come with the vehicle's motion undone, to the time of their last packet (the data set's
-makers in its forum, thread 245), so that there are no times of points.
+Sweeps are motion-compensated to the time of their last packet (the data set's forum, thread 245),
+so that points have no times.
 
-Facts from the data set's devkit (https://github.com/nutonomy/nuscenes-devkit, Apache-2.0): the
-tables, and where on earth the maps are.
+The tables and the origins of the maps are from the data set's devkit
+(https://github.com/nutonomy/nuscenes-devkit, Apache-2.0).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from data_prep.drive import Drive, HeadingTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
+from data_prep.sources import Source
 from data_prep.sources.formats.common import (
     file_names,
     increasing,
@@ -35,7 +36,10 @@ from data_prep.sources.formats.jsontable import Row, find_rows, read_rows
 from data_prep.sources.storage.tree import Node
 
 SENSORS = ("LIDAR_TOP",)
+"""Names of the sensors of a scene."""
+
 VERSIONS = ("v1.0-mini", "v1.0-trainval", "v1.0-test")
+"""Names of the folders of tables."""
 
 ORIGINS = {
     "boston-seaport": (42.336849169438615, -71.05785369873047),
@@ -43,18 +47,21 @@ ORIGINS = {
     "singapore-hollandvillage": (1.2993652317780957, 103.78217697143555),
     "singapore-queenstown": (1.2782562240223188, 103.76741409301758),
 }
-"""Latitude and longitude of the origin of each map's frame (x east, y north)."""
+"""Latitude and longitude (degrees) of the origin of each map's frame (x east, y north)."""
 
 SPHERE = pyproj.Geod(a=6378137.0, b=6378137.0)
-"""On which the devkit goes from a map's origin along a great circle (export_poses.py)."""
+"""The sphere on which the devkit converts map coordinates (export_poses.py)."""
 
 BODY = ((-1.0, 3.6), (-1.0, 1.0))
-"""From where to where, ahead of the rear axle and left of it, the car itself is (m).
+"""Extent of the car, ahead of the rear axle and to its left, metres; points inside are removed.
 
-A Renault Zoe, 4.08 m by 1.73 m; the LiDAR on its roof sees it, and takes it along."""
+The car is a Renault Zoe, 4.08 m by 1.73 m, which the LiDAR on its roof sees."""
 
 _SCENE_NAME = re.compile(r"\w[\w.+-]{0,99}")
+"""Name of a scene; file names are made from it."""
+
 _SCAN_FILE = re.compile(r"(samples|sweeps)/LIDAR_TOP/([^/\\]+)")
+"""Path of a sweep in sample_data.json."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,10 @@ class NuScenesScans:
     Attributes:
         root: The folder that holds samples/ and sweeps/.
         t_ns: (S,) time of each sweep, increasing.
-        files: S pairs of folder and name.
+        files: S pairs of folder and file name.
         mounts: (K, 4, 4) sensor -> vehicle frame.
         which: (S,) int64, index into ``mounts``.
-        labels: S names of files in ``label_folder``; empty without labels.
+        labels: S file names in ``label_folder``; empty without labels.
         label_folder: lidarseg/<version>.
         sensors: ("LIDAR_TOP",).
     """
@@ -82,7 +89,7 @@ class NuScenesScans:
     sensors: tuple[str, ...] = SENSORS
 
     def read(self, start: int, stop: int) -> ScanBlock:
-        """Read scans ``start`` to ``stop`` (exclusive), without the car itself."""
+        """Read scans ``start`` to ``stop`` (exclusive), without points on the car itself."""
         files = self.files[start:stop]
         # float32 rows of x, y, z, intensity, ring
         clouds = [
@@ -110,37 +117,33 @@ class NuScenesScans:
 
 
 def is_nuscenes(path: Node) -> bool:
-    """Whether ``path`` holds the tables of nuScenes, or is the name of a scene beside them."""
+    """Return whether ``path`` holds the tables of nuScenes, or names a scene beside them."""
     return _locate(path) is not None
 
 
-def open_nuscenes(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
+def open_nuscenes(path: Node) -> Drive:
     """Open a scene of nuScenes.
 
-    All sweeps of its LiDAR that are there are used, 20 per second; where it has labels
-    (lidarseg), only the 2 per second that are labelled. Odometry is the relative motion of the
-    poses; headings and truth are the poses on the map of the scene's log.
+    All existing sweeps of its LiDAR are used, 20 per second; where the scene has labels
+    (lidarseg), only the labelled ones are, 2 per second. Odometry is the relative motion of the
+    poses; heading and truth are the poses on the map of the scene's log.
 
     Args:
         path: ROOT/<scene>; or ROOT, where it holds one scene only. ROOT/<version> may stand for
             ROOT.
-        sensors: Nothing but ("LIDAR_TOP",).
 
     Raises:
         MaptileError: There is no such scene, or several and none was named; a table is missing or
-            damaged; or none of the scene's sweeps is there.
+            damaged; or all of the scene's sweeps are missing.
     """
-    unknown = set(sensors or SENSORS) - set(SENSORS)
-    if unknown:
-        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is LIDAR_TOP")
     found = _locate(path)
     if found is None:
-        raise MaptileError(f"{path}: no tables of nuScenes there ({', '.join(VERSIONS)})")
+        raise MaptileError(f"{path}: no tables of nuScenes in it ({', '.join(VERSIONS)})")
     tables, scene = _choose(path, *found)
     notes: list[str] = []
     sweeps, mounts = _read_sweeps(tables, scene["token"])
     t_ns, world = _read_poses(tables / "ego_pose.json", sweeps, notes)
-    sweeps = _there(tables.parent, sweeps, notes)
+    sweeps = _existing(tables.parent, sweeps, notes)
     labelled = _labelled(tables, sweeps, notes)
     sweeps = labelled or sweeps
     scans = NuScenesScans(
@@ -158,7 +161,7 @@ def open_nuscenes(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     if location in ORIGINS:
         heading, truth = _georeference(location, t_ns, world)
     else:
-        notes.append(f"no heading and truth: where the map {location} lies is not known")
+        notes.append(f"no heading and truth: the origin of the map {location} is unknown")
     return Drive(
         name=str(scene["name"]),
         format="nuscenes",
@@ -171,11 +174,21 @@ def open_nuscenes(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     )
 
 
-# --- which scene ---------------------------------------------------------------------------------
+SOURCE = Source(
+    looked_for="scene of nuScenes (v1.0-mini, v1.0-trainval or v1.0-test, with samples/ and "
+    "sweeps/)",
+    recognises=is_nuscenes,
+    open=lambda path, _: open_nuscenes(path),
+    priority=60,
+    sensors=SENSORS,
+)
+
+
+# --- choice of the scene -------------------------------------------------------------------------
 
 
 def _locate(path: Node) -> tuple[tuple[Node, ...], str | None] | None:
-    """The folders of tables, and the scene where one is named."""
+    """The folders of tables, and the name of the scene where there is one."""
     found = _tables(path)
     if found:
         return found, None
@@ -184,16 +197,14 @@ def _locate(path: Node) -> tuple[tuple[Node, ...], str | None] | None:
 
 
 def _tables(folder: Node) -> tuple[Node, ...]:
-    places = (folder, *(folder / version for version in VERSIONS))
+    folders = (folder, *(folder / version for version in VERSIONS))
     return tuple(
-        place
-        for place in places
-        if place.name in VERSIONS and (place / "sample_data.json").is_file()
+        one for one in folders if one.name in VERSIONS and (one / "sample_data.json").is_file()
     )
 
 
 def _choose(path: Node, tables: Iterable[Node], name: str | None) -> tuple[Node, Row]:
-    """The folder of tables that has the scene, and the scene's row."""
+    """The folder of tables that contains the scene, and the scene's row."""
     scenes = {
         _scene_name(file, row): (folder, row)
         for folder in reversed(tuple(tables))
@@ -214,10 +225,10 @@ def _choose(path: Node, tables: Iterable[Node], name: str | None) -> tuple[Node,
 
 
 def _scene_name(file: Node, row: Row) -> str:
-    """A scene's name, of which the names of files are made."""
+    """The name of a scene, checked: file names are made from it."""
     name = _text(file, row, "name")
     if _SCENE_NAME.fullmatch(name) is None:
-        raise MaptileError(f"{file}: {name[:40]!r} is no name of a scene; copy or unpack it again")
+        raise MaptileError(f"{file}: {name[:40]!r} is not a scene's name; copy or unpack it again")
     return name
 
 
@@ -226,7 +237,7 @@ def _scene_name(file: Node, row: Row) -> str:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """A row of sample_data.json: what is used of it."""
+    """The fields of a row of sample_data.json that are used."""
 
     t_ns: int
     folder: str
@@ -237,7 +248,7 @@ class _Sweep:
 
 
 def _read_sweeps(tables: Node, scene: str) -> tuple[list[_Sweep], dict[str, Array]]:
-    """The sweeps of a scene in the order of time, and the (4, 4) mounts that they name."""
+    """The sweeps of a scene sorted by time, and the (4, 4) mounts that they refer to."""
     sensors = find_rows(tables / "sensor.json", "channel", {"LIDAR_TOP"})
     file = tables / "calibrated_sensor.json"
     tokens = {_text(tables / "sensor.json", row, "token") for row in sensors}
@@ -262,8 +273,8 @@ def _read_sweeps(tables: Node, scene: str) -> tuple[list[_Sweep], dict[str, Arra
 def _sweep(file: Node, row: Row) -> _Sweep:
     token, microseconds = _text(file, row, "token"), row.get("timestamp")
     if type(microseconds) is not int or not 0 <= microseconds < 2**62 // 1000:
-        raise MaptileError(f"{file}: the timestamp of {token[:40]} is no time in microseconds")
-    # The name is only ever looked for in the listing of that folder.
+        raise MaptileError(f"{file}: the timestamp of {token[:40]} is not in microseconds")
+    # The name is only compared with the listing of its folder.
     match = _SCAN_FILE.fullmatch(_text(file, row, "filename"))
     if match is None:
         raise MaptileError(f"{file}: the filename of {token[:40]} is not {_SCAN_FILE.pattern}")
@@ -271,27 +282,28 @@ def _sweep(file: Node, row: Row) -> _Sweep:
     return _Sweep(microseconds * 1000, match[1], match[2], token, pose, mount)
 
 
-def _there(root: Node, sweeps: list[_Sweep], notes: list[str]) -> list[_Sweep]:
-    """The sweeps whose files are there."""
+def _existing(root: Node, sweeps: list[_Sweep], notes: list[str]) -> list[_Sweep]:
+    """The sweeps whose files exist."""
     files = {
         (folder, name)
         for folder in ("samples", "sweeps")
         if (root / folder / "LIDAR_TOP").is_dir()
         for name in file_names(root / folder / "LIDAR_TOP")
     }
-    there = [sweep for sweep in sweeps if (sweep.folder, sweep.name) in files]
-    if not there:
+    existing = [sweep for sweep in sweeps if (sweep.folder, sweep.name) in files]
+    if not existing:
         raise MaptileError(
             f"{root}: none of the scene's {len(sweeps)} LiDAR files, such as {sweeps[0].folder}/"
-            f"LIDAR_TOP/{sweeps[0].name}; unpack the archive that has them"
+            f"LIDAR_TOP/{sweeps[0].name}; unpack the archive that contains them"
         )
-    if len(there) < len(sweeps):
-        notes.append(f"LIDAR_TOP: {len(sweeps) - len(there)} of {len(sweeps)} scans are not there")
-    return there
+    missing = len(sweeps) - len(existing)
+    if missing:
+        notes.append(f"LIDAR_TOP: {missing} of {len(sweeps)} scans are missing")
+    return existing
 
 
 def _labelled(tables: Node, sweeps: list[_Sweep], notes: list[str]) -> list[_Sweep]:
-    """The sweeps that have labels; none where the scene has no labels."""
+    """The sweeps that have labels; empty where the scene has no labels."""
     folder = _label_folder(tables)
     files = set(file_names(folder)) if folder.is_dir() else set()
     found = [sweep for sweep in sweeps if _label_file(sweep) in files]
@@ -311,7 +323,7 @@ def _label_file(sweep: _Sweep) -> str:
 
 
 def _read_poses(file: Node, sweeps: list[_Sweep], notes: list[str]) -> tuple[Times, Array]:
-    """(N,) increasing times and (N, 4, 4) vehicle frame on the map."""
+    """(N,) strictly increasing times and (N, 4, 4) vehicle frame -> map frame."""
     rows = {
         _text(file, row, "token"): row
         for row in find_rows(file, "token", {sweep.pose for sweep in sweeps})
@@ -320,7 +332,7 @@ def _read_poses(file: Node, sweeps: list[_Sweep], notes: list[str]) -> tuple[Tim
     if not posed:
         raise MaptileError(f"{file}: none of the scene's poses; copy or unpack the tables again")
     if len(posed) < len(sweeps):
-        notes.append(f"ego_pose: {len(sweeps) - len(posed)} of {len(sweeps)} poses are not there")
+        notes.append(f"ego_pose: {len(sweeps) - len(posed)} of {len(sweeps)} poses are missing")
     t_ns = np.array([sweep.t_ns for sweep in posed], np.int64)
     keep = increasing(t_ns)
     return t_ns[keep], _transforms(file, [rows[sweep.pose] for sweep in posed])[keep]
@@ -335,7 +347,7 @@ def _transforms(file: Node, rows: Iterable[Row]) -> Array:
         ]
     )
     if (abs(np.linalg.norm(values[:, 3:], axis=1) - 1) > 0.01).any():
-        raise MaptileError(f"{file}: a rotation is no unit quaternion")
+        raise MaptileError(f"{file}: a rotation is not a unit quaternion")
     return se3_from_quaternion(values[:, :3], values[:, [4, 5, 6, 3]])
 
 
@@ -346,7 +358,7 @@ def _numbers(file: Node, row: Row, key: str, count: int) -> list[float]:
         or len(value) != count
         or not all(type(x) in (int, float) and abs(x) < 1e6 for x in value)
     ):
-        raise MaptileError(f"{file}: a row whose {key} is not {count} numbers")
+        raise MaptileError(f"{file}: {key} of a row is not {count} numbers")
     return [float(x) for x in value]
 
 
@@ -371,9 +383,10 @@ def _without_car(block: ScanBlock) -> ScanBlock:
 def _georeference(location: str, t_ns: Times, world: Array) -> tuple[HeadingTrack, TruthTrack]:
     """Headings and truth of (N, 4, 4) poses on a map.
 
-    The devkit takes north of a map's frame as north at its origin, and a place as so far along the
-    great circle in its direction. The headings are those of the map, so that they tell nothing of
-    where the vehicle is; those of the truth turn with the great circle (by up to 0.03 degrees).
+    As in the devkit, the map's north is true north at its origin, and a position is reached from
+    the origin along a great circle. The headings are relative to the map's north, so that they
+    contain nothing of the vehicle's position; the truth's follow the great circle, which turns by
+    up to 0.03 degrees.
     """
     east, north = world[:, 0, 3], world[:, 1, 3]
     azimuth = np.degrees(np.arctan2(east, north))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from data_prep.errors import MaptileError
 from data_prep.registry import Registry
 
-COMMANDS = Registry("maptile_loc.cli", Path(__file__).parent, "command", "command")
+COMMANDS = Registry("maptile_loc.cli", "command", "command")
 """All commands. A new one is a file in this folder that exports ``command``."""
 
 
@@ -57,7 +56,14 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments, prog_name="maptile")
+        sys.exit(app(arguments, prog_name="maptile", standalone_mode=False) or 0)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "maptile"
+        _fail(f"{error.format_message()}; see {command} -h")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except click.Abort:
+        _fail("interrupted")
     except MaptileError as error:
         if debug:
             raise

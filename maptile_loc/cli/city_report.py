@@ -51,6 +51,7 @@ def command(
     from maptile_loc.report.city.city_report import ReportOptions, city_report
 
     asked = ReportOptions(city, out, submap, sensor, places, device, seed)
-    line = city_report(asked, load_recipe(config, overrides))
+    with console.progress_bar() as progress:
+        line = city_report(asked, load_recipe(config, overrides), progress)
     console.say_recipe(config)
     click.echo(line)

@@ -22,7 +22,7 @@ def command(folder: Path, minutes: float) -> None:
     """
     import maptile_loc as ml
     from data_prep.simulate.town import write_town
-    from maptile_loc.report.report import overview_png, write_report
+    from maptile_loc.report.page.html_report import overview_png, write_report
 
     town, drive = folder / "town.osm", folder / "drive"
     click.echo("1/5 prepare a made-up town from its OSM file")

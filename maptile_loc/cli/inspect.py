@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from maptile_loc.cli.parts import options
+from maptile_loc.cli.parts import console, options
 
 
 @click.command()
@@ -28,18 +28,25 @@ from maptile_loc.cli.parts import options
     show_default="half-way",
     help="Seconds from the first scan to the query tile.",
 )
+@options.recipe("localize")
+@options.overrides
 def command(
     path: Path,
     picture: Path | None,
     submap: float,
     at: float | None,
+    config: str,
+    overrides: tuple[str, ...],
 ) -> None:
     """Describe the contents of a city or a drive, and draw them.
 
     Of a drive, one query tile is drawn too, made as the recipe says. A city is a folder or a
     georeferenced raster (.tif).
     """
-    from maptile_loc.report.inspect.inspect import inspect
+    from maptile_loc.pipeline import load_recipe
+    from maptile_loc.report.inspect.summary import inspect
 
-    for line in inspect(path, picture, submap, at):
-        click.echo(line)
+    settings = load_recipe(config, overrides)
+    with console.progress_bar() as progress:
+        for line in inspect(path, picture, submap, at, settings, progress):
+            click.echo(line)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--method",
     type=click.Choice(METHODS.names()),
     default="match",
-    help="; ".join(f"{name}: {METHODS.summary(name)}" for name in METHODS.names()) + ".",
+    help=" ".join(f"{name}: {METHODS.summary(name)}" for name in METHODS.names()),
 )
 @click.option(
     "--model", type=options.PATH, show_default="the city's newest", help="Folder of a model."

@@ -13,6 +13,6 @@ from maptile_loc.cli.parts import options
 @click.argument("out", type=options.PATH)
 def command(out: Path) -> None:
     """Draw the result in OUT as one page, OUT/report.html, that needs no network."""
-    from maptile_loc.report.report import write_report
+    from maptile_loc.report.page.html_report import write_report
 
     click.echo(f"{write_report(out)}: open it in a browser")

@@ -3,8 +3,7 @@
 The state has eight components: three of the pose (east, north, heading), two of the odometry's
 drift (scale, turn), and three of the error that consecutive fixes have in common. Drift and common
 error are in units of their standard deviations, standard normal at the start, and first-order
-Gauss-Markov processes (Gelb, Applied Optimal Estimation, 1974) over the metres
-travelled.
+Gauss-Markov processes (Gelb, Applied Optimal Estimation, 1974) over the metres travelled.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array, se2_between, wrap_angle
-from data_prep.settings import Count, NotNegative, Positive, Settings, Share
+from data_prep.settings import Count, Fraction, NotNegative, Positive, Settings
 
 SIZE = 8
 """Components of the state."""
@@ -68,19 +67,19 @@ class FuseSettings(Settings):
     walk_deg: Positive = 0.06
     floor_m: Positive = 0.05
     floor_deg: Positive = 0.05
-    common: Share = 0.9
+    common: Fraction = 0.9
     common_m: Positive = 25.0
     view_m: Positive = 30.0
-    miss: Share = 0.1
-    jump: Share = 0.001
-    repeat: Share = 0.02
+    miss: Fraction = 0.1
+    jump: Fraction = 0.001
+    repeat: Fraction = 0.02
     hypotheses: Count = 60
-    trust: Share = 0.99
+    trust: Fraction = 0.99
     max_std_m: Positive = 4.0
     rounds: Count = 10
     same_m: Positive = 2.0
     same_rad: Positive = 0.1
-    negligible: Share = 1e-12
+    negligible: Fraction = 1e-12
     near_m: Positive = 5.0
     jump_m: Positive = 10.0
     jump_share: NotNegative = 0.1

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from maptile_loc.fuse.filter import Fixes, filter_causal, is_sure
+from maptile_loc.fuse.filter import filter_causal, is_sure
 from maptile_loc.fuse.motion import POSE, SIZE, FuseSettings, Steps, initial_states
 from maptile_loc.fuse.posegraph import relax
-from maptile_loc.types import Estimates
+from maptile_loc.types import Estimates, Fixes
 
 
 def smooth(

@@ -1,1 +1,1 @@
-"""Training of models."""
+"""Training of models. Nothing outside this folder, the API and the command line imports it."""

@@ -1,41 +1,46 @@
-"""Tile to cell: a posterior over the cells of a city, with the place within each.
+"""Cells: a posterior over the cells of a city, with a position within each.
 
-A cell is a class (Weyand et al., PlaNet, ECCV 2016) of several overlapping partitions that are
-combined (Seo et al., CPlaNet, ECCV 2018); the target is soft, for near cells look alike, and each
-cell has an offset of its own, so that the answer is finer than the cells.
+Each cell is a class (Weyand et al., PlaNet, ECCV 2016) of several overlapping partitions, which are
+combined (Seo et al., CPlaNet, ECCV 2018). The target is soft, because nearby cells look alike, and
+the model regresses an offset within each cell, so that the answer is finer than the cells.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maptile_loc.learn.data import Batch
-from maptile_loc.models.base import TileModel
+from data_prep.settings import Settings
+from maptile_loc.models.parts.kind import Blueprint, ModelKind
+from maptile_loc.models.parts.partition import PartitionSettings, make_cells
+from maptile_loc.models.parts.tile_model import Batch, TileModel
 
 SOFT_M = 5.0
 """Standard deviation of the target beyond a cell's border, and of the density about an answer."""
 BOTTLENECK = 64
+"""Features of the hidden layer of the head that regresses the offsets within cells."""
 MIXED = 64
-"""Cells per partition of which a tile's density is made."""
+"""The most probable cells of each partition, from which a tile's density is made."""
+FLOOR = -12.0
+"""Log-density of a partition where none of its ``MIXED`` answers is near."""
 
 
 class CellsModel(TileModel):
     """Posterior over cells.
 
     Args:
-        counts: Cells in each partition.
+        counts: Cells in each partition; N in total.
         common: The arguments of ``TileModel``.
 
     Attributes:
-        centre: (N, 2) float32 metres from the reference, of all partitions' cells.
+        centre: (N, 2) float32 metres from the reference, of the cells of all partitions.
         side: (N,) float32 metres.
     """
 
-    method = "cells"
     centre: Tensor
     side: Tensor
 
@@ -51,7 +56,7 @@ class CellsModel(TileModel):
         self.register_buffer("side", torch.ones(total))
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, N) log-probabilities within each partition, (B, N, 2) places."""
+        """(B, 3, S, S) -> (B, N) log-probabilities per partition, (B, N, 2) positions in metres."""
         features = self.features(tiles)
         logits = self.logits(features).float()
         parts = [functional.log_softmax(part, 1) for part in torch.split(logits, self.counts, 1)]
@@ -59,45 +64,34 @@ class CellsModel(TileModel):
         return torch.cat(parts, 1), self.centre + within * self.side[:, None]
 
     def objective(self, batch: Batch) -> Tensor:
-        """Cross entropy of each partition, and the distance of the likely cells' places."""
-        log_p, place = self(batch.tiles.flatten(0, 1))
+        """The mean over partitions of cross entropy and expected position error.
+
+        The position error is the sum of the absolute errors per axis, in units of ``SOFT_M``; its
+        expectation is over the target's probabilities.
+        """
+        log_p, position = self(batch.tiles.flatten(0, 1))
         truth = batch.offset.flatten(0, 1)[:, None]
         outside = ((self.centre - truth).abs() - self.side[:, None] / 2).clamp_min(0)
         closeness = -outside.square().sum(2) / (2 * SOFT_M**2)
         target = torch.cat([part.softmax(1) for part in torch.split(closeness, self.counts, 1)], 1)
         surprise = -(target * log_p).sum(1)
-        astray = (target * (place - truth).abs().sum(2)).sum(1) / SOFT_M
+        astray = (target * (position - truth).abs().sum(2)).sum(1) / SOFT_M
         return (surprise + astray).mean() / len(self.counts)
 
     def top(self, tiles: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The likeliest places.
+        """The most probable positions.
 
         Args:
             tiles: (B, 3, S, S).
-            count: How many places, K.
+            count: Number of positions, K.
 
         Returns:
-            (B, K, 2) metres from the reference and (B, K) log-scores, 0 where all partitions are
-            sure of the same place. Two places are ``2 SOFT_M`` apart or more; where fewer are
-            found, the rest have scores of minus infinity.
+            (B, K, 2) metres from the reference and (B, K) log-scores: the mean over the partitions
+            of their log-densities, 0 where all are certain of the same position. Two positions are
+            at least ``2 SOFT_M`` apart; where fewer exist, the others have a score of minus
+            infinity.
         """
-        log_p, place = self(tiles)
-        best = [
-            part.topk(min(MIXED, part.shape[1]), 1) for part in torch.split(log_p, self.counts, 1)
-        ]
-        starts = torch.tensor([0, *self.counts]).cumsum(0).tolist()
-        index = torch.cat([b.indices + start for b, start in zip(best, starts, strict=False)], 1)
-        answers = place.gather(1, index[..., None].expand(-1, -1, 2))
-        # Each partition is a density, a Gaussian about each cell's answer; together they say where.
-        sizes = [b.values.shape[1] for b in best]
-        distance = torch.cdist(answers, answers)
-        density = torch.zeros_like(log_p[:, : index.shape[1]])
-        for values, gaps in zip(
-            [b.values for b in best], torch.split(distance, sizes, 2), strict=True
-        ):
-            near = values[:, None] - gaps.square() / (2 * SOFT_M**2)
-            floor = near.new_full((len(near), near.shape[1], 1), -12.0)
-            density = density + torch.cat([near, floor], 2).logsumexp(2)
+        answers, distance, density = self._density(tiles)
         chosen, scores = [], []
         rest = density
         for _ in range(count):
@@ -108,7 +102,56 @@ class CellsModel(TileModel):
             rest = torch.where(row < 2 * SOFT_M, -torch.inf, rest)
         return torch.stack(chosen, 1), torch.stack(scores, 1) / len(self.counts)
 
+    def _density(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The joint density of all partitions at the positions of their most probable cells.
+
+        The density of a partition is a mixture of Gaussians about its cells' positions, on a floor;
+        those of all partitions are multiplied.
+
+        Returns:
+            (B, M, 2) positions, (B, M, M) the distances between them, (B, M) log-densities.
+        """
+        log_p, position = self(tiles)
+        best = [
+            part.topk(min(MIXED, part.shape[1]), 1) for part in torch.split(log_p, self.counts, 1)
+        ]
+        starts = torch.tensor([0, *self.counts]).cumsum(0).tolist()
+        index = torch.cat([b.indices + start for b, start in zip(best, starts, strict=False)], 1)
+        answers = position.gather(1, index[..., None].expand(-1, -1, 2))
+        sizes = [b.values.shape[1] for b in best]
+        distance = torch.cdist(answers, answers)
+        density = torch.zeros_like(log_p[:, : index.shape[1]])
+        for values, gaps in zip(
+            [b.values for b in best], torch.split(distance, sizes, 2), strict=True
+        ):
+            near = values[:, None] - gaps.square() / (2 * SOFT_M**2)
+            floor = near.new_full((len(near), near.shape[1], 1), FLOOR)
+            density = density + torch.cat([near, floor], 2).logsumexp(2)
+        return answers, distance, density
+
     def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, 2) the likeliest place, (B,) zeros: cells know no direction."""
-        places, _ = self.top(tiles, 1)
-        return places[:, 0], torch.zeros_like(places[:, 0, 0])
+        """(B, 3, S, S) -> (B, 2) the most probable position, (B,) zeros: there is no direction."""
+        positions, _ = self.top(tiles, 1)
+        return positions[:, 0], torch.zeros_like(positions[:, 0, 0])
+
+
+class ClassifierRecipe(Settings):
+    """The keys of a recipe that this model reads."""
+
+    cells: PartitionSettings = PartitionSettings()
+    """How the city is divided into cells."""
+
+
+def _make(recipe: ClassifierRecipe, blueprint: Blueprint) -> CellsModel:
+    city_map = blueprint.city_map
+    weights = city_map.weights.double().numpy()
+    cells = make_cells(city_map.roads.midpoints(), weights, recipe.cells)
+    model = CellsModel(counts=np.bincount(cells.partition).tolist(), **blueprint.common)
+    model.centre.copy_(torch.from_numpy(cells.centre))
+    model.side.copy_(torch.from_numpy(cells.side))
+    return model
+
+
+KIND = ModelKind(
+    name="cells", method="cells", network=CellsModel, recipe=ClassifierRecipe, make=_make
+)

@@ -1,36 +1,41 @@
-"""MapNet over a posterior: the regressed pose is an expectation over a grid of places.
+"""MapNet over a posterior: the regressed offset is an expectation over a grid of positions.
 
-A regressor that sees two places alike answers with a third between them. This one says how probable
-each place of a grid is, is trained with MapNet's loss on the expectation and with the grid's cross
-entropy, and answers with the expectation about the likeliest place.
+For a tile that fits two positions, a regressor returns a position between them. This model
+estimates the probability of each position of a grid. It is trained with MapNet's loss on the
+expectation and with the cross entropy of the grid; its answer is the expectation near the most
+probable position.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maptile_loc.learn.data import Batch
-from maptile_loc.models.regressor import MapNet
+from data_prep.geometry import Array
+from maptile_loc.models.parts.kind import Blueprint, ModelKind
+from maptile_loc.models.parts.tile_model import Batch
+from maptile_loc.models.regressor import MapNet, RegressorRecipe
 
 SOFT_M = 8.0
-"""Standard deviation of the target about the truth: near places look alike."""
+"""Standard deviation of the target about the true position: nearby positions look alike."""
 DECIDED_M = 25.0
-"""The answer is the expectation over the places so near to the likeliest one."""
+"""The answer is the expectation over the positions this near to the most probable one."""
 
 
 class PosteriorMapNet(MapNet):
-    """MapNet whose offset is an expectation.
+    """MapNet whose offset is an expectation over a grid.
 
     Args:
-        places: How many places the grid has.
+        places: Number of positions in the grid, N.
         arguments: Those of ``MapNet``.
 
     Attributes:
-        grid: (N, 2) float32, the places, metres from the reference.
+        grid: (N, 2) float32, the positions, metres from the reference.
     """
 
     grid: Tensor
@@ -43,30 +48,81 @@ class PosteriorMapNet(MapNet):
         self.register_buffer("grid", torch.zeros(places, 2))
 
     def posterior(self, tiles: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, S, S) -> (B, N) log-probabilities; the log-quaternion (B, 1) or None."""
+        """(B, 3, S, S) -> (B, N) log-probabilities, and the log-quaternion (B, 1) or None."""
         features = self.features(tiles)
         log_p = functional.log_softmax(self.logits(features).float(), dim=1)
         return log_p, None if self.rotation is None else self.rotation(features).float()
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 2 or 3) float32: the decided offset normalised, log-quaternion."""
+        """(B, 3, S, S) -> (B, 2 or 3) float32: normalised offset, log-quaternion.
+
+        The offset is the expectation within ``DECIDED_M`` of the most probable position.
+        """
         log_p, rotation = self.posterior(tiles)
         peak = self.grid[log_p.argmax(1)]
         near = torch.cdist(peak, self.grid) < DECIDED_M
         share = torch.where(near, log_p, -torch.inf).softmax(1)
-        return self._together(share @ self.grid, rotation)
+        return self._joined(share @ self.grid, rotation)
+
+    def expectation(self, tiles: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 2 or 3): as ``forward``, with the expectation over the whole grid.
+
+        It distinguishes two positions by the probability of each, so its gradient reaches both.
+        """
+        log_p, rotation = self.posterior(tiles)
+        return self._joined(log_p.exp() @ self.grid, rotation)
 
     def objective(self, batch: Batch) -> Tensor:
-        """The pose loss of the expectation over all places, and the posterior's cross entropy."""
+        """The pose loss of the expectation over the whole grid, and the posterior's cross entropy.
+
+        The target of the cross entropy is a Gaussian of ``SOFT_M`` about the true position.
+        """
         log_p, rotation = self.posterior(batch.tiles.flatten(0, 1))
-        expected = self._together(log_p.exp() @ self.grid, rotation)
-        relative = self.progress >= self.relative_from
+        expected = self._joined(log_p.exp() @ self.grid, rotation)
+        relative = self.trained_share >= self.relative_from
         predicted = expected.view(*batch.offset.shape[:2], -1)
         loss: Tensor = self.loss(predicted, self.target(batch), relative)
         distance = torch.cdist(batch.offset.flatten(0, 1), self.grid)
         target = (-distance.square() / (2 * SOFT_M**2)).softmax(1)
         return loss - (target * log_p).sum(1).mean()
 
-    def _together(self, offset: Tensor, rotation: Tensor | None) -> Tensor:
+    def _joined(self, offset: Tensor, rotation: Tensor | None) -> Tensor:
+        """(B, 2 or 3) of offsets (B, 2) in metres, which are normalised, and log-quaternions."""
         normalised = (offset - self.mean) / self.deviation
         return normalised if rotation is None else torch.cat([normalised, rotation], 1)
+
+
+class PosteriorRecipe(RegressorRecipe):
+    """The keys of a recipe that this model reads."""
+
+    grid_m: float = Field(10.0, gt=0)
+    """Spacing of the grid of positions, metres."""
+
+
+def _make(recipe: PosteriorRecipe, blueprint: Blueprint) -> PosteriorMapNet:
+    city_map = blueprint.city_map
+    weights = city_map.weights.double().numpy()
+    grid = _grid(city_map.roads.midpoints()[weights > 0], recipe.grid_m)
+    model = PosteriorMapNet(
+        places=len(grid),
+        relative=recipe.relative,
+        relative_from=blueprint.relative_from,
+        **blueprint.common,
+    )
+    model.grid.copy_(torch.from_numpy(grid))
+    return model
+
+
+def _grid(positions: Array, spacing: float) -> Array:
+    """(N, 2) the points of a square grid that are the nearest to one of (P, 2) positions."""
+    index: Array = np.unique(np.round(positions / spacing), axis=0)
+    return index * spacing
+
+
+KIND = ModelKind(
+    name="posterior",
+    method="mapnet",
+    network=PosteriorMapNet,
+    recipe=PosteriorRecipe,
+    make=_make,
+)

@@ -1,9 +1,11 @@
-"""MapNet and PoseNet for map tiles: a tile's pose regressed from its looks.
+"""MapNet and PoseNet for map tiles: the pose of a tile is regressed from its channels.
 
-The losses are those of MapNet (Brahmbhatt et al., CVPR 2018) in the plane: the translation is the
-2D offset from the city's reference tile, normalised per axis; the rotation, where it is asked for,
-is the logarithm of the unit quaternion of a turn about the vertical, one number: half the angle.
-PoseNet with learned weights is the same without the relative term.
+After Brahmbhatt et al., Geometry-Aware Learning of Maps for Camera Localization (MapNet), CVPR
+2018, in the plane: the translation is the 2D offset from the city's reference tile, normalised per
+axis; the rotation, where the heading is unknown, is the log-quaternion of a turn about the
+vertical. As in the authors' code, the relative pose of two tiles is the difference of their pose
+vectors. PoseNet with learned weights (Kendall and Cipolla, CVPR 2017) is the same without the
+relative term.
 """
 
 from __future__ import annotations
@@ -13,29 +15,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maptile_loc.learn.data import Batch
-from maptile_loc.models.base import TileModel, angle_of_log_quaternion, log_quaternion
+from data_prep.settings import Settings
+from maptile_loc.models.parts.kind import Blueprint, ModelKind
+from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.tile_model import Batch, TileModel
+
+INITIAL_WEIGHTS = {"sx": 0.0, "sq": -3.0, "srx": 0.0, "srq": -3.0}
+"""Initial log-variances of the loss, as published: the rotation's are the beta and gamma of -3."""
 
 
 class PoseLoss(nn.Module):
-    """Absolute and relative pose errors, each weighed by a learned uncertainty.
+    """MapNet's loss: absolute and relative pose errors with learned weights.
 
-    ``exp(-sx) |t| + sx + exp(-sq) |q| + sq`` over all tiles of a tuple, and the same with ``srx``,
-    ``srq`` over the differences of consecutive tiles. ``| |`` is the mean absolute error.
+    ``|t| exp(-sx) + sx + |q| exp(-sq) + sq`` over all tiles of a tuple, and the same with ``srx``
+    and ``srq`` over the differences of consecutive tiles (Brahmbhatt et al. 2018, section 3.1; the
+    weights are those of Kendall and Cipolla 2017). ``| |`` is the mean absolute error.
+
+    Args:
+        relative: Whether the loss has the relative term.
+        rotation: Whether poses have a rotation.
     """
 
     def __init__(self, relative: bool, rotation: bool) -> None:
         super().__init__()
         names = ["sx"] + ["sq"] * rotation + ["srx"] * relative + ["srq"] * (relative and rotation)
-        start = {"sx": 0.0, "sq": -3.0, "srx": 0.0, "srq": -3.0}
         for name in names:
-            self.register_parameter(name, nn.Parameter(torch.tensor(start[name])))
+            self.register_parameter(name, nn.Parameter(torch.tensor(INITIAL_WEIGHTS[name])))
         self.relative, self.rotation = relative, rotation
 
     def forward(self, predicted: Tensor, target: Tensor, relative: bool = True) -> Tensor:
         """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion.
 
-        ``relative=False`` leaves the relative term out.
+        ``relative=False`` omits the relative term.
         """
         loss = self._terms(predicted - target, "sx", "sq")
         if self.relative and relative and predicted.shape[1] > 1:
@@ -44,24 +55,27 @@ class PoseLoss(nn.Module):
         return loss
 
     def _terms(self, error: Tensor, translation: str, rotation: str) -> Tensor:
-        loss = _weighed(error[..., :2], self.get_parameter(translation))
+        """The sum of the weighted errors of the translation and, where poses have one, rotation."""
+        loss = weighted(error[..., :2], self.get_parameter(translation))
         if self.rotation:
-            loss = loss + _weighed(error[..., 2:], self.get_parameter(rotation))
+            loss = loss + weighted(error[..., 2:], self.get_parameter(rotation))
         return loss
 
 
+def weighted(error: Tensor, log_variance: Tensor) -> Tensor:
+    """``|error| exp(-s) + s``: an error with the learned weight s (Kendall and Cipolla 2017)."""
+    return torch.exp(-log_variance) * error.abs().mean() + log_variance
+
+
 class MapNet(TileModel):
-    """Tile to 2D offset, and to the tile's direction where the heading is unknown.
+    """Tile -> 2D offset and, where the heading is unknown, direction.
 
     Args:
-        relative: MapNet's relative term; without it the model is PoseNet.
-        relative_from: Share of the training after which the relative term counts. From the very
-            start it holds an untrained network at its constant answer: neighbours that agree cost
-            least.
+        relative: Whether the loss has MapNet's relative term; without it the model is PoseNet.
+        relative_from: Share of the training after which the relative term counts. From the start,
+            it would keep an untrained network at a constant answer, which makes neighbours agree.
         common: The arguments of ``TileModel``.
     """
-
-    method = "mapnet"
 
     def __init__(self, relative: bool, relative_from: float, **common: Any) -> None:
         super().__init__(**common)
@@ -71,6 +85,11 @@ class MapNet(TileModel):
         self.rotation = nn.Linear(self.settings.features, 1) if turned else None
         self.loss = PoseLoss(relative, turned)
         self.relative_from = relative_from
+
+    @property
+    def adaptable(self) -> bool:
+        """Whether MapNet+ can adapt it: its loss has the weights of a relative term."""
+        return self.loss.relative
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 2 or 3) float32: normalised offset, log-quaternion."""
@@ -88,20 +107,40 @@ class MapNet(TileModel):
             return offset, torch.zeros_like(offset[:, 0])
         return offset, angle_of_log_quaternion(predicted[:, 2])
 
+    def expectation(self, tiles: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 2 or 3): the normalised poses that the loss is made of.
+
+        Here they are those of ``forward``.
+        """
+        poses: Tensor = self(tiles)
+        return poses
+
     def objective(self, batch: Batch) -> Tensor:
         """The pose loss of a batch of tuples."""
         predicted = self(batch.tiles.flatten(0, 1)).view(*batch.offset.shape[:2], -1)
-        relative = self.progress >= self.relative_from
+        relative = self.trained_share >= self.relative_from
         loss: Tensor = self.loss(predicted, self.target(batch), relative)
         return loss
 
     def target(self, batch: Batch) -> Tensor:
-        """(B, T, 2 or 3): what is to be predicted."""
+        """(B, T, 2 or 3) the true poses: normalised offset and, with a rotation, log-quaternion."""
         offset = (batch.offset - self.mean) / self.deviation
         if self.rotation is None:
             return offset
         return torch.cat([offset, log_quaternion(batch.angle)[..., None]], dim=-1)
 
 
-def _weighed(error: Tensor, log_scale: Tensor) -> Tensor:
-    return torch.exp(-log_scale) * error.abs().mean() + log_scale
+class RegressorRecipe(Settings):
+    """The keys of a recipe that MapNet and its variants read."""
+
+    relative: bool = True
+    """MapNet's relative term; without it, the model is PoseNet."""
+
+
+def _make(recipe: RegressorRecipe, blueprint: Blueprint) -> MapNet:
+    return MapNet(
+        relative=recipe.relative, relative_from=blueprint.relative_from, **blueprint.common
+    )
+
+
+KIND = ModelKind(name="mapnet", method="mapnet", network=MapNet, recipe=RegressorRecipe, make=_make)

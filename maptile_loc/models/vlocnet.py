@@ -1,12 +1,12 @@
-"""VLocNet for map tiles: the pose of a tile, helped by the tile before it.
+"""VLocNet for map tiles: the pose of a tile from the tile and its predecessor.
 
-After Valada, Radwan and Burgard, "Deep Auxiliary Learning for Visual Localization and Odometry",
-ICRA 2018, in the plane. Kept: two streams that share the layers up to the middle of the network;
-the pose stream, into which what came before is fused there; the odometry stream, which sees both
-tiles and tells the motion between them; the Euclidean losses with learned weights, and the
-geometric consistency of consecutive poses. Not kept: the published network is fed the pose it gave
-before. Here the middle features of the tile before are fused in its place: a wrong pose is not
-handed on, and a tile that has none before it can be localized too. The backbone is this project's.
+After Valada, Radwan and Burgard, Deep Auxiliary Learning for Visual Localization and Odometry, ICRA
+2018, in the plane. As published: two streams share the first layers; the pose stream fuses past
+information there; the odometry stream regresses the motion between both tiles; the losses are
+Euclidean norms with learned weights, with a geometric consistency of consecutive poses. Different:
+the published network fuses its previous pose, this one the features of the previous tile, so that a
+wrong pose is not propagated and a tile without a predecessor can be localized too. The backbone is
+this project's.
 """
 
 from __future__ import annotations
@@ -17,47 +17,56 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maptile_loc.learn.data import Batch
-from maptile_loc.models.base import angle_of_log_quaternion, log_quaternion
-from maptile_loc.models.regressor import MapNet
-from maptile_loc.models.resnet import Block
+from maptile_loc.models.parts.kind import Blueprint, ModelKind
+from maptile_loc.models.parts.resnet import Block
+from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.tile_model import Batch
+from maptile_loc.models.regressor import MapNet, RegressorRecipe
 
 MOTION_M = 10.0
-"""Unit of the odometry stream's answer."""
+"""Unit of the translations of the odometry stream, metres."""
 MOTION_FEATURES = 128
+"""Features of the hidden layer of the odometry stream."""
+MOTION_CELLS = 4
+"""The odometry stream's feature map is pooled to this many cells along a side."""
+INITIAL_WEIGHTS = {"sx": 0.0, "mx": 0.0, "sq": -3.0, "mq": -3.0}
+"""Initial log-variances of the loss: of poses (s) and motions (m), translation and rotation."""
 
 
 class PairLoss(nn.Module):
-    """Euclidean pose errors, each kind weighed by a learned uncertainty.
+    """VLocNet's loss: Euclidean pose and motion errors with learned weights.
 
-    Of the poses (B, T, 2 or 3), ``(|x| + |dx|) exp(-sx) + sx + (|q| + |dq|) exp(-sq) + sq``: errors
-    of each and, in the same bracket, of the differences between consecutive ones (the geometric
-    consistency). Of the motions, ``|m| exp(-mx) + mx + |r| exp(-mq) + mq``. ``| |`` is the mean
-    Euclidean norm.
+    Of poses: ``(|x| + |dx|) exp(-sx) + sx + (|q| + |dq|) exp(-sq) + sq``, with the errors x, q of
+    each pose and dx, dq of the differences between consecutive poses (the geometric consistency).
+    Of motions: ``|m| exp(-mx) + mx + |r| exp(-mq) + mq``. ``| |`` is the mean Euclidean norm.
+    (Valada et al. 2018, section III.)
+
+    Args:
+        rotation: Whether poses have a rotation.
     """
 
     def __init__(self, rotation: bool) -> None:
         super().__init__()
-        start = {"sx": 0.0, "mx": 0.0} | ({"sq": -3.0, "mq": -3.0} if rotation else {})
-        for name, value in start.items():
-            self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+        for name in ["sx", "mx"] + ["sq", "mq"] * rotation:
+            self.register_parameter(name, nn.Parameter(torch.tensor(INITIAL_WEIGHTS[name])))
         self.rotation = rotation
 
     def poses(self, predicted: Tensor, target: Tensor, relative: bool = True) -> Tensor:
         """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion.
 
-        ``relative=False`` leaves the geometric consistency out.
+        ``relative=False`` omits the geometric consistency.
         """
         errors = [predicted - target]
         if relative and predicted.shape[1] > 1:
             errors.append(predicted.diff(dim=1) - target.diff(dim=1))
-        return self._weighed(errors, "sx", "sq")
+        return self._weighted(errors, "sx", "sq")
 
     def motions(self, predicted: Tensor, target: Tensor) -> Tensor:
         """The loss of motions (N, 2 or 3): forward, left in ``MOTION_M`` and the log-quaternion."""
-        return self._weighed([predicted - target], "mx", "mq")
+        return self._weighted([predicted - target], "mx", "mq")
 
-    def _weighed(self, errors: list[Tensor], translation: str, rotation: str) -> Tensor:
+    def _weighted(self, errors: list[Tensor], translation: str, rotation: str) -> Tensor:
+        """The sum of the norms of ``errors`` (..., 2 or 3), with the weights of these names."""
         terms = [(translation, slice(0, 2))] + [(rotation, slice(2, 3))] * self.rotation
         losses = []
         for name, part in terms:
@@ -68,9 +77,9 @@ class PairLoss(nn.Module):
 
 
 class VLocNet(MapNet):
-    """Tile, and the tile before it where there is one, to 2D offset and direction.
+    """Tile, and its predecessor where there is one -> 2D offset and direction.
 
-    In training the first tile of each tuple has none before it.
+    In training, the first tile of each tuple has no predecessor.
 
     Args:
         arguments: Those of ``MapNet``; the relative term is the geometric consistency.
@@ -88,22 +97,27 @@ class VLocNet(MapNet):
         self.odometry = nn.Sequential(
             Block(2 * width, width, 1),
             Block(width, width, 2),
-            nn.AdaptiveAvgPool2d(4),
+            nn.AdaptiveAvgPool2d(MOTION_CELLS),
             nn.Flatten(),
-            nn.Linear(16 * width, MOTION_FEATURES),
+            nn.Linear(MOTION_CELLS**2 * width, MOTION_FEATURES),
             nn.ReLU(),
             nn.Linear(MOTION_FEATURES, 2 if self.rotation is None else 3),
         )
         self.pair_loss = PairLoss(self.rotation is not None)
 
-    def look(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, C, H, W), what both streams share of each tile."""
+    @property
+    def adaptable(self) -> bool:
+        """False: MapNet+ needs the weights of MapNet's relative term, and the loss differs."""
+        return False
+
+    def shared_features(self, tiles: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, C, H, W), the features of each tile that both streams share."""
         shared = self.backbone.stages[: self.shared]
         seen: Tensor = shared(tiles.contiguous(memory_format=torch.channels_last))
         return seen
 
     def regress(self, seen: Tensor, before: Tensor) -> Tensor:
-        """Shared features of tiles and of those before them (zeros: none) -> (B, 2 or 3) poses."""
+        """Shared features of tiles and of their predecessors (zeros: none) -> (B, 2 or 3) poses."""
         fused = functional.relu(self.fuse(torch.cat([seen, before], 1)))
         own = self.backbone.stages[self.shared :](fused)
         features = functional.relu(self.backbone.features(own.flatten(1)))
@@ -113,35 +127,35 @@ class VLocNet(MapNet):
         return torch.cat(heads, dim=1).float()
 
     def motion(self, before: Tensor, seen: Tensor) -> Tensor:
-        """Shared features -> (B, 2 or 3): the second tile in the frame of the first.
+        """Shared features -> (B, 2 or 3): the pose of the second tile in the frame of the first.
 
-        In ``MOTION_M``, and the log-quaternion of its turn.
+        Forward and left in ``MOTION_M``, and the log-quaternion of the turn.
         """
         moved: Tensor = self.odometry(torch.cat([before, seen], 1)).float()
         return moved
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) with none before them -> (B, 2 or 3) float32, as ``MapNet``."""
-        seen = self.look(tiles)
+        """(B, 3, S, S) without predecessors -> (B, 2 or 3) float32, as ``MapNet``."""
+        seen = self.shared_features(tiles)
         return self.regress(seen, torch.zeros_like(seen))
 
     def pose_after(self, tiles: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``pose``, of tiles (B, 3, S, S) each of which comes after its ``previous`` one."""
-        poses = self.regress(self.look(tiles), self.look(previous))
+        """As ``pose``, of tiles (B, 3, S, S) with their predecessors ``previous`` (B, 3, S, S)."""
+        poses = self.regress(self.shared_features(tiles), self.shared_features(previous))
         offset = poses[:, :2] * self.deviation + self.mean
         if self.rotation is None:
             return offset, torch.zeros_like(offset[:, 0])
         return offset, angle_of_log_quaternion(poses[:, 2])
 
     def objective(self, batch: Batch) -> Tensor:
-        """The loss of poses and, where tuples have several tiles, of the motions between them."""
+        """The loss of the poses and, in tuples of several tiles, of the motions between them."""
         count, length = batch.offset.shape[:2]
-        seen = self.look(batch.tiles.flatten(0, 1))
+        seen = self.shared_features(batch.tiles.flatten(0, 1))
         seen = seen.reshape(count, length, *seen.shape[1:])
         before = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-1]], 1)
         poses = self.regress(seen.flatten(0, 1), before.flatten(0, 1))
         poses = poses.view(count, length, -1)
-        relative = self.consistent and self.progress >= self.relative_from
+        relative = self.consistent and self.trained_share >= self.relative_from
         loss = self.pair_loss.poses(poses, self.target(batch), relative)
         if length > 1:
             moved = self.motion(seen[:, :-1].flatten(0, 1), seen[:, 1:].flatten(0, 1))
@@ -150,7 +164,7 @@ class VLocNet(MapNet):
         return loss
 
     def motion_target(self, batch: Batch) -> Tensor:
-        """(B, T - 1, 2 or 3): the motions that are to be predicted."""
+        """(B, T - 1, 2 or 3) the true motions between the tiles of a tuple, as of ``motion``."""
         angle = batch.angle[:, :-1]
         c, s = torch.cos(angle), torch.sin(angle)
         east, north = batch.offset.diff(dim=1).unbind(-1)
@@ -158,3 +172,14 @@ class VLocNet(MapNet):
         if self.rotation is None:
             return moved
         return torch.cat([moved, log_quaternion(batch.angle.diff(dim=1))[..., None]], dim=-1)
+
+
+def _make(recipe: RegressorRecipe, blueprint: Blueprint) -> VLocNet:
+    return VLocNet(
+        relative=recipe.relative, relative_from=blueprint.relative_from, **blueprint.common
+    )
+
+
+KIND = ModelKind(
+    name="vlocnet", method="mapnet", network=VLocNet, recipe=RegressorRecipe, make=_make
+)

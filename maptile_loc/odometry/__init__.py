@@ -1,1 +1,1 @@
-"""Motion of the vehicle from its scans."""
+"""Motion of a vehicle, found from its scans."""

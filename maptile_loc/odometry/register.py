@@ -1,8 +1,11 @@
-"""Fit a scan to a map of surfaces: Gauss-Newton with a robust weight.
+"""Registration of a scan to a map of surfaces: robust point-to-plane ICP.
 
-A point pulls only across the surface that it lies on (see ``VoxelMap``); its residual is weighed
-down with a Geman-McClure kernel that narrows from a metre to decimetres. What the fit can tell is
-read off its normal equations: in a direction in which no surface holds, nothing is known.
+The error of a point is its offset from the nearest surface, measured along the directions in which
+that surface is known (see ``VoxelMap``). For a plane this is point-to-plane ICP (Chen and Medioni,
+"Object modelling by registration of multiple range images", 1992); weighting all three directions
+by the spread of the points follows Generalized-ICP (Segal, Haehnel and Thrun, RSS 2009). Errors
+have a Geman-McClure loss whose scale decreases from a metre to decimetres (graduated non-convexity,
+as in Zhou, Park and Koltun, "Fast Global Registration", ECCV 2016).
 """
 
 from __future__ import annotations
@@ -17,23 +20,38 @@ from data_prep.geometry import Array
 from maptile_loc.odometry.voxels import VoxelMap
 
 _KERNEL_M = (1.0, 1.0, 0.6, 0.4, 0.3, 0.2)
-_LOOK_AROUND = 3
+"""Scale of the Geman-McClure loss in each iteration, metres; the last one is kept."""
+
+_NEIGHBOUR_ITERATIONS = 3
+"""In the first iterations a point may also be matched to one of the six neighbouring voxels."""
+
 _ITERATIONS = 15
-_STOP_M, _STOP_RAD = 1e-3, 1e-4
+"""Most Gauss-Newton iterations."""
+
+_STOP_M = 1e-3
+"""The iteration ends after a step shorter than this that turns less than ``_STOP_RAD``, metres."""
+
+_STOP_RAD = 1e-4
+"""Turn of the last step, see ``_STOP_M``, radians."""
+
 _NOISE_M = 0.05
+"""Standard deviation of a point's offset from its surface, metres."""
+
 _DAMPING = 1e-3
+"""Added to the diagonal of the normal equations."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a scan fits.
+    """A registered scan.
 
     Attributes:
-        pose: (4, 4) scan -> map.
-        share: How many of the first part's points lie on its map's surfaces, 0 to 1.
-        agree: The same, of the points where the map has a surface to lie on.
-        std_m: Standard deviation of the position in the horizontal direction that is known worst,
-            were the points' errors independent; infinite where nothing holds.
+        pose: (4, 4) scan -> map, metres.
+        share: Sum of the robust weights divided by the number of the first part's points, 0 to 1:
+            about the share of its points that lie on the map's surfaces.
+        agree: The same sum divided by the number of points that have a surface nearby.
+        std_m: Standard deviation of the position, metres, in the horizontal direction that is known
+            worst, if the errors of the points were independent; infinite where nothing is known.
     """
 
     pose: Array
@@ -45,59 +63,75 @@ class Fit:
 def register(
     parts: Sequence[tuple[VoxelMap, Array]], guess: Array, guess_std_m: float | None = None
 ) -> Fit:
-    """Fit a scan.
+    """Return the pose at which a scan fits the map.
 
     Args:
-        parts: Maps, each with the (N, 3) points of the scan, in its own frame, that belong to it.
-        guess: (4, 4) scan -> map, good to about a voxel.
-        guess_std_m: How well its position is known, where that is to count beside the scan.
+        parts: Maps, each with the (N, 3) points of the scan that belong to it, scan frame, metres.
+        guess: (4, 4) scan -> map, correct to about a voxel.
+        guess_std_m: Standard deviation of the guess's position as a prior, metres; None: no prior.
     """
     trust = 0.0 if guess_std_m is None else (_NOISE_M / guess_std_m) ** 2
     prior = np.diag([trust] * 3 + [0.0] * 3) + _DAMPING * np.eye(6)
     pose = guess.copy()
     for i in range(_ITERATIONS):
         kernel = _KERNEL_M[min(i, len(_KERNEL_M) - 1)]
-        sums = [_equations(*part, pose, kernel, i < _LOOK_AROUND) for part in parts]
-        left = sum((one[0] for one in sums), np.zeros((6, 6)))
-        right = sum((one[1] for one in sums), np.zeros(6))
-        right[:3] += trust * (pose[:3, 3] - guess[:3, 3])
-        step = np.linalg.solve(left + prior, -right)
+        sums = [_equations(*part, pose, kernel, i < _NEIGHBOUR_ITERATIONS) for part in parts]
+        hessian = sum((one[0] for one in sums), np.zeros((6, 6)))
+        gradient = sum((one[1] for one in sums), np.zeros(6))
+        gradient[:3] += trust * (pose[:3, 3] - guess[:3, 3])
+        step = np.linalg.solve(hessian + prior, -gradient)
         pose[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
         pose[:3, 3] += step[:3]
         small = np.linalg.norm(step[:3]) < _STOP_M and np.linalg.norm(step[3:]) < _STOP_RAD
         if small and i + 1 >= len(_KERNEL_M):
             break
     _, _, found, good = sums[0]
-    return Fit(pose, good / max(len(parts[0][1]), 1), good / max(found, 1), _worst_std(left))
+    return Fit(pose, good / max(len(parts[0][1]), 1), good / max(found, 1), _worst_std(hessian))
 
 
 def _equations(
     surfaces: VoxelMap, points: Array, pose: Array, kernel_m: float, neighbours: bool
 ) -> tuple[Array, Array, int, float]:
-    """(6, 6) and (6,) of the normal equations (shift, then turn about the scan's origin).
+    """Return the normal equations of one Gauss-Newton step.
 
-    And how many points have a surface, and how many lie on it: the sum of the robust weights.
+    The six unknowns are a shift in the map frame and a rotation vector about the scan's origin; the
+    rotation is linearised (Low, "Linear least-squares optimization for point-to-plane ICP surface
+    registration", 2004).
+
+    Args:
+        surfaces: The map.
+        points: (N, 3) scan frame, metres.
+        pose: (4, 4) scan -> map.
+        kernel_m: Scale of the Geman-McClure loss, metres.
+        neighbours: Whether neighbouring voxels are searched as well.
+
+    Returns:
+        (6, 6) approximate Hessian, (6,) gradient, the number of points with a surface, and the sum
+        of the robust weights.
     """
     turned = points @ pose[:3, :3].T
     found = surfaces.find(turned + pose[:3, 3], neighbours)
     seen = found >= 0
     found, turned = found[seen], turned[seen]
-    hold = surfaces.hold[found]
-    off = np.einsum("nki,ni->nk", hold, turned + pose[:3, 3] - surfaces.mean[found])
-    robust = (kernel_m**2 / (kernel_m**2 + np.einsum("nk,nk->n", off, off))) ** 2
+    normals = surfaces.normals[found]
+    error = np.einsum("nki,ni->nk", normals, turned + pose[:3, 3] - surfaces.mean[found])
+    robust = (kernel_m**2 / (kernel_m**2 + np.einsum("nk,nk->n", error, error))) ** 2
     x, y, z = turned.T[:, :, None]
-    a, b, c = hold[:, :, 0], hold[:, :, 1], hold[:, :, 2]
-    slope = np.stack([a, b, c, y * c - z * b, z * a - x * c, x * b - y * a], axis=-1)
-    pulled = slope * robust[:, None, None]
-    # einsum, and not a matrix product, whose rounding may depend on the number of threads
-    left = np.einsum("nki,nkj->ij", pulled, slope)
-    right = np.einsum("nki,nk->i", pulled, off)
-    return left, right, len(found), float(robust.sum())
+    a, b, c = normals[:, :, 0], normals[:, :, 1], normals[:, :, 2]
+    jacobian = np.stack([a, b, c, y * c - z * b, z * a - x * c, x * b - y * a], axis=-1)
+    weighted = jacobian * robust[:, None, None]
+    # einsum instead of a matrix product, whose rounding may depend on the number of threads.
+    hessian = np.einsum("nki,nkj->ij", weighted, jacobian)
+    gradient = np.einsum("nki,nk->i", weighted, error)
+    return hessian, gradient, len(found), float(robust.sum())
 
 
-def _worst_std(left: Array) -> float:
-    """From the normal equations, with height and turns left free."""
-    free = left[2:, 2:] + 1e-9 * np.eye(4)
-    held = left[:2, :2] - left[:2, 2:] @ np.linalg.solve(free, left[2:, :2])
-    weakest = max(float(np.linalg.eigvalsh(held)[0]), 0.0)
+def _worst_std(hessian: Array) -> float:
+    """Return the standard deviation of the position in the worst horizontal direction, metres.
+
+    Height and rotation are marginalised by the Schur complement.
+    """
+    rest = hessian[2:, 2:] + 1e-9 * np.eye(4)
+    information = hessian[:2, :2] - hessian[:2, 2:] @ np.linalg.solve(rest, hessian[2:, :2])
+    weakest = max(float(np.linalg.eigvalsh(information)[0]), 0.0)
     return _NOISE_M / np.sqrt(weakest) if weakest > 1e-12 else float("inf")

@@ -1,4 +1,4 @@
-"""Odometry for a drive that has none: made from its scans, and kept beside the result."""
+"""LiDAR odometry as a file: computed once for a drive, and reused by later runs."""
 
 from __future__ import annotations
 
@@ -9,42 +9,54 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_prep.drive import Drive, PoseTrack
 from data_prep.errors import MaptileError
+from data_prep.progress import Progress, silent
 from data_prep.sources.formats.tum import read_tum, write_tum
-from maptile_loc.odometry.lidar_odometry import OdometrySettings, lidar_odometry
+from maptile_loc.odometry.lidar_odometry import lidar_odometry
+from maptile_loc.odometry.odometry_settings import OdometrySettings
 
-FILE = "odometry.tum"
+ODOMETRY_FILE = "odometry.tum"
+"""Name of the file in the folder of a result."""
 
 _TITLE = "LiDAR odometry of maptile-loc, made from "
+"""Start of the file's first line; a JSON object with the origin of the odometry follows."""
 
 
-def with_lidar_odometry(drive: Drive, settings: OdometrySettings, out: Path) -> Drive:
-    """The drive with the motion that its scans tell in place of its odometry.
+def with_lidar_odometry(
+    drive: Drive, settings: OdometrySettings, out: Path, progress: Progress = silent
+) -> Drive:
+    """Return the drive with an odometry made from its scans.
 
-    The motion is written to ``out/odometry.tum``, under a line that says what it was made from:
-    the drive's name and sensors, the times of all scans, and the settings. A file there under the
-    same line is used as it is; anything else is made anew.
+    The odometry is written to ``out/odometry.tum``. Its first line states what it was made from:
+    the drive's name and sensors, the times of all scans, and the settings. A file that is there and
+    has the same first line is used instead of computing the odometry again.
+
+    Args:
+        drive: A drive with scans.
+        settings: How the odometry is made.
+        out: Folder of the file; it exists.
+        progress: Called with the step ``odometry``, the scans done and all scans.
+
+    Returns:
+        The drive with the new odometry, and a note about it.
 
     Raises:
-        MaptileError: The scans do not tell it, or the file cannot be written.
+        MaptileError: The scans do not determine the motion, or the file cannot be written.
     """
-    path = out / FILE
-    comment = _TITLE + json.dumps(_made_from(drive, settings), sort_keys=True)
-    track = _kept(path, comment)
-    how = "as made before"
+    path = out / ODOMETRY_FILE
+    comment = _TITLE + json.dumps(_origin(drive, settings), sort_keys=True)
+    track = _stored(path, comment)
+    how = "reused"
     if track is None:
         how = "made from the scans"
-        total = len(drive.scans.t_ns)
-        with tqdm(total=total, desc="odometry", unit="scan", disable=None) as bar:
-            try:
-                made = lidar_odometry(drive, settings, bar.update)
-            except MaptileError as error:
-                raise MaptileError(
-                    f"{error}; give it an odometry.tum, or use --submap 0 --every 0"
-                ) from None
+        try:
+            made = lidar_odometry(drive, settings, progress)
+        except MaptileError as error:
+            raise MaptileError(
+                f"{error}; give it an odometry.tum, or use --submap 0 --every 0"
+            ) from None
         write_tum(path, made, comment)
         track = read_tum(path)  # so that a second run has the same poses, to the last bit
     pieces = len(np.unique(track.segment))
@@ -56,7 +68,8 @@ def with_lidar_odometry(drive: Drive, settings: OdometrySettings, out: Path) -> 
     return replace(drive, odometry=track, notes=(*drive.notes, note))
 
 
-def _made_from(drive: Drive, settings: OdometrySettings) -> dict[str, object]:
+def _origin(drive: Drive, settings: OdometrySettings) -> dict[str, object]:
+    """Return what the odometry of a drive depends on."""
     t_ns = drive.scans.t_ns
     return {
         "drive": drive.name,
@@ -71,8 +84,8 @@ def _made_from(drive: Drive, settings: OdometrySettings) -> dict[str, object]:
     }
 
 
-def _kept(path: Path, comment: str) -> PoseTrack | None:
-    """The track in ``path`` if it is whole and was made from the same, else None."""
+def _stored(path: Path, comment: str) -> PoseTrack | None:
+    """Return the track in ``path`` if it is complete and its first line is ``comment``."""
     try:
         with path.open(encoding="ascii") as file:
             if file.readline() != f"# {comment}\n":

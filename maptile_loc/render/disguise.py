@@ -1,6 +1,6 @@
-"""Worlds that differ from the map as real ones do: what the training tiles are rendered from.
+"""Worlds that differ from the map as real ones do: training tiles are rendered from them.
 
-All coordinates are plane coordinates of ``view``: metres east, north of the city's reference.
+All coordinates are plane coordinates of ``raycast``: metres east, north of the city's reference.
 """
 
 from __future__ import annotations
@@ -15,29 +15,40 @@ from scipy.spatial import cKDTree
 
 from data_prep.geometry import Array
 from data_prep.settings import Settings
-from maptile_loc.render.view import CLUTTER, EDGE, FREE, SOLID
+from maptile_loc.render.raycast import CLUTTER_CELL, EDGE_CELL, FREE_CELL, SOLID_CELL
 
-Cells = NDArray[np.uint8]
+CELL_M = 0.75
+"""Default side of a world's cells, metres."""
+HOUSE_CLEARANCE_M = 14.0
+"""Least distance of a new building's centre from the middle of a road."""
+TRUNK_CLEARANCE_M = 3.0
+"""Least distance of a trunk from the middle of a road."""
+HALF_SIDE_M = (2.5, 8.0)
+"""Range of half the side lengths of new buildings."""
+CLUTTER_CELLS = 2
+"""Cells along the side of a piece of clutter."""
+TRUNK_CELLS = 1
+"""Cells along the side of a trunk."""
 
 
 class DisguiseSettings(Settings):
-    """How a world differs from the map. Zeros leave the map as it is."""
+    """How a world differs from the map. With zeros it equals the map."""
 
-    resolution: float = Field(0.75, gt=0)
+    resolution: float = Field(CELL_M, gt=0)
     """Metres per cell."""
     shift_m: float = Field(0.7, ge=0)
     """Standard deviation per axis by which each building is displaced."""
     missing: float = Field(0.04, ge=0, le=1)
-    """Share of buildings that no longer stand."""
+    """Share of the map's buildings that are missing."""
     new_per_km2: float = Field(40.0, ge=0)
-    """Buildings that the map lacks."""
+    """Buildings per square kilometre that the map lacks."""
     trunks_per_km2: float = Field(800.0, ge=0)
-    """Trees, poles: they stop every ray."""
+    """Trees and poles per square kilometre: they stop every ray."""
     clutter_per_km2: float = Field(2500.0, ge=0)
-    """Parked cars, hedges, bushes: they stop the rays that look low."""
+    """Parked cars, hedges and bushes per square kilometre: they stop low rays only."""
 
     def nothing(self) -> DisguiseSettings:
-        """A world that is the map."""
+        """The settings of a world that equals the map, at the same resolution."""
         zeros = ("shift_m", "missing", "new_per_km2", "trunks_per_km2", "clutter_per_km2")
         return self.model_copy(update=dict.fromkeys(zeros, 0.0))
 
@@ -48,20 +59,20 @@ def build_world(
     bounds: tuple[float, float, float, float],
     settings: DisguiseSettings,
     rng: np.random.Generator,
-) -> Cells:
-    """One variant of the city's ground.
+) -> NDArray[np.uint8]:
+    """The cells of one random variant of the city.
 
     Args:
         buildings: (N,) shapely polygons.
-        roads: (M, 2) points along the middle of the roads, some metres apart; nothing new is built
-            upon them.
+        roads: (M, 2) points along the middle of the roads, some metres apart. New buildings and
+            trunks keep their distance from them.
         bounds: West, south, east, north of the world.
         settings: How it differs from the map.
         rng: Source of all randomness.
 
     Returns:
-        (H, W) uint8 of ``view``'s ``FREE``, ``CLUTTER``, ``SOLID``, with ``EDGE`` outermost. Row 0
-        is north; cell (0, 0) begins at the western and northern bound.
+        (H, W) uint8 of ``raycast``'s kinds of cells, with ``EDGE_CELL`` outermost. Row 0 is north;
+        the outer corner of cell (0, 0) lies on the western and northern bound.
     """
     west, south, east, north = bounds
     step = settings.resolution
@@ -74,36 +85,40 @@ def build_world(
 
     standing = buildings[rng.random(len(buildings)) >= settings.missing]
     moved = _shifted(standing, settings.shift_m * rng.standard_normal((len(standing), 2)))
-    new = _boxes(_clear_of(scatter(settings.new_per_km2), roads, 14.0), rng)
-    cells = np.full(shape, FREE, np.uint8)
-    _stamp(cells, scatter(settings.clutter_per_km2), 2, bounds, step, CLUTTER)
-    _stamp(cells, _clear_of(scatter(settings.trunks_per_km2), roads, 3.0), 1, bounds, step, SOLID)
+    new = _boxes(_clear_of(scatter(settings.new_per_km2), roads, HOUSE_CLEARANCE_M), rng)
+    cells = np.full(shape, FREE_CELL, np.uint8)
+    clutter = scatter(settings.clutter_per_km2)
+    _stamp(cells, clutter, CLUTTER_CELLS, bounds, step, CLUTTER_CELL)
+    trunks = _clear_of(scatter(settings.trunks_per_km2), roads, TRUNK_CLEARANCE_M)
+    _stamp(cells, trunks, TRUNK_CELLS, bounds, step, SOLID_CELL)
     solid = np.concatenate([moved, new])
     if len(solid):
         rasterize(
-            ((shape, SOLID) for shape in solid),
+            ((shape, SOLID_CELL) for shape in solid),
             out=cells,
             transform=Affine(step, 0, west, 0, -step, north),
         )
-    cells[[0, -1]] = EDGE
-    cells[:, [0, -1]] = EDGE
+    cells[[0, -1]] = EDGE_CELL
+    cells[:, [0, -1]] = EDGE_CELL
     return cells
 
 
 def _shifted(shapes: NDArray[np.object_], by: Array) -> NDArray[np.object_]:
+    """(N,) shapes, each displaced by its row of ``by`` (N, 2) metres."""
     coordinates, owner = shapely.get_coordinates(shapes, return_index=True)
     return shapely.set_coordinates(shapes.copy(), coordinates + by[owner])
 
 
 def _clear_of(points: Array, roads: Array, distance: float) -> Array:
+    """Those of (N, 2) points that are ``distance`` metres or more from all (M, 2) road points."""
     if len(points) == 0 or len(roads) == 0:
         return points
     return points[cKDTree(roads).query(points)[0] >= distance]
 
 
 def _boxes(centres: Array, rng: np.random.Generator) -> NDArray[np.object_]:
-    """Rectangular buildings of 5 to 16 m a side, turned at random."""
-    half = rng.uniform(2.5, 8.0, (len(centres), 1, 2))
+    """Rectangular buildings at (N, 2) centres, of random size and direction."""
+    half = rng.uniform(*HALF_SIDE_M, (len(centres), 1, 2))
     angle = rng.uniform(0, np.pi, len(centres))
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
     c, s = np.cos(angle), np.sin(angle)
@@ -113,7 +128,7 @@ def _boxes(centres: Array, rng: np.random.Generator) -> NDArray[np.object_]:
 
 
 def _stamp(
-    cells: Cells,
+    cells: NDArray[np.uint8],
     points: Array,
     across: int,
     bounds: tuple[float, float, float, float],

@@ -1,6 +1,6 @@
 """Where vehicles travel: random routes along a city's roads.
 
-All coordinates are plane coordinates of ``view``: metres east, north of the city's reference.
+All coordinates are plane coordinates of ``raycast``: metres east, north of the city's reference.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from torch import Tensor
 from data_prep.geometry import Array
 
 SPACING_M = 2.0
-"""Length of the pieces that roads are cut into, about."""
+"""Approximate length of the pieces that roads are cut into."""
+BESIDE_M = 3.0
+"""How far beyond a road's half width vehicles may be: lanes, and errors of the map."""
 
 
-class Places(NamedTuple):
-    """Tuples of vehicles' places with the stretch of road travelled about each.
+class RouteSamples(NamedTuple):
+    """Tuples of positions on routes, with the path travelled about each position.
 
     Attributes:
-        centre: (B, T, 2) float32, the places.
-        paths: (B, T, P, 2) float32, points of the path, the place in the middle.
+        centre: (B, T, 2) float32, the positions.
+        paths: (B, T, P, 2) float32, P points of the path; its middle point is the position.
     """
 
     centre: Tensor
@@ -36,13 +38,13 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class RoadGraph:
-    """Directed pieces of road, each about ``SPACING_M`` long; the second half are the opposites.
+    """Directed pieces of road, each about ``SPACING_M`` long; the second half are the reverses.
 
     Attributes:
         start, end: (E, 2) float32.
-        following: (E, C) int64, the pieces that a vehicle may take after each: every one that leads
-            on from its end, the opposite one only at a dead end; filled up by repeating.
-        choices: (E,) int64, how many of them differ.
+        following: (E, C) int64, the pieces that may follow each: all that begin at its end, without
+            its reverse unless it is a dead end. Rows are padded by repetition.
+        choices: (E,) int64, the number of different pieces in each row of ``following``.
         half_width: (E,) float32 metres.
     """
 
@@ -53,7 +55,7 @@ class RoadGraph:
     half_width: Tensor
 
     def opposite(self, piece: Tensor) -> Tensor:
-        """The same piece travelled the other way."""
+        """The reverse of each piece: the same stretch in the other direction."""
         half = len(self.start) // 2
         return torch.where(piece < half, piece + half, piece - half)
 
@@ -61,10 +63,13 @@ class RoadGraph:
         """(E,) metres."""
         return torch.linalg.vector_norm(self.end - self.start, dim=1)
 
+    def midpoints(self) -> Array:
+        """(E, 2) float64 midpoints of all directed pieces."""
+        return ((self.start + self.end) / 2).double().numpy()
+
     def middle(self) -> Array:
-        """(E / 2, 2) float64 midpoints of the pieces, each once."""
-        half = len(self.start) // 2
-        return ((self.start + self.end) / 2)[:half].double().numpy()
+        """(E / 2, 2) float64 midpoints of the pieces, without their reverses."""
+        return self.midpoints()[: len(self.start) // 2]
 
     def walk(self, piece: Tensor, steps: int, generator: torch.Generator) -> Tensor:
         """(B, steps, 2): the ends of ``piece`` (B,) and of the random pieces that follow it."""
@@ -84,15 +89,15 @@ class RoadGraph:
         travel_m: float,
         beside_m: float,
         generator: torch.Generator,
-    ) -> Places:
-        """Draw places along random routes.
+    ) -> RouteSamples:
+        """Draw positions along random routes.
 
         Args:
-            count: Tuples to draw.
-            weights: (E,) how often tuples begin on each piece.
-            tuple_size: Places per tuple, one after the other along one route.
-            spacing_m: Least and greatest distance along the road between the places of a tuple.
-            travel_m: Length of the path about each place.
+            count: Tuples to draw, B.
+            weights: (E,) relative frequency with which tuples begin on each piece.
+            tuple_size: Positions per tuple, T, one after the other along one route.
+            spacing_m: Least and greatest distance along the road between the positions of a tuple.
+            travel_m: Length of the path about each position.
             beside_m: How far beyond a road's half width a route may lie to its side.
             generator: Source of all randomness.
         """
@@ -101,7 +106,10 @@ class RoadGraph:
         return self.routes(first, aside, tuple_size, spacing_m, travel_m, generator)
 
     def aside(self, piece: Tensor, beside_m: float, generator: torch.Generator) -> Tensor:
-        """(B,) metres to the left of the middle of the road, up to ``beside_m`` beyond its half."""
+        """(B,) random offsets in metres to the left of the middle of the road.
+
+        They are uniform within the road's half width and ``beside_m`` to either side.
+        """
         return (self.half_width[piece] + beside_m) * _uniform(-1, 1, generator, len(piece))
 
     def routes(
@@ -112,15 +120,15 @@ class RoadGraph:
         spacing_m: tuple[float, float],
         travel_m: float,
         generator: torch.Generator,
-    ) -> Places:
-        """Places along random routes over given pieces.
+    ) -> RouteSamples:
+        """Positions along random routes over given pieces.
 
         Args:
-            first: (B,) pieces, on which the tuples begin.
+            first: (B,) pieces on which the tuples begin.
             aside: (B,) metres to the left of the middle of the road.
-            tuple_size: Places per tuple; this and the rest as for ``draw``.
+            tuple_size: Positions per tuple; this and the rest as for ``draw``.
             spacing_m: Least and greatest distance between them.
-            travel_m: Length of the path about each place.
+            travel_m: Length of the path about each position.
             generator: Source of all randomness.
         """
         count = len(first)
@@ -138,7 +146,7 @@ class RoadGraph:
         half = travel_m / 2 / SPACING_M
         along = torch.linspace(-half, half, 2 * int(half / 2) + 3)
         paths = _interpolate(route, at[..., None] + along)
-        return Places(paths[:, :, len(along) // 2], paths)
+        return RouteSamples(paths[:, :, len(along) // 2], paths)
 
 
 def road_graph(lines: Iterable[Array], widths: Iterable[float]) -> RoadGraph:
@@ -189,7 +197,14 @@ def _following(
     leaving: dict[tuple[int, int], list[int]],
     arriving: dict[tuple[int, int], list[int]],
 ) -> list[list[int]]:
-    """The successors of pieces 0 .. total - 1 and, from ``total`` on, of their opposites."""
+    """The successors of pieces 0 .. total - 1 and, from ``total`` on, of their reverses.
+
+    Args:
+        total: Number of pieces without their reverses.
+        links: First piece and one past the last piece of each stretch between two nodes.
+        leaving: By node, the pieces that begin there.
+        arriving: By node, the pieces that end there.
+    """
     following: list[list[int]] = [[] for _ in range(2 * total)]
     for begin, end in links:
         for piece in range(begin, end - 1):
@@ -206,12 +221,12 @@ def _following(
 
 
 def _key(point: Array) -> tuple[int, int]:
-    """Vertices within a centimetre are one."""
+    """The point in centimetres: vertices that round to the same centimetre are one node."""
     return round(float(point[0]) * 100), round(float(point[1]) * 100)
 
 
 def _pieces(line: Array) -> Array:
-    """(N, 2, 2) start and end of about ``SPACING_M`` long pieces of a line."""
+    """(N, 2, 2) start and end of the pieces of a line, each about ``SPACING_M`` long."""
     travelled = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     count = max(1, round(travelled[-1] / SPACING_M))
     at = np.linspace(0, travelled[-1], count + 1)
@@ -229,7 +244,7 @@ def _beside(route: Tensor, offset: Tensor) -> Tensor:
 
 
 def _interpolate(route: Tensor, at: Tensor) -> Tensor:
-    """Points of the routes (B, N, 2) at positions (B, ...) counted in points: (B, ..., 2)."""
+    """(B, ..., 2) points of the routes (B, N, 2) at the fractional indices ``at`` (B, ...)."""
     shape = at.shape
     at = at.flatten(1).clamp(0, route.shape[1] - 1)
     left = at.to(torch.int64).clamp_max(route.shape[1] - 2)
@@ -239,4 +254,5 @@ def _interpolate(route: Tensor, at: Tensor) -> Tensor:
 
 
 def _uniform(low: float, high: float, generator: torch.Generator, count: int) -> Tensor:
+    """(count,) float32 uniform random numbers."""
     return low + (high - low) * torch.rand(count, generator=generator)

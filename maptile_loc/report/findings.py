@@ -1,4 +1,4 @@
-"""What went well and what went wrong in a drive, in plain words."""
+"""Findings about a localized drive, as sentences."""
 
 from __future__ import annotations
 
@@ -14,17 +14,31 @@ from maptile_loc.report.trajectory import stretches
 from maptile_loc.types import Estimates, Localization
 
 CHI2_95 = 5.991
-"""95 % of a normal distribution in the plane lie within this squared Mahalanobis distance."""
+"""95 % quantile of the chi-squared distribution with two degrees of freedom."""
 FAR_M = 10.0
-"""An answer called localized and farther off than this is called wrong."""
+"""A localized query farther from the truth than this is wrong, metres."""
+GOOD_SHARE = 0.9
+"""Share of localized queries from which on a drive is well localized."""
+GAPS_LISTED = 3
+"""Number of stretches without a position that are listed, the longest ones."""
+BIAS_M = 0.5
+"""Shifts of the map smaller than this are not reported, metres."""
+CALIBRATION_QUERIES = 10
+"""Fewest localized queries by which the claimed uncertainty is judged."""
+TOO_SURE = 0.85
+"""The uncertainty is too small if fewer queries than this share lie within their 95 % ellipse."""
+FAR_TOO_SURE = 0.7
+"""Below this share, that is a bad finding."""
+CAUTIOUS = 0.99
+"""The uncertainty is cautious if more queries than this share lie within their 95 % ellipse."""
 
 
 class Finding(NamedTuple):
-    """One thing worth telling.
+    """One fact about a localized drive.
 
     Attributes:
         kind: good, bad, or note (neither).
-        text: A sentence or two.
+        text: One or two sentences.
     """
 
     kind: Literal["good", "bad", "note"]
@@ -32,57 +46,65 @@ class Finding(NamedTuple):
 
 
 def find(
-    result: Localization,
+    found: Localization,
     metrics: dict[str, Any] | None,
     errors: pd.DataFrame | None,
     reason: str | None = None,
 ) -> list[Finding]:
-    """The findings about a drive.
+    """Return the findings about a localized drive.
 
     Args:
-        result: The localized drive.
-        metrics: As in ``metrics.json``, None without truth.
-        errors: As in ``errors.csv``, None without truth.
+        found: The localized drive.
+        metrics: As in ``metrics.json``; None without truth.
+        errors: As in ``errors.csv``; None without truth.
         reason: Why there is no truth.
     """
-    if not len(result.t_ns):
+    if not len(found.t_ns):
         return [Finding("bad", "The drive gave no query: it may be shorter than one submap.")]
-    final = result.stages[result.final]
-    localized = final.localized & np.isfinite(final.poses[:, 0])
-    findings = [_share(localized), *gaps(localized, result.t_ns)]
+    final = found.trajectory
+    localized = final.localized & final.has_pose
+    findings = [_share(localized), *gaps(localized, found.t_ns)]
     if metrics is None or errors is None:
-        text = f"No errors are shown, for want of a truth: {reason or 'none was given'}."
+        text = f"Errors are unknown without truth: {reason or 'none was given'}."
         return [*findings, Finding("note", text)]
-    rows = errors[errors["stage"] == result.final]
+    rows = errors[errors["stage"] == found.final]
     truth = rows[["truth_east", "truth_north"]].to_numpy(np.float64)
     counted = rows["counted"].to_numpy(np.bool_)
     findings += _outside(metrics)
     if counted.any():
         metres = rows["error_m"].to_numpy(np.float64)
-        findings += _wrong(metres, counted & localized, result.frame)
-        findings += _bias(metrics, result.final)
+        findings += _wrong(metres, counted & localized, found.frame)
+        findings += _bias(metrics, found.final)
         findings += _calibration(final, truth + _shift(metrics), counted & localized)
         findings += _chance(metrics)
     return findings + [Finding("note", f"{note}.") for note in metrics["notes"]]
 
 
-def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, 75 -> 1:15."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _share(localized: NDArray[np.bool_]) -> Finding:
-    count, total = int(localized.sum()), len(localized)
-    text = f"{count} of {_count(total, 'query', 'queries')} localized ({_percent(count / total)})."
-    if count == 0:
-        text += " Nothing was recognised: the drive may not be on this map."
-    return Finding("good" if count >= 0.9 * total else "bad", text)
+def outcome_notes(found: Localization) -> tuple[str, ...]:
+    """Return lines for the user about queries that are not localized, and the likely reasons."""
+    localized = found.trajectory.localized
+    notes = [gap.text for gap in gaps(localized, found.t_ns)]
+    if found.blind:
+        verb = "query has" if found.blind == 1 else "queries have"
+        notes.append(f"{found.blind} {verb} no points; see maptile inspect")
+    if not localized.any():
+        text = "nothing was localized; is the drive on this map?"
+        alone = int(found.stages.get("aligned", found.trajectory).localized.sum())
+        if alone:
+            text += f" {alone} queries were, each by itself: the drive is too short to confirm them"
+        notes.append(text)
+    return tuple(notes)
 
 
 def gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]:
-    """Where a drive lost its track: the stretches of (Q,) queries that are not ``localized``.
+    """Return a finding about the stretches of queries that are not localized.
 
-    None where nothing is localized: then that is what is to be said.
+    Args:
+        localized: (Q,) bool.
+        t_ns: (Q,) times of the queries, nanoseconds.
+
+    Returns:
+        One finding; none if all queries are localized or no query is.
     """
     lost = sorted(stretches(~localized), key=lambda gap: gap.start - gap.stop)
     if not localized.any() or not lost:
@@ -91,21 +113,34 @@ def gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]
     shown = [
         f"{clock(seconds[gap.start])} to {clock(seconds[gap.stop - 1])} "
         f"({_count(gap.stop - gap.start, 'query', 'queries')})"
-        for gap in sorted(lost[:3], key=lambda gap: gap.start)
+        for gap in sorted(lost[:GAPS_LISTED], key=lambda gap: gap.start)
     ]
-    more = "" if len(lost) <= 3 else f"; {len(lost) - 3} shorter"
+    more = "" if len(lost) <= GAPS_LISTED else f"; {len(lost) - GAPS_LISTED} shorter"
     name = _count(len(lost), "stretch", "stretches")
     text = f"{name} without a position, in minutes from the start: {', '.join(shown)}{more}."
     return [Finding("note", text)]
 
 
+def clock(seconds: float) -> str:
+    """Return seconds as minutes and seconds, 75 as 1:15."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _share(localized: NDArray[np.bool_]) -> Finding:
+    count, total = int(localized.sum()), len(localized)
+    text = f"{count} of {_count(total, 'query', 'queries')} localized ({_percent(count / total)})."
+    if count == 0:
+        text += " No query matches the map: the drive may be outside it."
+    return Finding("good" if count >= GOOD_SHARE * total else "bad", text)
+
+
 def _outside(metrics: dict[str, Any]) -> list[Finding]:
-    outside, called = metrics["outside_queries"], metrics["outside_localized"]
+    outside, wrong = metrics["outside_queries"], metrics["outside_localized"]
     if not outside:
         return []
-    text = f"{_count(outside, 'query lies', 'queries lie')} outside the map or at its very edge; "
-    text += "none of them was" if not called else f"{called} of them nevertheless"
-    return [Finding("bad" if called else "good", f"{text} called localized.")]
+    text = f"{_count(outside, 'query is', 'queries are')} outside the map or close to its edge; "
+    text += f"{wrong or 'none'} of them {'is' if wrong == 1 else 'are'} called localized."
+    return [Finding("bad" if wrong else "good", text)]
 
 
 def _wrong(metres: Array, judged: NDArray[np.bool_], frame: NDArray[np.int64]) -> list[Finding]:
@@ -113,59 +148,53 @@ def _wrong(metres: Array, judged: NDArray[np.bool_], frame: NDArray[np.int64]) -
         return []
     wrong = judged & ~(metres <= FAR_M)
     if not wrong.any():
-        text = f"Every query called localized is within {FAR_M:.0f} m of the truth."
-        return [Finding("good", text)]
+        return [Finding("good", f"Every localized query is within {FAR_M:.0f} m of the truth.")]
     worst = int(np.nanargmax(np.where(wrong, metres, -1.0)))
-    return [
-        Finding(
-            "bad",
-            f"{_count(int(wrong.sum()), 'query was', 'queries were')} called localized and "
-            f"{'is' if wrong.sum() == 1 else 'are'} more than {FAR_M:.0f} m off; the worst by "
-            f"{metres[worst]:.0f} m, at frame {frame[worst]}.",
-        )
-    ]
+    text = (
+        f"{_count(int(wrong.sum()), 'localized query is', 'localized queries are')} more than "
+        f"{FAR_M:.0f} m from the truth; the largest error is {metres[worst]:.0f} m, "
+        f"at frame {frame[worst]}."
+    )
+    return [Finding("bad", text)]
 
 
 def _bias(metrics: dict[str, Any], stage: str) -> list[Finding]:
     shift = _shift(metrics)
-    size = float(np.linalg.norm(shift))
     before, after = (metrics[key][stage]["median_m"] for key in ("stages", "bias_removed"))
-    if size < 0.5 or before is None or after is None:
+    if float(np.linalg.norm(shift)) < BIAS_M or before is None or after is None:
         return []
     east = f"{abs(shift[0]):.1f} m {'east' if shift[0] > 0 else 'west'}"
     north = f"{abs(shift[1]):.1f} m {'north' if shift[1] > 0 else 'south'}"
-    text = f"The map lies {east} and {north} of the truth on the whole; with this constant shift "
-    return [Finding("note", f"{text}taken out the median is {after:.2f} m, not {before:.2f} m.")]
+    text = f"The map is shifted by {east} and {north} against the truth; without this constant "
+    return [Finding("note", f"{text}shift, the median error is {after:.2f} m, not {before:.2f} m.")]
 
 
 def _calibration(final: Estimates, truth: Array, judged: NDArray[np.bool_]) -> list[Finding]:
     covariance = final.covariance[:, :2, :2]
     judged = judged & np.isfinite(covariance).all(axis=(1, 2))
     judged = judged & (np.linalg.det(np.where(judged[:, None, None], covariance, 0.0)) > 0)
-    if judged.sum() < 10:
+    if judged.sum() < CALIBRATION_QUERIES:
         return []
     difference = final.poses[judged, :2] - truth[judged]
     solved = np.linalg.solve(covariance[judged], difference[..., None])[..., 0]
     share = float(((difference * solved).sum(axis=1) <= CHI2_95).mean())
-    honest = "about right"
-    if share < 0.85:
-        honest = "too small: the method is surer than it should be"
-    elif share > 0.99:
-        honest = "cautious"
-    text = f"{_percent(share)} of the localized queries lie within their 95 % ellipse (the map's "
-    text += f"shift taken out): the uncertainty is {honest}."
-    return [Finding("bad" if share < 0.7 else "note", text)]
+    verdict = "about right"
+    if share < TOO_SURE:
+        verdict = "too small"
+    elif share > CAUTIOUS:
+        verdict = "cautious"
+    text = f"{_percent(share)} of the localized queries lie within their 95 % ellipse (without the "
+    text += f"map's shift): the claimed uncertainty is {verdict}."
+    return [Finding("bad" if share < FAR_TOO_SURE else "note", text)]
 
 
 def _chance(metrics: dict[str, Any]) -> list[Finding]:
-    """Stage aligned is what the alignment alone achieves, before the drive as a whole helps."""
+    """Compare stage aligned, in which each query stands alone, with a random position."""
     stage = "aligned" if "aligned" in metrics["stages"] else next(iter(metrics["stages"]))
     recall = metrics["stages"][stage]["recall_5m"]
     level = chance(5.0, metrics["search_area_km2"])
-    text = (
-        f"Query by query (stage {stage}) {_percent(recall)} are within 5 m; a random place on the "
-    )
-    return [Finding("note", f"{text}map would be with a probability of {100 * level:.2g} %.")]
+    text = f"Each query by itself (stage {stage}): {_percent(recall)} within 5 m of the truth; a "
+    return [Finding("note", f"{text}random position on the map would be with {100 * level:.2g} %.")]
 
 
 def _shift(metrics: dict[str, Any]) -> Array:
@@ -178,18 +207,3 @@ def _count(number: int, one: str, many: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def outcome_notes(found: Localization) -> tuple[str, ...]:
-    """Lines for the user about queries that were not localized."""
-    localized = found.trajectory.localized
-    notes = [gap.text for gap in gaps(localized, found.t_ns)]
-    if found.blind:
-        notes.append(f"queries without one point: {found.blind}; see maptile inspect")
-    if not localized.any():
-        text = "nothing was localized; is the drive on this map?"
-        alone = int(found.stages["aligned"].localized.sum())
-        if alone:
-            text += f" {alone} queries were, each by itself: the drive is too short to confirm them"
-        notes.append(text)
-    return tuple(notes)

@@ -1,4 +1,4 @@
-"""What pictures of maps and tiles have in common: scale bar, north, vehicle, and their saving."""
+"""Parts that figures share: title, scale bar, north arrow, vehicle; and saving a figure."""
 
 from __future__ import annotations
 
@@ -13,47 +13,61 @@ from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Affine2D
 
+from data_prep.city.raster import ATTRIBUTION
 from data_prep.files import atomic_file
 from maptile_loc.report.pictures import INK
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-"""Of Okabe and Ito's palette, told apart by colour-blind eyes."""
+BLUE = "#0072b2"
+"""Blue of Okabe and Ito's palette, whose colours colour-blind readers can distinguish."""
+ORANGE = "#d55e00"
+"""Vermillion of the same palette."""
+GREEN = "#009e73"
+"""Bluish green of the same palette."""
+PURPLE = "#cc79a7"
+"""Reddish purple of the same palette."""
 GREY = "#5c6675"
+"""Colour of secondary text."""
 DOTS_PER_INCH = 125
+"""Resolution of saved figures."""
 DOT = "  \N{MIDDLE DOT}  "
+"""Separator of the facts below a title."""
+CREDIT = ATTRIBUTION.replace("(c)", "\N{COPYRIGHT SIGN}")
+"""Attribution of the map's data."""
+ROUND_STEPS = (1, 2, 5)
+"""Lengths of a scale bar are one of these times a power of ten."""
 
 _ARROW = Outline([(0, 1), (-0.62, -0.8), (0, -0.4), (0.62, -0.8), (0, 1)], closed=True)
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, whole or not at all; returns ``path``.
 
     Raises:
         MaptileError: It cannot be written.
     """
     with atomic_file(path) as temporary, warnings.catch_warnings():
-        # A name may be in a script that the font lacks; it is drawn as boxes.
+        # A name may be in a script that the font lacks; its letters are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary)
     return path
 
 
 def title(figure: Figure, name: str, facts: list[str]) -> None:
-    """A heading and, under it, facts in one line, in the upper left corner."""
+    """Draw a title in the upper left corner, and facts on one line below it."""
     inches = float(figure.get_figheight())
-    # Names are not formulas, whatever dollar signs are in them.
+    # Names are not formulas, even if they contain dollar signs.
     plain: dict[str, Any] = {"va": "top", "parse_math": False}
     figure.text(0.025, 1 - 0.16 / inches, name, fontsize=15, weight="bold", color=INK, **plain)
     figure.text(0.025, 1 - 0.5 / inches, DOT.join(facts), fontsize=10, color=GREY, **plain)
 
 
 def halo(colour: str, width: float = 2.5) -> list[Any]:
-    """An edge around text and lines of ``colour``, so that they can be read on anything."""
+    """Return a contrasting edge for text and lines of ``colour``, readable on any background."""
     return [withStroke(linewidth=width, foreground="black" if colour == "white" else "white")]
 
 
 def draw_scale(axes: Any, colour: str = INK) -> None:
-    """A bar of 1, 2 or 5 times a power of ten metres, up to a fifth of the picture wide."""
+    """Draw a scale bar of round length, at most a fifth of the axes wide."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     metres = scale_metres(right - left)
     x, y = left + 0.03 * (right - left), bottom + 0.03 * (top - bottom)
@@ -78,13 +92,13 @@ def draw_scale(axes: Any, colour: str = INK) -> None:
 
 
 def scale_metres(width_m: float) -> float:
-    """The largest of 1, 2 and 5 times powers of ten that is at most a fifth of ``width_m``."""
+    """Return the largest of 1, 2 and 5 times powers of ten that is at most ``width_m`` / 5."""
     power = 10.0 ** np.floor(np.log10(width_m / 5))
-    return float(max(step * power for step in (1, 2, 5) if step * power <= width_m / 5))
+    return float(max(step * power for step in ROUND_STEPS if step * power <= width_m / 5))
 
 
 def draw_north(axes: Any, colour: str = INK) -> None:
-    """A mark in the upper left corner that says that north is up."""
+    """Draw an arrow in the upper left corner that shows that north is up."""
     axes.annotate(
         "\N{BLACK UP-POINTING TRIANGLE}\nN",
         (0, 1),
@@ -102,7 +116,13 @@ def draw_north(axes: Any, colour: str = INK) -> None:
 
 
 def draw_vehicle(axes: Any, heading: float, size: float = 15) -> None:
-    """An arrow head at the origin that points ``heading`` radians counter-clockwise from x."""
+    """Draw an arrow head at the origin.
+
+    Args:
+        axes: Axes whose x points right and y up.
+        heading: Direction of the arrow, radians counter-clockwise from x.
+        size: Length of the arrow, points.
+    """
     marker = MarkerStyle(_ARROW, transform=Affine2D().rotate(heading - np.pi / 2))
     axes.plot(
         0,

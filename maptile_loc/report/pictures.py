@@ -1,4 +1,4 @@
-"""Pictures out of rasters and tiles: arrays in, arrays out."""
+"""Pictures of maps and query tiles, as arrays."""
 
 from __future__ import annotations
 
@@ -9,37 +9,53 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import image as mpl_image
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_prep.city.raster import BUILDING, PATH, ROAD, MapRaster
 from data_prep.geometry import Array
+from data_prep.progress import Progress, silent, tracked
 from maptile_loc.report.findings import CHI2_95
 from maptile_loc.types import QueryTile
 
 MAP_PIXELS = 2400
-"""The longest side of a map picture."""
+"""Largest number of pixels along a side of a map picture."""
 ERROR_LIMITS_M = (1, 2, 5, 10)
+"""Errors at which the colour of a query changes, metres."""
 ERROR_COLOURS = ("#0072b2", "#56b4e9", "#f0e442", "#e69f00", "#d55e00")
-"""Okabe and Ito's palette, told apart by colour-blind eyes; the last is for all beyond."""
+"""Colours of queries by their errors, from Okabe and Ito's palette, which colour-blind readers can
+distinguish; the last one is for errors above the last limit."""
 INK = "#1b2330"
+"""Colour of text and outlines."""
 SEEN_COLOURS = {
     "wall": INK,
     "road": "#a9bbdc",
     "ground": "#bfe3d6",
-    "seen, empty": "#ffffff",
-    "not seen": "#d3d7de",
+    "free": "#ffffff",
+    "unobserved": "#d3d7de",
 }
-"""How a query tile is drawn for people."""
+"""Colours of a query tile's channels, by their names."""
+WALL_CONTRAST = 1.5
+"""Factor by which wall evidence is multiplied before it is drawn."""
+JUMP_M = 30.0
+"""Smallest step between positions at which a line is interrupted, metres."""
+JUMP_STEPS = 4
+"""A line is interrupted at steps of this many median steps, if that is longer than ``JUMP_M``."""
 
 Picture = NDArray[np.uint8]
+"""An (H, W, 3) picture, or (3, H, W) bands of a map; uint8."""
 
 
 def map_crop(raster: MapRaster, centre: Array, size: int, resolution: float) -> Picture:
-    """(3, size, size) uint8 bands of the map around ``centre`` (east, north), north up.
+    """Return (3, size, size) uint8 bands of the map around ``centre``, north up.
 
-    Nearest pixels; zero beyond the map's edge.
+    Pixels are sampled by nearest neighbour; they are zero beyond the map's edge.
+
+    Args:
+        raster: The map.
+        centre: (2, 1, 1) east, north in metres.
+        size: Pixels along a side.
+        resolution: Metres per pixel.
     """
-    east, north = centre + _grid(size, resolution)
+    east, north = centre + _pixel_centres(size, resolution)
     cell = np.floor(raster.pixel_from_world(np.stack([east, north], axis=-1))).astype(np.int64)
     row, column = cell[..., 0], cell[..., 1]
     inside = (row >= 0) & (row < raster.height) & (column >= 0) & (column < raster.width)
@@ -48,8 +64,13 @@ def map_crop(raster: MapRaster, centre: Array, size: int, resolution: float) -> 
 
 
 def tile_on_map(tile: QueryTile, heading: float) -> NDArray[np.float32]:
-    """(S, S) wall evidence turned north-up for a vehicle that heads ``heading`` (grid, radians)."""
-    east, north = _grid(tile.size, tile.resolution)
+    """Return (S, S) wall evidence of a query tile, turned so that north is up.
+
+    Args:
+        tile: The query tile.
+        heading: The vehicle's heading, radians from grid east.
+    """
+    east, north = _pixel_centres(tile.size, tile.resolution)
     turn = tile.rotation - heading
     x = np.cos(turn) * east - np.sin(turn) * north
     y = np.sin(turn) * east + np.cos(turn) * north
@@ -60,9 +81,14 @@ def tile_on_map(tile: QueryTile, heading: float) -> NDArray[np.float32]:
 
 
 def ellipses(covariance: Array) -> Array:
-    """(Q, 3, 3) -> (Q, 3): 95 % ellipses, semi-axes in metres (long, short), angle of the long one.
+    """Return (Q, 3): the ellipse that holds 95 % of each position's probability.
 
-    The angle is in radians counter-clockwise from east. NaN where the covariance is.
+    Args:
+        covariance: (Q, 3, 3) of (east, north, heading).
+
+    Returns:
+        Semi-axes in metres (long, short), and the direction of the long one, radians
+        counter-clockwise from east. NaN where the covariance is.
     """
     result = np.full((len(covariance), 3), np.nan)
     known = np.isfinite(covariance[:, :2, :2]).all(axis=(1, 2))
@@ -72,10 +98,19 @@ def ellipses(covariance: Array) -> Array:
     return result
 
 
-def map_view(raster: MapRaster, places: Array, margin_m: float) -> MapRaster:
-    """The part of the map around ``places`` (all of it where there are none), coarse enough."""
+def map_view(
+    raster: MapRaster, positions: Array, margin_m: float, progress: Progress = silent
+) -> MapRaster:
+    """Return the part of the map around ``positions``, at most ``MAP_PIXELS`` pixels wide or high.
+
+    Args:
+        raster: The map.
+        positions: (N, 2) east, north in metres. The whole map is returned if none is on it.
+        margin_m: Metres of map around the positions.
+        progress: Called while a large map is reduced.
+    """
     row0, column0, row1, column1 = 0, 0, raster.height, raster.width
-    inside = places[raster.inside(places)]
+    inside = positions[raster.inside(positions)]
     if len(inside):
         rows, columns = raster.pixel_from_world(inside).T
         margin = margin_m / raster.resolution
@@ -89,21 +124,29 @@ def map_view(raster: MapRaster, places: Array, margin_m: float) -> MapRaster:
     if factor == 1:
         return crop
     resolution = raster.resolution * factor
-    progress = tqdm(range(len(data)), desc="shrink map", delay=1.0, leave=False, disable=None)
-    bands = [crop.coverage(band, resolution) for band in progress]
+    numbers = tracked(range(len(data)), "reduce map", len(data), progress)
+    bands = [crop.coverage(band, resolution) for band in numbers]
     return replace(
         crop, data=np.round(np.stack(bands) * 255).astype(np.uint8), resolution=resolution
     )
 
 
 def coloured_map(raster: MapRaster) -> Picture:
-    """(H, W, 3) the map for people, on light paper."""
+    """Return the map as an (H, W, 3) picture in light colours."""
     return paint(raster.data, "#eef0f2", "#e0dccf", "#ffffff", "#b9c0cb")
 
 
-def paint(data: Picture, ground: str, path: str, road: str, building: str) -> Picture:
-    """(3, H, W) uint8 bands, 255 is covered -> (H, W, 3) in the colours given ("#rrggbb")."""
-    picture = np.broadcast_to(rgb(ground), (*data.shape[1:], 3)).astype(np.float32)
+def paint(data: Picture, background: str, path: str, road: str, building: str) -> Picture:
+    """Return (3, H, W) uint8 bands, 255 is covered, as an (H, W, 3) picture.
+
+    Args:
+        data: Bands of a map.
+        background: Colour, ``#rrggbb``, where no band covers.
+        path: Colour of the band path.
+        road: Colour of the band road, drawn over paths.
+        building: Colour of the band building, drawn over roads.
+    """
+    picture = np.broadcast_to(rgb(background), (*data.shape[1:], 3)).astype(np.float32)
     for band, colour in ((PATH, path), (ROAD, road), (BUILDING, building)):
         cover = data[band][..., None] / np.float32(255)
         picture += cover * (rgb(colour) - picture)
@@ -111,40 +154,43 @@ def paint(data: Picture, ground: str, path: str, road: str, building: str) -> Pi
 
 
 def rgb(colour: str) -> NDArray[np.float32]:
-    """``#rrggbb`` -> (3,) float32, 0..255."""
+    """Return ``#rrggbb`` as (3,) float32, 0..255."""
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
 
 
-def _grid(size: int, resolution: float) -> Array:
-    """(2, size, size) east and north of a north-up tile's pixel centres from its centre."""
-    steps = (np.arange(size) + 0.5 - size / 2) * resolution
-    return np.stack(np.broadcast_arrays(steps[None, :], -steps[:, None]))
-
-
 def png_uri(picture: Picture) -> str:
-    """(H, W, 3) uint8 -> a PNG as a data: address."""
+    """Return an (H, W, 3) uint8 picture as a ``data:`` address that holds a PNG."""
     buffer = io.BytesIO()
     mpl_image.imsave(buffer, picture, format="png", pil_kwargs={"optimize": True})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def broken_line(places: Array) -> Array:
-    """(N, 2) with NaN put into steps far longer than usual, where ground was left out."""
-    step = np.linalg.norm(np.diff(places, axis=0), axis=1)
+def broken_line(positions: Array) -> Array:
+    """Return (N, 2) positions with NaN inserted at jumps, so that no line is drawn there.
+
+    A step is a jump if it is longer than ``JUMP_M`` and than ``JUMP_STEPS`` median steps.
+    """
+    step = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     usual = np.nanmedian(step) if np.isfinite(step).any() else 0.0
-    jumps = np.flatnonzero(step > max(30.0, 4 * usual)) + 1
-    return np.insert(places, jumps, np.nan, axis=0)
+    jumps = np.flatnonzero(step > max(JUMP_M, JUMP_STEPS * usual)) + 1
+    return np.insert(positions, jumps, np.nan, axis=0)
 
 
 def seen_picture(tile: QueryTile) -> Picture:
-    """(S, S, 3) the tile for people, in ``SEEN_COLOURS``."""
-    wall, road, ground, empty, unseen = (rgb(colour) for colour in SEEN_COLOURS.values())
-    picture = np.broadcast_to(unseen, (tile.size, tile.size, 3)).astype(np.float32)
+    """Return a query tile as an (S, S, 3) picture in ``SEEN_COLOURS``."""
+    wall, road, ground, free, unobserved = (rgb(colour) for colour in SEEN_COLOURS.values())
+    picture = np.broadcast_to(unobserved, (tile.size, tile.size, 3)).astype(np.float32)
     for channel, colour in (
-        (tile.observed, empty),
+        (tile.observed, free),
         (tile.ground, ground),
         (np.zeros_like(tile.wall) if tile.road is None else np.maximum(tile.road, 0), road),
-        (np.minimum(tile.wall * 1.5, 1.0), wall),
+        (np.minimum(tile.wall * WALL_CONTRAST, 1.0), wall),
     ):
         picture += channel[..., None] * (colour - picture)
     return picture.round().astype(np.uint8)
+
+
+def _pixel_centres(size: int, resolution: float) -> Array:
+    """Return (2, size, size) east, north of a north-up tile's pixel centres from its centre."""
+    steps = (np.arange(size) + 0.5 - size / 2) * resolution
+    return np.stack(np.broadcast_arrays(steps[None, :], -steps[:, None]))

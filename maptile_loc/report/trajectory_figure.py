@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
-from data_prep.city.raster import ATTRIBUTION
 from data_prep.geometry import Array
-from maptile_loc.report.marks import BLUE, GREY, ORANGE, draw_north, draw_scale
+from maptile_loc.report.marks import BLUE, CREDIT, GREY, ORANGE, draw_north, draw_scale
 from maptile_loc.report.pictures import INK, broken_line, coloured_map, ellipses, map_view
 from maptile_loc.types import Estimates, Localization
 
@@ -63,8 +62,7 @@ def draw_trajectory(found: Localization) -> Figure:
         parse_math=False,
     )
     figure.legend(loc="outside lower left", ncols=4, fontsize=9, frameon=False)
-    credit = ATTRIBUTION.replace("(c)", "\N{COPYRIGHT SIGN}")
-    axes.annotate(credit, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right", fontsize=7)
+    axes.annotate(CREDIT, (1, 0), (-4, 4), "axes fraction", "offset points", ha="right", fontsize=7)
     return figure
 
 

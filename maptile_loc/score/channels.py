@@ -252,7 +252,7 @@ CELL_GROUPS = tuple(group for group in GROUPS if group.block is not None)
 CELL_CHANNELS = tuple(channel for group in CELL_GROUPS for channel in group.channels)
 """Their rows: the first of ``CHANNELS``."""
 
-(PATH_GROUP,) = (group for group in GROUPS if group.block is None)
+PATH_GROUP = next(group for group in GROUPS if group.block is None)
 """The group of the trajectory, whose evidence comes as points."""
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from data_prep.registry import Registry
 
-METHODS = Registry("maptile_loc.search", Path(__file__).parent, "METHOD", "method")
+METHODS = Registry("maptile_loc.search", "METHOD", "method")
 """All methods. A new one is a file in this folder that exports ``METHOD``, a ``Method``."""

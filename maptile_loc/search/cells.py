@@ -50,7 +50,7 @@ class CellsLocator(ModelLocator["CellsModel"]):
         settings: CellsSettings,
         device: str = "cpu",
     ) -> None:
-        """As for every ``ModelLocator``."""
+        """Read a model; arguments and errors as in ``ModelLocator``."""
         from maptile_loc.models.classifier import CellsModel
 
         super().__init__(folder, city, search, CellsModel, np.pi, device)

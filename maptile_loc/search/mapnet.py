@@ -50,7 +50,7 @@ class MapNetLocator(ModelLocator["MapNet"]):
         settings: MapNetSettings,
         device: str = "cpu",
     ) -> None:
-        """As for every ``ModelLocator``."""
+        """Read a model; arguments and errors as in ``ModelLocator``."""
         from maptile_loc.models.regressor import MapNet
 
         super().__init__(folder, city, search, MapNet, np.radians(settings.heading_deg), device)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.city.folder import City
 from data_prep.files import atomic_file
 from data_prep.geometry import Array
+from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Count, Positive, Settings
-from maptile_loc.learn.data import DataSettings, exact_world, map_view, training_ground
-from maptile_loc.render.disguise import DisguiseSettings
+from maptile_loc.render.routes import BESIDE_M
+from maptile_loc.render.vector_map import render_exact, vector_map
 from maptile_loc.render.view import ViewSettings, tile_from_query
 from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
 from maptile_loc.search.engine.method import Method
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from maptile_loc.models.descriptor import DescriptorModel
 
 BATCH = 256
-BESIDE_M = DataSettings().beside_m
 
 
 class RetrievalSettings(Settings):
@@ -60,13 +59,15 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         search: NearSearch,
         settings: RetrievalSettings,
         device: str = "cpu",
+        progress: Progress = silent,
     ) -> None:
-        """As for every ``ModelLocator``; the model may be of whichever city.
+        """Read a model of any city, and describe the views of this one.
 
-        Where this city has a folder its places' descriptors are kept there, in ``descriptors/``.
+        The descriptors are kept in the city's folder, in ``descriptors/``, if it has one. Arguments
+        as in ``ModelLocator``.
 
         Raises:
-            MaptileError: The city has no roads; and as every ``ModelLocator`` does.
+            MaptileError: The city has no roads; or as ``ModelLocator`` raises.
         """
         reach = np.radians(settings.heading_step_deg)
         from maptile_loc.models.descriptor import DescriptorModel
@@ -78,7 +79,7 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         if kept is not None and kept.is_file():
             database = load_file(kept, device=device)
         else:
-            database = describe(self.model, self.view, city, settings.every_m)
+            database = describe(self.model, self.view, city, settings.every_m, progress)
             if kept is not None:
                 kept.parent.mkdir(exist_ok=True)
                 with atomic_file(kept) as path:
@@ -102,28 +103,38 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
 
 
 def describe(
-    model: DescriptorModel, view: ViewSettings, city: City, every_m: float
+    model: DescriptorModel,
+    view: ViewSettings,
+    city: City,
+    every_m: float,
+    progress: Progress = silent,
 ) -> dict[str, Tensor]:
-    """The map's views along all its roads.
+    """The descriptors of the map's own views along all roads.
+
+    Args:
+        model: The descriptor.
+        view: The view that it was trained on.
+        city: The city to describe.
+        every_m: Metres of road between the views.
+        progress: Is called after each batch of views.
 
     Returns:
         ``descriptors`` (N, D) unit vectors and ``places`` (N, 2) metres from the city's reference.
     """
-    ground = training_ground(city)
-    roads, half = ground.roads, len(ground.roads.start) // 2
-    world = exact_world(ground, DisguiseSettings())
+    city_map = vector_map(city)
+    roads, half = city_map.roads, len(city_map.roads.start) // 2
+    world = city_map.exact_world()
     generator = torch.Generator().manual_seed(0)
     length = roads.length()[:half]
-    counted = torch.where(ground.weights[:half] > 0, length, 0).cumsum(0)
+    counted = torch.where(city_map.weights[:half] > 0, length, 0).cumsum(0)
     marks = torch.arange(every_m / 2, max(float(counted[-1]), every_m), every_m)
     pieces = torch.searchsorted(counted, marks).clamp_max(half - 1)
     descriptors, places = [], []
-    for some in tqdm(
-        torch.split(pieces, BATCH), desc="describe the map", disable=None, leave=False
-    ):
+    parts = torch.split(pieces, BATCH)
+    for some in tracked(parts, "describe the map", len(parts), progress):
         aside = roads.aside(some, BESIDE_M, generator)
         at = roads.routes(some, aside, 1, (0.0, 0.0), view.travel_m, generator)
-        tiles = map_view(world, at.paths[:, 0], at.centre[:, 0], view, generator)
+        tiles = render_exact(world, at.paths[:, 0], at.centre[:, 0], view, generator)
         with torch.inference_mode():
             descriptors.append(model(tiles.to(model.device)))
         places.append(at.centre[:, 0])
@@ -136,6 +147,11 @@ def describe(
 METHOD = Method(
     RetrievalSettings,
     lambda task, settings: RetrievalLocator(
-        model_folder(task, "retrieval"), task.city, near_search(task), settings, task.device
+        model_folder(task, "retrieval"),
+        task.city,
+        near_search(task),
+        settings,
+        task.device,
+        task.progress,
     ),
 )

@@ -1,1 +1,1 @@
-"""The simulated world: terrain, houses and roadside objects as triangle meshes."""
+"""The world of a simulated drive as triangle meshes: terrain, buildings, roadside objects."""

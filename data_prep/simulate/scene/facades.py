@@ -1,7 +1,8 @@
-"""What makes a wall of a simulated building more than a plane: windows, doors, plinths, pilasters.
+"""The relief of the walls of simulated buildings: windows, doors, plinths and pilasters.
 
-The ray caster knows plane walls only. Where a ray has met one, the wall's own pattern says how it
-goes on: into an opening down to its pane, to the side of the opening, or on into the house.
+The ray caster knows walls as planes only. Where a ray meets such a plane, the pattern of the wall
+decides whether the ray ends before the plane, at a pane, at the side of an opening, or inside the
+building.
 """
 
 from __future__ import annotations
@@ -11,32 +12,50 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.simulate.scene.kinds import BUILDING, INSIDE
+from data_prep.simulate.scene.surfaces import Surface
 
 Floats = NDArray[np.floating]
 
-_STEEPEST = 0.03
-_BEFORE_M = 0.5
+_SMALLEST_COSINE = 0.03
+"""Rays that meet a wall at a smaller cosine of incidence end on its plane."""
+
+_MOST_RELIEF_M = 0.5
+"""Relief lengthens or shortens a ray outside openings by at most this, metres."""
+
 _PATCH_M = 0.3
-_UNEVEN, _SECTION = 0.1, 0.3
-"""Patches of walls, so large, and whole fields stand out or back by up to these shares of
-``Style.depth``."""
+"""Side of the patches of a wall that have an unevenness of their own, metres."""
+
+_PATCH_RELIEF = 0.1
+"""Largest unevenness of a patch, as a share of the depth of the windows."""
+
+_FIELD_RELIEF = 0.3
+"""Largest displacement of a field, as a share of the depth of the windows."""
+
+_FRAME_M = 0.15
+"""A pilaster reaches this far into the fields on both of its sides, metres."""
+
+_LOWBIAS32 = ((16, 0x7FEB352D), (15, 0x846CA68B))
+"""Shifts and factors of the hash function lowbias32 (C. Wellons, hash-prospector, 2018)."""
 
 
 @dataclass(frozen=True)
-class Style:
-    """How the facades of N buildings are laid out; (N,) float32 each, metres.
+class FacadeStyle:
+    """The layout of the facades of N buildings; each attribute is (N,) float32.
+
+    A wall is divided into fields, one window wide and one storey high.
 
     Attributes:
-        bay: Width of a field, about: one window wide.
-        storey: Height of a storey.
-        raised: Height of the ground floor above the ground.
-        width: Width of a window.
-        sill, head: Heights of its lower and upper edge above the floor.
-        depth: How deep it lies in the wall.
-        share: Of the fields that have a window at all.
-        shop: 1 where the ground floor has a shop window or an open arcade in each field, else 0.
-        plinth, pilaster: How far the wall stands out below the ground floor, and between fields.
+        bay: Approximate width of a field, metres.
+        storey: Height of a storey, metres.
+        raised: Height of the ground floor above the ground, metres.
+        width: Width of a window, metres.
+        sill: Height of a window's lower edge above the floor, metres.
+        head: Height of a window's upper edge above the floor, metres.
+        depth: Depth of a window in the wall, metres.
+        share: Share of the fields that have a window.
+        shop: 1 where each field of the ground floor is a shop window or an open arcade, else 0.
+        plinth: How far the wall stands out below the ground floor, metres.
+        pilaster: How far the wall stands out between fields, metres.
     """
 
     bay: NDArray[np.float32]
@@ -52,8 +71,14 @@ class Style:
     pilaster: NDArray[np.float32]
 
     @classmethod
-    def drawn(cls, count: int, relief_m: float, rng: np.random.Generator) -> Style:
-        """The styles of ``count`` buildings; ``relief_m`` is the mean depth of their windows."""
+    def drawn(cls, count: int, relief_m: float, rng: np.random.Generator) -> FacadeStyle:
+        """Return random styles.
+
+        Args:
+            count: Number of buildings.
+            relief_m: Mean depth of their windows, metres.
+            rng: Draws the styles.
+        """
 
         def between(low: float, high: float) -> NDArray[np.float32]:
             return rng.uniform(low, high, count).astype(np.float32)
@@ -72,21 +97,23 @@ class Style:
             pilaster=relief_m * between(0, 0.6) * (rng.random(count) < 0.4),
         )
 
-    def of(self, building: NDArray[np.integer]) -> Style:
-        """The styles of the (M,) numbered buildings."""
-        return Style(**{name: values[building] for name, values in vars(self).items()})
+    def rows(self, building: NDArray[np.integer]) -> FacadeStyle:
+        """Return the styles of the buildings with the (M,) given indices."""
+        return FacadeStyle(**{name: values[building] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Facades:
-    """The walls of a world and their patterns.
+    """The W walls of a world and their patterns, in the coordinates of the ray casting scene.
 
     Attributes:
-        a: (W, 2) float32, where each begins, in the scene's coordinates.
-        along: (W, 2) unit vectors from there to its end; the outside is on the right.
-        length, base, height: (W,) metres: its length, its foot, and its height above that.
-        style: Of each wall.
-        glass: Share of the windows that beams go through.
+        a: (W, 2) float32, one end of each wall, metres.
+        along: (W, 2) float32 unit vectors from there to the other end; outside is on the right.
+        length: (W,) float32, metres.
+        base: (W,) float32, height of the wall's foot, metres.
+        height: (W,) float32, height of the wall above its foot, metres.
+        style: The style of each wall.
+        glass: Share of the windows that beams pass.
     """
 
     a: NDArray[np.float32]
@@ -94,7 +121,7 @@ class Facades:
     length: NDArray[np.float32]
     base: NDArray[np.float32]
     height: NDArray[np.float32]
-    style: Style
+    style: FacadeStyle
     glass: float
 
     def meet(
@@ -103,17 +130,17 @@ class Facades:
         point: NDArray[np.float32],
         direction: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """How rays that meet walls go on.
+        """Return where rays that meet the plane of a wall end.
 
         Args:
-            wall: (N,) the wall that each ray meets.
-            point: (N, 3) where it meets the wall's plane.
-            direction: (N, 3) its unit direction.
+            wall: (N,) row of the wall that each ray meets.
+            point: (N, 3) where it meets the wall's plane, metres.
+            direction: (N, 3) unit vector of the ray.
 
         Returns:
-            (N,) metres that the ray goes on, infinite where nothing comes back, negative where
-            something stands out of the wall; and (N,) what it meets there, ``BUILDING`` or
-            ``INSIDE``.
+            (N,) float32 metres from the plane to the end of the ray: positive behind the plane,
+            negative before it, infinite where nothing returns. And (N,) uint8, what the ray meets:
+            ``Surface.BUILDING`` or ``Surface.INSIDE``.
         """
         along, length, height = self.along[wall], self.length[wall], self.height[wall]
         u = np.einsum("ni,ni->n", point[:, :2] - self.a[wall], along)
@@ -122,40 +149,83 @@ class Facades:
         dv = direction[:, 2]
         inward = along[:, 0] * direction[:, 1] - along[:, 1] * direction[:, 0]
         further = np.zeros(len(wall), np.float32)
-        kind = np.full(len(wall), BUILDING, np.uint8)
-        ahead = np.flatnonzero(inward > _STEEPEST)
-        part = self._openings(wall[ahead], u[ahead], v[ahead], length[ahead], height[ahead])
-        inward, style = inward[ahead], self.style.of(wall[ahead])
+        kind = np.full(len(wall), Surface.BUILDING, np.uint8)
+        ahead = np.flatnonzero(inward > _SMALLEST_COSINE)
+        field = self._fields(wall[ahead], u[ahead], v[ahead], length[ahead], height[ahead])
+        inward, style = inward[ahead], self.style.rows(wall[ahead])
         patch = _hash(wall[ahead], u[ahead] // _PATCH_M, v[ahead] // _PATCH_M, 7)
-        stands_out = np.where(part.low, style.plinth, np.where(part.between, style.pilaster, 0))
-        uneven = _UNEVEN * (2 * patch - 1) + _SECTION * (2 * part.section - 1)
-        stands_out = stands_out + style.depth * uneven
-        further[ahead] = -np.clip(stands_out / inward, -_BEFORE_M, _BEFORE_M)
-
-        hit = np.flatnonzero(part.inside)
-        at, inward, part, patch = ahead[hit], inward[hit], part.of(hit), patch[hit]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            to_side = (part.u + np.copysign(part.half_u, du[at]) - u[at]) / du[at]
-            to_edge = (part.v + np.copysign(part.half_v, dv[at]) - v[at]) / dv[at]
-        to_pane = part.depth / inward
-        to_frame = np.fmin(to_side, to_edge)
-        through = (to_pane < to_frame) & (part.draw < self.glass)
-        nothing = through & (patch < 0.5)
-        room = 0.3 + 8 * (patch - 0.5)  # 0.3 to 4.3 m behind the pane
-        curtain = np.where(part.draw > 0.7, 0.5 * part.depth, 0)
-        uneven = (curtain + _UNEVEN * part.depth * patch) / inward
-        further[at] = np.where(
-            through, to_pane + room / inward, np.minimum(to_pane + uneven, to_frame)
+        further[ahead] = self._relief(field, style, patch, inward)
+        hit = np.flatnonzero(field.inside)
+        at = ahead[hit]
+        further[at], through = self._through_openings(
+            field.rows(hit), patch[hit], (u[at], v[at]), (du[at], dv[at]), inward[hit]
         )
-        further[at[nothing]] = np.inf
-        kind[at[through]] = INSIDE
+        kind[at[through]] = Surface.INSIDE
         return further, kind
 
-    def _openings(
+    def _relief(
+        self, field: _Fields, style: FacadeStyle, patch: NDArray[np.float32], inward: Floats
+    ) -> Floats:
+        """Return (N,) metres from the plane to the end of rays outside openings, negative before.
+
+        Args:
+            field: (N,) the fields that the rays meet.
+            style: (N,) the styles of the walls.
+            patch: (N,) random numbers of the patches, 0 to 1.
+            inward: (N,) cosines of incidence.
+        """
+        stands_out = np.where(field.low, style.plinth, np.where(field.between, style.pilaster, 0))
+        uneven = _PATCH_RELIEF * (2 * patch - 1) + _FIELD_RELIEF * (2 * field.section - 1)
+        stands_out = stands_out + style.depth * uneven
+        return -np.clip(stands_out / inward, -_MOST_RELIEF_M, _MOST_RELIEF_M)
+
+    def _through_openings(
+        self,
+        field: _Fields,
+        patch: NDArray[np.float32],
+        position: tuple[Floats, Floats],
+        direction: tuple[Floats, Floats],
+        inward: Floats,
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return where rays that meet an opening end, and which of them pass its glass.
+
+        Args:
+            field: (N,) the fields of the openings.
+            patch: (N,) random numbers of the patches, 0 to 1.
+            position: Two (N,), along the wall and above its foot, metres.
+            direction: Two (N,), parts of the rays' unit vectors along the wall and up.
+            inward: (N,) cosines of incidence.
+
+        Returns:
+            (N,) metres behind the plane, infinite where nothing returns; and (N,) bool.
+        """
+        (u, v), (du, dv) = position, direction
+        with np.errstate(divide="ignore", invalid="ignore"):
+            to_side = (field.u + np.copysign(field.half_u, du) - u) / du
+            to_edge = (field.v + np.copysign(field.half_v, dv) - v) / dv
+        to_pane = field.depth / inward
+        to_frame = np.fmin(to_side, to_edge)
+        through = (to_pane < to_frame) & (field.draw < self.glass)
+        room = 0.3 + 8 * (patch - 0.5)  # 0.3 to 4.3 m behind the pane
+        curtain = np.where(field.draw > 0.7, 0.5 * field.depth, 0)
+        uneven = (curtain + _PATCH_RELIEF * field.depth * patch) / inward
+        further = np.where(through, to_pane + room / inward, np.minimum(to_pane + uneven, to_frame))
+        further[through & (patch < 0.5)] = np.inf
+        return further, through
+
+    def _fields(
         self, wall: NDArray[np.int32], u: Floats, v: Floats, length: Floats, height: Floats
-    ) -> _Openings:
-        """The opening of the field that each of (N,) places on walls is in."""
-        style = self.style.of(wall)
+    ) -> _Fields:
+        """Return the field, with its opening, at each of N positions on walls.
+
+        Args:
+            wall: (N,) row of the wall.
+            u: (N,) metres along the wall from its first end.
+            v: (N,) metres above its foot.
+            length: (N,) its length, metres.
+            height: (N,) its height, metres.
+        """
+        style = self.style.rows(wall)
         fields = np.maximum(np.floor(length / style.bay), 1)
         width = length / fields
         column = np.clip(np.floor(u / width), 0, fields - 1)
@@ -175,7 +245,7 @@ class Facades:
         inside = (np.abs(u - centre) < half_u) & (v > low) & (v < high) & (depth > 0)
         inside &= shop | door | (draws[1] < style.share)
         edge = np.minimum(u - column * width, (column + 1) * width - u)
-        return _Openings(
+        return _Fields(
             inside=inside,
             u=centre,
             v=(low + high) / 2,
@@ -185,20 +255,25 @@ class Facades:
             draw=draws[3],
             section=draws[4],
             low=v < style.raised,
-            between=edge < 0.15,
+            between=edge < _FRAME_M,
         )
 
 
 @dataclass(frozen=True)
-class _Openings:
-    """What is at N places of walls.
+class _Fields:
+    """The fields, with their openings, at N positions on walls; all attributes are (N,).
 
     Attributes:
-        inside: (N,) whether a place is inside an opening.
-        u, v, half_u, half_v, depth: (N,) metres, of the opening of its field.
-        draw, section: (N,) random numbers of that opening and that field, 0 to 1.
-        low: (N,) whether the place is below the ground floor.
-        between: (N,) whether it is on the edge of two fields.
+        inside: Whether the position is inside the opening.
+        u: Centre of the opening along the wall, metres.
+        v: Centre of the opening above the wall's foot, metres.
+        half_u: Half of the opening's width, metres.
+        half_v: Half of the opening's height, metres.
+        depth: Depth of the opening, metres.
+        draw: Random number of the opening, 0 to 1.
+        section: Random number of the field, 0 to 1.
+        low: Whether the position is below the ground floor.
+        between: Whether the position is at the edge of two fields.
     """
 
     inside: NDArray[np.bool_]
@@ -212,18 +287,21 @@ class _Openings:
     low: NDArray[np.bool_]
     between: NDArray[np.bool_]
 
-    def of(self, chosen: NDArray[np.int64]) -> _Openings:
-        """Those of (M,) chosen places."""
-        return _Openings(**{name: values[chosen] for name, values in vars(self).items()})
+    def rows(self, chosen: NDArray[np.int64]) -> _Fields:
+        """Return those at the positions with the (M,) given indices."""
+        return _Fields(**{name: values[chosen] for name, values in vars(self).items()})
 
 
 def _hash(wall: NDArray[np.int32], column: Floats, row: Floats, salt: int) -> NDArray[np.float32]:
-    """(N,) numbers from 0 to 1 that look random, the same for the same field."""
+    """Return (N,) pseudo-random numbers from 0 to 1, a function of the arguments alone.
+
+    The arguments are mixed with the primes of xxHash32, then hashed with lowbias32.
+    """
     key = wall.astype(np.uint32) * np.uint32(0x9E3779B1)
     key ^= column.astype(np.int32).astype(np.uint32) * np.uint32(0x85EBCA77)
     key ^= row.astype(np.int32).astype(np.uint32) * np.uint32(0xC2B2AE3D)
     key += np.uint32(salt * 0x27D4EB2F & 0xFFFFFFFF)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+    for shift, factor in _LOWBIAS32:
         key ^= key >> np.uint32(shift)
         key *= np.uint32(factor)
     key ^= key >> np.uint32(16)

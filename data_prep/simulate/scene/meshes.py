@@ -1,4 +1,4 @@
-"""Triangle meshes of simple things, many at a time: panels, boxes, prisms, cars, leaves."""
+"""Triangle meshes of simple objects, many at a time: panels, boxes, prisms, car cabins, leaves."""
 
 from __future__ import annotations
 
@@ -10,71 +10,93 @@ import shapely
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
+from data_prep.simulate.scene.surfaces import Surface
 
 Shape = tuple[Array, NDArray[np.int64]]
-"""(V, 3) vertices and (T, 3) corners."""
+"""(V, 3) vertices and (T, 3) vertex indices of the triangles of one object at the origin."""
+
+_SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
+"""(4, 2) corners of the square from -1 to 1, counter-clockwise."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles of one kind.
+    """Triangles of one surface class, in the map frame.
 
     Attributes:
-        vertices: (V, 3) metres.
-        triangles: (T, 3) int64 corners.
-        reflectance: (T,) float32.
-        kind: Index into ``kinds.KINDS``.
-        wall: (T,) int32, row of the facade that a triangle belongs to; None: of none.
+        vertices: (V, 3) east, north, height, metres.
+        triangles: (T, 3) int64 indices into ``vertices``.
+        reflectance: (T,) float32, 0 to 1.
+        kind: The surface class of all triangles.
+        wall: (T,) int32, row of ``Facades`` that each triangle belongs to; None: no facade.
     """
 
     vertices: Array
     triangles: NDArray[np.int64]
     reflectance: NDArray[np.float32]
-    kind: int
+    kind: Surface
     wall: NDArray[np.int32] | None = None
 
 
-def panels(a: Array, b: Array, bottom: Array, top: Array, brightness: Array, kind: int) -> Mesh:
-    """Upright panels between (N, 2) places ``a`` and ``b``.
+def panels(
+    a: Array, b: Array, bottom: Array, top: Array, reflectance: Array, kind: Surface
+) -> Mesh:
+    """Return N vertical panels.
 
-    ``bottom`` and ``top`` are (N,) heights, or (N, 2): those at ``a`` and at ``b``.
+    Args:
+        a: (N, 2) one end of each panel, east, north, metres.
+        b: (N, 2) the other end.
+        bottom: (N,) height of the lower edge, metres; or (N, 2), at ``a`` and at ``b``.
+        top: (N,) or (N, 2) height of the upper edge.
+        reflectance: (N,) 0 to 1.
+        kind: Surface class.
     """
     low, high = (np.broadcast_to(np.transpose(z), (2, len(a))) for z in (bottom, top))
     corners = [np.c_[a, low[0]], np.c_[b, low[1]], np.c_[b, high[1]], np.c_[a, high[0]]]
-    return quads(np.stack(corners, axis=1), brightness, kind)
+    return quads(np.stack(corners, axis=1), reflectance, kind)
 
 
-def quads(corners: Array, brightness: Array, kind: int) -> Mesh:
-    """Two triangles for each of (N, 4, 3) corners in order, (N,) as bright."""
+def quads(corners: Array, reflectance: Array, kind: Surface) -> Mesh:
+    """Return N quadrilaterals as two triangles each.
+
+    Args:
+        corners: (N, 4, 3) corners in order around each quadrilateral, metres.
+        reflectance: (N,) 0 to 1.
+        kind: Surface class.
+    """
     first = 4 * np.arange(len(corners))[:, None, None]
     triangles = (first + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3)
-    bright = np.repeat(brightness, 2).astype(np.float32)
-    return Mesh(corners.reshape(-1, 3), triangles, bright, kind)
+    each = np.repeat(reflectance, 2).astype(np.float32)
+    return Mesh(corners.reshape(-1, 3), triangles, each, kind)
 
 
 def rectangles(xy: Array, along: Array, half: Array) -> NDArray[Any]:
-    """Polygons around (N, 2) centres: (N,) headings of their length, (N, 2) half length, width."""
+    """Return (N,) rectangles as polygons.
+
+    Args:
+        xy: (N, 2) centres, metres.
+        along: (N,) headings of their length, radians counter-clockwise from east.
+        half: (N, 2) half of their length and width, metres.
+    """
     c, s = np.cos(along), np.sin(along)
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half[:, None, :]
+    corners = _SQUARE * half[:, None, :]
     turn = np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], axis=1)
     return np.asarray(shapely.polygons(corners @ turn + xy[:, None, :]), object)
 
 
 def box() -> Shape:
-    """From -1 to 1 in the plane, 0 to 1 in height; open below."""
-    plane = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
-    return _frustum(plane, plane)
+    """Return a box from -1 to 1 in the plane and 0 to 1 in height, open below."""
+    return _frustum(_SQUARE, _SQUARE)
 
 
 def cabin() -> tuple[Shape, Shape]:
-    """A car's windows all around and its roof, from 0 to 1 in height, narrower above."""
-    below = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
-    vertices, corners = _frustum(below, below * (0.6, 0.8))
+    """Return the windows and the roof of a car, from 0 to 1 in height, narrower above."""
+    vertices, corners = _frustum(_SQUARE, _SQUARE * (0.6, 0.8))
     return (vertices, corners[:-2]), (vertices, corners[-2:])
 
 
 def _frustum(below: Array, above: Array) -> Shape:
-    """Walls and lid of four-cornered (4, 2) outlines at heights 0 and 1; the lid comes last."""
+    """Return the sides and, last, the lid between (4, 2) outlines at heights 0 and 1."""
     vertices = np.concatenate([np.c_[below, np.zeros(4)], np.c_[above, np.ones(4)]])
     sides = [[i, (i + 1) % 4, (i + 1) % 4 + 4] for i in range(4)]
     sides += [[i, (i + 1) % 4 + 4, i + 4] for i in range(4)]
@@ -82,7 +104,7 @@ def _frustum(below: Array, above: Array) -> Shape:
 
 
 def prism() -> Shape:
-    """Eight upright sides of radius 1 from 0 to 1 in height."""
+    """Return the sides of an octagonal prism of radius 1 from 0 to 1 in height."""
     angle = np.arange(8) * np.pi / 4
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     vertices = np.concatenate([np.c_[ring, np.zeros(8)], np.c_[ring, np.ones(8)]])
@@ -96,20 +118,30 @@ def copies(
     z: Array,
     along: Array,
     scale: Array,
-    brightness: Array | float,
-    kind: int,
+    reflectance: Array | float,
+    kind: Surface,
 ) -> Mesh:
-    """N copies of a shape: scaled (N, 3), turned (N,) radians, put at (N, 2) and (N,) height."""
+    """Return N copies of a shape.
+
+    Args:
+        shape: The shape at the origin.
+        xy: (N, 2) where each copy's origin is, metres.
+        z: (N,) its height, metres.
+        along: (N,) heading of its x axis, radians counter-clockwise from east.
+        scale: (N, 3) factors along its axes, before the turn.
+        reflectance: (N,) or one for all, 0 to 1.
+        kind: Surface class.
+    """
     vertices, triangles = shape
     count = len(xy)
     placed = _placed(vertices * scale[:, None, :], along, np.c_[xy, z])
     corners = triangles + len(vertices) * np.arange(count)[:, None, None]
-    each = np.repeat(np.broadcast_to(brightness, count), len(triangles)).astype(np.float32)
+    each = np.repeat(np.broadcast_to(reflectance, count), len(triangles)).astype(np.float32)
     return Mesh(placed.reshape(-1, 3), corners.reshape(-1, 3), each, kind)
 
 
 def _placed(vertices: Array, along: Array, centre: Array) -> Array:
-    """(N, V, 3) vertices turned by (N,) radians and moved to (N, 3) centres."""
+    """Return (N, V, 3) vertices turned by (N,) radians about z and moved to (N, 3) centres."""
     c, s = np.cos(along)[:, None], np.sin(along)[:, None]
     turned = np.stack(
         [
@@ -129,25 +161,27 @@ def leaves(
     round_: bool,
     per_m: Array | float,
     size: Array,
-    brightness: float,
-    kind: int,
+    reflectance: float,
+    kind: Surface,
     rng: np.random.Generator,
 ) -> Mesh:
-    """Plants as triangles that hang in their volume at random, each turned at random.
+    """Return plants as equilateral triangles at random positions and orientations.
 
-    Of beams through such a volume the share exp(-per_m * metres) meets no leaf: flat leaves of area
-    A, n of them in a cubic metre and turned every way, cover n A / 2 of each metre (Beer-Lambert).
+    The share exp(-per_m * d) of the beams passes d metres of a plant (Beer-Lambert law). Flat
+    leaves with random orientations have a mean projected area of half their area (Ross' G function
+    of the spherical leaf angle distribution), so that n leaves of area A per cubic metre give
+    per_m = n A / 2.
 
     Args:
-        centre: (N, 3) middles of the plants, metres.
-        along: (N,) headings of their length, radians.
-        half: (N, 3) half their length, width and height, metres.
-        round_: Whether they fill the ellipsoid with these half axes, or the box.
-        per_m: (N,) leaves met per metre.
-        size: (N,) lengths of the leaves' sides, metres.
-        brightness: Reflectance.
-        kind: Of the triangles.
-        rng: Where the leaves are.
+        centre: (N, 3) centres of the plants, metres.
+        along: (N,) headings of their length, radians counter-clockwise from east.
+        half: (N, 3) half of their length, width and height, metres.
+        round_: Whether leaves fill the ellipsoid with these half axes, or the box.
+        per_m: (N,) or one for all, extinction coefficient, per metre.
+        size: (N,) side of a leaf, metres.
+        reflectance: Of all leaves, 0 to 1.
+        kind: Surface class.
+        rng: Draws the leaves.
     """
     volume = np.prod(2 * half, axis=1) * (np.pi / 6 if round_ else 1.0)
     area = np.sqrt(3) / 4 * size**2
@@ -168,5 +202,5 @@ def leaves(
         + np.sin(angle)[None, :, None] * second[:, None, :]
     )
     corners = np.arange(3 * len(plant)).reshape(-1, 3)
-    bright = np.full(len(plant), brightness, np.float32)
-    return Mesh((middle + corner).reshape(-1, 3), corners, bright, kind)
+    each = np.full(len(plant), reflectance, np.float32)
+    return Mesh((middle + corner).reshape(-1, 3), corners, each, kind)

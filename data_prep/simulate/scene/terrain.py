@@ -1,4 +1,4 @@
-"""The ground of simulated worlds: a smooth height field, roads in it, and kerbs beside these."""
+"""The ground of simulated worlds: a smooth height field, lowered roads, and kerbs between both."""
 
 from __future__ import annotations
 
@@ -12,55 +12,86 @@ from scipy.spatial import Delaunay
 
 from data_prep.city.raster import MapRaster
 from data_prep.geometry import Array
-from data_prep.simulate.scene.kinds import GROUND, REFLECTANCE, ROAD
 from data_prep.simulate.scene.meshes import Mesh, panels
+from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
 
 _WAVES = 16
+"""Number of waves that the height field is the sum of."""
+
 _WAVELENGTH_M = (80.0, 800.0)
-_FINE_M, _COARSE_M, _KERB_STEP_M = 6.0, 48.0, 2.0
+"""Shortest and longest wavelength, metres."""
+
+_FINE_M = 6.0
+"""Spacing of the ground mesh near the driven path, metres."""
+
+_COARSE_M = 48.0
+"""Spacing of the ground mesh elsewhere, metres."""
+
+_KERB_STEP_M = 2.0
+"""Distance of the vertices along kerbs, metres."""
+
 _FINE_REACH_M = 150.0
+"""The mesh is fine, and has roads and kerbs, within this distance of the driven path, metres."""
+
 _MARGIN_M = 300.0
+"""The ground extends this far beyond the map, metres."""
 
 
 @dataclass(frozen=True)
 class Terrain:
-    """The height of the ground, a sum of K waves: smooth, and zero on average.
+    """The height of the ground: a sum of K cosine waves, so smooth and zero on average.
 
     Attributes:
-        origin: (2,) east, north in the map frame.
+        origin: (2,) east, north in the map frame, metres.
         wave: (K, 2) wave vectors, radians per metre.
         phase: (K,) radians at ``origin``.
-        swell: (K,) amplitudes, metres.
-        kerb_m: Roads lie lower by this.
+        amplitude: (K,) metres.
+        kerb_m: Roads lie lower than the ground beside them by this, metres.
     """
 
     origin: Array
     wave: Array
     phase: Array
-    swell: Array
+    amplitude: Array
     kerb_m: float
 
     @classmethod
     def rolling(
         cls, origin: Array, slope: float, kerb_m: float, rng: np.random.Generator
     ) -> Terrain:
-        """Waves of 80 to 800 m in all directions, with a root mean square slope of ``slope``."""
+        """Return a terrain of random waves 80 to 800 m long.
+
+        Args:
+            origin: (2,) east, north in the map frame, metres.
+            slope: Root mean square of the slope, metres per metre.
+            kerb_m: Height of kerbs, metres.
+            rng: Draws the waves.
+        """
         shortest, longest = _WAVELENGTH_M
         length = shortest * (longest / shortest) ** rng.random(_WAVES)
         course = rng.uniform(0, 2 * np.pi, _WAVES)
         number = 2 * np.pi / length
         wave = number[:, None] * np.stack([np.cos(course), np.sin(course)], axis=1)
-        # A wave's slope is a k sin(.): its mean square is (a k)^2 / 2, and they add up.
-        swell = slope * np.sqrt(2 / _WAVES) / number
-        return cls(origin, wave, rng.uniform(0, 2 * np.pi, _WAVES), swell, kerb_m)
+        # The mean square slope of a wave with amplitude a and wave number k is (a k)^2 / 2, and
+        # those of independent waves add up.
+        amplitude = slope * np.sqrt(2 / _WAVES) / number
+        return cls(origin, wave, rng.uniform(0, 2 * np.pi, _WAVES), amplitude, kerb_m)
 
     def height(self, xy: Array) -> Array:
-        """(N,) metres of the ground beside roads at (N, 2) places in the map frame."""
-        return np.asarray(np.cos(self._angle(xy)) @ self.swell)
+        """Return (N,) heights of the ground beside roads, metres.
+
+        Args:
+            xy: (N, 2) east, north in the map frame, metres.
+        """
+        return np.asarray(np.cos(self._angle(xy)) @ self.amplitude)
 
     def gradient(self, xy: Array) -> Array:
-        """(N, 2) slope to the east and to the north at (N, 2) places."""
-        return np.asarray(-np.sin(self._angle(xy)) * self.swell @ self.wave)
+        """Return (N, 2) slopes to the east and to the north, metres per metre.
+
+        Args:
+            xy: (N, 2) east, north in the map frame, metres.
+        """
+        return np.asarray(-np.sin(self._angle(xy)) * self.amplitude @ self.wave)
 
     def _angle(self, xy: Array) -> Array:
         return np.asarray((xy - self.origin) @ self.wave.T + self.phase)
@@ -69,13 +100,13 @@ class Terrain:
 def ground_meshes(
     terrain: Terrain, raster: MapRaster, roads: NDArray[Any], path: NDArray[Any]
 ) -> list[Mesh]:
-    """Roads, what is beside them, and the kerbs between, as far as a vehicle on ``path`` sees them.
+    """Return the ground, the roads and the kerbs, detailed around the driven path.
 
     Args:
-        terrain: Its height.
-        raster: The map; the ground goes on beyond its edge.
-        roads: Polygons of asphalt, in the map frame.
-        path: Lines that are driven.
+        terrain: The height of the ground.
+        raster: The map.
+        roads: Polygons of the roads' asphalt, in the map frame.
+        path: The driven lines, in the map frame.
     """
     m = _MARGIN_M
     low, high = (raster.west - m, raster.south - m), (raster.east + m, raster.north + m)
@@ -93,45 +124,53 @@ def ground_meshes(
     )
     keep = np.ones(len(fine), bool)
     keep[near[0]] = False
-    xy = np.concatenate([coarse, fine[keep], kerb]) - terrain.origin
-    mesh = Delaunay(xy)
+    local = np.concatenate([coarse, fine[keep], kerb]) - terrain.origin
+    mesh = Delaunay(local)
     corners = mesh.simplices.astype(np.int64)
-    middle = xy[corners].mean(axis=1) + terrain.origin
+    middle = local[corners].mean(axis=1) + terrain.origin
     shapely.prepare(asphalt)
     is_road = shapely.contains_xy(asphalt, *middle.T)
-    place = xy + terrain.origin
-    z = terrain.height(place)
+    xy = local + terrain.origin
+    z = terrain.height(xy)
     result = [
-        _flat(np.c_[place, z], corners[~is_road], GROUND),
-        _flat(np.c_[place, z - terrain.kerb_m], corners[is_road], ROAD),
+        _ground_mesh(np.c_[xy, z], corners[~is_road], Surface.GROUND),
+        _ground_mesh(np.c_[xy, z - terrain.kerb_m], corners[is_road], Surface.ROAD),
     ]
     if terrain.kerb_m:
-        a, b = _borders(corners, mesh.neighbors, is_road)
-        bright = np.full(len(a), REFLECTANCE[GROUND])
+        a, b = _road_edges(corners, mesh.neighbors, is_road)
+        reflectance = np.full(len(a), REFLECTANCE[Surface.GROUND])
         bottom = np.stack([z[a], z[b]], axis=1) - terrain.kerb_m
         top = np.stack([z[a], z[b]], axis=1)
-        result.append(panels(place[a], place[b], bottom, top, bright, GROUND))
+        result.append(panels(xy[a], xy[b], bottom, top, reflectance, Surface.GROUND))
     return result
 
 
 def _grid(low: Any, high: Any, step: float) -> Array:
-    """(N, 2) points of a grid, half a step turned at every second row so that none is square."""
+    """Return (N, 2) points of a grid with every second row shifted by half a step.
+
+    The shift avoids four points on one circle, whose Delaunay triangulation is ambiguous.
+    """
     x, y = (np.arange(low[i], high[i] + step, step) for i in (0, 1))
     grid = np.stack(np.meshgrid(x, y), axis=-1)
     grid[::2, :, 0] += step / 2
     return grid.reshape(-1, 2)
 
 
-def _flat(vertices: Array, corners: NDArray[np.int64], kind: int) -> Mesh:
+def _ground_mesh(vertices: Array, corners: NDArray[np.int64], kind: Surface) -> Mesh:
     return Mesh(vertices, corners, np.full(len(corners), REFLECTANCE[kind], np.float32), kind)
 
 
-def _borders(
+def _road_edges(
     corners: NDArray[np.int64], neighbours: NDArray[np.int32], is_road: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Both ends of the edges between a road's triangle and another's."""
+    """Return the vertices at both ends of each edge between a road triangle and another.
+
+    Args:
+        corners: (T, 3) vertex indices of the triangles.
+        neighbours: (T, 3) index of the triangle opposite to each corner, -1 where there is none.
+        is_road: (T,) whether the triangle is part of a road.
+    """
     there = (neighbours >= 0) & ~is_road[neighbours]
     triangle, opposite = np.nonzero(is_road[:, None] & there)
-    # The neighbour of number i lies across the edge opposite to corner i.
     ends = [corners[triangle, (opposite + step) % 3] for step in (1, 2)]
     return ends[0], ends[1]

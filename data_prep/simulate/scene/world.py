@@ -1,8 +1,8 @@
-"""The world that simulated drives are driven through: like the map, but not the map.
+"""The world of a simulated drive: similar to the map, but not equal to it.
 
-Buildings stand a little off their footprints, some are missing, some are new, and there is what no
-map shows: slopes and kerbs, windows and bays, parked cars, trees, hedges, fences, people.
-Everything is a triangle of one Open3D ray casting scene, but for the windows (``facades.py``).
+Buildings are displaced from their footprints, some are missing, some are new. The world also has
+what no map shows: slopes and kerbs, windows and bays, parked cars, trees, hedges, fences, people.
+All surfaces are triangles of one Open3D ray casting scene, except windows (see ``facades``).
 """
 
 from __future__ import annotations
@@ -17,30 +17,35 @@ from numpy.typing import NDArray
 
 from data_prep.city.folder import City
 from data_prep.geometry import Array
-from data_prep.simulate.scene import roadside
 from data_prep.simulate.scene.facades import Facades
-from data_prep.simulate.scene.houses import Houses, house_meshes, wall_ends
-from data_prep.simulate.scene.kinds import INSIDE, WorldSettings
+from data_prep.simulate.scene.houses import Houses, WallPlanes, house_meshes
 from data_prep.simulate.scene.meshes import Mesh, rectangles
+from data_prep.simulate.scene.plants import hedges, shrubs, trees
 from data_prep.simulate.scene.roadside import Roadside
+from data_prep.simulate.scene.street_objects import cars, fences, people, poles
+from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.terrain import Terrain, ground_meshes
+from data_prep.simulate.scene.world_settings import WorldSettings
 
-CLEARANCE_M = 1.3
-"""Nothing stands closer than this to the driven path: half a car's width and a little."""
+_CORRIDOR_M = 1.3
+"""No object stands closer to the driven path, metres: half a car's width and a margin."""
 
 _ASPHALT_M = 2.0
-_DARK_INSIDE = 0.3
+"""The ground this close to the driven path is asphalt, metres."""
+
+_INSIDE_REFLECTANCE = 0.3
+"""Reflectance of the inside of a building, as a multiple of that of its walls."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What N rays met.
+    """What N rays hit.
 
     Attributes:
-        distance: (N,) float32 metres, infinite where a ray met nothing.
-        kind: (N,) uint8, index into ``KINDS``.
-        reflectance: (N,) float32, 0..1.
-        cosine: (N,) float32, of the angle between ray and surface normal, 0..1.
+        distance: (N,) float32 metres, infinite where a ray hits nothing.
+        kind: (N,) uint8, the ``Surface`` that is hit; arbitrary where nothing is.
+        reflectance: (N,) float32, 0 to 1.
+        cosine: (N,) float32, cosine of the angle between ray and surface normal, 0 to 1.
     """
 
     distance: NDArray[np.float32]
@@ -54,14 +59,17 @@ class World:
     """A world to cast rays in.
 
     Attributes:
-        scene: Coordinates are metres from ``origin``; z is height above the mean ground.
-        origin: (2,) east, north in the map frame.
-        kind, reflectance: (T,) per triangle of the scene.
-        wall: (T,) int32, row of ``facades``, or -1.
+        scene: Open3D ray casting scene of T triangles; x, y are metres east and north of
+            ``origin``, z is the height above the mean ground.
+        origin: (2,) east, north in the map frame, metres.
+        kind: (T,) uint8, ``Surface`` of each triangle.
+        reflectance: (T,) float32, 0 to 1.
+        wall: (T,) int32, row of ``facades`` that each triangle belongs to, -1 where to none.
         facades: The patterns of the buildings' walls.
         terrain: The height of the ground.
-        buildings: (B,) the footprints that stand, in the map frame.
-        counts: How many of each kind there are, and what was done to make them.
+        buildings: (B,) footprints of the buildings, in the map frame.
+        counts: Number of objects by their kind; and the number of buildings that are ``missing``,
+            ``new``, and ``cut`` back because they stood on the driven path.
     """
 
     scene: Any
@@ -75,7 +83,12 @@ class World:
     counts: dict[str, int]
 
     def cast(self, origins: NDArray[np.floating], directions: NDArray[np.floating]) -> Hits:
-        """Cast rays: (N, 3) origins (east, north, height in the map frame) and unit directions."""
+        """Return what N rays hit.
+
+        Args:
+            origins: (N, 3) east, north in the map frame and height, metres.
+            directions: (N, 3) unit vectors.
+        """
         rays = np.empty((len(origins), 6), np.float32)
         rays[:, :2] = origins[:, :2] - self.origin
         rays[:, 2] = origins[:, 2]
@@ -94,24 +107,36 @@ class World:
         further, met = self.facades.meet(wall[at], point, ray[:, 3:])
         distance[at] += further
         kind[at] = met
-        reflectance[at[met == INSIDE]] *= _DARK_INSIDE
+        reflectance[at[met == Surface.INSIDE]] *= _INSIDE_REFLECTANCE
         return Hits(distance, kind, reflectance, cosine)
 
 
+_OBJECTS = {
+    "car": cars,
+    "tree": trees,
+    "hedge": hedges,
+    "shrub": shrubs,
+    "pole": poles,
+    "fence": fences,
+    "person": people,
+}
+"""Functions that make the objects beside roads, by the name used in ``counts`` and as a seed."""
+
+
 def build_world(city: City, path: list[Array], settings: WorldSettings, seed: int) -> World:
-    """Build the world of a city around a driven path.
+    """Return the world of a city around a driven path.
 
     Args:
         city: The map.
-        path: The stretches driven, (N, 2) east, north each; the world keeps clear of them. What
-            still stands in the way there is cut back and counted as ``cut``.
-        settings: How far the world is from the map.
-        seed: The same seed gives the same world, but for what the path pushes aside.
+        path: Segments of the path, each (N, 2) east, north in the map frame, metres. No object
+            stands on the path; buildings there are cut back.
+        settings: How far the world differs from the map.
+        seed: The same seed gives the same world, except for objects on the path.
     """
     lines = np.array(
         [shapely.simplify(shapely.LineString(xy), 0.05) for xy in path if len(xy) > 1], object
     )
-    corridor = shapely.union_all(shapely.buffer(lines, CLEARANCE_M))
+    corridor = shapely.union_all(shapely.buffer(lines, _CORRIDOR_M))
     origin = city.raster.centre
     terrain = Terrain.rolling(origin, settings.slope, settings.kerb_m, _rng(seed, "terrain"))
     roads = Roadside.of(city, lines, _ASPHALT_M, terrain, settings, _rng(seed, "roads"))
@@ -122,24 +147,17 @@ def build_world(city: City, path: list[Array], settings: WorldSettings, seed: in
     )
     meshes += ground_meshes(terrain, city.raster, roads.asphalt, lines)
     blocked = shapely.STRtree([*footprints, corridor])
-    roads = replace(roads, walls=wall_ends(houses))
-    for name, place in (
-        ("car", roadside.cars),
-        ("tree", roadside.trees),
-        ("hedge", roadside.hedges),
-        ("shrub", roadside.shrubs),
-        ("pole", roadside.poles),
-        ("fence", roadside.fences),
-        ("person", roadside.people),
-    ):
-        things, counts[name] = place(roads, blocked, settings, _rng(seed, name))
-        meshes += things
+    walls = WallPlanes.of(houses)
+    roads = replace(roads, walls=(walls.a, walls.b))
+    for name, make in _OBJECTS.items():
+        objects, counts[name] = make(roads, blocked, settings, _rng(seed, name))
+        meshes += objects
     return _assemble(meshes, origin, facades, terrain, footprints, counts)
 
 
-def _rng(seed: int, what: str) -> np.random.Generator:
-    """A stream of its own for each part, so that turning one off leaves the others as they are."""
-    return np.random.default_rng([seed, *what.encode()])
+def _rng(seed: int, part: str) -> np.random.Generator:
+    """Return the random stream of a part: turning one part off does not change the others."""
+    return np.random.default_rng([seed, *part.encode()])
 
 
 # --- Footprints ---------------------------------------------------------------------------------
@@ -148,7 +166,12 @@ def _rng(seed: int, what: str) -> np.random.Generator:
 def _buildings(
     city: City, corridor: Any, roads: Roadside, settings: WorldSettings, seed: int
 ) -> tuple[NDArray[Any], Array, dict[str, int]]:
-    """Footprints that stand, their heights, and what was done to them."""
+    """Return the buildings of the world.
+
+    Returns:
+        (B,) footprints in the map frame, (B,) heights in metres, and the counts of buildings:
+        ``building``, ``missing``, ``new`` and ``cut``.
+    """
     table = city.buildings()
     footprints = np.asarray(table.geometry.values, object)
     rng = _rng(seed, "buildings")
@@ -164,16 +187,16 @@ def _buildings(
     )
     footprints = np.concatenate([footprints, new])
     heights = np.concatenate([heights, _rng(seed, "tall").uniform(*settings.height_m, len(new))])
-    in_the_way = shapely.intersects(footprints, corridor)
-    footprints[in_the_way] = shapely.difference(footprints[in_the_way], corridor)
+    on_path = shapely.intersects(footprints, corridor)
+    footprints[on_path] = shapely.difference(footprints[on_path], corridor)
     counts = {
         "building": len(footprints),
         "missing": int(missing.sum()),
         "new": len(new),
-        "cut": int(in_the_way.sum()),
+        "cut": int(on_path.sum()),
     }
-    standing = ~shapely.is_empty(footprints)
-    return footprints[standing], heights[standing], counts
+    left = ~shapely.is_empty(footprints)
+    return footprints[left], heights[left], counts
 
 
 def _moved(shape: Any, east: float, north: float) -> Any:
@@ -183,6 +206,7 @@ def _moved(shape: Any, east: float, north: float) -> Any:
 def _new_buildings(
     roads: Roadside, footprints: NDArray[Any], corridor: Any, count: int, rng: np.random.Generator
 ) -> NDArray[Any]:
+    """Return up to ``count`` rectangles beside roads that touch no building and no road."""
     xy, along = roads.spots(30 * count + 30, (8, 20), rng)
     half = rng.uniform(3, 8, (len(xy), 2))
     boxes = rectangles(xy, along, half)
@@ -194,6 +218,7 @@ def _new_buildings(
 
 
 def _touching(shapes: Any, others: NDArray[Any], distance: float) -> NDArray[np.bool_]:
+    """Return (N,) whether each of the (N,) shapes is within ``distance`` metres of another."""
     near = shapely.STRtree(others).query(shapes, predicate="dwithin", distance=distance)
     result = np.zeros(len(shapes), bool)
     result[near[0]] = True
@@ -211,6 +236,7 @@ def _assemble(
     buildings: NDArray[Any],
     counts: dict[str, int],
 ) -> World:
+    """Return the world of the given meshes (map frame), with ``origin`` as the scene's origin."""
     start = np.cumsum([0, *[len(mesh.vertices) for mesh in meshes[:-1]]])
     vertices = np.concatenate([mesh.vertices for mesh in meshes])
     vertices[:, :2] -= origin

@@ -1,1 +1,1 @@
-"""File formats that several data sets share."""
+"""File formats, each shared by several data sets or used by one."""

@@ -1,9 +1,9 @@
-"""What the points of a generic drive belong to: whose numbers those are, and where they lie.
+"""Point labels of a generic drive: their files, and the table that defines their numbers.
 
 Labels are in the clouds themselves (see ``pointfiles``), or in ``labels/<stem>.label`` beside
-``clouds/``: a uint32 per point, its low 16 bits the class, as in SemanticKITTI. Their numbers are
-those of KITTI-360 in PLY and PCD, of ASPRS in LAS, and of SemanticKITTI in labels/. A file
-``labels.txt`` of one word names another table, or none.
+``clouds/``: a uint32 per point, its low 16 bits the class, as in SemanticKITTI. The default table
+is that of KITTI-360 for PLY and PCD, of ASPRS for LAS, and of SemanticKITTI for labels/. A file
+``labels.txt`` of one word names another table, or "none" to ignore labels.
 """
 
 from __future__ import annotations
@@ -22,36 +22,40 @@ from data_prep.sources.formats.pointfiles import Cloud
 from data_prep.sources.storage.tree import Node
 
 Labels = NDArray[np.int32]
+"""(N,) class number of each point."""
 
 _TABLE = re.compile(r"[A-Za-z0-9_-]{1,40}")
+"""Name of a table in labels.txt."""
+
 _NONE = "none"
+"""Word in labels.txt for labels that are to be ignored."""
 
 
 @dataclass(frozen=True)
 class CloudLabels:
-    """Where the labels of a drive are, and whose numbers they are.
+    """The source and the table of a drive's labels.
 
     Attributes:
-        table: Name of the table; None where points have no labels, or they are not to be used.
-        told: Whether labels.txt told, so that clouds need not agree; of one without labels, all
-            points are 0.
+        table: Name of the table; None where points have no labels, or labels are ignored.
+        declared: Whether labels.txt names the table. Clouds then need not agree, and the points of
+            a cloud without labels are all 0.
         folder: The folder labels/; None where the labels are in the clouds.
-        stems: Names, without suffix, of the clouds that labels/ has labels of.
+        stems: Names, without suffix, of the clouds that have a file in labels/.
     """
 
     table: str | None
-    told: bool = False
+    declared: bool = False
     folder: Node | None = None
     stems: frozenset[str] = frozenset()
 
     def of(self, file: Node, cloud: Cloud) -> Labels | None:
-        """(N,) labels of the cloud read from ``file``; None where it has none.
+        """Return (N,) labels of the cloud read from ``file``; None where it has none.
 
         Raises:
             MaptileError: The cloud has labels where others have none, or of another table, or
                 not one for each point.
         """
-        if self.table is None and self.told:
+        if self.table is None and self.declared:
             return None
         nothing = np.zeros(len(cloud.points), np.int32)
         if self.folder is not None:
@@ -59,12 +63,12 @@ class CloudLabels:
                 return None
             return _read_labels(self.folder, f"{file.stem}.label", len(nothing))
         own = _table(file, cloud)
-        # A cloud of LAS in which nothing is classified says just that.
+        # A LAS cloud without classified points is consistent with LAS labels.
         agrees = own == self.table or (own is None and self.table == "las" and _is_las(file))
-        if not (agrees or self.told):
+        if not (agrees or self.declared):
             raise MaptileError(
                 f"{file}: some clouds of the drive have labels, others have none or those of "
-                "another table; name one for all of them in labels.txt beside clouds/, or none"
+                "another table; write the name of one table, or none, to labels.txt beside clouds/"
             )
         if self.table is None:
             return None
@@ -74,49 +78,57 @@ class CloudLabels:
 def find_labels(
     path: Node, names: Sequence[str], samples: Sequence[tuple[Node, Cloud]], notes: list[str]
 ) -> CloudLabels:
-    """Where the labels of a drive are.
+    """Return the source and the table of a drive's labels.
 
     Args:
         path: The drive's folder.
-        names: Names of the clouds' files.
-        samples: Some of the files, with what was read from them.
-        notes: Gets a line about what is missing.
+        names: File names of the clouds.
+        samples: Some of the clouds, with their files.
+        notes: A line about missing labels is appended.
 
     Raises:
-        MaptileError: Labels are in two places or of two tables, or labels.txt is no word.
+        MaptileError: There are labels both in the clouds and in labels/, or of several tables, or
+            labels.txt is not one word.
     """
-    told = _told_table(path / "labels.txt")
-    if told == _NONE:
-        return CloudLabels(None, told=True)
+    declared = _declared_table(path / "labels.txt")
+    if declared == _NONE:
+        return CloudLabels(None, declared=True)
     tables = {_table(file, cloud) for file, cloud in samples} - {None}
-    folder = path / "labels"
-    if folder.is_dir():
-        stems = {Path(name).stem for name in file_names(folder) if name.endswith(".label")}
-        known = frozenset(stems.intersection(Path(name).stem for name in names))
-        if known and tables and told is None:
-            raise MaptileError(
-                f"{path}: the clouds have labels, and labels/ has some too; remove one, or name "
-                "the table of those in labels/ in a file labels.txt"
+    known = _labelled_stems(path / "labels", names)
+    if known and tables and declared is None:
+        raise MaptileError(
+            f"{path}: there are labels both in the clouds and in labels/; remove one, or write the "
+            "name of the table of those in labels/ to a file labels.txt"
+        )
+    if known:
+        if len(known) < len(names):
+            notes.append(
+                f"{len(names) - len(known)} clouds have no labels in labels/; a submap with one of "
+                "these clouds does not use labels"
             )
-        if known:
-            if len(known) < len(names):
-                notes.append(
-                    f"{len(names) - len(known)} clouds have no labels in labels/; labels are not "
-                    "used where one of these is in the submap"
-                )
-            return CloudLabels(told or "semantickitti", told is not None, folder, known)
+        return CloudLabels(
+            declared or "semantickitti", declared is not None, path / "labels", known
+        )
     if not tables:
-        if told is not None:
-            notes.append(f"labels.txt names {told}, but there are no labels")
+        if declared is not None:
+            notes.append(f"labels.txt names {declared}, but there are no labels")
         return CloudLabels(None)
-    labels = CloudLabels(told or sorted(tables, key=str)[0], told is not None)
+    labels = CloudLabels(declared or sorted(tables, key=str)[0], declared is not None)
     for file, cloud in samples:
         labels.of(file, cloud)
     return labels
 
 
-def _told_table(file: Node) -> str | None:
-    """The word in labels.txt; None without the file."""
+def _labelled_stems(folder: Node, names: Sequence[str]) -> frozenset[str]:
+    """Stems of the clouds ``names`` that have a file in labels/."""
+    if not folder.is_dir():
+        return frozenset()
+    stems = {Path(name).stem for name in file_names(folder) if name.endswith(".label")}
+    return frozenset(stems.intersection(Path(name).stem for name in names))
+
+
+def _declared_table(file: Node) -> str | None:
+    """The word in labels.txt; None where there is no such file."""
     if not file.is_file():
         return None
     try:
@@ -124,7 +136,7 @@ def _told_table(file: Node) -> str | None:
     except (OSError, ValueError):
         word = ""
     if not _TABLE.fullmatch(word):
-        raise MaptileError(f"{file}: expected one word, the name of a table of labels, or none")
+        raise MaptileError(f"{file}: expected one word: the name of a table of labels, or none")
     return word
 
 
@@ -133,13 +145,13 @@ def _read_labels(folder: Node, name: str, points: int) -> Labels:
     if len(numbers) != points:
         raise MaptileError(
             f"{folder / name}: {len(numbers)} labels for the {points} points of its cloud; copy "
-            "both from one place"
+            "both from the same source"
         )
     return (numbers & 0xFFFF).astype(np.int32)
 
 
 def _table(file: Node, cloud: Cloud) -> str | None:
-    """Whose numbers a cloud's own labels are."""
+    """The default table of the labels in a cloud; None where it has none."""
     if cloud.label is None:
         return None
     return "las" if _is_las(file) else "kitti360"

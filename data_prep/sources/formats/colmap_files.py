@@ -1,8 +1,8 @@
 """The files of a COLMAP model, images and points3D, with every size checked against the file.
 
 The layout is that of COLMAP's documentation ("Output Format") and of its source
-(scene/reconstruction_io_binary.cc; BSD-3-Clause). Numbers of images, cameras and points are names,
-in no order and with gaps.
+(scene/reconstruction_io_binary.cc; BSD-3-Clause). Numbers of images, cameras and points are
+identifiers, unsorted and with gaps.
 """
 
 from __future__ import annotations
@@ -21,36 +21,58 @@ from data_prep.geometry import Array
 from data_prep.sources.storage.tree import Node
 
 FILES = ("images", "points3D")
+"""Names, without suffix, of the files that are read."""
+
 SUFFIXES = (".bin", ".txt")
-"""The first that is there counts, as in COLMAP itself."""
+"""Suffixes of the files; the first that exists is used, as in COLMAP itself."""
 
 T = TypeVar("T")
+
 Numbers = NDArray[np.int64]
+"""Identifiers of points."""
+
 Images = tuple[list[str], list[tuple[float, ...]], list[Numbers]]
-"""Names; quaternions w x y z and translations, world -> camera; numbers of the points observed."""
+"""Of each image: name; quaternion w x y z and translation, world -> camera; points observed."""
 
 _COUNT = struct.Struct("<Q")
-_IMAGE = struct.Struct("<I7dI")  # its number, quaternion w x y z, translation, camera
+"""Number of records that follow."""
+
+_IMAGE = struct.Struct("<I7dI")
+"""Head of an image: identifier, quaternion w x y z, translation, camera."""
+
 _KEYPOINT = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
-_POINT = np.dtype([("number", "<i8"), ("xyz", "<f8", 3)])  # then colour and error
+"""Keypoint of an image; a point of -1 stands for none."""
+
+_POINT = np.dtype([("number", "<i8"), ("xyz", "<f8", 3)])
+"""Begin of a point; colour, error and track follow."""
+
 _TRACK_LENGTH_AT = 43
+"""Offset of the length of a point's track, bytes."""
+
 _TRACK_AT = 51
+"""Offset of a point's track, bytes."""
+
 _TRACK_ITEM_BYTES = 8
+"""Size of an item of a track: image and keypoint."""
+
 _MAX_NAME_BYTES = 4096
+"""Longest name of an image."""
+
 _MAX_COORDINATE = 1e8
-"""Metres; a camera's place on Earth is within a tenth of it of the Earth's centre."""
+"""Largest translation, metres: ten times the largest geocentric coordinate on Earth."""
 
 _DAMAGE = (OSError, ValueError, IndexError, OverflowError, struct.error)
+"""Exceptions that damage in a file causes."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A COLMAP model, as far as it is used here.
+    """The parts of a COLMAP model that are used.
 
     Attributes:
         names: S image names, relative to the folder of images.
         rotation: (S, 3, 3) world -> camera (x right, y down, z forward).
-        centre: (S, 3) where the camera is in the world.
+        centre: (S, 3) position of the camera in the world.
         observed: S arrays (n,) of int64, rows of ``points`` that the image observes.
         points: (P, 3) float64, in the world.
     """
@@ -66,32 +88,32 @@ def read_model(folder: Node, suffix: str) -> Model:
     """Read images and points3D in ``folder``, both ``suffix`` (".bin" or ".txt").
 
     Raises:
-        MaptileError: A file is missing, cut short or not of its format, has no image, or the two
-            are of different models.
+        MaptileError: A file is missing, cut short or not of its format, there is no image, or the
+            two files are of different models.
     """
     binary = suffix == ".bin"
     images, points3d = (folder / f"{name}{suffix}" for name in FILES)
     names, rows, seen = _read(images, _images_of_bytes if binary else _images_of_text)
     numbers, points = _read(points3d, _points_of_bytes if binary else _points_of_text)
     if not names:
-        raise MaptileError(f"{images}: no image in it; COLMAP placed none")
+        raise MaptileError(f"{images}: no image in it; COLMAP registered none")
     poses = np.array(rows, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         length = np.linalg.norm(poses[:, :4], axis=1)
         sound = (np.abs(length - 1) < 0.01) & (np.abs(poses[:, 4:]) < _MAX_COORDINATE).all(axis=1)
     if not sound.all():
-        raise MaptileError(f"{images}: {np.sum(~sound)} poses are none; the file is damaged")
+        raise MaptileError(f"{images}: {np.sum(~sound)} poses are invalid; the file is damaged")
     order = np.argsort(numbers, kind="stable")
     numbers, points = numbers[order], points[order]
     if (np.diff(numbers) == 0).any():
-        raise MaptileError(f"{points3d}: two points have one number; the file is damaged")
+        raise MaptileError(f"{points3d}: two points have the same number; the file is damaged")
     wanted = np.concatenate(seen)
     found = np.searchsorted(numbers, wanted)
     lacking = np.append(numbers, -1)[found] != wanted
     if lacking.any():
         raise MaptileError(
             f"{images}: {np.sum(lacking)} of the points it names are not in {points3d.name}; "
-            "copy both files of one model"
+            "copy both files from the same model"
         )
     rotation = Rotation.from_quat(poses[:, [1, 2, 3, 0]]).as_matrix()
     return Model(
@@ -132,7 +154,7 @@ def _images_of_bytes(data: bytes) -> Images:
 
 
 def _points_of_bytes(data: bytes) -> tuple[Numbers, Array]:
-    # Where a point begins depends on every track before it; only this is a loop.
+    # The offset of a point depends on all tracks before it, so that only offsets need a loop.
     length_at = _COUNT.unpack_from
     starts, at = [], _COUNT.size
     for _ in range(_fitting(data, _TRACK_AT)):
@@ -141,14 +163,14 @@ def _points_of_bytes(data: bytes) -> tuple[Numbers, Array]:
     _at_end(data, at)
     if not starts:
         return np.zeros(0, np.int64), np.zeros((0, 3))
-    # A point at every byte, of which those at ``starts`` are some.
+    # A view with a point at every byte, from which those at ``starts`` are selected.
     overlapping = np.ndarray(len(data) - _POINT.itemsize + 1, _POINT, data, strides=(1,))
     rows = overlapping[starts]
     return rows["number"].astype(np.int64), rows["xyz"].astype(np.float64)
 
 
 def _fitting(data: bytes, least: int) -> int:
-    """How many records of at least ``least`` bytes the file says that it holds."""
+    """The declared number of records, checked to fit into the file at ``least`` bytes each."""
     (count,) = _COUNT.unpack_from(data)
     if count > (len(data) - _COUNT.size) // least:
         raise ValueError(f"{count} records do not fit into {len(data)} bytes: cut short")
@@ -171,11 +193,11 @@ def _images_of_text(data: bytes) -> Images:
         words = line.split(maxsplit=9)
         poses.append(tuple(float(word) for word in words[1:8]))
         names.append(_name(words[9].strip()))
-        keypoints = next(lines, b"").split()  # of an image without any, an empty line
+        keypoints = next(lines, b"").split()  # an empty line for an image without keypoints
         if len(keypoints) % 3:
-            raise ValueError(f"the keypoints of {names[-1]} are not in threes")
+            raise ValueError(f"the keypoints of {names[-1]} are not triples")
         seen.append(_observed(np.array(keypoints[2::3], "S").astype(np.int64)))
-    _as_many(data, b"# Number of images: ", len(names))
+    _check_count(data, b"# Number of images: ", len(names))
     return names, poses, seen
 
 
@@ -183,7 +205,7 @@ def _points_of_text(data: bytes) -> tuple[Numbers, Array]:
     words = [line.split(maxsplit=8) for line in _lines(data) if line[:1] not in (b"#", b"")]
     if any(len(row) < 8 for row in words):
         raise ValueError("a line has fewer than eight numbers")
-    _as_many(data, b"# Number of points: ", len(words))
+    _check_count(data, b"# Number of points: ", len(words))
     numbers = np.array([row[0] for row in words], "S").astype(np.int64)
     return numbers, np.array([row[1:4] for row in words], "S").astype(np.float64).reshape(-1, 3)
 
@@ -194,21 +216,21 @@ def _lines(data: bytes) -> list[bytes]:
     return data.split(b"\n")
 
 
-def _as_many(data: bytes, says: bytes, count: int) -> None:
-    """Check the comment that tells how many records follow, where there is one."""
-    _, found, rest = data[:4096].partition(says)
-    said = rest.split(b"\n")[0].partition(b",")[0]
-    if found and int(said) != count:
-        raise ValueError(f"{count} records where its head names {int(said)}: cut short")
+def _check_count(data: bytes, comment: bytes, count: int) -> None:
+    """Compare the number of records with the one in a comment, where there is such a comment."""
+    _, found, rest = data[:4096].partition(comment)
+    declared = rest.split(b"\n")[0].partition(b",")[0]
+    if found and int(declared) != count:
+        raise ValueError(f"{count} records where its head names {int(declared)}: cut short")
 
 
 def _name(data: bytes) -> str:
     name = data.decode("utf-8", "replace")
     if not name.isprintable():
-        raise ValueError("an image's name is no text")
+        raise ValueError("an image's name is not text")
     return name
 
 
 def _observed(numbers: Numbers) -> Numbers:
-    """Sorted numbers of the points that an image's keypoints observe; -1 observes none."""
+    """Sorted numbers of the points that an image's keypoints observe."""
     return np.unique(numbers[numbers >= 0])

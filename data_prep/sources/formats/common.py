@@ -1,4 +1,4 @@
-"""What the readers of all formats share: files in, finite points in the vehicle frame out."""
+"""Functions that the readers of all formats share: scan files, points, tables, relative motion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import PoseTrack, ScanBlock, ScanSource, Times
+from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
 from data_prep.sources.storage.tree import Node, names
@@ -23,37 +22,18 @@ from data_prep.sources.storage.tree import file_names as file_names
 
 T = TypeVar("T", bound=np.generic)
 
-MAX_BRIDGED_GAP_NS = 2_000_000_000
-"""A longer gap in the odometry starts a new segment: nobody knows what happened in it."""
-
-
-@dataclass(frozen=True)
-class ScanSlice:
-    """Scans ``first`` onwards of another source, as many as ``t_ns`` has."""
-
-    source: ScanSource
-    first: int
-    t_ns: Times
-
-    @property
-    def sensors(self) -> tuple[str, ...]:
-        """Names of the sensors of the source."""
-        return self.source.sensors
-
-    def read(self, start: int, stop: int) -> ScanBlock:
-        """Read scans ``start`` to ``stop`` (exclusive) of the slice."""
-        start, stop, _ = slice(start, stop).indices(len(self.t_ns))
-        return self.source.read(self.first + start, self.first + stop)
-
 
 def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
-    """Sorted numbers of the files in ``folder``; files of other names are ignored.
+    """Return the sorted numbers in the names of the files in ``folder``.
 
-    The folder is listed once: a run has more than a hundred thousand scans.
+    The folder is listed once, because a run has more than a hundred thousand scans.
 
     Args:
         folder: An existing folder.
-        name: Pattern of the file names, whose one group is the number.
+        name: Pattern of the file names; its one group is the number. Other files are ignored.
+
+    Returns:
+        (N,) int64.
     """
     pattern = re.compile(name)
     found = [pattern.fullmatch(child) for child in names(folder)]
@@ -68,7 +48,7 @@ def read_bytes(folder: Node, name: str) -> bytes:
     """
     try:
         if isinstance(folder, Path):
-            # A Path per file would take as long as reading it.
+            # Making a Path takes as long as reading a scan.
             with io.FileIO(f"{folder}/{name}") as stream:
                 return stream.readall()
         return (folder / name).read_bytes()
@@ -77,7 +57,12 @@ def read_bytes(folder: Node, name: str) -> bytes:
 
 
 def read_records(folder: Node, name: str, record_bytes: int) -> bytes:
-    """Read a whole binary file that consists of records of ``record_bytes`` bytes.
+    """Read the whole file ``name`` of ``folder``, which consists of records of equal size.
+
+    Args:
+        folder: An existing folder.
+        name: The file's name.
+        record_bytes: Size of a record, bytes.
 
     Raises:
         MaptileError: The file cannot be read, or its size is not a multiple of the record.
@@ -99,24 +84,27 @@ def scan_block(
     seconds: Sequence[NDArray[np.floating]] | None = None,
     labels: Sequence[NDArray[np.integer]] | None = None,
 ) -> ScanBlock:
-    """Put scans into the vehicle frame, without the points that are none.
+    """Transform scans to the vehicle frame.
 
-    Points that are not finite, or lie in the sensor's origin (no return), are dropped.
+    Points that are not finite, or lie in the sensor's origin (no return), are removed.
 
     Args:
         t_ns: (S,) time of each scan.
-        clouds: S arrays (n, 3) or (n, 2), metres, in the sensor's own frame; without z it is 0.
+        clouds: S arrays (n, 3) or (n, 2), metres, in the sensor's own frame; a missing z is 0.
         mounts: (K, 4, 4), sensor -> vehicle frame (x forward, y left, z up).
-        which: (S,) the sensor, 0 to K - 1, of each scan.
-        seconds: S arrays (n,), when each point was measured relative to its scan's time, or None.
-        labels: S arrays (n,), the data set's own numbers of what points belong to, or None.
+        which: (S,) index of each scan's sensor, 0 to K - 1.
+        seconds: S arrays (n,), time of each point relative to its scan's time, or None.
+        labels: S arrays (n,), class number of each point in the data set's own table, or None.
+
+    Returns:
+        The points of all scans, (N, 3) float32.
     """
     counts = [len(cloud) for cloud in clouds]
     points = np.empty((sum(counts), 3), np.float32)
     columns = np.ascontiguousarray(np.swapaxes(mounts[:, :3, :3], 1, 2))
     start = 0
     with np.errstate(invalid="ignore", over="ignore"):
-        # Scan by scan, so that sensors may take turns and what is worked on stays in the cache.
+        # Scan by scan: sensors may alternate, and the data in work stay in the cache.
         for cloud, k in zip(clouds, which.tolist(), strict=True):
             part = points[start : start + len(cloud)]
             part[:] = cloud @ columns[k, : cloud.shape[1]] + mounts[k, :3, 3]
@@ -142,7 +130,8 @@ def _joined(parts: Sequence[NDArray[Any]], dtype: type[T]) -> NDArray[T]:
 def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> dict[str, Any]:
     """Read named columns of a CSV file with a header line.
 
-    A row without all of the columns (the last one of an interrupted copy) is left out.
+    Rows that lack one of the columns (the last one of an interrupted copy) or have a number that is
+    not finite are left out.
 
     Args:
         path: The file.
@@ -151,10 +140,11 @@ def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> 
         text: Columns that stay text.
 
     Returns:
-        An array of equal length per column.
+        An array per column, all of equal length.
 
     Raises:
-        MaptileError: The file cannot be read, lacks a column or rows, or holds no numbers there.
+        MaptileError: The file cannot be read, has no such column or no complete row, or a value is
+            not a number.
     """
     frame = _read_csv(path)
     missing = [name for name in (*columns, *text) if name not in frame.columns]
@@ -169,20 +159,22 @@ def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> 
         try:
             table[name] = frame[name].to_numpy(object).astype(np.int64 if whole else np.float64)
         except (ValueError, OverflowError):
-            raise MaptileError(f"{path}: column {name} holds something that is no number") from None
+            raise MaptileError(
+                f"{path}: column {name} holds a value that is not a number"
+            ) from None
     finite = np.all([np.isfinite(table[name]) for name in columns], axis=0)
     return {name: values[finite] for name, values in table.items()}
 
 
 def relative_track(t_ns: Times, world: Array) -> PoseTrack:
-    """Poses in some world as motion alone: each segment starts at the origin, facing x.
+    """Reduce absolute poses to relative motion: each segment starts at the origin, facing x.
 
-    Positions are rounded to 2**-20 m (a micrometre) first, so that the world's origin, moved by
-    whole metres, changes no bit of the track.
+    Positions are rounded to 2**-20 m (a micrometre) first, so that a shift of the world's origin by
+    whole metres changes no bit of the track.
 
     Args:
-        t_ns: (N,) times, N > 0, in any order; of two poses at one time the first counts.
-        world: (N, 4, 4) vehicle frame in a world whose z is up.
+        t_ns: (N,) times, N > 0, in any order; of two poses at one time, the first is used.
+        world: (N, 4, 4) vehicle frame -> a world frame with z up.
 
     Returns:
         A track whose segments end at gaps of more than ``MAX_BRIDGED_GAP_NS``.
@@ -201,7 +193,7 @@ def relative_track(t_ns: Times, world: Array) -> PoseTrack:
 
 
 def increasing(t_ns: Times) -> NDArray[np.bool_]:
-    """(N,) which samples are later than every one before: what is left increases strictly."""
+    """Return (N,) whether each sample is later than all before it."""
     if not len(t_ns):
         return np.zeros(0, bool)
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(t_ns)[:-1]])
@@ -209,7 +201,7 @@ def increasing(t_ns: Times) -> NDArray[np.bool_]:
 
 
 def read_header(path: Node) -> tuple[str, ...]:
-    """Names of the columns of a CSV file.
+    """Return the names of the columns of a CSV file.
 
     Raises:
         MaptileError: The file cannot be read.
@@ -221,7 +213,7 @@ def _read_csv(path: Node, rows: int | None = None) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
-            # Without index_col=False a trailing comma would shift every column by one.
+            # Without index_col=False, a trailing comma would shift every column by one.
             frame = pd.read_csv(
                 io.BytesIO(path.read_bytes()),
                 dtype=str,

@@ -1,7 +1,7 @@
-"""Columns out of Feather files (version 2: Arrow IPC), compressed or not, within bounded memory.
+"""Columns of Feather files (version 2: Arrow IPC), compressed or not, within bounded memory.
 
-A compressed buffer begins with the size it claims to unpack to, and pyarrow would take that much
-memory on its word. So the claims are added up first, from the same footer that pyarrow follows
+A compressed buffer begins with its declared unpacked size, and pyarrow allocates that size without
+a check. The declared sizes are therefore added up first, from the same footer that pyarrow reads
 (https://arrow.apache.org/docs/format/Columnar.html, tables File.fbs and Message.fbs).
 """
 
@@ -18,10 +18,17 @@ from data_prep.errors import MaptileError
 from data_prep.sources.storage.tree import Node
 
 MAX_BYTES = 1 << 28
-"""A sweep of two 32-beam LiDARs unpacks to a hundredth of it."""
+"""Largest unpacked size, bytes; a sweep of two 32-beam LiDARs has a hundredth of it."""
 
 _MAGIC = b"ARROW1"
-_DICTIONARY, _RECORDS = 2, 3  # values of MessageHeader in Message.fbs
+"""First and last bytes of a file."""
+
+_DICTIONARY = 2
+"""Value of MessageHeader in Message.fbs for a dictionary."""
+
+_RECORDS = 3
+"""Value of MessageHeader in Message.fbs for a batch of records."""
+
 _DAMAGE = (
     pa.ArrowException,
     OSError,
@@ -33,6 +40,7 @@ _DAMAGE = (
     MemoryError,
     struct.error,
 )
+"""Exceptions that damage in a file causes."""
 
 
 def read_feather(
@@ -42,21 +50,21 @@ def read_feather(
 
     Args:
         file: The file.
-        numbers: Columns of numbers: integers come as int64, floats with the bits they have, and
-            NaN where a value is missing.
-        text: Columns of text, which come as objects.
+        numbers: Columns of numbers: integers are returned as int64, floats in their own width,
+            with NaN where a value is missing.
+        text: Columns of text, returned as objects.
 
     Returns:
-        An array of equal length per column.
+        An array per column, all of equal length.
 
     Raises:
-        MaptileError: The file cannot be read, is damaged, claims to unpack to more than
-            ``MAX_BYTES``, or lacks a column of that kind.
+        MaptileError: The file cannot be read, is damaged, declares an unpacked size of more than
+            ``MAX_BYTES``, or lacks a column of the required kind.
     """
     try:
         data = file.read_bytes()
         if unpacked_bytes(data) > MAX_BYTES:
-            raise ValueError(f"it claims to unpack to more than {MAX_BYTES >> 20} MiB")
+            raise ValueError(f"it declares to unpack to more than {MAX_BYTES >> 20} MiB")
         buffer = pa.py_buffer(data)
         schema = pa.ipc.open_file(buffer).schema
         wanted = [_field(schema, name, _is_number) for name in numbers]
@@ -96,17 +104,17 @@ def _column(column: Any) -> NDArray[Any]:
     return column.to_numpy()
 
 
-# --- what a file claims --------------------------------------------------------------------------
+# --- declared sizes ------------------------------------------------------------------------------
 
 
 def unpacked_bytes(data: bytes) -> int:
-    """Sum of the sizes that the buffers of an Arrow file claim to unpack to.
+    """Return the sum of the declared unpacked sizes of the buffers of an Arrow file, bytes.
 
     Raises:
-        ValueError, struct.error: It is no such file, or points outside itself.
+        ValueError, struct.error: It is not such a file, or an offset leads out of it.
     """
     if len(data) < 18 or data[:6] != _MAGIC or data[-6:] != _MAGIC:
-        raise ValueError("no Arrow file: cut short, or of another format")
+        raise ValueError("not an Arrow file: cut short, or of another format")
     (length,) = struct.unpack_from("<i", data, len(data) - 10)
     footer = len(data) - 10 - length
     if length <= 0 or footer < 8:
@@ -123,7 +131,8 @@ def unpacked_bytes(data: bytes) -> int:
 
 
 def _message_bytes(data: bytes, message: int, body: int) -> int:
-    # Since 2019 a marker stands before the length of the metadata.
+    """Sum of the declared unpacked sizes of the buffers of one message."""
+    # Since 2019, a marker precedes the length of the metadata.
     start = message + (8 if data[message : message + 4] == b"\xff" * 4 else 4)
     table = start + _u32(data, start)
     kind, header = _slot(data, table, 1), _slot(data, table, 2)
@@ -142,16 +151,16 @@ def _message_bytes(data: bytes, message: int, body: int) -> int:
         if offset < 0 or size < 0 or body + offset + size > len(data):
             raise ValueError("a buffer lies outside the file: cut short")
         if packed and size >= 8:
-            (claim,) = struct.unpack_from("<q", data, body + offset)
-            size = size if claim == -1 else claim
+            (declared,) = struct.unpack_from("<q", data, body + offset)
+            size = size if declared == -1 else declared  # -1: not compressed
             if size < 0:
-                raise ValueError("a buffer of less than no bytes")
+                raise ValueError("a buffer of negative size")
         total += size
     return total
 
 
 def _slot(data: bytes, table: int, index: int) -> int | None:
-    """Where field number ``index`` of a flatbuffer's table is, or None where it is left out."""
+    """Offset of field number ``index`` of a flatbuffer's table; None where it is left out."""
     (back,) = struct.unpack_from("<i", data, table)
     entries = table - back
     if entries < 0:
@@ -164,7 +173,7 @@ def _slot(data: bytes, table: int, index: int) -> int | None:
 
 
 def _structs(data: bytes, vector: int | None, size: int) -> Iterator[int]:
-    """Where the structs of ``size`` bytes in a flatbuffer's vector are."""
+    """Offsets of the structs of ``size`` bytes in a flatbuffer's vector."""
     if vector is None:
         return iter(())
     start = vector + _u32(data, vector)

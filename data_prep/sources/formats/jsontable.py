@@ -1,6 +1,6 @@
-"""Rows out of JSON tables (arrays of objects), within bounded memory.
+"""Rows of JSON tables (arrays of objects), within bounded memory.
 
-The tables of nuScenes are up to a gigabyte of text, of which a drive needs some hundred rows.
+The tables of nuScenes have up to a gigabyte of text, of which a drive needs a few hundred rows.
 """
 
 from __future__ import annotations
@@ -15,32 +15,36 @@ from data_prep.errors import MaptileError
 from data_prep.sources.storage.tree import Node
 
 Row = dict[str, Any]
+"""A row of a table: values by name."""
 
 CHUNK = 1 << 20
+"""Number of bytes of a large table that are searched at once."""
+
 MAX_ROW = 1 << 20
-"""Characters; a row that does not end within so many is damage."""
+"""Longest row, characters; a longer one is damage."""
+
 MAX_BYTES = 1 << 26
-"""Of a table that is read whole; the largest that is has 5 MB."""
+"""Largest table that is read whole, bytes; nuScenes has tables of up to 5 MB of this kind."""
 
 
 def read_rows(file: Node) -> list[Row]:
-    """All rows of a small table.
+    """Return all rows of a small table.
 
     Raises:
-        MaptileError: The file cannot be read, is no array of objects, or has more than
+        MaptileError: The file cannot be read, is not an array of objects, or has more than
             ``MAX_BYTES``.
     """
     return _read(file, _whole)
 
 
 def find_rows(file: Node, key: str, values: Collection[str]) -> list[Row]:
-    """The rows of a large table whose ``key`` is one of ``values``, in the order of the file.
+    """Return the rows of a large table whose ``key`` is one of ``values``, in the file's order.
 
-    The text is searched at some 170 MB a second, and only what is found is parsed; so an object of
-    this table may hold no other object.
+    The text is searched for the key, and only matching rows are parsed. Rows must not contain other
+    objects.
 
     Raises:
-        MaptileError: The file cannot be read, is cut short, or what was found is no row.
+        MaptileError: The file cannot be read, is cut short, or a match is not in a row.
     """
     return _read(file, lambda stream: list(_search(stream, key, values)))
 
@@ -64,7 +68,7 @@ def _whole(stream: IO[bytes]) -> list[Row]:
         raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
     rows = json.loads(data)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("no array of objects")
+        raise ValueError("not an array of objects")
     return rows
 
 

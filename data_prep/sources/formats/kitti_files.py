@@ -1,4 +1,4 @@
-"""What the KITTI data sets share: numbered Velodyne scans with labels, times, rows of poses."""
+"""Files that the KITTI data sets share: numbered Velodyne scans, labels, times, rows of poses."""
 
 from __future__ import annotations
 
@@ -16,33 +16,37 @@ from data_prep.sources.formats.common import file_numbers, read_records, scan_bl
 from data_prep.sources.storage.tree import Node
 
 SENSORS = ("velodyne",)
+"""Names of the sensors of a KITTI drive."""
 
 NO_TIME = int(np.iinfo(np.int64).min)
-"""The time of a frame whose line in a list of times is empty: the frame was lost."""
+"""Time of a frame whose line in a list of times is empty, because the frame was lost."""
 
 TURN_S = 0.1
-"""The Velodyne HDL-64E of the KITTI data sets turns ten times per second."""
+"""Usual duration of a turn of the Velodyne HDL-64E in the KITTI data sets, seconds."""
 
 _TURNS_S = (0.05, 0.2)
-"""Shortest and longest turn that the sensor can be set to (20 and 5 per second)."""
+"""Shortest and longest turn that the sensor can be set to, seconds (20 and 5 Hz)."""
 
 _STAMP = re.compile(r"(?:19|20|21)\d\d-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,9})?")
-_FARTHEST_M = 1e7
+"""A line of a list of times."""
+
+_MAX_SHIFT_M = 1e7
+"""Largest coordinate of a pose, metres; anything larger is damage."""
 
 
 @dataclass(frozen=True)
 class VelodyneScans:
-    """The scans of a drive that are there; file numbers are kept.
+    """The existing scans of a drive, with the numbers of their files.
 
     Attributes:
         folder: Holds the scans, <number>.bin: float32 rows of x, y, z, reflectance.
-        labels: Holds their labels, <number>.label: a uint32 per point, its low 16 bits the class.
-        digits: Digits of a file's number.
+        labels: Holds the labels, <number>.label: a uint32 per point, its low 16 bits the class.
+        digits: Number of digits in a file name.
         t_ns: (S,) time of each scan.
         number: (S,) number of its file.
         labelled: (S,) whether it has labels.
-        turn_s: (S,) seconds that the sensor took for the scan's turn; None where the scans' motion
-            has been undone already.
+        turn_s: (S,) duration of the sensor's turn in each scan, seconds; None where the scans are
+            motion-compensated.
         mount: (4, 4) Velodyne -> vehicle frame.
         sensors: ("velodyne",).
     """
@@ -82,7 +86,7 @@ class VelodyneScans:
         if len(numbers) != points:
             raise MaptileError(
                 f"{self.labels}/{name}.label: {len(numbers)} labels for the {points} points of the "
-                "scan; are both of one data set?"
+                "scan; take both from the same data set"
             )
         return (numbers & 0xFFFF).astype(np.int32)
 
@@ -96,19 +100,19 @@ def open_velodyne(
     mount: Array,
     notes: list[str],
 ) -> VelodyneScans:
-    """The scans of ``folder`` that have a time, in the order of their times.
+    """Return the scans of ``folder`` that have a time, sorted by time.
 
     Args:
         folder: Holds the scans.
         labels: Holds the labels; need not exist.
-        digits: Digits of a file's number.
-        times: (L,) time of scan number 0, 1, ...; ``NO_TIME`` where it is not known.
-        turn_s: (L,) duration of each scan's turn, or None.
+        digits: Number of digits in a file name.
+        times: (L,) time of scan number 0, 1, ...; ``NO_TIME`` where it is unknown.
+        turn_s: (L,) duration of each scan's turn, seconds; None for motion-compensated scans.
         mount: (4, 4) Velodyne -> vehicle frame.
-        notes: Gets a line about what is missing.
+        notes: Lines about missing scans, times and labels are appended.
 
     Raises:
-        MaptileError: There is no scan with a time.
+        MaptileError: No scan has a time.
     """
     numbers = _numbers(folder, digits, "bin")
     known = numbers[numbers < len(times)]
@@ -116,7 +120,7 @@ def open_velodyne(
     if len(known) < len(numbers):
         notes.append(f"velodyne: {len(numbers) - len(known)} scans have no time stamp; left out")
     if len(known) < len(times):
-        notes.append(f"velodyne: {len(times) - len(known)} of {len(times)} scans are not there")
+        notes.append(f"velodyne: {len(times) - len(known)} of {len(times)} scans are missing")
     if not len(known):
         raise MaptileError(f"{folder}: no scan (<number>.bin) with a time stamp")
     number = known[np.argsort(times[known], kind="stable")]
@@ -124,7 +128,7 @@ def open_velodyne(
     if labelled.any() and not labelled.all():
         notes.append(
             f"labels: {len(number) - labelled.sum()} of {len(number)} scans have none; "
-            "labels are not used where one of these is in the submap"
+            "a submap with one of these scans does not use labels"
         )
     turns = None if turn_s is None else turn_s[number]
     return VelodyneScans(folder, labels, digits, times[number], number, labelled, turns, mount)
@@ -136,49 +140,38 @@ def _numbers(folder: Node, digits: int, suffix: str) -> NDArray[np.int64]:
     return file_numbers(folder, rf"(\d{{{digits}}})\.{suffix}")
 
 
-def only_velodyne(path: Node, sensors: tuple[str, ...] | None) -> None:
-    """Check the sensors asked for.
-
-    Raises:
-        MaptileError: One of them is not the Velodyne.
-    """
-    unknown = set(sensors or SENSORS) - set(SENSORS)
-    if unknown:
-        raise MaptileError(f"{path}: no sensor {', '.join(sorted(unknown))}; known is velodyne")
-
-
-# --- the times of points -------------------------------------------------------------------------
+# --- times of points -----------------------------------------------------------------------------
 
 
 def turning(cloud: NDArray[np.float32], turn_s: float) -> NDArray[np.float32]:
-    """(n,) seconds from the moment the Velodyne faces forward to that of each point.
+    """Return the time of each point, relative to the moment at which the Velodyne faces forward.
 
-    The sensor turns clockwise seen from above, and a turn begins and ends at the back: what is
-    on the left was measured before, what is on the right after. So do KITTI-360's own tools undo
-    the motion (its raw scans are as they were measured, and those of KITTI raw are too). Found to
-    be so on scans of KITTI raw drive 0005, aligned in pairs 2.4 s apart (10 m of travel, median
-    distance from point to plane): 33 mm with the motion undone this way, 43 mm as the scans are,
-    55 mm undone the other way round, 50 mm with the turn's ends in front; in steps of a quarter,
-    one time the motion fits best.
+    Seen from above, the sensor turns clockwise, and a turn begins and ends at the back: points on
+    the left are measured before that moment, points on the right after it. KITTI-360's own tools
+    compensate the motion in the same way. Pairs of scans of KITTI raw drive 0005 confirm it: their
+    distance is smallest with the motion undone in this direction (docs/datasets.md).
 
     Args:
         cloud: (n, 2 or more) x forward and y left of the sensor, metres.
-        turn_s: Duration of the turn.
+        turn_s: Duration of the turn, seconds.
+
+    Returns:
+        (n,) float32 seconds.
     """
     return np.arctan2(cloud[:, 1], cloud[:, 0]) * np.float32(-turn_s / (2 * np.pi))
 
 
 def turn_seconds(times: Times, begin: Times | None = None, end: Times | None = None) -> Array:
-    """(L,) how long each turn took.
+    """Return the duration of each turn.
 
     Args:
-        times: (L,) when the sensor faced forward, a line per turn; ``NO_TIME`` where unknown.
-        begin: Begin of each turn, of any length: a line that is not there is not known.
-        end: End of each turn, likewise.
+        times: (L,) time at which the sensor faces forward in each turn; ``NO_TIME`` where unknown.
+        begin: Begin of each turn, of any length; unknown beyond its end.
+        end: End of each turn, of any length; unknown beyond its end.
 
     Returns:
-        End less begin; where one is not known, or they make no turn, the usual time between two
-        turns of ``times``, or ``TURN_S``.
+        (L,) seconds: end - begin where both are known and plausible, else the median difference of
+        ``times`` where that is plausible, else ``TURN_S``.
     """
     usual = np.median(_seconds(times[:-1], times[1:])) if len(times) > 1 else TURN_S
     turn = np.full(len(times), usual if _TURNS_S[0] <= usual <= _TURNS_S[1] else TURN_S)
@@ -199,10 +192,10 @@ def _seconds(begin: Times, end: Times) -> Array:
 
 
 def read_text(path: Node, hint: str) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
-        MaptileError: It is missing (the message ends with ``hint``), or is no text.
+        MaptileError: It is missing (the message ends with ``hint``), or is not ASCII text.
     """
     try:
         return path.read_text(encoding="ascii")
@@ -213,19 +206,21 @@ def read_text(path: Node, hint: str) -> str:
 
 
 def read_timestamps(path: Node) -> Times:
-    """(N,) int64 nanoseconds since 1970 of lines like "2011-09-26 13:04:32.349659964", exactly.
+    """Read a list of times, lines such as "2011-09-26 13:04:32.349659964", to the nanosecond.
 
-    An empty line (a frame that was lost, as in KITTI raw 2011_09_26 drive 0009) is ``NO_TIME``.
+    Returns:
+        (N,) int64 nanoseconds since 1970; ``NO_TIME`` for an empty line, which stands for a lost
+        frame (as in KITTI raw 2011_09_26 drive 0009).
 
     Raises:
-        MaptileError: The file is missing, or a line is no time.
+        MaptileError: The file is missing, or a line is not a time.
     """
     lines = read_text(path, "it comes with the drive's archive").rstrip().split("\n")
     lines = [line.strip() for line in lines] if lines != [""] else []
     try:
         if not all(_STAMP.fullmatch(line) for line in lines if line):
             raise ValueError
-        # numpy reads an empty string as no time, which is the integer NO_TIME.
+        # numpy reads an empty string as NaT, which is the integer NO_TIME.
         return np.array([line.replace(" ", "T") for line in lines], "datetime64[ns]").astype(
             np.int64
         )
@@ -236,11 +231,14 @@ def read_timestamps(path: Node) -> Times:
 
 
 def read_rows(path: Node, columns: int, hint: str) -> Array:
-    """(N, columns) finite numbers of a text file, a row per line; empty lines are left out.
+    """Read a text file of numbers, a row per line; empty lines are left out.
+
+    Returns:
+        (N, columns) finite numbers.
 
     Raises:
-        MaptileError: The file is missing (the message ends with ``hint``), or a line holds
-            anything else.
+        MaptileError: The file is missing (the message ends with ``hint``), or a line does not
+            consist of ``columns`` finite numbers.
     """
     rows = []
     for number, line in enumerate(read_text(path, hint).split("\n"), 1):
@@ -254,7 +252,7 @@ def read_rows(path: Node, columns: int, hint: str) -> Array:
 
 
 def _numbers_of(text: str) -> list[float]:
-    """The finite numbers that ``text`` consists of; none where it holds anything else."""
+    """The finite numbers that ``text`` consists of; empty where it contains anything else."""
     try:
         row = [float(word) for word in text.split()]
     except ValueError:
@@ -263,7 +261,10 @@ def _numbers_of(text: str) -> list[float]:
 
 
 def read_named(path: Node, name: str, hint: str) -> Array:
-    """(K,) finite numbers on the line "name: ..." of a calibration file.
+    """Read the line "name: ..." of a calibration file.
+
+    Returns:
+        (K,) finite numbers.
 
     Raises:
         MaptileError: The file is missing (the message ends with ``hint``), or lacks the line.
@@ -278,22 +279,22 @@ def read_named(path: Node, name: str, hint: str) -> Array:
 
 
 def rigid(rows: Array, path: Node) -> Array:
-    """(N, 12) row-major 3 x 4 matrices of ``path`` -> (N, 4, 4) rigid transforms.
+    """Convert (N, 12) row-major 3 x 4 matrices, read from ``path``, to (N, 4, 4) transforms.
 
     Raises:
-        MaptileError: One of them is none: its left part is no rotation, or it reaches out of this
-            world.
+        MaptileError: A matrix is not rigid: its left part is not a rotation, or its translation is
+            larger than any on Earth.
     """
-    if rows.shape[1] != 12:  # a line of a calibration file may hold any count
+    if rows.shape[1] != 12:  # a line of a calibration file may have any length
         raise MaptileError(f"{path}: expected 12 numbers, found {rows.shape[1]}")
     matrix = rows.reshape(-1, 3, 4)
     turn, shift = np.clip(matrix[:, :, :3], -2, 2), matrix[:, :, 3]
     square = np.einsum("nij,nkj->nik", turn, turn)
     sound = (abs(square - np.eye(3)).max(axis=(1, 2), initial=0) < 0.01) & (np.linalg.det(turn) > 0)
-    sound &= abs(shift).max(axis=1, initial=0) < _FARTHEST_M
+    sound &= abs(shift).max(axis=1, initial=0) < _MAX_SHIFT_M
     if not sound.all():
         raise MaptileError(
-            f"{path}: transform number {int(np.argmin(sound)) + 1} of {len(rows)} is no rotation "
-            "and translation; copy or download it again"
+            f"{path}: transform number {int(np.argmin(sound)) + 1} of {len(rows)} is not rigid; "
+            "copy or download it again"
         )
     return se3(Rotation.from_matrix(turn), shift)

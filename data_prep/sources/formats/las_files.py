@@ -1,8 +1,8 @@
-"""Points of .las and .laz files, with every size checked before memory is taken.
+"""Points of .las and .laz files, with every size checked before memory is allocated.
 
 The layout is that of ASPRS's LAS specification 1.4 (R15) and of LASzip's record ("laszip encoded").
-The points of .laz are unpacked by lazrs; it believes what a file says of its sizes, so those are
-checked here first, chunk by chunk.
+The points of .laz are unpacked by lazrs. It does not check the sizes that a file declares, so they
+are checked here first, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -20,35 +20,63 @@ from numpy.typing import NDArray
 from data_prep.geometry import Array
 
 MAX_PACKED_POINTS = 50_000_000
-"""More points than this of one .laz are not unpacked: a few bytes can claim any number."""
+"""Largest number of points of a .laz: a few bytes can declare any number."""
 
-_POINTS_AT_ONCE = 500_000
+POINTS_AT_ONCE = 500_000
+"""Number of points that are unpacked at once."""
+
 _MAX_RECORD_BYTES = 1024
+"""Largest size of a point, bytes, with extra bytes."""
+
 _RECORD_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
-"""Of point formats 0 to 10, without extra bytes."""
+"""Size of a point in point formats 0 to 10, bytes, without extra bytes."""
+
 _TIMED = (1, 3, 4, 5, 6, 7, 8, 9, 10)
-_FIRST_EXTENDED = 6  # from this format on, classes have 8 bits rather than 5
+"""Point formats with GPS times."""
+
+_FIRST_EXTENDED = 6
+"""First point format in which classes have 8 bits rather than 5."""
 
 _VLR_HEAD_BYTES = 54
+"""Size of the head of a variable length record."""
+
 _LASZIP = (b"laszip encoded", 22204)
+"""User and number of LASzip's record."""
+
 _ITEM_BYTES = {6: 20, 7: 8, 8: 6, 9: 29, 10: 30, 11: 6, 12: 8, 13: 29}
+"""Size of an item of a point, by its kind in LASzip's record."""
+
 _EXTRA_BYTES = (0, 14)
+"""Kinds of items of any size."""
+
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-_ONE_CHUNK, _CHUNKED, _LAYERED = 1, 2, 3
+"""Number of layers of an item, by its kind; an item of extra bytes has a layer per byte."""
+
+_ONE_CHUNK = 1
+"""Compressor that packs all points as one chunk."""
+
+_CHUNKED = 2
+"""Compressor that packs points in chunks."""
+
+_LAYERED = 3
+"""Compressor that packs points in chunks of layers."""
+
 _CHUNKS_VARY = 2**32 - 1
+"""Chunk size that stands for chunks of various sizes."""
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What the head of a file says, checked against the file's size.
+    """The header of a file, checked against the file's size.
 
     Attributes:
         format: Point format, 0 to 10.
-        record: Bytes of a point, unpacked.
+        record: Size of an unpacked point, bytes.
         count: Number of points.
-        start: Where the points begin.
+        start: Offset of the points, bytes.
         packed: LASzip's record, or None where the points are not compressed.
-        scale, offset: (3,) turn the whole numbers of x, y, z into metres.
+        scale: (3,) metres per unit of x, y, z.
+        offset: (3,) metres, added to x, y, z.
     """
 
     format: int
@@ -61,10 +89,14 @@ class _Header:
 
 
 def read_las(data: bytes) -> tuple[Array, NDArray[np.uint8], Array | None]:
-    """Points of a .las or .laz file.
+    """Read the points of a .las or .laz file.
+
+    Args:
+        data: The content of the file.
 
     Returns:
-        (N, 3) metres; (N,) ASPRS classes; (N,) GPS times in seconds, None in a format without.
+        (N, 3) points, metres; (N,) ASPRS classes; (N,) GPS times in seconds, or None in a point
+        format without times.
 
     Raises:
         ValueError, struct.error: The file is cut short, or not of its format.
@@ -107,7 +139,7 @@ def _header(data: bytes) -> _Header:
         (count,) = struct.unpack_from("<Q", data, 247)
     scale, offset = np.frombuffer(data, "<f8", 6, 131).reshape(2, 3)
     if not (np.isfinite([scale, offset]).all() and (np.abs([scale, offset]) < 1e15).all()):
-        raise ValueError("the scale of its coordinates is none")
+        raise ValueError("the scale of its coordinates is invalid")
     packed, point_format = bool(kind & 0x80), kind & 0x3F
     if point_format >= len(_RECORD_BYTES):
         raise ValueError(f"unknown point format {point_format}")
@@ -135,10 +167,10 @@ def _find_laszip(head: bytes, at: int, vlrs: int) -> bytes:
 
 
 def _records(data: bytes, header: _Header, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
-    """The points, some at a time."""
+    """The points, ``POINTS_AT_ONCE`` at a time."""
     unpack = None if header.packed is None or not header.count else _unpacker(data, header)
-    for first in range(0, header.count, _POINTS_AT_ONCE):
-        count = min(_POINTS_AT_ONCE, header.count - first)
+    for first in range(0, header.count, POINTS_AT_ONCE):
+        count = min(POINTS_AT_ONCE, header.count - first)
         if unpack is None:
             yield np.frombuffer(data, record, count, header.start + first * header.record)
             continue
@@ -148,10 +180,10 @@ def _records(data: bytes, header: _Header, record: np.dtype[np.void]) -> Iterato
 
 
 def _unpacker(data: bytes, header: _Header) -> lazrs.LasZipDecompressor:
-    """The decompressor at the first point, once all sizes in the file are checked.
+    """A decompressor at the first point, after all sizes in the file are checked.
 
-    What memory it takes goes by the number of chunks, by the sizes of their layers and by the
-    number of extra bytes; each is bounded by the file's size, or by ``_MAX_RECORD_BYTES``.
+    Its memory depends on the number of chunks, the sizes of their layers and the number of extra
+    bytes. Each is bounded by the file's size or by ``_MAX_RECORD_BYTES``.
     """
     assert header.packed is not None
     compressor, chunk_size = struct.unpack_from("<H10xI", header.packed)
@@ -165,29 +197,36 @@ def _unpacker(data: bytes, header: _Header) -> lazrs.LasZipDecompressor:
         layers += _LAYERS.get(kind, size)
     if record != header.record or compressor not in (_ONE_CHUNK, _CHUNKED, _LAYERED):
         raise ValueError("damaged record of LASzip")
-    stream = io.BytesIO(data)
     if compressor != _ONE_CHUNK:
-        chunks = _check_chunk_table(data, header, chunk_size)
-        if chunk_size == _CHUNKS_VARY:
-            stream.seek(header.start)
-            table = _run(lazrs.read_chunk_table, stream, _run(lazrs.LazVlr, header.packed))
-            sizes = [points for points, _ in table]
-            while sizes and sizes[-1] == 0:  # begun, but left empty
-                sizes.pop()
-        else:
-            sizes = [chunk_size] * (chunks - 1) + [header.count - chunk_size * (chunks - 1)]
-        if sum(sizes) != header.count or min(sizes, default=0) < 1:
-            raise ValueError("its chunks have not as many points as its header names")
+        sizes = _chunk_sizes(data, header, chunk_size)
         if compressor == _LAYERED:
             _check_layers(data, header, layers, sizes)
+    stream = io.BytesIO(data)
     stream.seek(header.start)
     return _run(lazrs.LasZipDecompressor, stream, header.packed)
 
 
+def _chunk_sizes(data: bytes, header: _Header, chunk_size: int) -> list[int]:
+    """The number of points in each chunk, checked to add up to the header's."""
+    chunks = _check_chunk_table(data, header, chunk_size)
+    if chunk_size == _CHUNKS_VARY:
+        stream = io.BytesIO(data)
+        stream.seek(header.start)
+        table = _run(lazrs.read_chunk_table, stream, _run(lazrs.LazVlr, header.packed))
+        sizes = [points for points, _ in table]
+        while sizes and sizes[-1] == 0:  # a last chunk that was begun, but left empty
+            sizes.pop()
+    else:
+        sizes = [chunk_size] * (chunks - 1) + [header.count - chunk_size * (chunks - 1)]
+    if sum(sizes) != header.count or min(sizes, default=0) < 1:
+        raise ValueError("its chunks do not add up to the number of points in its header")
+    return sizes
+
+
 def _check_chunk_table(data: bytes, header: _Header, chunk_size: int) -> int:
-    """How many chunks the table of a file has, which is what memory is taken for."""
+    """The number of chunks in a file's table, checked, because memory is allocated for it."""
     (at,) = struct.unpack_from("<q", data, header.start)
-    if at <= header.start:  # written last, by a program that could not go back
+    if at <= header.start:  # the offset is at the end if the writer could not seek back
         (at,) = struct.unpack_from("<q", data, len(data) - 8)
     if not header.start + 8 <= at <= len(data) - 8:
         raise ValueError("its table of chunks is not in the file: cut short")
@@ -195,14 +234,14 @@ def _check_chunk_table(data: bytes, header: _Header, chunk_size: int) -> int:
     expected = -(-header.count // max(chunk_size, 1))
     if chunk_size == _CHUNKS_VARY:
         expected = chunks
-    # A chunk begins with a whole point, so that no file has more of them than this.
+    # A chunk begins with an unpacked point, which bounds the number of chunks.
     if chunks != expected or chunks > len(data) // header.record:
         raise ValueError("its table of chunks does not fit its points")
     return int(chunks)
 
 
 def _check_layers(data: bytes, header: _Header, layers: int, sizes: list[int]) -> None:
-    """Check what each chunk says of its points, and of the sizes of its layers."""
+    """Check the number of points and the sizes of the layers that each chunk declares."""
     at = header.start + 8
     for points in sizes:
         at += header.record
@@ -214,7 +253,7 @@ def _check_layers(data: bytes, header: _Header, layers: int, sizes: list[int]) -
 
 
 def _run(call: Any, *values: Any) -> Any:
-    """Call lazrs; a panic of its, which is no Exception, is damage like any other."""
+    """Call lazrs; its errors and its panics (not an Exception) become a ValueError."""
     try:
         return call(*values)
     except lazrs.LazrsError as error:

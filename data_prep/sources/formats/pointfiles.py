@@ -1,16 +1,16 @@
-"""Point clouds out of .ply, .pcd, .las, .laz and .bin files, with every size checked.
+"""Point clouds in .ply, .pcd, .las, .laz and .bin files, with every size checked.
 
-Open3D would fill what a cut-off file lacks with zeros without a word, and allocate whatever a
-header claims; the tests compare with it on sound files.
+Open3D is not used: it fills the missing part of a cut-off file with zeros silently, and allocates
+any size that a header declares. The tests compare with it on sound files.
 
-Labels are a property (PLY) or field (PCD) of whole numbers called label, semantic, class or
-classification, also as CloudCompare writes it (scalar_Label), or the classes of LAS where one of
-them is more than "never classified" (0) and "unassigned" (1).
+Labels are a property (PLY) or field (PCD) of whole numbers named label, semantic, class or
+classification, also with CloudCompare's prefix (scalar_Label), or the classes of LAS where one of
+them is above "never classified" (0) and "unassigned" (1).
 
 Times are a property or field offset_ns, offset_time, t, time, timestamp or gps_time, or the GPS
-time of LAS: whole numbers are nanoseconds, others seconds. They count only where they can be
-nothing else: they spread over the time of one sweep (5 to 300 ms), and are near 0 (then they are
-relative to the cloud's time) or near the cloud's own time.
+time of LAS: whole numbers are nanoseconds, others seconds. They are used only if they are
+unambiguous: they spread over the duration of one sweep (5 to 300 ms), and are near 0 (relative to
+the cloud's time) or near the cloud's own time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,26 @@ from data_prep.sources.formats.las_files import read_las
 from data_prep.sources.storage.tree import Node
 
 Points = NDArray[np.floating]
+"""(N, 3) points, metres."""
+
 Columns = dict[str, NDArray[np.generic]]
-"""x, y and z, and what there is of "label" and "time": (N,) each."""
+"""Columns "x", "y" and "z", and "label" and "time" where they exist, (N,) each."""
 
 LABEL_NAMES = ("label", "semantic", "class", "classification")
+"""Names of a column of labels, in order of preference."""
+
 TIME_NAMES = ("offset_ns", "offset_time", "t", "time", "timestamp", "gps_time")
+"""Names of a column of times, in order of preference."""
+
 _SWEEP_NS = (5_000_000, 300_000_000)
+"""Shortest and longest duration of a sweep, nanoseconds."""
+
+_MAX_HEADER_BYTES = 65536
+"""Longest header of a .pcd."""
 
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
+"""Exceptions that damage in a file causes."""
+
 _PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
     **dict.fromkeys(("uchar", "uint8"), "u1"),
@@ -45,7 +57,10 @@ _PLY_TYPES = {
     **dict.fromkeys(("float", "float32"), "f4"),
     **dict.fromkeys(("double", "float64"), "f8"),
 }
+"""numpy's names of the types of PLY."""
+
 _PLY_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
+"""numpy's byte order of the encodings of PLY."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +69,9 @@ class Cloud:
 
     Attributes:
         points: (N, 3) metres, float32 or float64, in the file's own frame.
-        label: (N,) int32, the file's own numbers of what points belong to; None without.
-        seconds: (N,) float32, when each point was measured, relative to the cloud's time; None
-            where that is not clear.
+        label: (N,) int32, class number of each point in the file's own table; None without.
+        seconds: (N,) float32, time of each point relative to the cloud's time; None where the file
+            has no times, or they are ambiguous.
     """
 
     points: Points
@@ -69,7 +84,7 @@ def read_cloud(node: Node, t_ns: int | None = None) -> Cloud:
 
     Args:
         node: A file whose suffix is one of .ply, .pcd, .bin, .las and .laz.
-        t_ns: The time of the cloud, in nanoseconds since 1970, where it is known.
+        t_ns: The time of the cloud, in nanoseconds since 1970, or None.
 
     Raises:
         MaptileError: The file cannot be read, is cut short, or is not of its format.
@@ -98,7 +113,7 @@ def read_cloud(node: Node, t_ns: int | None = None) -> Cloud:
 
 
 def _labels(values: NDArray[np.generic]) -> NDArray[np.int32] | None:
-    """(N,) whole numbers; None where they are none. What has no number (NaN) is 0."""
+    """(N,) whole numbers, with 0 for NaN; None where a value is not a whole number."""
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), 0, values)
         if (values != np.rint(values)).any():
@@ -109,7 +124,7 @@ def _labels(values: NDArray[np.generic]) -> NDArray[np.int32] | None:
 
 
 def _seconds(values: NDArray[np.generic], t_ns: int | None) -> NDArray[np.float32] | None:
-    """(N,) seconds relative to the cloud's time ``t_ns``; None where that is not clear."""
+    """(N,) seconds relative to the cloud's time ``t_ns``; None where they are ambiguous."""
     whole = values.dtype.kind in "iu"
     known = values if whole else values[np.isfinite(values)]
     if not len(known):
@@ -128,10 +143,10 @@ def _seconds(values: NDArray[np.generic], t_ns: int | None) -> NDArray[np.float3
 
 
 def _roles(names: Sequence[str]) -> dict[str, str]:
-    """Which of a file's fields are x, y, z, "label" and "time"."""
+    """Names of a file's fields by role: "x", "y", "z", "label" and "time"."""
     roles = {name: name for name in "xyz"}
     plain = {name.lower().removeprefix("scalar_"): name for name in reversed(names)}
-    if "s" in plain:  # s and t are a place in a texture
+    if "s" in plain:  # s and t are texture coordinates
         plain.pop("t", None)
     for role, known in (("label", LABEL_NAMES), ("time", TIME_NAMES)):
         found = next((plain[name] for name in known if name in plain), None)
@@ -141,7 +156,7 @@ def _roles(names: Sequence[str]) -> dict[str, str]:
 
 
 def _bin(data: bytes) -> Points:
-    """KITTI's layout: float32 rows of x, y, z, reflectance."""
+    """Points in KITTI's layout: float32 rows of x, y, z, reflectance."""
     if len(data) % 16:
         raise ValueError(f"{len(data)} bytes are not a multiple of 16: cut short")
     return np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3]
@@ -163,30 +178,21 @@ def _ply(data: bytes) -> Columns:
             count = int(words[2]) if element == "vertex" else count
         elif words[0] == "property" and element == "vertex":
             fields.append((words[2], _PLY_ORDER[encoding] + _PLY_TYPES[words[1]]))
-    newline = body.find(b"\n") + 1  # the rest of the line end_header stands on
+    newline = body.find(b"\n") + 1  # the end of the line of end_header
     if encoding == "ascii":
         return _from_text(body[newline:], fields, count)
     return _from_rows(body[newline:], np.dtype(fields), count)
 
 
 def _pcd(data: bytes) -> Columns:
-    header: dict[str, list[str]] = {}
-    start = 0
-    while "DATA" not in header:
-        end = data.find(b"\n", start)
-        if end < 0 or start > 65536:
-            raise ValueError("no pcd header")
-        words = data[start:end].decode("ascii", "replace").split()
-        if words and not words[0].startswith("#"):
-            header[words[0]] = words[1:]
-        start = end + 1
+    header, body = _pcd_header(data)
     names = header["FIELDS"]
     repeats = [int(n) for n in header.get("COUNT", ["1"] * len(names))]
     if not all(0 < n < 10_000 for n in repeats):
         raise ValueError("COUNT out of range")
     if not set(header["TYPE"]) <= {"F", "I", "U"}:
         raise ValueError("unknown TYPE")
-    # A padding field is named "_", and may come more than once; of several values none is wanted.
+    # Padding is named "_" and may occur repeatedly; fields of several values are not used either.
     names = [
         f"_{i}" if name == "_" or repeat > 1 else name
         for i, (name, repeat) in enumerate(zip(names, repeats, strict=True))
@@ -195,7 +201,7 @@ def _pcd(data: bytes) -> Columns:
     kinds = [
         f"<{kind.lower()}{size}" for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)
     ]
-    body, encoding = data[start:], header["DATA"][0]
+    encoding = header["DATA"][0]
     if encoding == "ascii":
         columns = [
             (name if i == 0 else f"{name}.{i}", kind)
@@ -213,6 +219,21 @@ def _pcd(data: bytes) -> Columns:
     raise ValueError(f"unknown encoding {encoding}")
 
 
+def _pcd_header(data: bytes) -> tuple[dict[str, list[str]], bytes]:
+    """The words of each line of a .pcd's header by the first one, and the bytes after it."""
+    header: dict[str, list[str]] = {}
+    start = 0
+    while "DATA" not in header:
+        end = data.find(b"\n", start)
+        if end < 0 or start > _MAX_HEADER_BYTES:
+            raise ValueError("no pcd header")
+        words = data[start:end].decode("ascii", "replace").split()
+        if words and not words[0].startswith("#"):
+            header[words[0]] = words[1:]
+        start = end + 1
+    return header, data[start:]
+
+
 def _product(header: dict[str, list[str]]) -> int:
     return int(header["WIDTH"][0]) * int(header["HEIGHT"][0])
 
@@ -221,7 +242,7 @@ def _from_text(body: bytes, fields: list[tuple[str, str]], count: int) -> Column
     names = [name for name, _ in fields]
     words = body.split(maxsplit=count * len(names))[: count * len(names)]
     if count < 0 or len(words) < count * len(names):
-        raise ValueError(f"fewer than the {count} points that its header names: cut short")
+        raise ValueError(f"fewer than the {count} points in its header: cut short")
     columns: Columns = {}
     for role, name in _roles(names).items():
         column = np.array(words[names.index(name) :: len(names)], dtype="S").astype(np.float64)
@@ -233,7 +254,7 @@ def _from_text(body: bytes, fields: list[tuple[str, str]], count: int) -> Column
 
 def _from_rows(body: bytes, dtype: np.dtype[np.void], count: int) -> Columns:
     if count < 0 or count * dtype.itemsize > len(body):
-        raise ValueError(f"fewer than the {count} points that its header names: cut short")
+        raise ValueError(f"fewer than the {count} points in its header: cut short")
     rows = np.frombuffer(body, dtype, count)
     return {role: rows[name].reshape(count) for role, name in _roles(dtype.names or ()).items()}
 
@@ -241,7 +262,7 @@ def _from_rows(body: bytes, dtype: np.dtype[np.void], count: int) -> Columns:
 def _from_columns(body: bytes, dtype: np.dtype[np.void], count: int) -> Columns:
     packed, size = np.frombuffer(body[:8], "<u4").tolist()
     if size != count * dtype.itemsize or packed > len(body) - 8:
-        raise ValueError(f"fewer than the {count} points that its header names: cut short")
+        raise ValueError(f"fewer than the {count} points in its header: cut short")
     data = _unpack_lzf(body[8 : 8 + packed], size)
     columns: Columns = {}
     for role, name in _roles(dtype.names or ()).items():
@@ -251,7 +272,7 @@ def _from_columns(body: bytes, dtype: np.dtype[np.void], count: int) -> Columns:
 
 
 def _unpack_lzf(data: bytes, size: int) -> bytes:
-    """Undo LZF: runs of literal bytes, and references to what was written before."""
+    """Decompress LZF: runs of literal bytes, and references to bytes written before."""
     out = bytearray()
     at = 0
     while at < len(data) and len(out) <= size:

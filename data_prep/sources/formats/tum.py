@@ -1,7 +1,7 @@
-"""Trajectories as text in TUM's format: lines of seconds x y z qx qy qz qw.
+"""Trajectories in TUM's text format: lines of seconds x y z qx qy qz qw.
 
-A comment line ``# segment`` says that the motion to the next line is not known; programs that know
-the format pass over it.
+A comment line ``# segment`` starts a new segment: the motion to the next line is unknown. Other
+programs skip it as a comment.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from data_prep.sources.formats.common import increasing
 from data_prep.sources.storage.tree import Node
 
 _NEW_SEGMENT = "# segment"
+"""Comment line before the first pose of a new segment."""
 
 
 def read_tum(path: Node) -> PoseTrack:
-    """Read poses; lines that do not go forward in time are left out.
+    """Read poses, sorted by time; of poses at the same time, the first is used.
 
     Raises:
-        MaptileError: The file cannot be read, or a line is no pose.
+        MaptileError: The file cannot be read, or a line is not a pose.
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
@@ -44,7 +45,13 @@ def read_tum(path: Node) -> PoseTrack:
 
 
 def pose_track(path: Node, t_ns: Times, rows: Array, segment: NDArray[np.int32]) -> PoseTrack:
-    """(N,) times, (N, 7) x y z qx qy qz qw and (N,) segments, from the file ``path``, as a track.
+    """Make a track of the poses in a file, sorted by time.
+
+    Args:
+        path: The file, for error messages.
+        t_ns: (N,) times; of poses at the same time, the first is used.
+        rows: (N, 7) x y z (metres) qx qy qz qw.
+        segment: (N,) segment of each pose.
 
     Raises:
         MaptileError: A quaternion is zero.
@@ -58,7 +65,7 @@ def pose_track(path: Node, t_ns: Times, rows: Array, segment: NDArray[np.int32])
 
 
 def write_tum(path: Path, track: PoseTrack, comment: str) -> None:
-    """Write poses, whole or not at all, below a line of ``comment``."""
+    """Write a track to ``path`` atomically, with a first line of ``comment``."""
     seconds, nanoseconds = np.divmod(track.t_ns, 1_000_000_000)
     quaternions = Rotation.from_matrix(track.poses[:, :3, :3]).as_quat()
     values = np.concatenate([track.poses[:, :3, 3], quaternions], axis=1)

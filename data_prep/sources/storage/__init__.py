@@ -1,1 +1,1 @@
-"""Files of a drive, in folders or in archives."""
+"""Storage of a drive's files: folders and archives."""

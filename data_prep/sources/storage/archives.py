@@ -1,7 +1,7 @@
-"""Files inside .zip, .tar, .tar.gz and .tgz archives, read where they lie.
+"""Files inside .zip, .tar, .tar.gz and .tgz archives, read without unpacking them to a folder.
 
-Nothing that an archive says is believed: a member must have just the bytes that are declared for
-it, and names that lead out of the archive are passed over, as are links and devices.
+Every declaration of an archive is checked: a member must have exactly the declared size and
+checksum. Names that lead out of the archive are ignored, as are links and devices.
 """
 
 from __future__ import annotations
@@ -20,46 +20,57 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary, finalize
 
-from tqdm import tqdm
-
 from data_prep.errors import MaptileError
+from data_prep.progress import Progress, silent
 from data_prep.sources.storage.tars import tar_files
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""Endings of archive names, in lower case."""
 
 MAX_FILE_BYTES = 2 << 30
-"""The largest file that is read out of an archive, 2 GiB: it is held in memory."""
+"""Size limit, in bytes (2 GiB), of a file that is read whole into memory."""
 
 RESERVE_BYTES = 1 << 30
-"""What is left free on the disk by an archive that is unpacked."""
+"""Space, in bytes, that unpacking leaves free on the disk."""
 
-_MAX_NAME, _MAX_DEPTH = 1024, 32
+_MAX_NAME = 1024
+"""Longest name of a member, in characters; longer ones are ignored."""
+
+_MAX_DEPTH = 32
+"""Largest number of parts in a member's name; names with more are ignored."""
+
 _CHUNK = 1 << 20
+"""Number of bytes that are decompressed at once."""
+
+_CHUNKS_PER_CHECK = 64
+"""Number of chunks between two checks of the free space."""
+
 _ZIP_DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
     OSError,
-    RuntimeError,  # NotImplementedError, too: several disks, or a version to come
+    RuntimeError,  # and its NotImplementedError: split over several disks, or a newer version
     ValueError,
     struct.error,
     zipfile.BadZipFile,
 )
+"""Exceptions that damage in an archive causes in the standard library."""
 
 
 class Member(NamedTuple):
     """A file in an archive.
 
     Attributes:
-        offset: Where its bytes (in a tar) or its own header (in a zip) begin.
-        size: Number of its bytes, as declared.
-        packed: Number of bytes that it takes up in a zip, as declared.
-        crc: CRC-32 of its bytes, in a zip.
-        problem: Why it cannot be read and what to do, or "".
-        deflated: Whether it is compressed.
+        offset: Byte at which its content (in a tar) or its own header (in a zip) begins.
+        size: Declared size of its content, bytes.
+        packed: Declared size in the archive, bytes.
+        crc: Declared CRC-32 of its content, in a zip.
+        problem: Why it cannot be read and the remedy, or "".
+        deflated: Whether it is compressed with deflate.
     """
 
     offset: int
@@ -71,32 +82,32 @@ class Member(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """A folder in an archive: its files, and the names of the folders in it."""
+    """A folder in an archive: its files by name, and the names of its subfolders."""
 
     files: dict[str, Member]
     folders: set[str]
 
 
 class Archive:
-    """An archive, whose files are read in any order and from any thread.
+    """An archive; its files can be read in any order and from any thread.
 
     Attributes:
-        path: Its own file.
-        folders: Its folders by their paths, parts joined by "/"; the outermost is "".
+        path: The archive's file.
+        folders: Its folders by path, parts joined by "/"; the outermost is "".
     """
 
-    def __init__(self, path: Path) -> None:
-        """Index ``path``. ``open_archive`` does not do so twice.
+    def __init__(self, path: Path, progress: Progress = silent) -> None:
+        """Index ``path``; ``open_archive`` returns the existing index where there is one.
 
         Raises:
-            MaptileError: It cannot be read, is damaged, or there is no space to unpack it.
+            MaptileError: The file cannot be read or is damaged, or there is no space to unpack it.
         """
         self.path = path
         self.folders = {"": Folder({}, set())}
         self._is_zip = path.name.lower().endswith(".zip")
         try:
             gzipped = path.name.lower().endswith("gz")
-            self._file = _unpacked(path) if gzipped else os.open(path, os.O_RDONLY)
+            self._file = _unpacked(path, progress) if gzipped else os.open(path, os.O_RDONLY)
             finalize(self, os.close, self._file)
             self._size = os.fstat(self._file).st_size
             for name, member in self._zip_members() if self._is_zip else self._tar_members():
@@ -104,14 +115,14 @@ class Archive:
         except _ZIP_DAMAGE as error:
             raise MaptileError(
                 f"{path}: not readable as an archive ({_reason(error)}); download it again, or "
-                "move it away where it is not needed"
+                "move it away if it is not needed"
             ) from None
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_archive, (self.path,)
 
     def read(self, name: str, member: Member) -> bytes:
-        """The bytes of ``member``, whose path in the archive is ``name``.
+        """Return the content of ``member``, whose path in the archive is ``name``.
 
         Raises:
             MaptileError: It is damaged, encrypted, or larger than ``MAX_FILE_BYTES``.
@@ -120,8 +131,8 @@ class Archive:
             raise MaptileError(f"{self.path}: {name} {member.problem}")
         if max(member.size, member.packed) > MAX_FILE_BYTES:
             raise MaptileError(
-                f"{self.path}: {name} has {member.size} bytes, and {MAX_FILE_BYTES} is the most "
-                "that is read out of an archive; unpack it by hand"
+                f"{self.path}: {name} has {member.size} bytes; more than {MAX_FILE_BYTES} bytes "
+                "are not read from an archive, so unpack it by hand"
             )
         try:
             return self._unzip(member) if self._is_zip else self.at(member.offset, member.size)
@@ -131,21 +142,23 @@ class Archive:
             ) from None
 
     def open(self, name: str, member: Member) -> IO[bytes]:
-        """The same as a stream, which of a tar is read piece by piece, however large.
+        """Return the content of ``member`` as a stream.
+
+        A tar's member is read piece by piece, so that its size is not limited.
 
         Raises:
-            MaptileError: As ``read``, but for the size of a tar's file.
+            MaptileError: As for ``read``.
         """
         if self._is_zip:
             return io.BytesIO(self.read(name, member))
         return io.BufferedReader(_Piece(self.at, member.offset, member.size))
 
     def at(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; pread has no file position to share."""
+        """Return ``size`` bytes from ``offset``; uses pread, so that threads share no position."""
         if offset + size > self._size:
             raise ValueError("cut short")
         data = os.pread(self._file, size, offset)
-        while len(data) < size:  # at most 2 GiB at once
+        while len(data) < size:  # one pread returns at most 2 GiB
             more = os.pread(self._file, size - len(data), offset + len(data))
             if not more:
                 raise ValueError("cut short")
@@ -155,13 +168,13 @@ class Archive:
     def _unzip(self, member: Member) -> bytes:
         head = self.at(member.offset, 30)
         if head[:4] != b"PK\3\4":
-            raise ValueError("no header where it is to begin")
+            raise ValueError("there is no header where the index says")
         name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
         data = self.at(member.offset + 30 + name_bytes + extra_bytes, member.packed)
         if member.deflated:
             data = zlib.decompressobj(-15).decompress(data, member.size + 1)
         if len(data) != member.size:
-            raise ValueError("its size is not the one declared")
+            raise ValueError("its size differs from the declared one")
         if zlib.crc32(data) != member.crc:
             raise ValueError("its checksum is wrong")
         return data
@@ -179,7 +192,7 @@ class Archive:
             if info.flag_bits & 1:
                 problem = "is encrypted; unpack it by hand, with its password"
             elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                problem = f"is packed by method {info.compress_type}; unpack it by hand"
+                problem = f"is compressed by method {info.compress_type}; unpack it by hand"
             yield (
                 info.filename,
                 Member(
@@ -216,7 +229,7 @@ class Archive:
 
 
 class _Piece(io.RawIOBase):
-    """``size`` bytes from ``offset`` of what ``at`` reads."""
+    """A stream of the ``size`` bytes from ``offset`` that ``at`` returns."""
 
     def __init__(self, at: Callable[[int, int], bytes], offset: int, size: int) -> None:
         self._at, self._next, self._end = at, offset, offset + size
@@ -233,19 +246,24 @@ class _Piece(io.RawIOBase):
 
 
 _OPEN: WeakValueDictionary[tuple[Path, int, int], Archive] = WeakValueDictionary()
+"""Archives in use, by path, time of change and size."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether ``path`` is a file whose name is that of an archive."""
+    """Return whether ``path`` is a file with the name of an archive."""
     name = path.name.lower()
     return name.endswith(SUFFIXES) and not name.startswith(".") and path.is_file()
 
 
-def open_archive(path: Path) -> Archive:
-    """The archive ``path``, indexed once for as long as somebody uses it.
+def open_archive(path: Path, progress: Progress = silent) -> Archive:
+    """Return the archive ``path``; it is indexed once for as long as it is in use.
+
+    Args:
+        path: The archive.
+        progress: Called while a compressed tar is unpacked; counts bytes.
 
     Raises:
-        MaptileError: It cannot be read, is damaged, or there is no space to unpack it.
+        MaptileError: The file cannot be read or is damaged, or there is no space to unpack it.
     """
     try:
         about = path.stat()
@@ -254,45 +272,31 @@ def open_archive(path: Path) -> Archive:
     key = (path.resolve(), about.st_mtime_ns, about.st_size)
     archive = _OPEN.get(key)
     if archive is None:
-        archive = _OPEN[key] = Archive(path)
+        archive = _OPEN[key] = Archive(path, progress)
     return archive
 
 
 def _inner_parts(name: str) -> list[str]:
-    """The parts of a member's name; none where it leads out of the archive, or nowhere."""
+    """The parts of a member's name; empty where it leads out of the archive or is unusable."""
     if name.startswith("/") or len(name) > _MAX_NAME or not name.isprintable():
         return []
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return [] if ".." in parts or len(parts) > _MAX_DEPTH else parts
 
 
-def _unpacked(path: Path) -> int:
-    """Descriptor of a file without a name that holds the unpacked ``path``."""
+def _unpacked(path: Path, progress: Progress) -> int:
+    """Descriptor of an unnamed temporary file that holds the unpacked ``path``."""
     packed = path.stat().st_size
-    folder = tempfile.gettempdir()
+    step = f"unpack {path.name}"
     with (
         path.open("rb") as raw,
         gzip.GzipFile(fileobj=raw) as stream,
         tempfile.TemporaryFile() as target,
-        tqdm(
-            desc=f"unpack {path.name}",
-            total=packed,
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            disable=None,
-            leave=False,
-        ) as bar,
     ):
         while True:
-            # The next gibibyte, or what is known to come: it does not shrink.
-            needed = max(RESERVE_BYTES, RESERVE_BYTES + packed - raw.tell())
-            if shutil.disk_usage(folder).free < needed:
-                raise MaptileError(
-                    f"{path}: no space to unpack it in {folder}; free some, name another folder "
-                    "by the variable TMPDIR, or unpack it by hand"
-                )
-            for _ in range(64):
+            _check_space(path, packed - raw.tell())
+            for _ in range(_CHUNKS_PER_CHECK):
+                progress(step, raw.tell(), packed)
                 try:
                     chunk = stream.read(_CHUNK)
                 except (EOFError, zlib.error) as error:
@@ -301,7 +305,17 @@ def _unpacked(path: Path) -> int:
                     target.flush()
                     return os.dup(target.fileno())
                 target.write(chunk)
-                bar.update(raw.tell() - bar.n)
+
+
+def _check_space(path: Path, packed_rest: int) -> None:
+    """Raise an error where the disk cannot hold the rest of ``path``, which is still packed."""
+    folder = tempfile.gettempdir()
+    # At least the next gibibyte, and at least the packed size of the rest: unpacking adds bytes.
+    if shutil.disk_usage(folder).free < max(RESERVE_BYTES, RESERVE_BYTES + packed_rest):
+        raise MaptileError(
+            f"{path}: no space to unpack it in {folder}; free some space, set the variable TMPDIR "
+            "to another folder, or unpack it by hand"
+        )
 
 
 def _reason(error: BaseException) -> str:

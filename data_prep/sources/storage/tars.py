@@ -1,8 +1,8 @@
-"""Where the files of a .tar are in it, for random access.
+"""Offsets of the files in a .tar, for random access.
 
-The standard library's reader keeps an object per member and a few kinds of damage make it fail in
-ways of their own, or run for ever; the tests compare with it on sound files. Formats: POSIX ustar
-and pax, GNU (long names, sizes in base 256), and what came before them.
+Formats: POSIX ustar and pax, GNU (long names, sizes in base 256), and the older v7. The standard
+library's reader is not used: it keeps an object per member, and some kinds of damage make it raise
+unrelated exceptions or loop forever. The tests compare with it on sound files.
 """
 
 from __future__ import annotations
@@ -10,24 +10,41 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 BLOCK = 512
+"""Size of a header, bytes; content is padded to a multiple of it."""
 
 _MAX_EXTRA = 1 << 20
-"""A header's extra records (long names, times, owners) take less than this."""
+"""Size limit of a header's extra records (long names, times, owners), bytes."""
 
 _FILES = (b"0", b"\0", b"7")
-_FOLDER, _SPARSE = b"5", b"S"
-_LONG_NAME, _LONG_LINK, _RECORDS = b"L", b"K", (b"x", b"X", b"g")
-_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
+"""Type flags of regular files."""
+
+_FOLDER = b"5"
+"""Type flag of a folder."""
+
+_SPARSE = b"S"
+"""Type flag of a GNU sparse file."""
+
+_LONG_NAME = b"L"
+"""Type flag of a GNU record with the next member's name."""
+
+_LONG_LINK = b"K"
+"""Type flag of a GNU record with the next member's link target."""
+
+_RECORDS = (b"x", b"X", b"g")
+"""Type flags of pax records: for the next member (POSIX, Solaris), and for all that follow."""
+
+_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
+"""Type flags of links, devices, folders and pipes, which have no content."""
 
 
 def tar_files(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[str, int, int]]:
-    """Name, place of the first byte, and number of bytes of every file in a tar.
+    """Yield name, offset of the first byte, and size in bytes of every file in a tar.
 
-    The name of a folder ends in "/". Links, devices and sparse files are passed over.
+    Folders are yielded too; their names end in "/". Links, devices and sparse files are skipped.
 
     Args:
-        read: Gives the bytes of the tar from a place on, as many as asked for, or a ValueError.
-        size: Number of bytes of the tar.
+        read: Returns the bytes of the tar at an offset, of the size given, or raises a ValueError.
+        size: Size of the tar, bytes.
 
     Raises:
         ValueError: The tar is damaged or cut short.
@@ -41,7 +58,7 @@ def tar_files(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[st
         if not any(head):
             return
         if not _checked(head):
-            raise ValueError(f"no header of a member at byte {at}" if at else "it is no tar")
+            raise ValueError(f"no header of a member at byte {at}" if at else "it is not a tar")
         kind, count = head[156:157], _number(head[124:136])
         at += BLOCK
         if kind == _SPARSE:
@@ -76,14 +93,14 @@ def tar_files(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[st
 
 
 def _checked(head: bytes) -> bool:
-    """Whether a header has the sum that it says, over unsigned or (old programs) signed bytes."""
+    """Whether a header's checksum is right, over unsigned bytes or (old programs) signed ones."""
     rest = head[:148] + b" " * 8 + head[156:]
     try:
-        told = _number(head[148:156])
+        declared = _number(head[148:156])
     except ValueError:
         return False
     total = sum(rest)
-    return told == total or told == total - 256 * sum(byte > 127 for byte in rest)
+    return declared in (total, total - 256 * sum(byte > 127 for byte in rest))
 
 
 def _number(field: bytes) -> int:
@@ -94,7 +111,7 @@ def _number(field: bytes) -> int:
 
 def _whole(digits: bytes, base: int) -> int:
     if not digits.isdigit() or len(digits) > 20:
-        raise ValueError(f"{digits[:20]!r} is no size")
+        raise ValueError(f"{digits[:20]!r} is not a size")
     return int(digits, base)
 
 
@@ -109,7 +126,7 @@ def _text(field: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """Lines "<length> <key>=<value>", the length that of the whole line."""
+    """Keys and values of pax lines "<length of the line> <key>=<value>"."""
     records = {}
     at = 0
     while at < len(data):

@@ -1,4 +1,4 @@
-"""Files of a drive, wherever they lie: in folders, or in archives as they were downloaded."""
+"""Files of a drive, in folders or in archives as they were downloaded, behind one protocol."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Protocol
 
 from data_prep.errors import MaptileError
+from data_prep.progress import Progress, silent
 from data_prep.sources.storage.archives import SUFFIXES, Archive, Member, is_archive, open_archive
 
 
 class Node(Protocol):
-    """A file or folder: a ``pathlib.Path``, or a place in an archive. To be read, not written."""
+    """A file or folder to read: a ``pathlib.Path``, or an ``ArchivePath``."""
 
     @property
     def name(self) -> str:
@@ -29,16 +30,16 @@ class Node(Protocol):
 
     @property
     def suffix(self) -> str:
-        """The end of the name from its last dot on, such as ".bin"; or ""."""
+        """The name from its last dot, such as ".bin"; or ""."""
         ...
 
     @property
     def parent(self) -> Node:
-        """The folder that this lies in."""
+        """The folder that contains this file or folder."""
         ...
 
     def __truediv__(self, name: str, /) -> Node:
-        """What is called ``name`` (parts joined by "/") in this folder; it need not exist."""
+        """The node ``name`` (parts joined by "/") in this folder; it need not exist."""
         ...
 
     def is_dir(self) -> bool:
@@ -50,34 +51,34 @@ class Node(Protocol):
         ...
 
     def iterdir(self) -> Iterator[Node]:
-        """Everything in this folder, in any order."""
+        """The files and folders in this folder, in any order."""
         ...
 
     def read_bytes(self) -> bytes:
-        """The whole file; raises OSError where it cannot be read."""
+        """The content of the file; raises OSError where it cannot be read."""
         ...
 
     def read_text(self, encoding: str | None = None) -> str:
-        """The whole file; raises OSError, or ValueError where it is not in that encoding."""
+        """The file as text; raises OSError, or ValueError where the encoding does not fit."""
         ...
 
     def open(self, mode: Literal["rb"]) -> IO[bytes]:
-        """The file to be read piece by piece."""
+        """The file as a stream."""
         ...
 
     def resolve(self) -> Node:
-        """The same with its full path, so that ``name`` and ``parent`` are what they really are."""
+        """The same node with its full path, on which ``name`` and ``parent`` are the real ones."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """Archives laid over one another.
+    """Archives merged into one tree of files.
 
     Attributes:
         path: An archive, or the folder that holds the archives.
-        loose: That folder, whose own files come before those in archives; None for one archive.
-        archives: A file that is in several is that of the last.
+        loose: That folder, whose own files take precedence over archives; None for one archive.
+        archives: The archives; of a file that is in several, the last one counts.
     """
 
     path: Path
@@ -87,11 +88,11 @@ class Tree:
 
 @dataclass(frozen=True)
 class ArchivePath:
-    """A file or folder in archives; see ``Node``. As text it is a path that ``open_tree`` takes.
+    """A file or folder in archives; see ``Node``. Its text is a path that ``open_tree`` accepts.
 
     Attributes:
         tree: The archives.
-        inner: Where in them, parts joined by "/"; "" is the outermost folder.
+        inner: Path inside them, parts joined by "/"; "" is the outermost folder.
     """
 
     tree: Tree
@@ -106,7 +107,7 @@ class ArchivePath:
 
     @property
     def name(self) -> str:
-        """The last part of the path; of the outermost folder the archive's name, unsuffixed."""
+        """The last part of the path; for the outermost folder, the archive's without suffix."""
         if self.inner:
             return self.inner.rpartition("/")[2]
         name = self.tree.path.resolve().name
@@ -121,43 +122,43 @@ class ArchivePath:
 
     @property
     def suffix(self) -> str:
-        """The end of the name from its last dot on, or ""."""
+        """The name from its last dot, or ""."""
         return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> Node:
-        """The folder it lies in; of the outermost one, the real folder around the archive."""
+        """The folder around it; for the outermost folder, the real folder around the archive."""
         if self.inner:
             return ArchivePath(self.tree, self.inner.rpartition("/")[0])
         return self.tree.path.resolve().parent
 
     def resolve(self) -> ArchivePath:
-        """Itself: a path in archives is always full."""
+        """The node itself: a path in archives is always full."""
         return self
 
     def is_dir(self) -> bool:
-        """Whether it is a folder in any of the archives, or beside them."""
+        """Whether it is a folder in one of the archives, or a real one beside them."""
         if any(self.inner in archive.folders for archive in self.tree.archives):
             return True
         loose = self._loose()
         return loose is not None and loose.is_dir()
 
     def is_file(self) -> bool:
-        """Whether it is a file in any of the archives, or beside them."""
+        """Whether it is a file in one of the archives, or a real one beside them."""
         if self._member() is not None:
             return True
         loose = self._loose()
         return loose is not None and loose.is_file()
 
     def iterdir(self) -> Iterator[ArchivePath]:
-        """Everything in this folder, of all archives and beside them, in any order."""
+        """The files and folders in this folder, of all archives and beside them."""
         yield from (self / name for name in names(self))
 
     def listing(self) -> tuple[set[str], set[str]]:
         """Names of the files and of the folders in this folder.
 
         Raises:
-            OSError: It is no folder.
+            OSError: It is not a folder.
         """
         files, folders = set[str](), set[str]()
         found = [one.folders[self.inner] for one in self.tree.archives if self.inner in one.folders]
@@ -174,7 +175,7 @@ class ArchivePath:
         return files, folders
 
     def read_bytes(self) -> bytes:
-        """The whole file.
+        """The content of the file.
 
         Raises:
             OSError: There is no such file.
@@ -187,7 +188,7 @@ class ArchivePath:
         return archive.read(self.inner, found)
 
     def read_text(self, encoding: str | None = None) -> str:
-        """The whole file as text; raises ValueError as well where it is not in ``encoding``."""
+        """The file as text; raises ValueError as well where ``encoding`` does not fit."""
         return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding).read()
 
     def open(self, mode: Literal["rb"]) -> IO[bytes]:
@@ -212,45 +213,48 @@ class ArchivePath:
         return found
 
     def _loose(self) -> Path | None:
-        """The same place in the folder beside the archives; nothing outside of that folder."""
+        """The same path in the folder of the archives; None where it would lead out of it."""
         if self.tree.loose is None or ".." in self.inner.split("/"):
             return None
         return self.tree.loose / self.inner
 
 
-def open_tree(path: Path) -> Node:
-    """The files at ``path``.
+def open_tree(path: Path, progress: Progress = silent) -> Node:
+    """Return the files at ``path`` as a node, which need not exist.
 
-    ``path`` is a folder, an archive (.zip, .tar, .tar.gz, .tgz), a folder that holds archives
-    (which are laid over one another, and under the loose files there), or a place inside of these,
-    such as ARCHIVE.zip/inner/folder. A compressed .tar is unpacked, to a temporary file without a
-    name.
+    ``path`` is a folder, an archive (.zip, .tar, .tar.gz, .tgz), a folder that contains archives
+    (they are merged, and loose files beside them take precedence), or a path inside one of these,
+    such as ARCHIVE.zip/inner/folder. A compressed tar is unpacked to an unnamed temporary file.
+
+    Args:
+        path: The path.
+        progress: Called while a compressed tar is unpacked; counts bytes.
 
     Returns:
-        ``path`` itself where no archives are there; the node need not exist.
+        ``path`` itself where no archive is involved, else an ``ArchivePath``.
 
     Raises:
-        MaptileError: An archive is damaged, or there is no space to unpack it; ``path`` leads into
-            a file that is no archive.
+        MaptileError: An archive is damaged, there is no space to unpack it, or ``path`` leads into
+            a file that is not an archive.
     """
     if path.is_dir():
-        return _overlaid(path)
+        return _merged(path, progress)
     outer, inner = path, ""
     while not outer.exists() and outer != outer.parent:
         outer, inner = outer.parent, f"{outer.name}/{inner}"
     if outer.is_dir():
-        found = _overlaid(outer)
+        found = _merged(outer, progress)
         return path if isinstance(found, Path) else found / inner
     if not is_archive(outer):
         raise MaptileError(f"{outer}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
-    return ArchivePath(Tree(outer, None, (open_archive(outer),))) / inner
+    return ArchivePath(Tree(outer, None, (open_archive(outer, progress),))) / inner
 
 
 def beside(drive: Node) -> list[Node]:
-    """Folders where what belongs to a drive may lie outside of it, the nearest first.
+    """Return the folders that may hold files which belong to a drive, the nearest first.
 
-    That is the folder around it; in archives every one further out, too, to the real one around
-    the archive.
+    These are the folder around the drive and, in archives, all folders around that, up to the real
+    folder that contains the archive.
     """
     folders = [drive.resolve().parent]
     while isinstance(folders[-1], ArchivePath):
@@ -259,7 +263,7 @@ def beside(drive: Node) -> list[Node]:
 
 
 def names(folder: Node) -> list[str]:
-    """Names of everything in an existing folder, which is listed once; in any order."""
+    """Return the names in an existing folder, in any order; the folder is listed once."""
     if isinstance(folder, ArchivePath):
         return list(set[str]().union(*folder.listing()))
     with os.scandir(str(folder)) as entries:
@@ -267,13 +271,13 @@ def names(folder: Node) -> list[str]:
 
 
 def file_names(folder: Node) -> list[str]:
-    """Sorted names of the files in an existing folder, which is listed once."""
+    """Return the sorted names of the files in an existing folder; it is listed once."""
     files, _ = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
     return sorted(files)
 
 
 def subfolders(folder: Node) -> list[Node]:
-    """The folders in an existing folder, by name; it is listed once."""
+    """Return the folders in an existing folder, sorted by name; it is listed once."""
     _, folders = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
     return [folder / name for name in sorted(folders)]
 
@@ -286,8 +290,11 @@ def _scan(folder: Node) -> tuple[set[str], set[str]]:
     return {entry.name for entry in found} - folders, folders
 
 
-def _overlaid(folder: Path) -> Node:
+def _merged(folder: Path, progress: Progress) -> Node:
+    """The folder itself, or its archives as one tree where it contains some."""
     archives = sorted(child for child in folder.iterdir() if is_archive(child))
     if not archives:
         return folder
-    return ArchivePath(Tree(folder, folder, tuple(open_archive(path) for path in archives)))
+    return ArchivePath(
+        Tree(folder, folder, tuple(open_archive(path, progress) for path in archives))
+    )

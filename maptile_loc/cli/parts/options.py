@@ -115,11 +115,11 @@ def recipe(default: str) -> Decorator:
 
 def drive_format() -> Decorator:
     """The option that names a drive's format."""
-    from data_prep.sources import FORMATS
+    from data_prep.sources import SOURCES
 
     return click.option(
         "--format",
-        type=click.Choice(["auto", *FORMATS]),
+        type=click.Choice(["auto", *SOURCES.names()]),
         default="auto",
         help="Format of the drive; auto: recognised by its files.",
     )

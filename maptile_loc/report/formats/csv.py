@@ -14,8 +14,4 @@ def write(found: Localization, path: Path) -> None:
     trajectory_table(found).to_csv(path, index=False)
 
 
-FORMAT = OutputFormat(
-    "trajectory.csv",
-    "a row per query: time, latitude, longitude, heading, standard deviations, score, localized",
-    write,
-)
+FORMAT = OutputFormat("trajectory.csv", write)

@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946): localized queries as points, joined by lines."""
+"""GeoJSON (RFC 7946): localized queries as points and lines, for GIS programs."""
 
 from __future__ import annotations
 
@@ -47,6 +47,4 @@ def write(found: Localization, path: Path) -> None:
     path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
-FORMAT = OutputFormat(
-    "trajectory.geojson", "localized queries as points and lines, for GIS programs", write
-)
+FORMAT = OutputFormat("trajectory.geojson", write)

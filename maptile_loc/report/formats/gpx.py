@@ -1,4 +1,4 @@
-"""GPX 1.1: localized queries as one track."""
+"""GPX 1.1: localized queries as a GPS track."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ def write(found: Localization, path: Path) -> None:
     path.write_bytes(ET.tostring(gpx, encoding="utf-8", xml_declaration=True))
 
 
-FORMAT = OutputFormat("trajectory.gpx", "localized queries as a GPS track", write)
+FORMAT = OutputFormat("trajectory.gpx", write)

@@ -1,4 +1,4 @@
-"""TUM: localized queries as lines of time, position and quaternion, as evo reads them."""
+"""TUM: localized queries as time, position and quaternion in local metres, for evo."""
 
 from __future__ import annotations
 
@@ -34,6 +34,4 @@ def write(found: Localization, path: Path) -> None:
     path.write_text("".join([f"{head}; {ATTRIBUTION}\n", *lines]), encoding="utf-8")
 
 
-FORMAT = OutputFormat(
-    "trajectory.tum", "localized queries in local metres, for evo and other tools", write
-)
+FORMAT = OutputFormat("trajectory.tum", write)

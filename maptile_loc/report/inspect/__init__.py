@@ -1,1 +1,1 @@
-"""The contents of a drive or a city, in words and as a picture."""
+"""Contents of a drive or a city, as lines of text and as a picture."""

@@ -19,7 +19,7 @@ from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.types import Candidates, QueryTile
 
 if TYPE_CHECKING:
-    from maptile_loc.models.base import TileModel
+    from maptile_loc.models.parts.tile_model import TileModel
 
 M = TypeVar("M", bound="TileModel")
 
@@ -55,7 +55,9 @@ class ModelLocator(ABC, Generic[M]):
             MaptileError: There is no model, it is not of the ``expected`` class, is damaged, or is
                 bound to another city.
         """
-        from maptile_loc.models.published import read_model  # Lightning takes seconds to import
+        from maptile_loc.models.parts.published import (
+            read_model,  # Lightning takes seconds to import
+        )
 
         model, self.card = read_model(folder, city, expected)
         self.model = model.to(device=device, memory_format=torch.channels_last)
@@ -95,7 +97,7 @@ def newest_model(city: City, method: str) -> Path:
     Raises:
         MaptileError: There is none.
     """
-    from maptile_loc.models.published import CARD
+    from maptile_loc.models.parts.published import CARD
 
     home = city.folder / "models" if city.folder is not None else None
     cards = [] if home is None else sorted(home.glob(f"*/{CARD}"))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from data_prep.city.folder import City
 from data_prep.geometry import Array
+from data_prep.progress import Progress, silent
 from data_prep.settings import Settings
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields
@@ -71,6 +72,7 @@ class SearchTask:
         device: "cpu" or "cuda".
         prior: Where the vehicle is known to be, or None.
         model: Folder of the model to use; None for the city's newest model of the method.
+        progress: Is called while the search is prepared.
     """
 
     city: City
@@ -80,6 +82,7 @@ class SearchTask:
     device: str = "cpu"
     prior: Disc | None = None
     model: Path | None = None
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)

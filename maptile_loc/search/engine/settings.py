@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.settings import Count, NotNegative, Positive, Settings, Share
+from data_prep.settings import Count, Fraction, NotNegative, Positive, Settings
 
 
 class SearchSettings(Settings):
@@ -42,7 +42,7 @@ class SearchSettings(Settings):
     hopeless: Positive = 30.0
     margin_m: NotNegative = 25.0
     radius_m: Positive = 20.0
-    chance: Share = 0.001
+    chance: Fraction = 0.001
     nowhere_log_odds: float = -4.0
     nowhere_by_chance: float = 0.62
     nowhere_per_wall_m2: float = 0.35

@@ -1,0 +1,128 @@
+"""Objects beside the roads of simulated worlds: parked cars, poles, fences and people.
+
+Each function returns the meshes of its objects and their number. ``blocked`` is a tree of the
+shapes that objects keep clear of.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+from data_prep.simulate.scene.meshes import box, cabin, copies, panels, prism, rectangles
+from data_prep.simulate.scene.roadside import Objects, Roadside, clear_of_earlier, is_free
+from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
+from data_prep.simulate.scene.world_settings import WorldSettings
+
+_CAR_ROW = (1, 7)
+"""Least and largest number of cars parked in a row."""
+
+_VAN_SHARE = 0.08
+"""Share of the vehicles that are vans."""
+
+_TRUCK_SHARE = 0.02
+"""Share of the vehicles that are trucks."""
+
+_DARK_SHARE = 0.25
+"""Share of the vehicles with a dark paint."""
+
+_GROUND_CLEARANCE_M = 0.25
+"""Height of a vehicle's underside above the road, metres."""
+
+_SLAT_M = 0.1
+"""Width of a fence's slat, metres."""
+
+_GAP_M = 0.09
+"""Gap between two slats, metres."""
+
+
+def cars(
+    roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
+) -> Objects:
+    """Return rows of parked vehicles: cars with a glazed cabin, vans and trucks without one."""
+    count = roads.count(settings.cars_per_100m, rng, paths=False)
+    xy, along = roads.spots(count, (-0.9, 1.2), rng, row=_CAR_ROW, step_m=6.0)
+    number = len(xy)
+    half = rng.uniform((1.9, 0.82), (2.4, 0.95), (number, 2))
+    height = rng.uniform(1.35, 1.75, number)
+    draw = rng.random(number)
+    van, truck = draw < _VAN_SHARE, draw > 1 - _TRUCK_SHARE
+    half[van], height[van] = half[van] * 1.15, height[van] * 1.4
+    half[truck], height[truck] = (3.5, 1.25), 3.3
+    xy = xy + rng.normal(0, 0.15, xy.shape)
+    along = along + rng.normal(0, 0.03, number)
+    is_dark = rng.random(number) < _DARK_SHARE
+    reflectance = np.where(is_dark, rng.uniform(0.03, 0.1, number), rng.uniform(0.15, 0.7, number))
+    shapes = rectangles(xy, along, half)
+    free = is_free(shapes, blocked) & clear_of_earlier(shapes)
+    xy, along, half, height, reflectance = (
+        values[free] for values in (xy, along, half, height, reflectance)
+    )
+    tall = (van | truck)[free]
+    ground = roads.surface_height(xy)
+    body = np.c_[half, np.where(tall, height, 0.55 * height) - _GROUND_CLEARANCE_M]
+    bottom = ground + _GROUND_CLEARANCE_M
+    meshes = [copies(box(), xy, bottom, along, body, reflectance, Surface.CAR)]
+    low = ~tall
+    scale = np.c_[half * (0.62, 0.92), 0.45 * height][low]
+    pose = (xy[low], (ground + 0.55 * height)[low], along[low], scale)
+    windows, roof = cabin()
+    meshes.append(copies(windows, *pose, REFLECTANCE[Surface.GLASS], Surface.GLASS))
+    meshes.append(copies(roof, *pose, reflectance[low], Surface.CAR))
+    return meshes, len(xy)
+
+
+def poles(
+    roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
+) -> Objects:
+    """Return posts, signs and lamps, all as bare poles."""
+    count = roads.count(settings.poles_per_100m, rng, paths=False)
+    xy, along = roads.spots(count, (0.3, 1.2), rng)
+    free = is_free(shapely.points(xy), blocked)
+    xy, along = xy[free], along[free]
+    scale = rng.uniform((0.04, 2.5), (0.12, 8.0), (len(xy), 2))[:, [0, 0, 1]]
+    ground = roads.terrain.height(xy)
+    mesh = copies(prism(), xy, ground, along, scale, REFLECTANCE[Surface.POLE], Surface.POLE)
+    return [mesh], len(xy)
+
+
+def fences(
+    roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
+) -> Objects:
+    """Return garden walls, and fences of vertical slats."""
+    count = roads.count(settings.fences_per_100m, rng, paths=False)
+    xy, along = roads.spots(count, (2.0, 6.0), rng)
+    half = np.c_[rng.uniform(2, 12, len(xy)), np.full(len(xy), 0.1)]
+    height = rng.uniform(0.6, 2.2, len(xy))
+    slatted = rng.random(len(xy)) < 0.5
+    free = is_free(rectangles(xy, along, half), blocked)
+    ground = roads.terrain.height(xy)
+    wall, open_ = free & ~slatted, free & slatted
+    scale = np.c_[half, height][wall]
+    reflectance = REFLECTANCE[Surface.FENCE]
+    solid = copies(box(), xy[wall], ground[wall], along[wall], scale, reflectance, Surface.FENCE)
+    step = _SLAT_M + _GAP_M
+    number = np.floor(2 * half[open_, 0] / step).astype(np.int64)
+    fence = np.repeat(np.flatnonzero(open_), number)
+    at = step * (np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number))
+    course = np.stack([np.cos(along), np.sin(along)], axis=1)[fence]
+    a = xy[fence] + (at - half[fence, 0])[:, None] * course
+    b = a + _SLAT_M * course
+    foot = ground[fence]
+    each = np.full(len(a), reflectance)
+    slats = panels(a, b, foot, foot + height[fence], each, Surface.FENCE)
+    return [solid, slats], int(free.sum())
+
+
+def people(
+    roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
+) -> Objects:
+    """Return people who stand beside roads and paths."""
+    count = roads.count(settings.people_per_100m, rng, paths=True)
+    xy, along = roads.spots(count, (0.3, 3.0), rng, paths=True)
+    free = is_free(shapely.buffer(shapely.points(xy), 0.3), blocked)
+    xy, along = xy[free], along[free]
+    scale = rng.uniform((0.18, 1.2), (0.28, 1.95), (len(xy), 2))[:, [0, 0, 1]]
+    ground = roads.terrain.height(xy)
+    mesh = copies(prism(), xy, ground, along, scale, REFLECTANCE[Surface.PERSON], Surface.PERSON)
+    return [mesh], len(xy)

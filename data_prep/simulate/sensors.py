@@ -1,0 +1,69 @@
+"""The sensors that a simulated vehicle can carry, as plain data without heavy imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PlanarLidar:
+    """A SICK LMS-151: 541 beams over 270 degrees in one plane, 50 Hz, 50 m.
+
+    Attributes:
+        name: Its folder in a run and its extrinsics in the Oxford RobotCar data set.
+        phase_us: Microseconds from the start of the drive to the start of the first sweep.
+    """
+
+    name: str
+    phase_us: int
+
+
+@dataclass(frozen=True)
+class SpinningLidar:
+    """A LiDAR that spins about the vertical axis on the vehicle's roof, 10 Hz.
+
+    Attributes:
+        elevation_deg: Groups of beams: first and last elevation (degrees, up is positive) and the
+            number of beams, which are evenly spaced.
+        columns: Number of azimuths per sweep.
+        max_range_m: Largest measured range, metres.
+        dark_range_m: Range at which half of the returns of a surface with 10 % reflectance are
+            detected, metres.
+        name: Its folder in a run and its extrinsics in the Oxford RobotCar data set.
+    """
+
+    elevation_deg: tuple[tuple[float, float, int], ...]
+    columns: int
+    max_range_m: float
+    dark_range_m: float
+    name: str = "velodyne_left"
+
+
+@dataclass(frozen=True)
+class SensorSet:
+    """The LiDARs of one simulated vehicle.
+
+    Attributes:
+        summary: One line for a help text.
+        lidars: The LiDARs, each recorded to a folder of its own.
+    """
+
+    summary: str
+    lidars: tuple[PlanarLidar | SpinningLidar, ...]
+
+
+SENSORS: dict[str, SensorSet] = {
+    "robotcar": SensorSet(
+        "two SICK LMS-151 that scan across the track, as on the Oxford RobotCar",
+        (PlanarLidar("lms_front", 0), PlanarLidar("lms_rear", 9_000)),
+    ),
+    "hdl64": SensorSet(
+        "a Velodyne HDL-64E on the roof",
+        (SpinningLidar(((2.0, -8.33, 32), (-8.83, -24.8, 32)), 2083, 120.0, 80.0),),
+    ),
+    "hdl32": SensorSet(
+        "a Velodyne HDL-32E on the roof",
+        (SpinningLidar(((10.67, -30.67, 32),), 2170, 100.0, 55.0),),
+    ),
+}
+"""The sensors by their names on the command line."""

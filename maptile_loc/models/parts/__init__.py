@@ -1,0 +1,1 @@
+"""Parts that the kinds of models share, and the files of published models."""

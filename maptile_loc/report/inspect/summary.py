@@ -1,0 +1,124 @@
+"""The contents of a city or a drive, as lines of text and as a picture.
+
+Some imports are inside the functions: the text appears before the libraries of the picture load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.errors import MaptileError
+from data_prep.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from data_prep.drive import Drive
+    from maptile_loc.pipeline import LocalizeSettings
+
+LONGEST_SUBMAP_M = 1e5
+"""Longest submap that can be asked for, metres of travel."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Arguments of ``inspect`` that concern a drive."""
+
+    picture: Path | None
+    submap_m: float
+    at_s: float | None
+    settings: LocalizeSettings | None
+
+
+def inspect(
+    path: Path,
+    picture: Path | None = None,
+    submap_m: float = 50.0,
+    at_s: float | None = None,
+    settings: LocalizeSettings | None = None,
+    progress: Progress = silent,
+) -> Iterator[str]:
+    """Yield lines that describe the contents of ``path``, and draw a picture of them.
+
+    Args:
+        path: A city folder, a georeferenced raster, or a drive.
+        picture: PNG file to write; by default ``NAME_inspect.png`` in the current folder.
+        submap_m: Metres of travel in the query tile of a drive; 0 is one scan.
+        at_s: Time of the query tile of a drive, seconds from its first scan; by default half-way.
+        settings: Recipe for the query tile of a drive; its defaults if None.
+        progress: Called while scans are read and the tile is made.
+
+    Raises:
+        MaptileError: ``path`` is neither a city nor a drive that can be read; the time is not in
+            the drive; the picture cannot be written.
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise MaptileError(f"--picture {picture}: a picture is a .png file")
+    if not 0 <= submap_m <= LONGEST_SUBMAP_M:
+        raise MaptileError("--submap is metres of travel: 0 or more")
+    if (path / "city.json").exists() or path.suffix.lower() in {".tif", ".tiff"}:
+        yield from _inspect_city(path, picture)
+    else:
+        yield from _inspect_drive(path, _Request(picture, submap_m, at_s, settings), progress)
+
+
+def _inspect_city(path: Path, picture: Path | None) -> Iterator[str]:
+    from data_prep.city.folder import open_city
+    from maptile_loc.report.inspect.city_text import describe_city
+    from maptile_loc.report.inspect.drive_text import line
+
+    city = open_city(path)
+    yield from describe_city(city)
+    from maptile_loc.report.inspect.city_picture import draw_city
+    from maptile_loc.report.marks import save
+
+    yield line("picture", str(save(draw_city(city), picture or _default_picture(city.name))))
+
+
+def _inspect_drive(path: Path, asked: _Request, progress: Progress) -> Iterator[str]:
+    from maptile_loc.perceive.labels import LABELS
+    from maptile_loc.report.inspect.drive_text import describe_drive, label_kinds, line, missing
+    from maptile_loc.report.inspect.scan_sample import sample_scans
+
+    drive = _open_drive(path)
+    lasts = (drive.scans.t_ns[-1] - drive.scans.t_ns[0]) / 1e9
+    if asked.at_s is not None and not 0 <= asked.at_s <= lasts:
+        raise MaptileError(f"--at {asked.at_s:g}: {drive.name} lasts from 0 to {lasts:.1f} seconds")
+    sample = sample_scans(drive.scans, progress=progress)
+    yield from describe_drive(drive, sample)
+    tables = LABELS if asked.settings is None else asked.settings.submap.labels
+    yield from (line("used as", text) for text in label_kinds(drive, sample, tables))
+    yield from (line("missing", text) for text in missing(drive, sample))
+    from maptile_loc.report.inspect.drive_picture import draw_drive
+    from maptile_loc.report.inspect.moment import TileRecipe
+    from maptile_loc.report.marks import save
+
+    recipe = TileRecipe()
+    if asked.settings is not None:
+        recipe = TileRecipe(asked.settings.submap, asked.settings.query)
+    figure = draw_drive(drive, asked.submap_m, asked.at_s, recipe, progress)
+    yield line("picture", str(save(figure, asked.picture or _default_picture(drive.name))))
+
+
+def _open_drive(path: Path) -> Drive:
+    from data_prep.sources import open_drive
+
+    try:
+        return open_drive(path)
+    except MaptileError as error:
+        from data_prep.osm.files import OSM_SUFFIXES
+        from data_prep.osm.vectors import VECTOR_SUFFIXES
+
+        if path.is_file() and path.name.endswith((*OSM_SUFFIXES, *VECTOR_SUFFIXES)):
+            raise MaptileError(
+                f"{path}: a map, not a drive; make a city of it first: maptile prepare {path} CITY"
+            ) from None
+        if "no drive of a known format" not in str(error):
+            raise
+        raise MaptileError(f"{error}. Nor is it a city: city.json is missing") from None
+
+
+def _default_picture(name: str) -> Path:
+    return Path(re.sub(r"[^\w.-]+", "_", name) + "_inspect.png")

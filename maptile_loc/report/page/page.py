@@ -1,0 +1,172 @@
+"""The report page, put together from its parts.
+
+The map is embedded as a PNG and drawn on a canvas by ``assets/report.js``. Coordinates in the page
+are metres from the centre of the map raster.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from maptile_loc.report.findings import clock, find
+from maptile_loc.report.metrics import chance
+from maptile_loc.report.number_text import UNKNOWN, number, percent
+from maptile_loc.report.page.map_data import map_data, truth_at_queries
+from maptile_loc.report.page.recall_tables import recall_section
+from maptile_loc.report.page.tile_cards import tile_section
+from maptile_loc.types import Localization
+
+ASSETS = Path(__file__).parent / "assets"
+"""Folder of the page's template, style sheet and script."""
+CARD_RADIUS_M = 5.0
+"""Error within which the first card counts queries, metres."""
+
+
+def render(
+    found: Localization,
+    metrics: dict[str, Any] | None,
+    errors: pd.DataFrame | None,
+    reason: str | None = None,
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        found: The localized drive.
+        metrics: The content of ``metrics.json``; None without truth.
+        errors: The table of ``errors.csv``; None without truth.
+        reason: Why there is no truth.
+    """
+    truth = None if errors is None else truth_at_queries(errors, found)
+    findings = find(found, metrics, errors, reason)
+    parts = {
+        "title": html.escape(f"{found.drive_name} on {found.city_name}"),
+        "lead": _lead(found),
+        "cards": _cards(found, metrics),
+        "stages": _stage_buttons(found),
+        "layers": _layer_boxes(metrics),
+        "findings": "\n".join(
+            f'<li class="finding {fact.kind}">{html.escape(fact.text)}</li>' for fact in findings
+        ),
+        "curve_title": "Uncertainty along the drive" if truth is None else "Error along the drive",
+        "curve_caption": _curve_caption(truth is not None),
+        "recall": "" if metrics is None else recall_section(found, metrics),
+        "tiles": tile_section(found, truth),
+        "settings": _settings(found.record),
+        "data": map_data(found, metrics, errors),
+        "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
+        "js": (ASSETS / "report.js").read_text(encoding="utf-8"),
+    }
+    template = (ASSETS / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _lead(found: Localization) -> str:
+    """Return the sentence below the title."""
+    run = found.record
+    heading = run.get("heading")
+    if isinstance(heading, dict):
+        prior = f"prior of {heading.get('std_deg', 0):g} degrees"
+        heading = prior if heading.get("kind") == "prior" else heading.get("kind")
+    facts = [f"{len(found.t_ns)} queries"]
+    if len(found.t_ns):
+        facts[0] += f" in {clock((found.t_ns[-1] - found.t_ns[0]) / 1e9)} minutes"
+    if "method" in run:
+        facts.append(f"method {run['method']}")
+    if heading:
+        facts.append(f"heading {heading}")
+    if "submap_m" in run:
+        facts.append(f"submaps of {run['submap_m']:g} m" if run["submap_m"] else "single scans")
+    facts.append(f"search area {found.search_area_km2:.3g} km²")
+    return html.escape(", ".join(facts) + ".")
+
+
+def _cards(found: Localization, metrics: dict[str, Any] | None) -> str:
+    """Return the large numbers at the top of the page."""
+    final = found.trajectory
+    localized = final.localized & final.has_pose
+    total = len(localized)
+    if metrics is None:
+        std = np.sqrt(final.covariance[localized][:, [0, 1], [0, 1]].sum(axis=1))
+        claimed = float(np.median(std)) if len(std) else None
+        cards = [("Claimed standard deviation", number(claimed, "m"), "median, of the position")]
+    else:
+        cards = _error_cards(found, metrics)
+    share = f"{100 * localized.mean():.0f} % of all queries" if total else "no query"
+    cards.append(("Localized", f"{localized.sum()} of {total}", share))
+    cards.append(("Time per query", number(found.seconds_per_query, "s"), "median"))
+    return "\n".join(
+        f'<div><dt>{html.escape(name)}</dt><dd class="value">{html.escape(value)}</dd>'
+        f'<dd class="beside">{html.escape(beside)}</dd></div>'
+        for name, value, beside in cards
+    )
+
+
+def _error_cards(found: Localization, metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, value and remark of the numbers that need the truth."""
+    stage, moved = metrics["stages"][found.final], metrics["bias_removed"][found.final]
+    by_chance = f"by chance {100 * chance(CARD_RADIUS_M, found.search_area_km2):.2g} %"
+    without_shift = within = ""
+    if moved["median_m"] is not None:
+        without_shift = f"{number(moved['median_m'], 'm')} without the map's shift"
+    if stage["heading_recall_1deg"] is not None:
+        within = f"{percent(stage['heading_recall_1deg'])} within 1°"
+    return [
+        (f"Within {CARD_RADIUS_M:g} m of the truth", percent(stage["recall_5m"]), by_chance),
+        ("Median error", number(stage["median_m"], "m"), without_shift),
+        ("Median heading error", number(stage["median_heading_deg"], "°"), within),
+    ]
+
+
+def _stage_buttons(found: Localization) -> str:
+    return "\n".join(
+        f'<label><input type="radio" name="stage" value="{name}"'
+        f"{' checked' if name == found.final else ''}><span>{name}</span></label>"
+        for name in found.stages
+    )
+
+
+def _layer_boxes(metrics: dict[str, Any] | None) -> str:
+    boxes = [("path", "path", True), ("unsure", "queries not localized", True)]
+    boxes.append(("ellipses", "95 % ellipses", False))
+    if metrics is not None:
+        boxes[:0] = [("truth", "truth", True)]
+        boxes.append(("links", "lines from estimate to truth", False))
+        if metrics["map_bias_m"][0] is not None:
+            boxes.append(("bias", "remove the map's shift", False))
+    return "\n".join(
+        f'<label><input type="checkbox" name="layer" value="{name}"'
+        f"{' checked' if on else ''}>{text}</label>"
+        for name, text, on in boxes
+    )
+
+
+def _curve_caption(has_truth: bool) -> str:
+    text = "Shaded and hollow: not localized. Point at a query to find it on the map, "
+    text += "click to go there."
+    if has_truth:
+        text += " Grey line: long half-axis of the claimed 95 % ellipse. Cross: no pose."
+    return text
+
+
+def _settings(run: Mapping[str, Any]) -> str:
+    """Return the rows of the table that shows what ran."""
+    rows = []
+    for key, value in run.items():
+        if isinstance(value, dict):
+            text = ", ".join(f"{name} {item}" for name, item in value.items())
+        elif isinstance(value, list):
+            text = ", ".join(str(item) for item in value)
+        else:
+            text = UNKNOWN if value is None else str(value)
+        rows.append(
+            f'<tr><th scope="row">{html.escape(key.replace("_", " "))}</th>'
+            f"<td>{html.escape(text)}</td></tr>"
+        )
+    return "\n".join(rows)
