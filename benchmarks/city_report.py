@@ -106,9 +106,9 @@ def main() -> None:
     print(stamp(), end="\n\n")
 
     true = measured(where, track, given.submap, given.work / f"out_{track.name}")
-    opened, settings = api.open_city(where), load_recipe()
+    opened = api.open_city(where)
     options = ReportOptions(where, submap_m=given.submap)
-    found = measure(opened, distinct_settings(options), settings.search, settings.likelihood)
+    found = measure(opened, distinct_settings(options), load_recipe())
     expected = district_table(place_table(opened, found), CELL_M).set_index(["west", "south"])
     cells = true.join(expected, how="inner")
     head("city", "drive", "submap", "cells", "queries", "measured", "expected", "rho", "p")

@@ -34,10 +34,13 @@ from maptile_loc.pipeline import load_recipe
 from maptile_loc.render.disguise import DisguiseSettings
 from maptile_loc.render.raycast import FREE_CELL, Worlds
 from maptile_loc.render.vector_map import vector_map
-from maptile_loc.render.view import GROUND_CHANNEL as GROUND
-from maptile_loc.render.view import OBSERVED_CHANNEL as OBSERVED
-from maptile_loc.render.view import WALL_CHANNEL as WALL
-from maptile_loc.render.view import ViewSettings, render
+from maptile_loc.render.view import (
+    GROUND_CHANNEL,
+    OBSERVED_CHANNEL,
+    WALL_CHANNEL,
+    ViewSettings,
+    render,
+)
 from maptile_loc.report.city.road_views import DistinctSettings, query_view
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import make_fields
@@ -51,7 +54,11 @@ ROOT = Path(__file__).parent.parent
 STEPS_M = (10.0, 20.0, 40.0)
 """Spacings of the grid, metres."""
 
-CHANNELS = {"walls": (WALL,), "ground": (GROUND,), "both": (WALL, GROUND)}
+CHANNELS = {
+    "walls": (WALL_CHANNEL,),
+    "ground": (GROUND_CHANNEL,),
+    "both": (WALL_CHANNEL, GROUND_CHANNEL),
+}
 """Channels of the views that are compared, by name."""
 
 MARGIN_M = 30.0
@@ -73,14 +80,14 @@ class Scene:
     """
 
     def __init__(self, city: City, seed: int) -> None:
-        self.city, self.ground = city, vector_map(city)
+        self.city, self.map = city, vector_map(city)
         self.seed = seed
         self.view = query_view("hdl64", 1.0)
         self.mapped = self._world(DisguiseSettings(resolution=0.5).nothing())
         self.other = self._world(DistinctSettings().disguise)
 
     def _world(self, disguise: DisguiseSettings) -> Worlds:
-        return self.ground.world(disguise, np.random.default_rng(self.seed))
+        return self.map.world(disguise, np.random.default_rng(self.seed))
 
     def free(self, positions: Array) -> Array:
         """Those of (N, 2) positions, metres from the reference, that are inside and free."""
@@ -94,13 +101,13 @@ class Scene:
 
     def grid(self, step: float) -> Array:
         """(N, 2) free positions of a grid with a spacing of ``step`` metres."""
-        west, south, east, north = self.ground.bounds
+        west, south, east, north = self.map.bounds
         x, y = np.meshgrid(np.arange(west, east, step), np.arange(south, north, step))
         return self.free(np.column_stack([x.ravel(), y.ravel()]))
 
     def random(self, count: int) -> Array:
         """(count, 2) free positions, drawn at random."""
-        west, south, east, north = self.ground.bounds
+        west, south, east, north = self.map.bounds
         rng = np.random.default_rng([self.seed, 1])
         return self.free(rng.uniform((west, south), (east, north), (4 * count, 2)))[:count]
 
@@ -151,8 +158,9 @@ def searched(
     best = np.zeros((len(tiles), 2))
     nothing = np.zeros(tiles.shape[2:], np.float32)
     for number, tile in enumerate(tiles.numpy()):
-        wall, observed = (tile[c] if WALL in channels else nothing for c in (WALL, OBSERVED))
-        ground = tile[GROUND] if GROUND in channels else nothing
+        walls = WALL_CHANNEL in channels
+        wall, observed = (tile[c] if walls else nothing for c in (WALL_CHANNEL, OBSERVED_CHANNEL))
+        ground = tile[GROUND_CHANNEL] if GROUND_CHANNEL in channels else nothing
         query = QueryTile(wall, ground, observed, resolution, 0.0)
         evidence = make_evidence(query, matcher.fields.resolution, settings)
         found = matcher.candidates(query, evidence, np.zeros(1), np.zeros(1))
