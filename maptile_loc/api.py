@@ -328,7 +328,11 @@ def _with_odometry(
     keep: PathLike | None,
     progress: Progress,
 ) -> Drive:
-    """The drive, with odometry made from its scans where it is needed or asked for."""
+    """Return the drive, with odometry made from its scans where that is needed or asked for.
+
+    It is needed where the drive has none and ``queries`` are defined by metres of travel, and asked
+    for where ``odometry`` is "lidar".
+    """
     from maptile_loc.odometry.stored import with_lidar_odometry
 
     if odometry not in ("auto", "lidar"):
