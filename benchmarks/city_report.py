@@ -1,10 +1,11 @@
-"""The recall that city-report expects against that of a drive, by squares of 100 m.
+"""Compare the recall that city-report expects with the recall of a drive, in squares of 100 m.
 
 Run: python benchmarks/city_report.py [CITY DRIVE] [--work FOLDER] [--submap M]
 
-Without CITY and DRIVE: Oxford and the full run with simulated LMS, made from the real data as
-the other benchmarks use them. Submaps are short, for with 50 m nearly all places are found.
-The report knows the map alone: nothing of it is fitted to the drive. Draws FOLDER/scatter_*.png.
+Without CITY and DRIVE: Oxford, and the full run with simulated LMS, made from the real data as for
+the other benchmarks. Submaps are short, because with 50 m nearly every query is localized. The
+report is computed from the map alone; nothing in it is fitted to the drive. Prints a table with
+Spearman's rank correlation over the squares, and draws FOLDER/scatter_*.png.
 """
 
 from __future__ import annotations
@@ -19,30 +20,49 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from stamp import head, row, stamp
 
-from data_prep.city.folder import open_city
-from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc import api
+from maptile_loc.pipeline import load_recipe
 from maptile_loc.report.city.city_report import (
     ReportOptions,
     distinct_settings,
     district_table,
     place_table,
 )
-from maptile_loc.report.city.distinctive import measure
-from maptile_loc.run import RunOptions, run
+from maptile_loc.report.city.distinctiveness import measure
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 CELL_M = 100.0
+"""Side of the squares, metres."""
+
 LEAST_QUERIES = 5
+"""Smallest number of queries of a square that counts."""
+
 EVERY_M = 5.0
+"""Metres of travel between queries."""
+
 WITHIN_M = 5.0
+"""Largest error of a hit, metres."""
 
 
 def measured(where: Path, track: Path, submap_m: float, out: Path) -> pd.DataFrame:
-    """Localize a drive, heading known; squares with their share of hits and number of queries."""
+    """Localize a drive with known headings; a row per square.
+
+    Args:
+        where: The city.
+        track: The drive.
+        submap_m: Length of the submaps, metres.
+        out: Folder of the result; a finished one is used as it is.
+
+    Returns:
+        ``queries`` (their number) and ``measured`` (0..1, the share of hits), by ``west`` and
+        ``south`` (metres, map frame).
+    """
     if not (out / "errors.csv").exists():
-        settings = load_recipe()
-        run(RunOptions(where, track, submap_m=submap_m, every_m=EVERY_M), settings, out)
+        opened = api.open_drive(track)
+        found = api.localize(where, opened, heading="known", submap_m=submap_m, every_m=EVERY_M)
+        found.save(out, opened.truth)
     errors = pd.read_csv(out / "errors.csv")
     errors = errors[(errors["stage"] == "aligned") & errors["counted"]]
     west, south = (
@@ -54,6 +74,7 @@ def measured(where: Path, track: Path, submap_m: float, out: Path) -> pd.DataFra
 
 
 def scatter(cells: pd.DataFrame, caption: str, path: Path) -> None:
+    """Draw measured over expected recall, the area of a dot by the number of queries."""
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#b9c0cb", linewidth=1)
@@ -75,7 +96,7 @@ def main() -> None:
     parser.add_argument("city", type=Path, nargs="?")
     parser.add_argument("drive", type=Path, nargs="?")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "city_report")
-    parser.add_argument("--submap", type=float, default=10.0)
+    parser.add_argument("--submap", type=float, default=10.0, help="metres")
     given = parser.parse_args()
     where, track = given.city, given.drive
     if track is None:
@@ -85,9 +106,9 @@ def main() -> None:
     print(stamp(), end="\n\n")
 
     true = measured(where, track, given.submap, given.work / f"out_{track.name}")
-    opened, settings = open_city(where), load_recipe()
+    opened, settings = api.open_city(where), load_recipe()
     options = ReportOptions(where, submap_m=given.submap)
-    found = measure(opened, distinct_settings(options), settings.match, settings.likelihood)
+    found = measure(opened, distinct_settings(options), settings.search, settings.likelihood)
     expected = district_table(place_table(opened, found), CELL_M).set_index(["west", "south"])
     cells = true.join(expected, how="inner")
     head("city", "drive", "submap", "cells", "queries", "measured", "expected", "rho", "p")

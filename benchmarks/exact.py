@@ -1,10 +1,11 @@
-"""Whether the search with an unknown heading finds the best place of all; prints a markdown table.
+"""How often the search with an unknown heading misses the best pose; prints a markdown table.
 
 Run: python benchmarks/exact.py [DATA] [--work FOLDER] [--only DRIVE ...] [--queries N]
 
-Of each drive N queries, evenly spaced, are searched as always and then with match.exact, which
-proves that no pose of the fine grid is better. "missed" are those whose best pose the search did
-not look at, and the most that one of them lost. DATA and FOLDER are those of engine.py.
+Of each drive, N evenly spaced queries are searched twice: as by default, and with match.exact,
+which proves that no pose of the fine grid has a higher score. "missed" is the number of queries for
+which the default search did not find the best pose, and "by at most" the largest difference of
+scores. DATA and FOLDER are those of engine.py.
 """
 
 from __future__ import annotations
@@ -15,44 +16,50 @@ from pathlib import Path
 
 import numpy as np
 from engine import Case, make_cases
-from inputs import query_tiles
+from inputs import some_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
-from maptile_loc.config import load_settings
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
-from maptile_loc.score.evidence import make_evidence, points
+from maptile_loc.pipeline import LocalizeSettings, heading_turns, load_recipe
+from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.search.match import Matcher
+from maptile_loc.types import HeadingKnowledge, Queries
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 DRIVES = ("kitti", "kitti360", "loop", "full")
+"""Short names of the drives, as in engine.py."""
+
+SAME = 1e-2
+"""Largest difference of two scores that count as equal."""
 
 
 def measure(case: Case, queries: int, settings: LocalizeSettings) -> None:
     """Print the row of a drive."""
-    raster = open_city(case.city).raster
-    unknown = HeadingKnowledge(kind="unknown")
+    city, unknown = open_city(case.city), HeadingKnowledge("unknown")
     turns, log_prior = heading_turns(unknown, settings)
-    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
-    exact = settings.match.model_copy(update={"exact": True})
-    searches = [Matcher(fields, settings.query.size_m, how) for how in (settings.match, exact)]
+    fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
+    size_m = settings.query.size_m
+    searches = [Matcher(fields, size_m, settings.search, prove=prove) for prove in (False, True)]
     gained, seconds = [], []
-    way = case.every_m, case.submap_m
-    for tile in query_tiles(case.drive, *way, raster.convergence, unknown, queries + 1, settings):
-        seen = make_evidence(tile, fields.resolution).points
+    asked = Queries(case.submap_m, case.every_m, heading=unknown)
+    for tile in some_tiles(city, case.drive, asked, queries + 1, settings):
+        evidence = make_evidence(tile, fields.resolution, settings.evidence)
         best, took = [], []
         for search in searches:
             begun = time.perf_counter()
-            poses = search.candidates(tile, turns, log_prior).poses
+            poses = search.candidates(tile, evidence, turns, log_prior).poses
             took.append(time.perf_counter() - begun)
-            best.append(log_likelihood(poses[None], seen, tile.rotation, fields).max())
+            score = log_likelihood(poses[None], evidence.points, tile.rotation, fields)
+            best.append(score.max())
         gained.append(best[1] - best[0])
         seconds.append(took)
-    # The first query readies what is made once.
+    # The first query computes what all share.
     usual, proven = np.median(seconds[1:], axis=0)
     slowest = np.max(seconds[1:], axis=0)[1]
-    missed = np.array(gained[1:]) > 1e-2
+    missed = np.array(gained[1:]) > SAME
     row(
         case.name,
         f"{searches[0].area_km2:.2f}",

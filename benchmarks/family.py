@@ -1,15 +1,16 @@
-"""Every regressor of the family side by side, on renders and on drives; prints markdown tables.
+"""Compare all pose regressors, on renders and on drives; prints markdown tables.
 
 Run: python benchmarks/family.py CITY [DRIVE ...] [--work FOLDER] [--train MINUTES]
                                  [--only NAME ...] [--submap METRES] [--every METRES]
 
-Takes the models in CITY/models; --train trains those of the recipes that are missing, so many
-minutes each, and adapts what can be adapted to each drive. Query tiles of a drive are made once and
-kept in FOLDER. Renders are of other places, worlds and noise than in training; each has another 16
-to 24 m before it, which only VLocNet is shown. On a drive every row is the network's raw answer to
-single tiles at queries whose truth is well inside the map; PGO is the published optimisation over
-windows of seven, robust is ours, in which single answers may be wrong. Chance is the best constant
-answer.
+The models are those in CITY/models. --train trains the models of the recipes that are missing, each
+for MINUTES, and adapts those that can be adapted to each drive. The query tiles of a drive are kept
+in FOLDER. Renders are of other positions, worlds and noise than in training. Each has a second
+render 16 to 24 m before it, which only VLocNet reads.
+
+On a drive, each row is the network's raw answer to single tiles, at queries whose truth is well
+inside the map. "PGO" is the published optimisation over windows of seven tiles; "robust" is ours,
+in which single answers may be wrong. "chance" is the best constant answer.
 """
 
 from __future__ import annotations
@@ -41,27 +42,47 @@ from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, se
 from maptile_loc.models.parts.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings
+from maptile_loc.pipeline import drive_tiles, load_recipe
 from maptile_loc.render.vector_map import VectorMap, vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
+from maptile_loc.types import HeadingKnowledge, Queries
 
 RECIPES = ("posenet", "mapnet", "vlocnet", "posterior")
+"""Recipes of the models that are compared."""
+
 ADAPTABLE = ("mapnet", "posterior")
+"""Models that can be adapted to a drive."""
+
 WINDOWS = {
     "PGO": WindowSettings(),
     "PGO, robust": WindowSettings(robust_m=10.0),
     "PGO, robust, 15 tiles": WindowSettings(robust_m=10.0, size=15),
 }
+"""Optimisations over windows of a drive, by name."""
+
 SEED = 20_000
+"""Seed of the renders, which no training uses."""
+
 BEFORE_M = (16.0, 24.0)
+"""Range of the distance between a render and the one before it, metres."""
+
 BATCH = 50
+"""Tiles that a model is given at a time."""
+
 COLUMNS = ("n", "median m", "mean m", "p95 m", "<= 5 m", "<= 10 m", "<= 20 m")
+"""Heads of the figures' columns."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A published model."""
+    """A published model.
+
+    Attributes:
+        name: Name of its folder, and "adapted" if it was adapted to a drive.
+        model: The model.
+        card: What was published with it.
+    """
 
     name: str
     model: MapNet
@@ -69,7 +90,7 @@ class Entry:
 
     @property
     def settled(self) -> str:
-        """How long it was trained."""
+        """Steps and minutes of its training, as text."""
         taken = self.card["training"]
         steps = f"{taken['steps']} steps, {taken['seconds'] / 60:.1f} min"
         adapted = self.card.get("adapted")
@@ -102,7 +123,7 @@ def main() -> None:
 
 
 def models(city: City, names: tuple[str, ...]) -> Iterator[Entry]:
-    """Those of the names that are published for the city."""
+    """The models of a city, of those that are named."""
     assert city.folder is not None
     for name in names:
         folder = city.folder / "models" / name
@@ -136,13 +157,14 @@ def on_renders(city: City, entries: list[Entry], count: int) -> None:
 
 
 def answer(model: MapNet, before: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-    """(B, 2) offsets of ``tiles``; the tiles ``before`` them count for VLocNet only."""
+    """(B, 2) offsets of ``tiles``, metres; only VLocNet reads the tiles ``before`` them."""
     if isinstance(model, VLocNet):
         return model.pose_after(tiles, before)[0]
     return model.pose(tiles)[0]
 
 
 def rendered_per_second(ground: VectorMap) -> float:
+    """Tiles that are rendered per second of processor time."""
     batches = RenderedBatches(ground, DataSettings(), "known", SEED, 0)
     batches.worlds(0)
     start, count = time.process_time(), 10
@@ -182,7 +204,10 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
 def tiles_of(
     drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
 ) -> TileSequence:
-    """The drive's query tiles; kept for the next time, as long as they are made in this way."""
+    """The drive's query tiles, kept in a file.
+
+    The file's name follows from the settings that make the tiles, not from the code.
+    """
     settings = load_recipe()
     how = [settings.submap, settings.query, view]
     made = f"{[one.model_dump_json() for one in how]} {arguments.submap} {arguments.every}"
@@ -190,16 +215,9 @@ def tiles_of(
     digest = hashlib.sha256(made.encode()).hexdigest()[:12]
     path = arguments.work / f"{drive.name}_{heading}_{digest}.npz"
     if not path.is_file():
-        see(
-            drive,
-            city.raster.convergence,
-            HeadingKnowledge.model_validate({"kind": heading}),
-            arguments.submap,
-            arguments.every,
-            0,
-            view,
-            settings,
-        ).save(path)
+        asked = HeadingKnowledge.parse(heading)
+        queries = Queries(arguments.submap, arguments.every, heading=asked)
+        see(drive_tiles(city, drive, queries, settings), view).save(path)
     return read_tile_sequence(path)
 
 
@@ -210,7 +228,7 @@ def adapted(
     entries: list[Entry],
     arguments: argparse.Namespace,
 ) -> Iterator[Entry]:
-    """The models that were adapted to this drive; with --train those that are missing are made."""
+    """The models that are adapted to this drive; with --train, missing ones are adapted now."""
     assert city.folder is not None
     about = {"drive": drive.name, "submap_m": arguments.submap, "every_m": arguments.every}
     for entry in entries:
@@ -233,7 +251,10 @@ def adapted(
 
 
 def regress(model: MapNet, sequence: TileSequence, reference: Array) -> Array:
-    """(Q, 3) poses of the tiles, each by itself; VLocNet sees the one before it where it can."""
+    """(Q, 3) poses of the tiles, each by itself.
+
+    VLocNet also reads the tile before, where odometry connects the two.
+    """
     tiles, follows = torch.from_numpy(sequence.tiles), torch.zeros(len(sequence.tiles), 1)
     follows[sequence.tuples(2)[:, 1]] = 1
     offsets, angles = [], []
@@ -251,7 +272,7 @@ def regress(model: MapNet, sequence: TileSequence, reference: Array) -> Array:
 
 
 def figures(off: Array) -> list[str]:
-    """Texts of ``COLUMNS`` from (N, 2) metres."""
+    """The texts of ``COLUMNS`` for errors of (N, 2) metres."""
     metres = np.linalg.norm(off, axis=1)
     numbers = np.median(metres), metres.mean(), np.quantile(metres, 0.95)
     within = [f"{(metres <= limit).mean():.1%}" for limit in (5, 10, 20)]

@@ -1,17 +1,17 @@
-"""What the geometry of a city's views tells of where they were seen: memory and interpolation.
+"""How well a city's geometry, seen from above, determines a position: memory and interpolation.
 
 Run: python benchmarks/lean_images.py [CITY] [--work FOLDER] [--tests N]
 
 The protocol is that of Kadosh, Moses and Shamir, On the role of geometry in geo-localization
-(Computational Visual Media 7, 2021), with views from above in place of images. Known are views from
-a grid of free places, rendered from the map alone: walls, ground, or both. Asked is where other
-views were seen, rendered with noise in a world that is not quite the map.
+(Computational Visual Media 7, 2021), with views from above instead of images. Known views are
+rendered from the map alone on a grid of free positions: walls, ground, or both. Test views are
+rendered with noise, in a world that differs from the map; their positions are to be found.
 
-- *Memory*: seen again from the very grid points, how many are recognised.
-- *Between*: seen from random places, so that no view is near a known one but by chance. 1nn takes
-  the place of the known view that looks most alike, 3nn the mean of the best three; the search
-  knows the map instead of a grid. D is the error in units of the distance to the nearest grid
-  point: with D < 1 a place is told better than by any view in memory.
+- *Memory*: test views at the grid points. "recognised" is the share whose nearest known view is the
+  right one.
+- *Between*: test views at random positions. "1nn" answers with the position of the most similar
+  known view, "3nn" with the mean of the best three; "search" has the map instead of a grid. D is
+  the error divided by the distance to the nearest grid point: D < 1 is better than any known view.
 """
 
 from __future__ import annotations
@@ -30,90 +30,99 @@ from torch.nn import functional
 
 from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
-from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.pipeline import load_recipe
 from maptile_loc.render.disguise import DisguiseSettings
 from maptile_loc.render.raycast import FREE_CELL, Worlds
 from maptile_loc.render.vector_map import vector_map
-from maptile_loc.render.view import (
-    GROUND_CHANNEL,
-    OBSERVED_CHANNEL,
-    WALL_CHANNEL,
-    ViewSettings,
-    render,
-)
-from maptile_loc.report.city.distinctive import DistinctSettings, query_view
+from maptile_loc.render.view import GROUND_CHANNEL as GROUND
+from maptile_loc.render.view import OBSERVED_CHANNEL as OBSERVED
+from maptile_loc.render.view import WALL_CHANNEL as WALL
+from maptile_loc.render.view import ViewSettings, render
+from maptile_loc.report.city.road_views import DistinctSettings, query_view
+from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.settings import EvidenceSettings
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import QueryTile
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 STEPS_M = (10.0, 20.0, 40.0)
-CHANNELS = {
-    "walls": (WALL_CHANNEL,),
-    "ground": (GROUND_CHANNEL,),
-    "both": (WALL_CHANNEL, GROUND_CHANNEL),
-}
+"""Spacings of the grid, metres."""
+
+CHANNELS = {"walls": (WALL,), "ground": (GROUND,), "both": (WALL, GROUND)}
+"""Channels of the views that are compared, by name."""
+
 MARGIN_M = 30.0
+"""Smallest distance of a position from the map's edge, metres."""
+
 SHRINK = 8
-"""Views are compared at pixels of so many of theirs: 4 m, so that a metre matters little."""
+"""Pixels of a view per pixel that is compared: 4 m, so that an error of a metre matters little."""
+
 BATCH = 16
+"""Views that are rendered at a time."""
 
 
 class Scene:
-    """A city to be looked at: as it is mapped, and as it might be."""
+    """A city as it is mapped, and as it might be.
+
+    Args:
+        city: The city.
+        seed: Seed of the world and of all views.
+    """
 
     def __init__(self, city: City, seed: int) -> None:
-        self.city, self.map = city, vector_map(city)
+        self.city, self.ground = city, vector_map(city)
         self.seed = seed
         self.view = query_view("hdl64", 1.0)
         self.mapped = self._world(DisguiseSettings(resolution=0.5).nothing())
         self.other = self._world(DistinctSettings().disguise)
 
     def _world(self, disguise: DisguiseSettings) -> Worlds:
-        return self.map.world(disguise, np.random.default_rng(self.seed))
+        return self.ground.world(disguise, np.random.default_rng(self.seed))
 
-    def free(self, places: Array) -> Array:
-        """Those of (N, 2) places (metres from the reference) where nothing stands."""
+    def free(self, positions: Array) -> Array:
+        """Those of (N, 2) positions, metres from the reference, that are inside and free."""
         worlds = self.mapped
-        inside = self.city.raster.inside(places + self.city.reference, MARGIN_M)
-        places = places[inside]
-        row = ((worlds.north - places[:, 1]) / worlds.resolution).astype(np.int64)
-        column = ((places[:, 0] - worlds.west) / worlds.resolution).astype(np.int64)
+        inside = self.city.raster.inside(positions + self.city.reference, MARGIN_M)
+        positions = positions[inside]
+        row = ((worlds.north - positions[:, 1]) / worlds.resolution).astype(np.int64)
+        column = ((positions[:, 0] - worlds.west) / worlds.resolution).astype(np.int64)
         free: NDArray[np.bool_] = worlds.cells[0].numpy()[row, column] == FREE_CELL
-        return np.compress(free, places, axis=0)
+        return np.compress(free, positions, axis=0)
 
     def grid(self, step: float) -> Array:
-        """(N, 2) free places every ``step`` metres."""
-        west, south, east, north = self.map.bounds
+        """(N, 2) free positions of a grid with a spacing of ``step`` metres."""
+        west, south, east, north = self.ground.bounds
         x, y = np.meshgrid(np.arange(west, east, step), np.arange(south, north, step))
         return self.free(np.column_stack([x.ravel(), y.ravel()]))
 
     def random(self, count: int) -> Array:
-        """(count, 2) free places anywhere."""
-        west, south, east, north = self.map.bounds
+        """(count, 2) free positions, drawn at random."""
+        west, south, east, north = self.ground.bounds
         rng = np.random.default_rng([self.seed, 1])
         return self.free(rng.uniform((west, south), (east, north), (4 * count, 2)))[:count]
 
-    def seen(self, places: Array, worlds: Worlds, view: ViewSettings) -> Iterator[Tensor]:
-        """(B, 3, S, S) what is seen at (N, 2) places, some at a time."""
+    def seen(self, positions: Array, worlds: Worlds, view: ViewSettings) -> Iterator[Tensor]:
+        """(B, 3, S, S) views at (N, 2) positions, some at a time."""
         generator = torch.Generator().manual_seed(self.seed)
         along = torch.tensor([[-0.05, 0.0], [0.05, 0.0]])
-        for start in range(0, len(places), BATCH):
-            centre = torch.from_numpy(places[start : start + BATCH]).float()
+        for start in range(0, len(positions), BATCH):
+            centre = torch.from_numpy(positions[start : start + BATCH]).float()
             zeros = torch.zeros(len(centre))
             paths = centre[:, None] + along
             yield render(worlds, zeros.long(), paths, centre, zeros, view, generator)
 
 
 def described(views: Iterable[Tensor]) -> dict[str, Tensor]:
-    """(N, F) features of views by the channels that are looked at."""
+    """(N, F) features of views, by the name of the channels that are used."""
     parts = [{name: features(v, used) for name, used in CHANNELS.items()} for v in views]
     return {name: torch.cat([part[name] for part in parts]) for name in CHANNELS}
 
 
 def features(tiles: Tensor, channels: tuple[int, ...]) -> Tensor:
-    """(N, F) unit vectors: each channel coarse and smooth, as heavy as the others."""
+    """(N, F) unit vectors: each channel reduced, smoothed and normalised."""
     parts = []
     for channel in channels:
         small = functional.avg_pool2d(tiles[:, channel : channel + 1], SHRINK)
@@ -124,56 +133,73 @@ def features(tiles: Tensor, channels: tuple[int, ...]) -> Tensor:
 
 
 def searched(
-    tiles: Tensor, channels: tuple[int, ...], matcher: Matcher, resolution: float
+    tiles: Tensor,
+    channels: tuple[int, ...],
+    matcher: Matcher,
+    resolution: float,
+    settings: EvidenceSettings,
 ) -> Array:
-    """(N, 2) east, north of the best candidate of the exhaustive search."""
+    """(N, 2) east, north of the best candidate of the exhaustive search.
+
+    Args:
+        tiles: (N, 3, S, S) views.
+        channels: The channels that are used.
+        matcher: The search.
+        resolution: Metres per pixel of the views.
+        settings: How cells become evidence.
+    """
     best = np.zeros((len(tiles), 2))
     nothing = np.zeros(tiles.shape[2:], np.float32)
     for number, tile in enumerate(tiles.numpy()):
-        walls = WALL_CHANNEL in channels
-        wall, observed = (tile[c] if walls else nothing for c in (WALL_CHANNEL, OBSERVED_CHANNEL))
-        ground = tile[GROUND_CHANNEL] if GROUND_CHANNEL in channels else nothing
+        wall, observed = (tile[c] if WALL in channels else nothing for c in (WALL, OBSERVED))
+        ground = tile[GROUND] if GROUND in channels else nothing
         query = QueryTile(wall, ground, observed, resolution, 0.0)
-        best[number] = matcher.candidates(query, np.zeros(1), np.zeros(1)).poses[0, :2]
+        evidence = make_evidence(query, matcher.fields.resolution, settings)
+        found = matcher.candidates(query, evidence, np.zeros(1), np.zeros(1))
+        best[number] = found.poses[0, :2]
     return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("city", type=Path, nargs="?")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "lean_images")
-    parser.add_argument("--tests", type=int, default=400, help="Views that are asked for.")
-    given = parser.parse_args()
-    where = given.city
-    if where is None:
-        source = ROOT.parent / "shared" / "data" / "oxford" / "oxford.osm"
-        where = prepared(source, given.work / "oxford")
-    print(stamp(), end="\n\n")
-    scene = Scene(open_city(where), seed=0)
-    settings = load_recipe()
-    fields = make_fields(scene.city.raster, settings.search.resolution, settings.likelihood)
-    matcher = Matcher(fields, scene.view.size_m, settings.match)
-    tests = scene.random(given.tests)
-    views = torch.cat(list(scene.seen(tests, scene.other, scene.view)))
-    asked = described([views])
-    found = {
-        name: searched(views, channels, matcher, scene.view.resolution) - scene.city.reference
-        for name, channels in CHANNELS.items()
-    }
-    methods = ("1nn", "3nn", "search")
-    figures = [f"{what} {method}" for what in ("median m", "D<1", "D<3") for method in methods]
-    head("grid", "views", "channels", "recognised", *figures)
-    for step in STEPS_M:
+def distances(a: Array, b: Array) -> NDArray[np.float64]:
+    """(N, M) metres between (N, 2) and (M, 2) positions."""
+    return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=-1))
+
+
+class Tests:
+    """Views at random positions, and what is found for them.
+
+    Args:
+        scene: The city.
+        count: Number of views.
+    """
+
+    def __init__(self, scene: Scene, count: int) -> None:
+        settings = load_recipe()
+        fields = make_fields(scene.city.raster, settings.search.resolution, settings.likelihood)
+        matcher = Matcher(fields, scene.view.size_m, settings.search)
+        self.scene, self.count = scene, count
+        self.positions = scene.random(count)
+        views = torch.cat(list(scene.seen(self.positions, scene.other, scene.view)))
+        self.features = described([views])
+        how = matcher, scene.view.resolution, settings.evidence
+        self.searched = {
+            name: searched(views, channels, *how) - scene.city.reference
+            for name, channels in CHANNELS.items()
+        }
+
+    def print_rows(self, step: float) -> None:
+        """Print the rows of a grid with a spacing of ``step`` metres."""
+        scene = self.scene
         grid = scene.grid(step)
         known = described(scene.seen(grid, scene.mapped, scene.view.without_noise()))
-        chosen = np.random.default_rng(2).permutation(len(grid))[: given.tests]
+        chosen = np.random.default_rng(2).permutation(len(grid))[: self.count]
         again = described(scene.seen(grid[chosen], scene.other, scene.view))
-        nearest = distances(tests, grid).min(axis=1)
+        nearest = distances(self.positions, grid).min(axis=1)
         for name, memory in known.items():
             recognised = (again[name] @ memory.T).argmax(dim=1).numpy() == chosen
-            three = (asked[name] @ memory.T).topk(3, dim=1).indices.numpy()
-            guesses = (grid[three[:, 0]], grid[three].mean(axis=1), found[name])
-            error = np.stack([np.linalg.norm(guess - tests, axis=1) for guess in guesses])
+            three = (self.features[name] @ memory.T).topk(3, dim=1).indices.numpy()
+            guesses = (grid[three[:, 0]], grid[three].mean(axis=1), self.searched[name])
+            error = np.stack([np.linalg.norm(guess - self.positions, axis=1) for guess in guesses])
             medians = [f"{value:.1f}" for value in np.median(error, axis=1)]
             shares = [
                 f"{value:.2f}" for d in (1, 3) for value in (error < d * nearest).mean(axis=1)
@@ -182,9 +208,23 @@ def main() -> None:
             row(*cells, *medians, *shares)
 
 
-def distances(a: Array, b: Array) -> NDArray[np.float64]:
-    """(N, M) metres between (N, 2) and (M, 2) places."""
-    return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=-1))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("city", type=Path, nargs="?")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "lean_images")
+    parser.add_argument("--tests", type=int, default=400, help="number of test views")
+    given = parser.parse_args()
+    where = given.city
+    if where is None:
+        source = ROOT.parent / "shared" / "data" / "oxford" / "oxford.osm"
+        where = prepared(source, given.work / "oxford")
+    print(stamp(), end="\n\n")
+    tests = Tests(Scene(open_city(where), seed=0), given.tests)
+    methods = ("1nn", "3nn", "search")
+    figures = [f"{what} {method}" for what in ("median m", "D<1", "D<3") for method in methods]
+    head("grid", "views", "channels", "recognised", *figures)
+    for step in STEPS_M:
+        tests.print_rows(step)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What is called localized on maps where the drive is not; prints a markdown table.
+"""How many queries are called localized on maps where the drive is not; prints a markdown table.
 
 Run: python benchmarks/off_map.py [DATA] [--work FOLDER] [--queries N]
 
-Of each drive N queries, evenly spaced, are searched and aligned on every map that it does not lie
-on, with the heading known and unknown. On its own map the same tiles are called localized as often
-as the last columns say. DATA and FOLDER are those of engine.py.
+Of each drive, N evenly spaced queries are searched and aligned on all maps, with known and with
+unknown headings. On the drive's own map, marked (home), many should be called localized; on the
+others, none. DATA and FOLDER are those of engine.py.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from pathlib import Path
 
 import numpy as np
 from engine import make_cases
-from inputs import query_tiles
+from inputs import some_tiles
 from stamp import head, row, stamp
 
-from data_prep.city.folder import City, open_city
-from maptile_loc.config import load_settings
+from data_prep.city.folder import open_city
 from maptile_loc.fuse.filter import is_sure
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, heading_turns
-from maptile_loc.score.align import align
-from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import make_fields
-from maptile_loc.search.match import Matcher
-from maptile_loc.types import QueryTile
+from maptile_loc.pipeline import (
+    LocalizeSettings,
+    MapSearch,
+    fix_tile,
+    load_recipe,
+    prepare_search,
+)
+from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 DRIVES = ("kitti", "kitti50", "kitti360", "kitti360-80", "loop", "full")
+"""Short names of the drives, as in engine.py."""
+
 HEADINGS = ("known", "unknown")
+"""Kinds of knowledge of the heading."""
 
 
-def called(
-    tiles: list[QueryTile], where: City, heading: HeadingKnowledge, settings: LocalizeSettings
+def localized(
+    tiles: list[QueryTile], queries: Queries, engine: MapSearch, settings: LocalizeSettings
 ) -> int:
-    """How many of the tiles are called localized there."""
-    fields = make_fields(where.raster, settings.search.resolution, settings.likelihood)
-    search = Matcher(fields, settings.query.size_m, settings.match)
-    turns, log_prior = heading_turns(heading, settings)
-    std = np.radians(settings.known_heading_std_deg) if heading.kind == "known" else None
+    """The number of tiles whose best aligned candidate is called localized on a map."""
     count = 0
     for tile in tiles:
-        found = search.candidates(tile, turns, log_prior)
-        evidence = make_evidence(tile, fields.resolution)
-        fixes, spread = align(found, evidence, tile.rotation, fields, std, True, settings.align)
+        _, (fixes, covariance) = fix_tile(tile, queries, engine, settings)
         if len(fixes.poses):
             best = int(fixes.log_scores.argmax())
             score = float(np.exp(fixes.log_scores[best]))
-            count += is_sure(score, spread[best], settings.fuse)
+            count += is_sure(score, covariance[best], settings.fuse)
     return count
 
 
@@ -61,20 +61,19 @@ def main() -> None:
     cases = make_cases(given.data, given.work)
     settings = load_recipe()
     cities = {path: open_city(path) for path in dict.fromkeys(cases[key].city for key in DRIVES)}
+    engines = {path: prepare_search(city, settings) for path, city in cities.items()}
     print(f"{stamp()}\n")
     head("drive", "heading", *(path.stem for path in cities))
     for key in DRIVES:
         case = cases[key]
         for kind in HEADINGS:
-            heading = HeadingKnowledge(kind=kind)
-            home = cities[case.city].raster.convergence
-            way = case.every_m, case.submap_m
-            tiles = list(query_tiles(case.drive, *way, home, heading, given.queries, settings))
-            counts = [called(tiles, where, heading, settings) for where in cities.values()]
-            words = [
-                f"{count} of {len(tiles)}" + (" (home)" if path == case.city else "")
-                for path, count in zip(cities, counts, strict=True)
-            ]
+            queries = Queries(case.submap_m, case.every_m, heading=HeadingKnowledge.parse(kind))
+            home = cities[case.city]
+            tiles = list(some_tiles(home, case.drive, queries, given.queries, settings))
+            words = []
+            for path, engine in engines.items():
+                count = localized(tiles, queries, engine, settings)
+                words.append(f"{count} of {len(tiles)}" + (" (home)" if path == case.city else ""))
             row(case.name, kind, *words)
 
 

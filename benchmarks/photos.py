@@ -1,12 +1,13 @@
-"""Localize structure from motion of simulated photographs, by how sparse it is; prints a table.
+"""Localize simulated structure from motion, by the density of its points; prints a table.
 
 Run: python benchmarks/photos.py [DATA] [--work FOLDER] [--metres M]
 
-A camera looks ahead along a route through the world of Oxford's map, one photograph a metre. Some
-of what its rays meet becomes points of a COLMAP model, in a frame of its own: as often as a matcher
-would find them again (textured walls, hardly any asphalt), off by what their triangulation from the
-last photographs leaves open, some of them wrong. Whether all of these saw it is not asked. The
-cameras' own poses are exact, so odometry is. The heading is unknown; submaps of 50 m.
+A camera looks ahead along a route through the world of Oxford's map, with one photograph per metre.
+Some of the points that its rays meet become points of a COLMAP model, in a frame of its own: with
+the probability that a matcher finds them again (high for textured walls, low for asphalt), and with
+the error of a triangulation from the last photographs; some are wrong. Occlusion in the earlier
+photographs is not tested. The cameras' own poses, and so the odometry, are exact. The heading is
+unknown; submaps are 50 m long.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from data_prep.simulate.record import SimulateSettings, vehicle_poses
 from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.world import World, build_world
 from data_prep.simulate.trajectory import open_trajectory
+from maptile_loc import api
 from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.report.files import read_result
-from maptile_loc.run import RunOptions, parse_heading, run
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 RAYS = (10, 30, 100, 300, 1000)
-"""Of each photograph: places that may become points."""
+"""Rays of each photograph, which may become points."""
+
 FOUND_AGAIN = {
     **dict.fromkeys(("building", "fence", "trunk"), 0.8),
     **dict.fromkeys(("leaf", "pole", "person"), 0.5),
@@ -46,26 +48,45 @@ FOUND_AGAIN = {
     "road": 0.15,
     "glass": 0.1,
 }
-"""The share of the rays that meet each kind of thing and become points."""
-WIDE, HIGH = 1.0, 0.6
-"""Half a picture, by its focal length."""
+"""Probability that a ray becomes a point, by the kind of object that it meets."""
+
+WIDE = 1.0
+"""Half the width of a photograph, in focal lengths."""
+
+HIGH = 0.6
+"""Half the height of a photograph, in focal lengths."""
+
 FAR_M = 60.0
+"""Largest distance of a point, metres."""
+
 TRACK = 5.0
-"""Metres of way along which a point is found, on average, before the last photograph of it."""
+"""Mean number of photographs, one per metre, in which a point is found before the last one."""
+
 OFF_RAD = 0.5 / 700
-"""Half a pixel."""
+"""Angular error of a ray, radians: half a pixel."""
+
 LEAST_ANGLE_DEG = 1.5
-"""Between the rays to a point; COLMAP drops points of less."""
+"""Smallest angle between the rays to a point, degrees; COLMAP drops points with less."""
+
 WRONG = 0.02
-"""Of all points so many are matched wrongly."""
+"""Share of points that are matched wrongly."""
+
 FLU_TO_CAMERA = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+"""Rotation from the vehicle's axes to the camera's."""
+
 TILT = Rotation.from_euler("xyz", [0.3, 0.2, 1.1])
-"""A model's frame is any."""
+"""Rotation of the model's frame, which may be any."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where photographs were taken, and of what: (N,) times, (N, 4, 4) vehicle frame -> map."""
+    """The photographs of a route.
+
+    Attributes:
+        t_ns: (N,) times.
+        poses: (N, 4, 4) vehicle frame -> map frame.
+        world: The world that they show.
+    """
 
     t_ns: Times
     poses: Array
@@ -73,20 +94,20 @@ class Camera:
 
 
 def ride(where: City, metres: float) -> Camera:
-    """A photograph for each metre of a route."""
+    """The photographs of a route of ``metres``, one per metre."""
     settings = load_settings(SimulateSettings, "simulate")
-    way = open_trajectory("route", where, metres, 3)
-    world = build_world(where, [way.poses[:, :2]], settings.world, settings.seed)
-    step = np.linalg.norm(np.diff(way.poses[:, :2], axis=0), axis=1)
+    route = open_trajectory("route", where, metres, 3)
+    world = build_world(where, [route.poses[:, :2]], settings.world, settings.seed)
+    step = np.linalg.norm(np.diff(route.poses[:, :2], axis=0), axis=1)
     travelled = np.insert(np.cumsum(step), 0, 0.0)
     sample = np.searchsorted(travelled, np.arange(1.0, travelled[-1] - 1.0))
-    t_ns = np.unique(way.t_ns[sample] // 1000 * 1000)
-    poses = vehicle_poses(way, world.terrain, settings)
-    return Camera(t_ns, interpolate_se3(way.t_ns, poses, t_ns), world)
+    t_ns = np.unique(route.t_ns[sample] // 1000 * 1000)
+    poses = vehicle_poses(route, world.terrain, settings)
+    return Camera(t_ns, interpolate_se3(route.t_ns, poses, t_ns), world)
 
 
 def structure(camera: Camera, rays: int) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
-    """(P, 3) points in the map frame, and the first and last photograph that each is found in."""
+    """(P, 3) points in the map frame, and (P,) the first and last photographs that show each."""
     rng = np.random.default_rng(rays)
     share = np.array([FOUND_AGAIN[kind.name.lower()] for kind in Surface])
     photo = np.repeat(np.arange(len(camera.poses)), rays)
@@ -97,7 +118,7 @@ def structure(camera: Camera, rays: int) -> tuple[Array, NDArray[np.int64], NDAr
     origin = camera.poses[photo, :3, 3]
     hits = camera.world.cast(origin, ray)
     length = np.minimum(1 + rng.geometric(1 / TRACK, len(photo)), photo)
-    # The way is nearly straight ahead: what is seen at its side is triangulated best.
+    # The camera moves nearly straight ahead: points at the side are triangulated best.
     far = np.minimum(hits.distance, FAR_M)
     angle = length * np.sqrt(1 - local[:, 0] ** 2) / np.maximum(far, 1.0)
     kept = (far < FAR_M) & (rng.random(len(photo)) < share[hits.kind])
@@ -110,7 +131,7 @@ def structure(camera: Camera, rays: int) -> tuple[Array, NDArray[np.int64], NDAr
 
 
 def write_model(camera: Camera, rays: int, folder: Path) -> int:
-    """Write what COLMAP would have; returns the number of points."""
+    """Write a model as COLMAP does, and return its number of points."""
     points, first, last = structure(camera, rays)
     start = camera.poses[0, :3, 3]
     length = last - first + 1
@@ -140,15 +161,14 @@ def main() -> None:
     parser.add_argument("--metres", type=float, default=600.0)
     given = parser.parse_args()
     where = city(given.data / "oxford" / "oxford.osm", given.work / "oxford")
-    camera = ride(open_city(where), given.metres)
-    settings = load_recipe()
+    opened = open_city(where)
+    camera = ride(opened, given.metres)
     print(stamp(), end="\n\n")
     head("points a metre", "stage", "n", "<= 2 m", "<= 5 m", "median m", "localized", "> 10 m off")
     for rays in RAYS:
-        model, out = given.work / f"photos_{rays}", given.work / f"out_photos_{rays}"
+        model = given.work / f"photos_{rays}"
         density = write_model(camera, rays, model) / len(camera.poses)
-        run(RunOptions(where, model, heading=parse_heading("unknown")), settings, out)
-        found = read_result(out)
+        found = api.localize(opened, model, heading="unknown")
         truth = camera.poses[np.searchsorted(camera.t_ns, found.t_ns), :2, 3]
         for stage in ("aligned", "smoothed"):
             answer = found.stages[stage]

@@ -1,6 +1,9 @@
-"""What it costs to prepare a city and to read windows from it; prints a markdown table.
+"""The time and memory to prepare a city, and to read windows of its map; prints a markdown table.
 
-Run: python benchmarks/prepare.py [DATA]    (DATA: the folder of real data, ../shared/data)
+Run: python benchmarks/prepare.py [DATA]
+
+DATA is the folder of real data (default: ../shared/data). Each city is prepared in a process of its
+own, whose peak memory is reported. Then random windows of the map raster are read on one core.
 """
 
 from __future__ import annotations
@@ -15,15 +18,29 @@ from pathlib import Path
 from stamp import peak_mb, stamp
 
 CITIES = ("oxford/oxford.osm", "cities/north-bayreuth.osm.gz")
-WINDOW, WINDOWS, ROUNDS = 128, 50_000, 5
+"""OpenStreetMap files below DATA."""
+
+WINDOW = 128
+"""Side of a window, pixels."""
+
+WINDOWS = 50_000
+"""Windows that are read in a round."""
+
+ROUNDS = 5
+"""Rounds, of which the fastest counts."""
 
 
 def prepare(source: Path) -> dict[str, float]:
-    """Prepare one city in this process, then read windows of it on one core."""
+    """Prepare one city in this process, then read windows of it on one core.
+
+    Returns:
+        ``area`` (km2), ``wall``, ``cpu`` and ``open`` (seconds), ``peak`` (GB), ``rate`` (windows
+        per second).
+    """
     import numpy as np
 
     from data_prep.city.folder import CitySettings, open_city, prepare_city
-    from data_prep.osm.footprints import OsmSource
+    from data_prep.osm.source import OsmSource
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "city"
@@ -67,7 +84,7 @@ def main() -> None:
     print("| city | km2 | prepare, s (wall) | s (CPU) | peak, GB | open, s | 128x128x3 windows/s |")
     print("|---|---|---|---|---|---|---|")
     for city in CITIES:
-        # A process of its own each, or the peak would be that of the largest.
+        # In one process, the peak would be that of the largest city.
         run = subprocess.run(
             [sys.executable, __file__, "--one", str(data / city)],
             capture_output=True,

@@ -1,17 +1,20 @@
-"""What the search for candidates costs, by the size of the map; prints a markdown table.
+"""The time and memory of the search for candidates, by the size of the map; prints a table.
 
-Run: python benchmarks/speed.py [DATA] [--work FOLDER] [--maps MAP ...] [--device auto|cpu|cuda]
-                                [--model FOLDER]
+Run: python benchmarks/speed.py [DATA] [--work FOLDER] [--maps MAP ...] [--modes MODE ...]
+                                [--device auto|cpu|cuda] [--model FOLDER]
 
-Tiles are rendered from the maps at random places on roads, with noise, 50 m of travel each. Every
-row is a process of its own: its memory is what the search adds at most to that of the opened map.
-The floor is the time of the Fourier transforms that a search on the same grid takes if each is of
-the size of what is searched, and of nothing else: for every heading that is tried one of each
-channel of evidence and one back. Its bytes are those of two passes over each of them. Transforms of
-smaller blocks may need less. Query and floor are compared by the best of their rounds.
+Tiles are rendered from the maps at random positions on roads, with noise, each for 50 m of travel.
+Every row is measured in a process of its own; its memory is the peak that the search adds to the
+opened map. A query is a tile's evidence and the search for its candidates.
+
+The floor is the time of the Fourier transforms that a search on the same grid needs: for every
+heading, one per channel of evidence and one back, each of the size of the searched area. Its bytes
+are those of two passes over each transform. Transforms of smaller blocks may need less. Query and
+floor are compared by their fastest rounds.
+
 Tracking is a search in a circle of 50 m, a new one for each query, with the heading known to a
-standard deviation of 10 degrees. With --model, a model of cells or descriptors names the places to
-search instead; what it names is not judged here.
+standard deviation of 10 degrees. With --model, a model of method cells or retrieval selects the
+positions that are searched; the quality of its selection is not measured here.
 """
 
 from __future__ import annotations
@@ -30,28 +33,28 @@ import torch
 from inputs import city
 from scipy import ndimage
 from scipy.fft import next_fast_len
-from stamp import peak_mb, row, stamp
+from stamp import head, peak_mb, row, stamp
 
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.files import read_json
 from data_prep.geometry import Array
-from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.models.parts.published import CARD
-from maptile_loc.pipeline import Coarse, HeadingKnowledge, LocalizeSettings, heading_turns
+from maptile_loc.pipeline import LocalizeSettings, heading_turns, load_recipe
 from maptile_loc.render.raycast import EDGE_CELL, SOLID_CELL, Worlds
 from maptile_loc.render.view import ViewSettings, render
-from maptile_loc.score.evidence import CHANNELS
+from maptile_loc.score.channels import CHANNELS
+from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
-from maptile_loc.search.cells import CellsLocator
-from maptile_loc.search.engine.hypotheses import FEW_TURNS
-from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.match import Disc, Matcher
-from maptile_loc.search.retrieval import RetrievalLocator
-from maptile_loc.types import QueryTile
+from maptile_loc.search import METHODS
+from maptile_loc.search.engine.method import Disc, Method, Search, SearchTask
+from maptile_loc.search.match import Matcher
+from maptile_loc.types import HeadingKnowledge, QueryTile
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 MAPS = {
     "oxford": "oxford/oxford.osm",
     "kitti360": "kitti360_0000/map.tif",
@@ -59,34 +62,54 @@ MAPS = {
     "kotka": "cities/kotka_fi.osm.pbf",
     "bayreuth": "cities/north-bayreuth.osm.gz",
 }
+"""Files below DATA, by the name of the map."""
+
 CUT_KM2 = {"kotka-3": 3.0}
+"""Area of the maps that are cut from a city, km2."""
+
 MODES = {
     "known": HeadingKnowledge(),
-    "unknown": HeadingKnowledge(kind="unknown"),
-    "tracking": HeadingKnowledge(kind="prior", std_deg=10.0),
+    "unknown": HeadingKnowledge("unknown"),
+    "tracking": HeadingKnowledge("prior", 10.0),
 }
+"""Knowledge of the heading, by the name of the kind of search."""
+
 DISC_M = 50.0
+"""Radius of the circle that is searched when tracking, metres."""
+
 QUERIES = 7
+"""Query tiles of a row, at most."""
+
 PATIENCE_S = 30.0
-"""No further query after so long; one is always made."""
+"""No further query is made after this time, seconds; one is always made."""
+
 NEAR_HOUSE_M = 15.0
+"""Largest distance of a tile's position from a building, metres."""
+
 FOUND_M = 5.0
+"""Largest error of a query that counts as found, metres."""
+
+THIN = 4
+"""Every fourth pixel is considered as a position: half a metre is finer than needed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one kind of search on one map.
+    """The cost of one kind of search on one map.
 
     Attributes:
-        area_km2, searched_km2: Of the map, and what is searched of it.
-        setup_s: Making the map ready, once, with a first query where it is searched as a whole.
-        queries, found: How many tiles, and how many of them were found within 5 m.
-        query_s, cpu_s: The median query, by the clock and by processor time of all threads.
-        best_s: The fastest by the clock.
-        peak_mb: Memory that the search adds (of the device, on a GPU).
-        headings: How many are tried.
-        floor_s, floor_gb: The Fourier transforms of as many headings: their time, and the bytes
-            that they read and write.
+        area_km2: Area of the map.
+        searched_km2: Area that is searched.
+        setup_s: Seconds to prepare the map, once, with a first query where all of it is searched.
+        queries: Number of tiles.
+        found: Number of tiles that were found within ``FOUND_M``.
+        query_s: Median wall time of a query, seconds.
+        cpu_s: Median processor time of a query, all threads, seconds.
+        best_s: Smallest wall time of a query, seconds.
+        peak_mb: Memory that the search adds (on a GPU: of the device).
+        headings: Number of headings that are tried.
+        floor_s: Seconds of the Fourier transforms for that number of headings.
+        floor_gb: Bytes that these transforms read and write.
     """
 
     area_km2: float
@@ -104,7 +127,7 @@ class Cost:
 
 
 def open_map(name: str, data: Path, work: Path) -> City:
-    """The city that the map called ``name`` is, or is cut from."""
+    """The city of the map ``name``, or the city from which that is cut."""
     source = data / MAPS[name]
     path = source
     if source.suffix != ".tif":
@@ -113,7 +136,7 @@ def open_map(name: str, data: Path, work: Path) -> City:
 
 
 def cut_map(name: str, raster: MapRaster) -> MapRaster:
-    """The middle of the map, where ``CUT_KM2`` says so."""
+    """The middle of the map if ``CUT_KM2`` has an area for it, else the map itself."""
     if name not in CUT_KM2:
         return raster
     share = np.sqrt(CUT_KM2[name] / raster.area_km2)
@@ -127,25 +150,24 @@ def cut_map(name: str, raster: MapRaster) -> MapRaster:
     )
 
 
-def places(raster: MapRaster, count: int, rng: np.random.Generator) -> Array:
-    """(N, 2) places on roads with houses near them."""
-    thin = 4  # half a metre is finer than it need be
-    road = raster.data[ROAD, ::thin, ::thin] > 0
-    house = raster.data[BUILDING, ::thin, ::thin] > 0
-    near = ndimage.distance_transform_edt(~house) * raster.resolution * thin < NEAR_HOUSE_M
-    margin = round(100.0 / raster.resolution / thin)
+def positions(raster: MapRaster, count: int, rng: np.random.Generator) -> Array:
+    """(N, 2) random positions on roads with buildings near them."""
+    road = raster.data[ROAD, ::THIN, ::THIN] > 0
+    house = raster.data[BUILDING, ::THIN, ::THIN] > 0
+    near = ndimage.distance_transform_edt(~house) * raster.resolution * THIN < NEAR_HOUSE_M
+    margin = round(100.0 / raster.resolution / THIN)
     usable = np.argwhere((road & near & ~house)[margin:-margin, margin:-margin]) + margin
-    return raster.world_from_pixel(usable[rng.choice(len(usable), count)] * float(thin) + 0.5)
+    return raster.world_from_pixel(usable[rng.choice(len(usable), count)] * float(THIN) + 0.5)
 
 
-def see(raster: MapRaster, place: Array, size_m: float, seed: int) -> QueryTile:
-    """The tile that a vehicle would see around ``place``, north-up."""
+def see(raster: MapRaster, position: Array, size_m: float, seed: int) -> QueryTile:
+    """A rendered query tile at a (2,) position, north-up."""
     half = round(size_m / raster.resolution)
-    row, column = np.floor(raster.pixel_from_world(place)).astype(int) - half
+    row, column = np.floor(raster.pixel_from_world(position)).astype(int) - half
     solid = raster.window(row, column, 2 * half, 2 * half)[BUILDING] > 0
     cells = torch.from_numpy(np.where(solid, SOLID_CELL, 0).astype(np.uint8))
     cells[[0, -1]], cells[:, [0, -1]] = EDGE_CELL, EDGE_CELL
-    corner = raster.world_from_pixel(np.array([row, column])) - place
+    corner = raster.world_from_pixel(np.array([row, column])) - position
     world = Worlds(cells[None], float(corner[0]), float(corner[1]), raster.resolution)
     size = round(size_m / raster.resolution)
     view = ViewSettings(size_px=size, resolution=raster.resolution, rays=8192, angle_noise_deg=0.0)
@@ -160,76 +182,77 @@ def see(raster: MapRaster, place: Array, size_m: float, seed: int) -> QueryTile:
     return QueryTile(wall, ground, observed, raster.resolution, 0.0)
 
 
-def locator(
-    where: City, model: Path, fields: LikelihoodFields, settings: LocalizeSettings, device: str
-) -> Coarse:
-    """The locator that a model's card asks for."""
-    search = NearSearch(fields, settings.query.size_m, settings.match, device)
-    if read_json(model / CARD)["method"] == "cells":
-        return CellsLocator(model, where, search, settings.cells, device)
-    return RetrievalLocator(model, where, search, settings.retrieval, device)
+def build_search(
+    where: City, fields: LikelihoodFields, model: Path | None, settings: LocalizeSettings, on: str
+) -> Search:
+    """The search of the whole map, or the method of a model."""
+    name = "match" if model is None else read_json(model / CARD)["method"]
+    method: Method = METHODS.load(name)
+    size_m = settings.query.size_m
+    task = SearchTask(where, fields, size_m, settings.search, on, None, model)
+    return method.build(task, settings.method(name))
 
 
 def measure(name: str, where: City, model: Path | None, mode: str, device: str) -> Cost:
     """Search for some tiles, and time the transforms."""
-    raster = cut_map(name, where.raster)
-    settings = load_recipe()
+    raster, settings = cut_map(name, where.raster), load_recipe()
     size = settings.query.size_m
     turns, log_prior = heading_turns(MODES[mode], settings)
-    truth = places(raster, QUERIES, np.random.default_rng(0))
-    tiles = [see(raster, place, size, number) for number, place in enumerate(truth)]
+    truth = positions(raster, QUERIES, np.random.default_rng(0))
+    tiles = [see(raster, position, size, number) for number, position in enumerate(truth)]
+    forget_peak(device)
+    before, begun = memory_mb(device), time.perf_counter()
+    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
+    search = build_search(where, fields, model, settings, device)
+
+    def query(tile: QueryTile) -> Array:
+        """(K, 2) positions of the candidates."""
+        evidence = make_evidence(tile, fields.resolution, settings.evidence)
+        return search.candidates(tile, evidence, turns, log_prior).poses[:, :2]
+
+    if mode != "tracking":
+        query(tiles[0])  # computes what is computed once
+    wait(device)
+    setup = time.perf_counter() - begun
     seconds: list[float] = []
     cpu: list[float] = []
     found = 0
-    forget_peak(device)
-    before = memory_mb(device)
-    begun = time.perf_counter()
-    fields = make_fields(raster, settings.search.resolution, settings.likelihood)
-    whole_map: Coarse = Matcher(fields, size, settings.match, None, device)
-    if model is not None:
-        whole_map = locator(where, model, fields, settings, device)
-    if mode != "tracking":
-        whole_map.candidates(tiles[0], turns, log_prior)  # readies what is made when first needed
-    wait(device)
-    setup = time.perf_counter() - begun
-    for place, tile in zip(truth, tiles, strict=True):
+    for position, tile in zip(truth, tiles, strict=True):
         begun, worked = time.perf_counter(), time.process_time()
-        matcher = whole_map
         if mode == "tracking":
-            disc = Disc(float(place[0]), float(place[1]), DISC_M)
-            matcher = Matcher(fields, size, settings.match, disc, device)
-        best = matcher.candidates(tile, turns, log_prior).poses[:1]
+            disc = Disc(float(position[0]), float(position[1]), DISC_M)
+            search = Matcher(fields, size, settings.search, disc, device)
+        best = query(tile)[:1]
         wait(device)
         seconds.append(time.perf_counter() - begun)
         cpu.append(time.process_time() - worked)
-        found += bool((np.hypot(*(best[:, :2] - place).T) < FOUND_M).any())
+        found += bool((np.hypot(*(best - position).T) < FOUND_M).any())
         if sum(seconds) > PATIENCE_S:
             break
     peak = memory_mb(device) - before
-    wide = settings.match.coarser if len(turns) > FEW_TURNS else 1
+    areas = raster.area_km2, search.area_km2
+    times = float(np.median(seconds)), float(np.median(cpu)), min(seconds)
+    lower = floor(raster, mode, len(turns), settings, device)
+    return Cost(*areas, setup, len(seconds), found, *times, peak, len(turns), *lower)
+
+
+def floor(
+    raster: MapRaster, mode: str, headings: int, settings: LocalizeSettings, device: str
+) -> tuple[float, float]:
+    """Seconds, and gigabytes, of the Fourier transforms that a search needs at least."""
+    wide = settings.search.coarser if headings > settings.search.few_turns else 1
     step = settings.search.resolution * wide
-    whole = (raster.height * raster.resolution, raster.width * raster.resolution)
-    reach = (2 * DISC_M, 2 * DISC_M) if mode == "tracking" else whole
-    padded = [next_fast_len(round((side + size) / step), real=True) for side in reach]
-    floor_s = len(turns) * transforms(padded, device)
-    return Cost(
-        raster.area_km2,
-        matcher.area_km2,
-        setup,
-        len(seconds),
-        found,
-        float(np.median(seconds)),
-        float(np.median(cpu)),
-        min(seconds),
-        peak,
-        len(turns),
-        floor_s,
-        len(turns) * (len(CHANNELS) + 1) * 16 * padded[0] * padded[1] / 1e9,
-    )
+    sides = (raster.height * raster.resolution, raster.width * raster.resolution)
+    if mode == "tracking":
+        sides = (2 * DISC_M, 2 * DISC_M)
+    size = settings.query.size_m
+    padded = [next_fast_len(round((side + size) / step), real=True) for side in sides]
+    gigabytes = headings * (len(CHANNELS) + 1) * 16 * padded[0] * padded[1] / 1e9
+    return headings * transforms(padded, device), gigabytes
 
 
 def transforms(padded: list[int], device: str) -> float:
-    """Seconds that one heading's Fourier transforms take, the best of some rounds."""
+    """Seconds of one heading's Fourier transforms, the fastest of some rounds."""
     image = torch.rand(len(CHANNELS), *padded, device=device)
     best = np.inf
     for _ in range(5 if image.numel() < 2e7 else 2):
@@ -243,13 +266,13 @@ def transforms(padded: list[int], device: str) -> float:
 
 
 def wait(device: str) -> None:
-    """Until a GPU has done what it was given."""
+    """Wait until a GPU has finished."""
     if device != "cpu":
         torch.cuda.synchronize()
 
 
 def forget_peak(device: str) -> None:
-    """Let the largest use of memory so far be that of now."""
+    """Reset the peak of the memory in use."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # Linux only
@@ -257,7 +280,7 @@ def forget_peak(device: str) -> None:
 
 
 def memory_mb(device: str) -> float:
-    """The largest use of memory so far."""
+    """Peak of the memory in use, MB."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
     return peak_mb()
@@ -271,9 +294,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=tuple(MODES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one row")
-    parser.add_argument(
-        "--model", type=Path, help="of cells or descriptors, in place of the search"
-    )
+    parser.add_argument("--model", type=Path, help="of cells or retrieval; default: whole map")
     parser.add_argument("--row", action="store_true", help="only this map and mode, as JSON")
     given = parser.parse_args()
     device = pick_device(given.device)
@@ -283,17 +304,17 @@ def main() -> None:
         print(json.dumps(asdict(cost)))
         return
     print(f"{stamp()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    heads = ["map", "km2", "heading", "headings", "s per query", "CPU s", "queries per s"]
-    heads += ["floor s", "times the floor", "floor GB", "peak MB", "set-up s", "found"]
-    row(*heads)
-    print("|" + "---|" * len(heads))
+    head(
+        *("map", "km2", "heading", "headings", "s per query", "CPU s", "queries per s"),
+        *("floor s", "times the floor", "floor GB", "peak MB", "set-up s", "found"),
+    )
     for name in given.maps:
         for mode in given.modes:
             print_cost(name, mode, given.limit)
 
 
 def print_cost(name: str, mode: str, limit: float) -> None:
-    """Measure one row in a process of its own, with this one's other options, and print it."""
+    """Measure a row in a process of its own, with the same options, and print it."""
     command = [sys.executable, __file__, *sys.argv[1:], "--row", "--maps", name, "--modes", mode]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)

@@ -6,64 +6,84 @@ Run: python benchmarks/walls.py [DRIVE] [--table NAME] [--work FOLDER] [--data D
 DRIVE is any drive whose points have labels; without one, a drive with an HDL-64E is simulated in
 the city of Oxford's map. Tiles are made without the labels, each turned by a random angle.
 
-What is counted, in each tile:
+The counts of each tile:
 
-- Height is that above the nearest cell (2 m) with points labelled ground, not what ``make_tile``
-  takes for it. Points 1 to 20 m high count, all others do not exist here.
+- The height of a point is that above the nearest cell (2 m) with points labelled ground, not the
+  height that ``make_tile`` estimates. Points 1 to 20 m high count; all others are ignored.
 - A truth cell is a cell of the tile with at least one point labelled building. A wall cell is one
   with evidence of at least 0.5.
 - Cells: precision is the share of wall cells with a truth cell among themselves and their eight
-  neighbours; recall the share of truth cells with a wall cell among those nine.
-- Evidence is a weight and not a yes or no: the second table has the precision at each recall, where
-  the least evidence that a wall cell has to have is such that just this recall is reached.
+  neighbours; recall is the share of truth cells with a wall cell among those nine.
+- Evidence is a weight, not a decision. The second table has the precision at each recall, where
+  the threshold of the evidence is the one that just reaches this recall.
 - Points: a point is called building where its cell is a wall cell. Precision is the share of those
-  that are labelled building; recall the share of building points so called.
-- Range is from the vehicle at the query to the cell's centre, or to the point.
-- A false wall cell is put down to the label that most of its points have; "nothing" has none.
+  that are labelled building; recall is the share of building points that are called so.
+- Range is the distance of the cell's centre, or of the point, from the vehicle at the query.
+- A false wall cell is attributed to the label of most of its points, or to "nothing" without any.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from inputs import city
 from numpy.typing import NDArray
 from scipy import ndimage
-from stamp import stamp
+from stamp import head, row, stamp
 
-from data_prep.city.folder import CitySettings, open_city, prepare_city
+from data_prep.city.folder import open_city
 from data_prep.drive import Drive
 from data_prep.geometry import rotate
-from data_prep.osm.footprints import OsmSource
 from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, ROAD, LabelTable
 from maptile_loc.perceive.query_tile import make_tile
-from maptile_loc.perceive.plan import QueryPlan, plan_queries
-from maptile_loc.perceive.submap import Submap, SubmapSettings, build_submap
-from maptile_loc.pipeline import HeadingKnowledge, LocalizeSettings, tile_rotations
-from maptile_loc.types import Queries, QueryTile
+from maptile_loc.perceive.submap import Submap
+from maptile_loc.perceive.tiles import QueryTiles, query_tiles
+from maptile_loc.pipeline import LocalizeSettings, load_recipe
+from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
 Mask = NDArray[np.bool_]
+"""An array of bool."""
+
 Counts = NDArray[np.int64]
+"""An array of counts."""
 
 CALLED = 0.5
-LOW_M, HIGH_M = 1.0, 20.0
+"""Smallest evidence of a wall cell."""
+
+LOW_M = 1.0
+"""Smallest height of a point that counts, metres."""
+
+HIGH_M = 20.0
+"""Largest height of a point that counts, metres."""
+
 GROUND_CELL_M = 2.0
+"""Side of the cells in which the ground's height is averaged, metres."""
+
 BANDS = ((0, 10), (10, 20), (20, 30), (30, 50), (0, 100))
-"""Ranges in metres; the last one holds every cell of a tile."""
+"""Ranges in metres; the last one contains every cell of a tile."""
+
 RECALLS = (0.80, 0.85, 0.90)
+"""Recalls of cells at which the precision is printed."""
+
 REQUIRED = "Required of cells, over all ranges: precision 0.92 at recall 0.85."
+"""The requirement, as it is printed."""
 
 GROUPS = ("other", "building", "ground", "vegetation", "trunk or pole", "fence", "car", "person")
+"""Groups of labels to which false wall cells are attributed."""
+
 MEMBERS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "semantickitti": {
         "vegetation": (70,),
@@ -82,15 +102,18 @@ MEMBERS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "nuscenes": {"vegetation": (30,), "fence": (9,), "car": tuple(range(14, 24))},
     "las": {"vegetation": (3, 4, 5)},
 }
-"""Label numbers of the groups that are not in ``maptile_loc.labels``; what is missing is other."""
+"""Label numbers of the groups that ``maptile_loc.perceive.labels`` lacks; all others are other."""
+
+DIGITS = (1, 3)
+"""Values of the two digits, in base 3, of an index into ``GROUPS``."""
 
 
 def score_cells(wall: Mask, truth: Mask, distance: NDArray[np.floating]) -> Counts:
-    """(bands, 4): wall cells, the right ones of them, truth cells, the found ones of them.
+    """(bands, 4) counts: wall cells, right wall cells, truth cells, found truth cells.
 
     Args:
-        wall: (S, S), which cells are called wall.
-        truth: (S, S), which cells hold a wall.
+        wall: (S, S), the wall cells.
+        truth: (S, S), the truth cells.
         distance: (S, S) metres from the vehicle.
     """
     right, found = wall & _near(truth), truth & _near(wall)
@@ -98,7 +121,7 @@ def score_cells(wall: Mask, truth: Mask, distance: NDArray[np.floating]) -> Coun
 
 
 def score_points(called: Mask, building: Mask, distance: NDArray[np.floating]) -> Counts:
-    """(bands, 4) as ``score_cells``, of (N,) points called building and labelled building."""
+    """(bands, 4) as in ``score_cells``, of (N,) points called building and labelled building."""
     both = called & building
     return _by_band([called, both, building, both], distance)
 
@@ -108,9 +131,9 @@ class Graded:
     """Cells by their evidence.
 
     Attributes:
-        evidence: (N,) of the cells that have any.
-        right: (N,) bool, which of them have a truth cell among their nine.
-        best: (M,) of each truth cell, the greatest evidence among its nine.
+        evidence: (N,) evidence of the cells that have any.
+        right: (N,) bool, a truth cell is among the cell and its neighbours.
+        best: (M,) largest evidence of each truth cell and its neighbours.
     """
 
     evidence: NDArray[np.float32]
@@ -118,9 +141,9 @@ class Graded:
     best: NDArray[np.float32]
 
     def precision_at(self, recall: float) -> tuple[float, float]:
-        """The precision, and the least evidence of a wall cell, where ``recall`` is just reached.
+        """The precision, and the threshold of the evidence, that just reach ``recall``.
 
-        Not a number where no evidence reaches it.
+        Both are NaN if no threshold reaches it.
         """
         least = np.sort(self.best)[::-1][max(math.ceil(recall * len(self.best)) - 1, 0)]
         if least <= 0:
@@ -129,14 +152,14 @@ class Graded:
 
 
 def graded(evidence: NDArray[np.float32], truth: Mask) -> Graded:
-    """(S, S) evidence and (S, S) truth cells, cell by cell."""
+    """The cells of a tile with (S, S) evidence and (S, S) truth cells."""
     some = evidence > 0
     best = ndimage.maximum_filter(evidence, 3, mode="constant", cval=0.0)
     return Graded(evidence[some], _near(truth)[some], best[truth])
 
 
 def false_cells(wall: Mask, truth: Mask, points: Counts) -> Counts:
-    """(G + 1,) false wall cells by the group of most of their points; the last: without points.
+    """(G + 1,) false wall cells by the group of most of their points; last, those without points.
 
     Args:
         wall: (S, S) as in ``score_cells``.
@@ -151,7 +174,7 @@ def false_cells(wall: Mask, truth: Mask, points: Counts) -> Counts:
 def heights(points: NDArray[np.float32], ground: Mask) -> NDArray[np.float64]:
     """(N,) metres of (N, 3) points above the mean of the nearest cell that has ground points."""
     if not ground.any():
-        raise SystemExit("no point is labelled ground: heights are not known")
+        raise SystemExit("no point is labelled ground: heights are unknown")
     cell = np.floor(points[:, :2] / GROUND_CELL_M).astype(np.int64)
     cell -= cell.min(axis=0)
     shape = tuple(cell.max(axis=0) + 1)
@@ -175,37 +198,58 @@ def _by_band(masks: list[Mask], distance: NDArray[np.floating]) -> Counts:
     return np.array([[np.count_nonzero(mask & band) for mask in masks] for band in inside])
 
 
-def grouped(
-    drive: Drive, plan: QueryPlan, query: int, submap_m: float, settings: SubmapSettings
-) -> tuple[Submap, NDArray[np.intp]]:
-    """The unlabelled submap of a query, and (N,) the index into ``GROUPS`` of each point.
+def labelled_tiles(
+    drive: Drive, queries: Queries, settings: LocalizeSettings
+) -> tuple[QueryTiles, ...]:
+    """The queries of a drive, once for each of ``DIGITS``.
 
-    A submap tells three kinds apart, so two of them tell nine groups: one per digit in base 3.
+    The points of a submap have three kinds, so two label tables distinguish nine groups: the kinds
+    of each are one digit of the group's index.
     """
     name = drive.labels or ""
-    table = settings.labels[name]
+    table = settings.submap.labels[name]
     members = {"building": table.building, "ground": table.ground, **MEMBERS[name]}
-    index = np.zeros(0, np.intp)
-    for place in (1, 3):
-        digits: dict[int, tuple[int, ...]] = {1: (), 2: ()}
-        for group, numbers in members.items():
-            digit = GROUPS.index(group) // place % 3
-            digits[digit] = digits.get(digit, ()) + numbers
-        asked = LabelTable(building=digits[1], ground=digits[2], moving=table.moving)
-        answer = build_submap(drive, plan, query, Queries(submap_m=submap_m), settings.model_copy(update={"labels": {name: asked}}))
-        if answer.kind is None:
-            raise SystemExit(f"{drive.name}: its points have no labels")
-        digit_of = np.where(
-            answer.kind == BUILDING, 1, np.where(np.isin(answer.kind, (GROUND, ROAD)), 2, 0)
-        )
-        index = digit_of * place + (index if len(index) else 0)
-    return replace(answer, kind=None), index
+    tiles = []
+    for digit in DIGITS:
+        numbers: dict[int, tuple[int, ...]] = {0: (), 1: (), 2: ()}
+        for group, its_numbers in members.items():
+            numbers[GROUPS.index(group) // digit % 3] += its_numbers
+        asked = LabelTable(building=numbers[1], ground=numbers[2], moving=table.moving)
+        submap = settings.submap.model_copy(update={"labels": {name: asked}})
+        tiles.append(query_tiles(drive, queries, 0.0, submap, settings.query))
+    return tuple(tiles)
 
 
-def score_tile(
-    tile: QueryTile, submap: Submap, group: NDArray[np.intp]
-) -> tuple[Counts, Counts, Counts, Graded]:
-    """A tile and its submap: ``score_cells``, ``score_points``, ``false_cells``, ``graded``."""
+def grouped(tiles: tuple[QueryTiles, ...], query: int) -> tuple[Submap, NDArray[np.intp]]:
+    """The submap of a query without labels, and the (N,) index into ``GROUPS`` of each point."""
+    index: NDArray[np.intp] | int = 0
+    for digit, some in zip(DIGITS, tiles, strict=True):
+        submap = some.submap(query)
+        if submap.kind is None:
+            raise SystemExit(f"{some.drive.name}: its points have no labels")
+        kind = np.where(np.isin(submap.kind, (GROUND, ROAD)), 2, 0)
+        index = index + digit * np.where(submap.kind == BUILDING, 1, kind)
+    return replace(submap, kind=None), np.asarray(index)
+
+
+class Scores(NamedTuple):
+    """The scores of one tile, or of all tiles of a drive.
+
+    Attributes:
+        cells: As ``score_cells`` returns it.
+        points: As ``score_points`` returns it.
+        false: As ``false_cells`` returns it.
+        graded: As ``graded`` returns it.
+    """
+
+    cells: Counts
+    points: Counts
+    false: Counts
+    graded: Graded
+
+
+def score_tile(tile: QueryTile, submap: Submap, group: NDArray[np.intp]) -> Scores:
+    """The scores of a tile, from its submap and the (N,) groups of the points."""
     height = heights(submap.points, group == GROUPS.index("ground"))
     tall = (height > LOW_M) & (height < HIGH_M)
     xy = rotate(submap.points[tall, :2].astype(np.float64), tile.rotation)
@@ -221,7 +265,7 @@ def score_tile(
     centre = (np.arange(size) + 0.5 - size / 2) * resolution
     distance = np.hypot(centre[:, None], centre[None, :])
     building = group == GROUPS.index("building")
-    return (
+    return Scores(
         score_cells(wall, truth, distance),
         score_points(wall.ravel()[pixel], building, np.hypot(*xy.T)),
         false_cells(wall, truth, points),
@@ -231,36 +275,66 @@ def score_tile(
 
 def score_drive(
     drive: Drive, submap_m: float, every_m: float, settings: LocalizeSettings
-) -> tuple[int, Counts, Counts, Counts, Graded]:
-    """How many tiles, and what ``score_tile`` says of all of them."""
-    plan = plan_queries(drive, Queries(submap_m=submap_m, every_m=every_m))
-    turned = tile_rotations(drive, plan, HeadingKnowledge(kind="unknown"), 0.0, 0)
-    scores = []
-    for query, rotation in enumerate(turned.tolist()):
-        submap, group = grouped(drive, plan, query, submap_m, settings.submap)
+) -> tuple[int, Scores]:
+    """The number of query tiles of a drive, and their scores together."""
+    unknown = HeadingKnowledge("unknown")
+    tiles = labelled_tiles(drive, Queries(submap_m, every_m, heading=unknown), settings)
+    count, scores = len(tiles[0]), []
+    for query, rotation in enumerate(tiles[0].rotation.tolist()):
+        submap, group = grouped(tiles, query)
         scores.append(score_tile(make_tile(submap, rotation, settings.query), submap, group))
     cells, points, false, parts = zip(*scores, strict=True)
     columns = [np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Graded)]
-    return len(turned), sum(cells), sum(points), sum(false), Graded(*columns)
+    return count, Scores(sum(cells), sum(points), sum(false), Graded(*columns))
 
 
 def simulated(data: Path, work: Path, seed: int) -> Path:
     """A simulated drive of 400 m with an HDL-64E through the world of Oxford's map."""
-    folder, city = work / f"oxford_hdl64_{seed}", work / "oxford"
-    if not city.exists():
-        source = OsmSource(path=data / "oxford" / "oxford.osm")
-        prepare_city(source, city, CitySettings(name=city.name))
+    folder = work / f"oxford_hdl64_{seed}"
     if not folder.exists():
-        opened = open_city(city)
-        way = open_trajectory("route", opened, 400.0, seed)
-        simulate(opened, way, folder, "hdl64", load_settings(SimulateSettings, "simulate"))
+        where = open_city(city(data / "oxford" / "oxford.osm", work / "oxford"))
+        route = open_trajectory("route", where, 400.0, seed)
+        simulate(where, route, folder, "hdl64", load_settings(SimulateSettings, "simulate"))
     return folder
+
+
+def report(scores: dict[float, tuple[int, Scores]]) -> None:
+    """Print the tables, by the length of the submaps, metres."""
+    names = {submap_m: f"{submap_m:.0f} m" if submap_m else "single scan" for submap_m in scores}
+    head(
+        *("submap", "tiles", "range m", "truth cells", "wall cells"),
+        *("cell precision", "cell recall", "point precision", "point recall"),
+    )
+    for submap_m, (count, found) in scores.items():
+        for (low, high), cell, point in zip(BANDS, found.cells, found.points, strict=True):
+            band = "all" if (low, high) == BANDS[-1] else f"{low}-{high}"
+            counts = f"{count}", band, f"{cell[2]}", f"{cell[0]}"
+            row(names[submap_m], *counts, *rates(cell), *rates(point))
+    print()
+    head("submap", "cell recall", "cell precision", "from evidence")
+    for submap_m, (_, found) in scores.items():
+        for recall in RECALLS:
+            precision, least = found.graded.precision_at(recall)
+            row(names[submap_m], f"{recall:.2f}", f"{precision:.3f}", f"{least:.2f}")
+    print()
+    head("submap", "false wall cells", *GROUPS, "nothing")
+    for submap_m, (_, found) in scores.items():
+        total = found.false.sum()
+        shares = (f"{share:.2f}" for share in found.false / max(total, 1))
+        row(names[submap_m], f"{total}", *shares)
+
+
+def rates(counts: Counts) -> list[str]:
+    """Precision and recall of the (4,) counts of ``score_cells``, as text."""
+    called, right, truth, found = counts.tolist()
+    precision = f"{right / called:.3f}" if called else "-"
+    return [precision, f"{found / truth:.3f}" if truth else "-"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("drive", type=Path, nargs="?")
-    parser.add_argument("--table", help="whose numbers the labels are; the drive's own by default")
+    parser.add_argument("--table", help="meaning of the labels; the drive's own by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs")
     parser.add_argument("--seed", type=int, default=1, help="of the simulated drive's route")
@@ -276,34 +350,7 @@ def main() -> None:
     settings = load_recipe()
     print(stamp(), end="\n\n")
     print(f"{drive.name}, labels of {drive.labels}. {REQUIRED}\n")
-    heads = ["submap", "tiles", "range m", "truth cells", "wall cells"]
-    heads += ["cell precision", "cell recall", "point precision", "point recall"]
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    curve, mix = io.StringIO(), io.StringIO()
-    for submap_m in given.submap:
-        tiles, cells, points, false, grades = score_drive(drive, submap_m, given.every, settings)
-        name = f"{submap_m:.0f} m" if submap_m else "single scan"
-        for (low, high), cell, point in zip(BANDS, cells, points, strict=True):
-            band = "all" if (low, high) == BANDS[-1] else f"{low}-{high}"
-            row = [name, f"{tiles}", band, f"{cell[2]}", f"{cell[0]}", *_rates(cell)]
-            print("| " + " | ".join([*row, *_rates(point)]) + " |", flush=True)
-        for recall in RECALLS:
-            precision, least = grades.precision_at(recall)
-            curve.write(f"| {name} | {recall:.2f} | {precision:.3f} | {least:.2f} |\n")
-        shares = [f"{share:.2f}" for share in false / max(false.sum(), 1)]
-        mix.write("| " + " | ".join([name, f"{false.sum()}", *shares]) + " |\n")
-    heads = ["submap", "cell recall", "cell precision", "from evidence"]
-    print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    print(curve.getvalue(), end="")
-    heads = ["submap", "false wall cells", *GROUPS, "nothing"]
-    print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    print(mix.getvalue(), end="")
-
-
-def _rates(counts: Counts) -> list[str]:
-    called, right, truth, found = counts.tolist()
-    precision = f"{right / called:.3f}" if called else "-"
-    return [precision, f"{found / truth:.3f}" if truth else "-"]
+    report({m: score_drive(drive, m, given.every, settings) for m in given.submap})
 
 
 if __name__ == "__main__":

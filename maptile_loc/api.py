@@ -144,15 +144,14 @@ def localize(
     """
     settings = load_recipe(config, overrides)
     city, drive = _city(city), _drive(drive)
-    if heading is None:
-        heading = "known" if drive.heading is not None else "unknown"
+    heading = heading or ("known" if drive.heading is not None else "unknown")
     queries = Queries(submap_m, every_m, online, _heading(heading), seed)
     on, folder = pick_device(device), None if model is None else Path(model)
     engine = prepare_search(city, settings, method, prior, folder, on, progress)
     if keep is not None:
         ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
-    asked = {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about = run_record(city, drive, queries, folder) | asked
+    about = run_record(city, drive, queries, folder)
+    about |= {"odometry": odometry, "prior": prior, "device": device, "method": method}
     drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
     tiles = drive_tiles(city, drive, queries, settings)
     found = localize_tiles(tiles, engine, settings, progress)

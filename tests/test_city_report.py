@@ -1,4 +1,4 @@
-"""What a city can tell: look-alikes score low, unique places high, and the files say so."""
+"""Look-alikes have a low distinctiveness, unique positions a high one; and the files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from data_prep.city.folder import City, content_hash, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.errors import MaptileError
 from maptile_loc import cli
+from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.report.city.city_report import (
     DISTRICT_M,
@@ -27,21 +28,17 @@ from maptile_loc.report.city.city_report import (
     pick_pairs,
     place_table,
 )
-from maptile_loc.report.city.distinctive import (
-    Distinctiveness,
+from maptile_loc.report.city.distinctiveness import Distinctiveness, judge, measure
+from maptile_loc.report.city.road_views import (
     DistinctSettings,
-    Spots,
-    find_spots,
-    judge,
-    look,
-    measure,
+    RoadPositions,
     query_view,
+    render_views,
+    sample_positions,
 )
-from maptile_loc.score.likelihood import LikelihoodSettings
-from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates
 
-MATCH, LIKELIHOOD = SearchSettings(), LikelihoodSettings()
+RECIPE = LocalizeSettings()
 VIEW = query_view("robotcar", 20.0)
 FEW = DistinctSettings(draws=1, worlds=1, most_places=12, view=VIEW)
 WEST, NORTH, RESOLUTION = 620_000.0, 5_736_000.0, 0.5
@@ -73,10 +70,10 @@ def street() -> City:
 @pytest.fixture(scope="module")
 def on_street(street: City) -> Distinctiveness:
     settings = FEW.model_copy(update={"most_places": 30})
-    return measure(street, settings, MATCH, LIKELIHOOD)
+    return measure(street, settings, RECIPE)
 
 
-def test_equal_houses_are_told_apart_less_than_houses_of_their_own(
+def test_equal_houses_are_less_distinctive_than_unique_ones(
     street: City, on_street: Distinctiveness
 ) -> None:
     places = place_table(street, on_street)
@@ -92,11 +89,11 @@ def test_equal_houses_are_told_apart_less_than_houses_of_their_own(
     assert (gaps[alike["alike_probability"] > 0.2] > 5).all()
 
 
-def test_moving_the_world_moves_the_places(street: City, on_street: Distinctiveness) -> None:
+def test_moving_the_map_moves_the_positions(street: City, on_street: Distinctiveness) -> None:
     by = np.array([2048.0, -1024.0])
     raster = replace(street.raster, west=WEST + by[0], north=NORTH + by[1])
     settings = FEW.model_copy(update={"most_places": 30})
-    moved = measure(bare_city(raster), settings, MATCH, LIKELIHOOD)
+    moved = measure(bare_city(raster), settings, RECIPE)
     np.testing.assert_allclose(moved.spots.xy - by, on_street.spots.xy, atol=1e-6)
     np.testing.assert_allclose(moved.alike - by, on_street.alike, atol=1e-6)
     np.testing.assert_allclose(moved.probability, on_street.probability, atol=1e-6)
@@ -109,40 +106,40 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> City:
 
 def test_the_same_seed_gives_the_same_and_another_one_another(city: City) -> None:
     settings = FEW.model_copy(update={"most_places": 5})
-    one, same = (measure(city, settings, MATCH, LIKELIHOOD) for _ in range(2))
+    one, same = (measure(city, settings, RECIPE) for _ in range(2))
     np.testing.assert_array_equal(one.probability, same.probability)
     np.testing.assert_array_equal(one.true, same.true)
     np.testing.assert_array_equal(one.alike, same.alike)
     np.testing.assert_array_equal(one.walls, same.walls)
-    other = measure(city, settings.model_copy(update={"seed": 1}), MATCH, LIKELIHOOD)
+    other = measure(city, settings.model_copy(update={"seed": 1}), RECIPE)
     assert not np.array_equal(one.true, other.true)
 
 
-def test_places_lie_on_roads_inside_the_margin_and_stand_for_all_of_them(city: City) -> None:
+def test_positions_are_on_roads_inside_the_margin_and_represent_all_of_them(city: City) -> None:
     ground = vector_map(city)
-    every = find_spots(ground, city, FEW.model_copy(update={"most_places": 10_000}))
+    every = sample_positions(ground, city, FEW.model_copy(update={"most_places": 10_000}))
     assert city.raster.inside(every.xy, 30.0).all()
     roads = city.roads().geometry.union_all()
     distance = gpd.GeoSeries.from_xy(*every.xy.T, crs=city.raster.crs).distance(roads)
     assert distance.max() < 0.01
     middle = ground.roads.middle() + city.reference
     inside = city.raster.inside(middle, 30.0)
-    length = ground.weights.double().numpy()[: len(middle)][inside].sum()
-    assert every.metres.sum() == pytest.approx(length)
-    assert length / 20 * 0.5 < len(every.piece) < length / 20 * 2
-    some = find_spots(ground, city, FEW)
+    total = ground.weights.double().numpy()[: len(middle)][inside].sum()
+    assert every.metres.sum() == pytest.approx(total)
+    assert total / 20 * 0.5 < len(every.piece) < total / 20 * 2
+    some = sample_positions(ground, city, FEW)
     assert len(some.piece) == 12
-    assert some.metres.sum() == pytest.approx(length)
-    for number, seen in look(ground, city, some, 0, FEW):
-        assert np.linalg.norm(seen.place - some.xy[number]) < 5
-        way = np.linalg.norm(np.diff(seen.tile.path, axis=0), axis=1).sum()
-        assert way == pytest.approx(20, abs=0.5)
-        assert np.abs(seen.tile.path[len(seen.tile.path) // 2]).max() < 1e-3
+    assert some.metres.sum() == pytest.approx(total)
+    for view in render_views(ground, city, some, 0, FEW):
+        assert np.linalg.norm(view.position - some.xy[view.number]) < 5
+        length = np.linalg.norm(np.diff(view.tile.path, axis=0), axis=1).sum()
+        assert length == pytest.approx(20, abs=0.5)
+        assert np.abs(view.tile.path[len(view.tile.path) // 2]).max() < 1e-3
 
 
 def test_candidates_near_the_truth_count_and_the_best_other_is_the_look_alike() -> None:
     poses = np.array([[50.0, 0, 0], [3.0, 0, 0], [0.0, 4.5, 0], [80.0, 0, 0]])
-    log_scores = np.log([0.3, 0.2, 0.2, 0.1])  # the rest of it is nowhere
+    log_scores = np.log([0.3, 0.2, 0.2, 0.1])  # the rest is the probability of being nowhere
     verdict = judge(Candidates(poses, log_scores), np.zeros(2), 5.0)
     assert verdict.probability == pytest.approx(0.5)
     assert verdict.alike_probability == pytest.approx(0.375)
@@ -157,7 +154,7 @@ def made(probability: list[float], hit: list[bool], at: list[list[float]]) -> Di
     count = len(hit)
     xy = np.array(at, np.float64)
     return Distinctiveness(
-        Spots(np.arange(count), np.full(count, 10.0), xy),
+        RoadPositions(np.arange(count), np.full(count, 10.0), xy),
         xy[:, None],
         np.array(probability)[:, None],
         np.array(hit)[:, None],
@@ -167,7 +164,7 @@ def made(probability: list[float], hit: list[bool], at: list[list[float]]) -> Di
     )
 
 
-def test_expected_recall_is_the_hits_among_views_as_probable() -> None:
+def test_expected_recall_is_the_share_of_hits_at_similar_probability() -> None:
     rng = np.random.default_rng(0)
     probability = rng.uniform(0, 1, 2000)
     hit = rng.random(2000) < probability**2
@@ -178,7 +175,7 @@ def test_expected_recall_is_the_hits_among_views_as_probable() -> None:
     assert expected.mean() == pytest.approx(hit.mean(), abs=0.02)
 
 
-def test_districts_hold_the_means_of_their_places() -> None:
+def test_districts_hold_the_means_of_their_positions() -> None:
     places = pd.DataFrame(
         {
             "east": [10.0, 240.0, 260.0],
@@ -199,11 +196,11 @@ def test_districts_hold_the_means_of_their_places() -> None:
     assert table["distinctiveness"].tolist() == pytest.approx([0.6, 0.5])
 
 
-def test_pairs_are_the_most_confusable_and_far_from_one_another(city: City) -> None:
+def test_pairs_are_the_most_probable_look_alikes_at_a_distance_from_each_other(city: City) -> None:
     at = [[0.0, 0.0], [20.0, 0.0], [0.0, 900.0], [900.0, 0.0], [0.0, 1800.0]]
     found = made([0.1, 0.05, 0.4, 0.3, 0.99], [False] * 5, (np.array(at) + city.reference).tolist())
     pairs = pick_pairs(found, place_table(city, found), FEW)
-    places = [(pair.place - city.reference).round().tolist() for pair in pairs]
+    places = [(pair.position - city.reference).round().tolist() for pair in pairs]
     assert places == [[20.0, 0.0], [900.0, 0.0], [0.0, 900.0]]
     assert [pair.probability for pair in pairs] == pytest.approx([0.95, 0.7, 0.6])
 
@@ -228,7 +225,7 @@ def test_the_command_writes_files_that_others_can_open(maptile, city: City) -> N
     out = city.folder / "report"
     assert status == 0
     assert printed.count("\n") == 1
-    assert printed.startswith(f"{out}: 6 places on ")
+    assert printed.startswith(f"{out}: 6 positions on ")
     places = gpd.read_file(out / "places.geojson")
     assert len(places) == 6
     assert places.crs.to_epsg() == 4326
@@ -254,7 +251,7 @@ def test_a_raster_alone_is_enough(maptile, street: City, tmp_path: Path) -> None
     street.raster.write(tmp_path / "street.tif")
     status, _, error = maptile("city-report", tmp_path / "street.tif")
     assert status == 2
-    assert error.startswith(f"error: {tmp_path / 'street.tif'}: a raster is no folder;")
+    assert error.startswith(f"error: {tmp_path / 'street.tif'}: a raster is not a folder;")
     assert error.count("\n") == 1
     assert "--out" in error
     out = tmp_path / "out"
@@ -273,7 +270,7 @@ def test_a_raster_alone_is_enough(maptile, street: City, tmp_path: Path) -> None
         (["--places", "0"], "--places has to be 1 or more"),
     ],
 )
-def test_wrong_values_are_told_in_one_line(maptile, city: City, arguments, says) -> None:
+def test_wrong_values_are_one_line(maptile, city: City, arguments, says) -> None:
     status, _, error = maptile("city-report", city.folder, *arguments)
     assert status == 2
     assert error.startswith("error: ")
@@ -281,7 +278,7 @@ def test_wrong_values_are_told_in_one_line(maptile, city: City, arguments, says)
     assert says in error
 
 
-def test_a_city_without_roads_is_told_in_one_line(maptile, street: City, tmp_path: Path) -> None:
+def test_a_city_without_roads_is_one_line(maptile, street: City, tmp_path: Path) -> None:
     data = street.raster.data.copy()
     data[ROAD] = 0
     replace(street.raster, data=data).write(tmp_path / "houses.tif")
@@ -291,13 +288,13 @@ def test_a_city_without_roads_is_told_in_one_line(maptile, street: City, tmp_pat
     assert "no roads" in error
 
 
-def test_roads_at_the_edge_alone_are_no_places(street: City) -> None:
+def test_roads_at_the_edge_give_no_positions(street: City) -> None:
     settings = FEW.model_copy(update={"margin_m": 99.0})
     data = street.raster.data.copy()
     data[ROAD] = np.roll(data[ROAD], 120, axis=0)
     city = bare_city(replace(street.raster, data=data))
     with pytest.raises(MaptileError, match="no roads 99 m or more inside the map"):
-        find_spots(vector_map(city), city, settings)
+        sample_positions(vector_map(city), city, settings)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["city-report", "--help"]])

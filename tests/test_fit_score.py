@@ -1,4 +1,4 @@
-"""The fit of the score's profiles: its features, its samples, and what it finds."""
+"""The fit of the score's profiles: features, samples, the fit itself, and scores of any recipe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from conftest import ROOT
 from made import blocks_raster, seen_walls
 
 from data_prep.city.raster import ROAD
+from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
@@ -19,7 +20,7 @@ from maptile_loc.pipeline import LocalizeSettings
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.score.settings import LikelihoodSettings
-from maptile_loc.types import QueryTile
+from maptile_loc.types import Candidates, Fixes, HeadingKnowledge, Queries, QueryTile
 
 QUERY = QuerySettings(size_m=96.0)
 SETTINGS = LocalizeSettings(query=QUERY)
@@ -27,10 +28,32 @@ LIKELIHOOD = LikelihoodSettings()
 
 
 @pytest.fixture(scope="module")
-def fit_score():
+def load():
+    """Import a module of benchmarks/fit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        yield import_module("fit_score")
+        patch.syspath_prepend(str(ROOT / "benchmarks" / "fit"))
+        import_module("common")
+        yield import_module
+
+
+@pytest.fixture(scope="module")
+def logit(load):
+    return load("logit")
+
+
+@pytest.fixture(scope="module")
+def profiles(load):
+    return load("profiles")
+
+
+@pytest.fixture(scope="module")
+def samples(load):
+    return load("samples")
+
+
+@pytest.fixture(scope="module")
+def nats(load):
+    return load("nats")
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +64,22 @@ def raster():
     return made
 
 
-def example(fit_score, raster, known):
+def make_example(load, raster, known):
     truth = np.array([*raster.centre, 0.6])
     points = seen_walls(raster, truth[:2], truth[2], np.random.default_rng(1))
     cloud = Submap(points, np.zeros(len(points), np.int32), np.zeros((1, 3), np.float32))
     tile = make_tile(cloud, 0.6 if known else -2.0, QUERY)
-    # Walls that are doubtful, so that other places are not hopeless.
-    return fit_score.Example(replace(tile, wall=0.2 * tile.wall), truth, known)
+    # Doubtful walls, so that other poses have a chance.
+    tile = replace(tile, wall=0.2 * tile.wall)
+    queries = Queries(heading=HeadingKnowledge("known" if known else "unknown"))
+    return load("training").Example(tile, truth, queries, "hdl64")
 
 
-def test_the_score_is_its_features_times_its_profiles(fit_score, raster):
+def make_sampler(samples, raster):
+    return samples.Sampler(raster, make_fields(raster, 1.0, LIKELIHOOD), SETTINGS)
+
+
+def test_the_score_is_its_features_times_its_profiles(profiles, raster):
     rng = np.random.default_rng(0)
     wall, free, ground = (
         rng.random((3, 192, 192), np.float32) ** np.array([20, 1, 3])[:, None, None]
@@ -64,30 +93,35 @@ def test_the_score_is_its_features_times_its_profiles(fit_score, raster):
     poses = rng.uniform(low, high, (200, 3))
     seen = make_evidence(tile, 1.0).points
     expected = log_likelihood(poses, seen, 0.7, make_fields(raster, 1.0, LIKELIHOOD))
-    basis = fit_score.make_basis(raster, 1.0, LIKELIHOOD)
-    found = fit_score.features(poses, seen, 0.7, basis) @ fit_score.pack(LIKELIHOOD)
+    basis = profiles.make_basis(raster, 1.0, LIKELIHOOD)
+    found = profiles.features(poses, seen, 0.7, basis) @ profiles.pack(LIKELIHOOD)
     assert np.ptp(expected) > 10
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_packing_and_unpacking_leave_profiles_as_they_are(fit_score):
-    values = fit_score.pack(LIKELIHOOD)
-    assert fit_score.unpack(values, LIKELIHOOD) == LIKELIHOOD
-    changed = fit_score.unpack(values + 1, LIKELIHOOD)
+def test_packing_and_unpacking_leave_profiles_as_they_are(profiles):
+    values = profiles.pack(LIKELIHOOD)
+    assert profiles.unpack(values, LIKELIHOOD) == LIKELIHOOD
+    changed = profiles.unpack(values + 1, LIKELIHOOD)
     assert changed.line == pytest.approx(np.array(LIKELIHOOD.line) + 1)
     assert (changed.path, changed.course) == (LIKELIHOOD.path, LIKELIHOOD.course)
+    changed = profiles.unpack(values + 1, LIKELIHOOD, ("path", "course"))
+    assert changed.path == pytest.approx(np.array(LIKELIHOOD.path) + 1)
+    assert changed.course == pytest.approx(LIKELIHOOD.course + 1)
+    assert changed.line == LIKELIHOOD.line
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_samples_stand_for_the_whole_map(fit_score, known):
-    raster = blocks_raster()  # without roads every place is as likely
-    sampler = fit_score.Sampler(raster, QUERY.size_m, SETTINGS)
-    tile = example(fit_score, raster, known)
-    poses, log_weight, log_truth = sampler.draw(tile, np.random.default_rng(0))
-    gap = poses - tile.truth
+def test_samples_represent_the_whole_map(load, samples, known):
+    raster = blocks_raster()  # without roads every position is equally probable
+    sampler = make_sampler(samples, raster)
+    example = make_example(load, raster, known)
+    evidence = make_evidence(example.tile, 1.0)
+    poses, log_weight, log_truth = sampler.draw(example, evidence, np.random.default_rng(0))
+    gap = poses - example.truth
     gap[:, 2] = wrap_angle(gap[:, 2])
-    near = np.hypot(gap[:, 0], gap[:, 1]) < fit_score.SAME_M
-    near &= np.abs(gap[:, 2]) < fit_score.SAME_TURN
+    near = np.hypot(gap[:, 0], gap[:, 1]) < samples.SAME_M
+    near &= np.abs(gap[:, 2]) < samples.SAME_TURN
     share = 1.0 if known else 4 / 360
     assert np.exp(log_weight[near]).sum() == pytest.approx(8.4**2 * share, rel=1e-6)
     truth = np.exp(log_truth)
@@ -95,20 +129,20 @@ def test_samples_stand_for_the_whole_map(fit_score, known):
     assert truth.sum() == pytest.approx(share)
     spread = np.sqrt((truth[:, None] * gap[:, :2] ** 2).sum(axis=0) / truth.sum())
     np.testing.assert_allclose(spread, SETTINGS.align.map_std_m, rtol=0.05)
-    peaks = slice(near.sum(), -fit_score.CHANCE // 2)
-    assert np.exp(log_weight[peaks]).min() == pytest.approx(1 if known else 1 / fit_score.TURNS)
+    peaks = slice(near.sum(), -samples.CHANCE // 2)
+    assert np.exp(log_weight[peaks]).min() == pytest.approx(1 if known else 1 / samples.TURNS)
     if known:
         assert np.abs(gap[~near, 2]).max() < 1e-9
         assert np.degrees(gap[near, 2].std()) == pytest.approx(1, rel=0.15)
     else:
         assert np.ptp(gap[~near, 2]) > 6
         assert np.abs(np.degrees(gap[near, 2])).max() <= 2
-    chance = np.exp(log_weight[-fit_score.CHANCE // 2 :]).mean() * fit_score.CHANCE
+    chance = np.exp(log_weight[-samples.CHANCE // 2 :]).mean() * samples.CHANCE
     assert chance == pytest.approx(350**2, rel=0.02)
 
 
-def test_a_place_by_chance_is_on_a_road_more_often(fit_score, raster):
-    chance = fit_score.Sampler(raster, QUERY.size_m, SETTINGS).chance
+def test_a_pose_at_random_is_on_a_road_more_often(samples, raster):
+    chance = make_sampler(samples, raster).chance
     assert chance.sum() == pytest.approx(1)
     assert chance[:25].sum() == 0
     nearest, *_, farthest = SETTINGS.likelihood.path
@@ -116,7 +150,7 @@ def test_a_place_by_chance_is_on_a_road_more_often(fit_score, raster):
     assert chance[153, 100] == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_surprise_is_minus_the_log_density_of_the_truth(fit_score):
+def test_nats_are_minus_the_log_density_of_the_truth(logit):
     nowhere = -np.inf
     tiles = [
         (
@@ -126,34 +160,86 @@ def test_the_surprise_is_minus_the_log_density_of_the_truth(fit_score):
         ),
         (np.zeros((2, 1), np.float32), np.log([10.0, 30.0]), np.array([0.0, nowhere])),
     ]
-    problem = fit_score.Problem.of(tiles)
-    found = problem.surprise(torch.tensor([1.0]))
+    problem = logit.Problem.of(tiles)
+    found = problem.nats(torch.tensor([1.0]))
     first = (np.e**2 + 0.5 * np.e + 3.0) / (0.7 * np.e**2 + 0.3 * np.e)
     np.testing.assert_allclose(found, np.log([first, 40.0]), rtol=1e-5)
-    lost = fit_score.robust(torch.tensor([0.0, 100.0, 1000.0]))
+    lost = logit.robust(torch.tensor([0.0, 100.0, 1000.0]))
     assert lost[0] == pytest.approx(-np.log(0.97), abs=1e-3)
     assert lost[1] == lost[2] == pytest.approx(14 - np.log(0.03))
 
 
-def test_the_fit_finds_what_the_truth_was_drawn_from(fit_score):
+def test_the_fit_finds_the_values_that_the_truth_was_drawn_from(logit, profiles):
     rng = np.random.default_rng(0)
     settings = LIKELIHOOD
-    truth = fit_score.pack(settings)
+    truth = profiles.pack(settings)
     features = rng.normal(0, 1, (600, 60, len(truth))).astype(np.float32)
     scores = features @ truth + rng.gumbel(size=(600, 60))
     tiles = []
     for drawn, some in zip(scores.argmax(1), features, strict=True):
         tiles.append((some, np.zeros(60), np.where(np.arange(60) == drawn, 0.0, -np.inf)))
-    blank = {n: (0.0,) * len(getattr(settings, n)) for n in fit_score.PROFILES if n != "path"}
+    blank = {n: (0.0,) * len(getattr(settings, n)) for n in profiles.PROFILES if n != "path"}
     start = settings.model_copy(update=blank)
-    problem = fit_score.Problem.of(tiles)
-    found = fit_score.fit(problem, start, 1e-4)
-    frozen = fit_score._parts(settings)["path"]
+    problem = logit.Problem.of(tiles)
+    found = logit.fit(problem, start, 1e-4, (*profiles.FITTED, *("surface", "beside")))
+    frozen = profiles.parts(settings)["path"]
     assert (found[frozen] == truth[frozen].astype(np.float32)).all()
     assert found[-1] == np.float32(settings.course)
     assert np.corrcoef(found[: frozen.start], truth[: frozen.start])[0, 1] > 0.9
     assert np.abs(found - truth).max() < 0.3
-    stiff = fit_score.fit(problem, start, 10.0)
+    stiff = logit.fit(problem, start, 10.0)
     wall = slice(0, len(settings.wall))
     bend, stiff_bend = (np.abs(np.diff(v[wall], 2)).max() for v in (found, stiff))
     assert stiff_bend < 0.2 * bend
+    # A term by itself: all others stay.
+    changed = settings.model_copy(update={"course": 0.0})
+    alone = logit.fit(problem, changed, 1e-4, ("course",))
+    assert alone[-1] == pytest.approx(settings.course, abs=0.3)
+    assert (alone[:-1] == truth[:-1].astype(np.float32)).all()
+
+
+def test_any_key_of_the_recipe_can_be_tried(load):
+    make_trials = load("common").make_trials
+    asked = ["evidence.wall_power=0.6,0.8", "query.wall.house_m=2"]
+    usual, *trials = make_trials(
+        [*asked, "likelihood.road_m=[0, 2, 3, 4, 5, 6, 7]"], ["search.coarser=1"]
+    )
+    assert (usual.key, usual.settings.evidence.wall_power) == ("", 0.7)
+    assert [trial.settings.evidence.wall_power for trial in trials] == [0.6, 0.8, 0.7, 0.7]
+    assert trials[2].settings.query.wall.house_m == 2.0
+    assert trials[3].settings.likelihood.road_m == (0, 2, 3, 4, 5, 6, 7)
+    assert all(trial.settings.search.coarser == 1 for trial in trials)
+    with pytest.raises(MaptileError, match="wall_power"):
+        make_trials(["evidence.wallpower=1"])
+    with pytest.raises(MaptileError, match="expected KEY=V1,V2"):
+        make_trials(["evidence.wall_power"])
+
+
+def test_the_sampled_score_is_that_of_the_fit(load, logit, profiles, samples, nats, raster):
+    example = make_example(load, raster, True)
+    sampler = make_sampler(samples, raster)
+    found = nats.sampled_nats(example, sampler, SETTINGS, np.random.default_rng(0))
+    evidence = make_evidence(example.tile, 1.0)
+    poses, *weights = sampler.draw(example, evidence, np.random.default_rng(0))
+    basis = profiles.make_basis(raster, 1.0, LIKELIHOOD)
+    features = profiles.features(poses, evidence.points, example.tile.rotation, basis)
+    problem = logit.Problem.of([(features, *weights)])
+    values = torch.tensor(profiles.pack(LIKELIHOOD), dtype=torch.float32)
+    assert found == pytest.approx(float(problem.nats(values)[0]), abs=0.02)
+
+
+def test_nats_of_aligned_candidates_by_hand(nats):
+    poses = np.array([[10.0, 20.0, 3.1], [500.0, 0.0, 0.0]])
+    covariance = np.tile(np.diag([1.0, 4.0, 0.01]), (2, 1, 1))
+    fixes = Fixes(Candidates(poses, np.log([0.8, 0.1])), covariance)
+    truth = np.array([11.0, 20.0, 3.2 - 2 * np.pi])
+    density = 0.8 * np.exp(-0.5 * (1 + 1)) / np.sqrt((2 * np.pi) ** 3 * 0.04)
+    # The truth may be anywhere with a probability of 3 %.
+    expected = -np.log(0.97 * density + 0.03 * np.exp(-14) / (2 * np.pi))
+    assert nats.pose_nats(fixes, truth) == pytest.approx(expected)
+    floor = -np.log(0.03 * np.exp(-14) / (2 * np.pi))
+    assert nats.pose_nats(fixes, truth + 100) == pytest.approx(floor)
+    none = Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
+    assert nats.pose_nats(none, truth) == pytest.approx(floor)
+    assert nats.nowhere_nats(fixes.candidates) == pytest.approx(-np.log(0.1))
+    assert nats.nowhere_nats(none.candidates) == 0.0

@@ -87,7 +87,8 @@ PHRASES = {
 
 PLACE = (
     r"(?<!-)(?<!\bin )(?<!\btake )(?<!\btakes )(?<!\btaken )(?<!\btook )(?<!\btaking )"
-    r"(?<!\bdecimal )(?<!\bto )\bplaces?\b(?! names?\b)(?![`\"'=:])(?!-)(?!, b)(?! them\b)(?! it\b)"
+    r"(?<!\bdecimal )(?<!\bto )\bplaces?\b(?! names?\b)(?!\.geojson)(?![`\"'=:])(?!-)(?!, b)"
+    r"(?! them\b)(?! it\b)"
 )
 """The noun "place" for a candidate or a position; place names and the option ``place`` are free."""
 

@@ -90,6 +90,14 @@ def test_far_points_are_left_out_and_scans_are_thinned_to_the_budget():
     assert submap.points[:, 0].max() < 70
 
 
+def test_queries_are_counted_from_the_start_of_each_odometry_segment():
+    drive = straight_drive(post_seen_from(70))
+    segment = np.repeat([0, 1], [38, 32]).astype(np.int32)
+    drive = replace(drive, odometry=replace(drive.odometry, segment=segment))
+    plan = plan_queries(drive, Queries(submap_m=50.0, every_m=20.0))
+    np.testing.assert_array_equal(plan.scan, [0, 20, 38, 58])
+
+
 def test_without_odometry_only_single_scans_are_queries():
     drive = replace(straight_drive(post_seen_from(5)), odometry=None)
     assert len(plan_queries(drive, Queries(submap_m=0.0, every_m=0.0)).scan) == 5

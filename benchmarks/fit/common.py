@@ -16,12 +16,24 @@ import yaml
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from kept_tiles import KeptTiles, tile_folder
 from stamp import head, row, stamp
 
 from data_prep.errors import MaptileError
 from maptile_loc.pipeline import LocalizeSettings, load_recipe
 
-__all__ = ["ROOT", "Trial", "head", "make_parser", "make_trials", "row", "stamp"]
+__all__ = [
+    "ROOT",
+    "KeptTiles",
+    "Trial",
+    "head",
+    "make_parser",
+    "make_trials",
+    "read_trials",
+    "row",
+    "stamp",
+    "tile_folder",
+]
 
 ROOT = Path(__file__).parents[2]
 """Root of the repository."""
@@ -68,6 +80,14 @@ def make_parser(description: str, work: str, metres: float) -> argparse.Argument
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe first"
     )
     return parser
+
+
+def read_trials(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[Trial]:
+    """The trials that ``--try`` and ``--set`` ask for; ends with a message if a key is wrong."""
+    try:
+        return make_trials(given.trials, given.set)
+    except MaptileError as error:
+        parser.error(str(error))
 
 
 def make_trials(asked: Sequence[str], overrides: Sequence[str] = ()) -> list[Trial]:

@@ -7,17 +7,16 @@ only to measure the result.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from common import KeptTiles, tile_folder
 
 from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.drive import Drive, HeadingTrack
-from data_prep.files import atomic_file
 from data_prep.geometry import Array
 from data_prep.osm.source import OsmSource
 from data_prep.simulate.record import SimulateSettings, simulate
@@ -62,33 +61,6 @@ class Example(NamedTuple):
         return self.queries.heading.kind == "known"
 
 
-@dataclass(frozen=True)
-class TileFolder:
-    """Query tiles that are stored in a folder, one file each: a ``TileCache``.
-
-    Attributes:
-        folder: Is made when the first tile is stored.
-    """
-
-    folder: Path
-
-    def tile(self, query: int, make: Callable[[], QueryTile | None]) -> QueryTile | None:
-        """The stored tile of a query; if there is none, what ``make`` returns is stored first."""
-        file = self.folder / f"{query}.npz"
-        if not file.exists():
-            made = make()
-            if made is None:
-                return None
-            self.folder.mkdir(parents=True, exist_ok=True)
-            parts = {name: part for name, part in asdict(made).items() if part is not None}
-            with atomic_file(file) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(stream, **parts)
-        with np.load(file, allow_pickle=False) as stored:
-            content: dict[str, Any] = {name: stored[name] for name in stored.files}
-        scalars = {name: float(content[name]) for name in ("resolution", "rotation")}
-        return QueryTile(**content | scalars)
-
-
 def training_city(source: Path, work: Path) -> City:
     """The city that an OpenStreetMap extract holds, prepared in ``work`` if it is not there yet."""
     name = source.name.split(".")[0]
@@ -124,17 +96,15 @@ def make_examples(
         queries: Length of the submaps, and distance between queries.
         count: Number of examples, at most.
         settings: How tiles are made.
-        work: Tiles are stored below this folder, in one whose name depends on these settings.
+        work: Tiles are kept in ``tiles/`` below this folder.
     """
     assert drive.truth is not None
-    made_by = settings.submap.model_dump_json() + settings.query.model_dump_json()
-    digest = hashlib.sha256(f"{made_by} {queries}".encode()).hexdigest()[:12]
-    kept = work / f"tiles_{digest}" / f"{drive.name}_{queries.submap_m:g}m"
     exact = replace(drive, heading=HeadingTrack(drive.truth.t_ns, drive.truth.heading))
 
     def tiles(heading: HeadingKnowledge) -> QueryTiles:
-        asked, cache = replace(queries, heading=heading), TileFolder(kept / heading.kind)
-        return drive_tiles(city, exact, asked, settings, cache)
+        asked = replace(queries, heading=heading)
+        kept = tile_folder(work, Path(city.name), Path(drive.name), asked, settings)
+        return drive_tiles(city, exact, asked, settings, KeptTiles(kept))
 
     known, unknown = tiles(KNOWN), tiles(UNKNOWN)
     latitude, longitude, _ = drive.truth.at(known.t_ns)

@@ -44,3 +44,4 @@ def command(folder: Path, minutes: float) -> None:
     page = write_report(folder / "match")
     overview_png(folder / "match", folder / "overview.png")
     click.echo(f"look at {page} and {folder / 'overview.png'}")
+    console.say_next("prepare", "SOURCE", "CITY")

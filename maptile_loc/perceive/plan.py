@@ -56,9 +56,9 @@ def plan_queries(drive: Drive, queries: Queries) -> QueryPlan:
             f"{drive.name}: its odometry covers none of the scans; are both on the same clock?"
         )
     if every_m > 0:
-        # The first usable scan of every stretch of every_m metres, counted afresh in each segment.
-        stretch = np.floor(travelled[usable] / every_m)
-        first = np.ones(len(usable), bool)
-        first[1:] = (np.diff(stretch) > 0) | (np.diff(segment[usable]) > 0)
-        usable = usable[first]
+        # The first usable scan of every stretch of every_m metres, from each segment's start.
+        begins = np.diff(segment[usable], prepend=-1) > 0
+        start = travelled[usable][begins][np.cumsum(begins) - 1]
+        stretch = np.floor((travelled[usable] - start) / every_m)
+        usable = usable[begins | (np.diff(stretch, prepend=-1) > 0)]
     return QueryPlan(usable.astype(np.int64), travelled, segment)

@@ -40,7 +40,7 @@ FEATURES = (
 """Names of a cell's features, in the order of ``WallSettings.weights``; see ``wall_features``."""
 
 FITTED = (-1.411, 0.642, -4.651, 0.811, 1.276, 2.448, -0.962, 1.575, 0.922, 1.270, 0.587)
-"""Weights of the logistic regression, fitted to simulated scans by ``fit_walls.py``."""
+"""Weights of the logistic regression, fitted by ``benchmarks/fit/fit_walls.py``."""
 
 FITTED_CONSTANT = -20.597
 """Constant of the same regression."""
@@ -50,7 +50,7 @@ class WallSettings(Settings):
     """Which points may belong to walls, and how probable a wall is in each cell.
 
     ``weights`` and ``constant`` are fitted for the defaults of all other fields that define
-    features: after a change of one of these, fit them again (``benchmarks/fit_walls.py``).
+    features: after a change of one of these, fit them again (``benchmarks/fit/fit_walls.py``).
 
     Attributes:
         min_height_m, max_height_m: Points between these heights above the ground may be walls.

@@ -1,1 +1,1 @@
-"""How distinctive the places of a city are."""
+"""How distinctive the positions of a city are: where a vehicle can be localized."""

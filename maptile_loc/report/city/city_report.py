@@ -1,4 +1,4 @@
-"""What a city can tell: where a vehicle could say where it is, and which places look alike."""
+"""The report of a city: where a vehicle can be localized, and which positions look alike."""
 
 from __future__ import annotations
 
@@ -14,30 +14,41 @@ from data_prep.city.folder import City, open_city
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, ensure_folder, write_json, write_text
+from data_prep.progress import Progress, silent
 from maptile_loc.device import pick_device
 from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.report.city.distinctive import (
-    SENSORS,
-    Distinctiveness,
-    DistinctSettings,
-    Sensor,
-    measure,
-    query_view,
-)
-from maptile_loc.report.city.picture import Pair, draw_report
+from maptile_loc.report.city.distinctiveness import Distinctiveness, measure
+from maptile_loc.report.city.distinctiveness_map import Pair, draw_report
+from maptile_loc.report.city.road_views import SENSORS, DistinctSettings, Sensor, query_view
 from maptile_loc.report.marks import save
 
 DISTRICT_M = 250.0
-"""Side of the squares of ``districts.csv``, which begin at multiples of it in the map frame."""
+"""Side of the squares of ``districts.csv``; their corners are multiples of it in the map frame."""
 TOLD_APART = 0.5
-"""A place is told apart where it is more probable than all others together."""
-PAIRS, PAIR_PROBABILITY, PAIRS_APART_M = 3, 0.2, 50.0
-"""So many pairs of look-alikes are shown, where one is so probable; all so far from each other."""
+"""A position is distinguished if its distinctiveness is at least this."""
+LONGEST_SUBMAP_M = 120.0
+"""Longest path that a rendered tile of 128 m can contain, metres."""
+PAIRS = 3
+"""Largest number of pairs of look-alikes in the picture."""
+PAIR_PROBABILITY = 0.2
+"""Smallest probability of a look-alike in the picture."""
+PAIRS_APART_M = 50.0
+"""Smallest distance between any two positions of the pairs, metres."""
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the command line says; fields as in ``maptile city-report --help``."""
+    """Options of ``maptile city-report``.
+
+    Attributes:
+        city: A city folder, or a georeferenced raster.
+        out: Folder to write; None for ``CITY/report``.
+        submap_m: Metres of travel in a query tile.
+        sensor: One of ``SENSORS``.
+        places: Largest number of positions.
+        device: "auto", "cpu" or "cuda".
+        seed: Seed of all randomness.
+    """
 
     city: Path
     out: Path | None = None
@@ -48,23 +59,29 @@ class ReportOptions:
     seed: int = 0
 
 
-def city_report(options: ReportOptions, settings: LocalizeSettings) -> str:
+def city_report(
+    options: ReportOptions, settings: LocalizeSettings, progress: Progress = silent
+) -> str:
     """Measure a city and write ``places.geojson``, ``districts.csv``, ``map.png``, ``report.json``.
+
+    Args:
+        options: What is measured, and where it is written.
+        settings: How tiles are compared with the map.
+        progress: Called after each tile.
 
     Returns:
         A line for the user.
 
     Raises:
-        MaptileError: Something does not fit, there are no roads, or it cannot be written.
+        MaptileError: An option is out of range, the city has no roads, or a file cannot be written.
     """
     distinct = distinct_settings(options)
     city = open_city(options.city)
     if options.out is None and city.folder is None:
-        raise MaptileError(f"{options.city}: a raster is no folder; say where to write with --out")
+        raise MaptileError(f"{options.city}: a raster is not a folder; give one with --out")
     out = options.city / "report" if options.out is None else options.out
     ensure_folder(out)
-    device = pick_device(options.device)
-    found = measure(city, distinct, settings.search, settings.likelihood, device)
+    found = measure(city, distinct, settings, pick_device(options.device), progress)
     places = place_table(city, found)
     districts = district_table(places)
     summary = summarise(city, places, districts, options, distinct)
@@ -78,16 +95,18 @@ def city_report(options: ReportOptions, settings: LocalizeSettings) -> str:
 
 
 def distinct_settings(options: ReportOptions) -> DistinctSettings:
-    """How the command line wants a city to be looked at.
+    """Return the settings that the options of the command line ask for.
 
     Raises:
-        MaptileError: A value is out of range.
+        MaptileError: An option is out of range.
     """
     sensor: Sensor | None = next((name for name in SENSORS if name == options.sensor), None)
     if sensor is None:
         raise MaptileError(f"--sensor {options.sensor}: there are {', '.join(SENSORS)}")
-    if not 0 <= options.submap_m <= 120:
-        raise MaptileError("--submap is metres of travel that a tile of 128 m can hold: 0 to 120")
+    if not 0 <= options.submap_m <= LONGEST_SUBMAP_M:
+        raise MaptileError(
+            f"--submap is metres of travel inside a tile of 128 m: 0 to {LONGEST_SUBMAP_M:g}"
+        )
     if options.places < 1:
         raise MaptileError("--places has to be 1 or more")
     return DistinctSettings(
@@ -98,23 +117,23 @@ def distinct_settings(options: ReportOptions) -> DistinctSettings:
 
 
 def place_table(city: City, found: Distinctiveness) -> pd.DataFrame:
-    """A row per place.
+    """Return a table with a row per position.
 
-    Returns:
+    Columns:
         ``east``, ``north`` (metres, map frame), ``longitude``, ``latitude``, ``road_m`` (metres of
-        road that the place stands for), ``distinctiveness`` (0..1, the probability of the true
-        place), ``expected_recall`` (0..1), and the look-alike: ``alike_east``, ``alike_north``,
-        ``alike_longitude``, ``alike_latitude``, ``alike_probability`` (NaN, 0: there is none).
+        road that the position represents), ``distinctiveness`` (0..1, probability of the true
+        position), ``expected_recall`` (0..1), and the look-alike: ``alike_east``, ``alike_north``,
+        ``alike_longitude``, ``alike_latitude``, ``alike_probability`` (NaN and 0 if there is none).
     """
     rows = np.arange(len(found.spots.piece))
     worst = found.alike_probability.argmax(axis=1)
-    place, alike = found.spots.xy, found.alike[rows, worst]
-    latitude, longitude = city.raster.projection.inverse(place)
+    position, alike = found.spots.xy, found.alike[rows, worst]
+    latitude, longitude = city.raster.projection.inverse(position)
     alike_latitude, alike_longitude = city.raster.projection.inverse(alike)
     return pd.DataFrame(
         {
-            "east": place[:, 0],
-            "north": place[:, 1],
+            "east": position[:, 0],
+            "north": position[:, 1],
             "longitude": longitude,
             "latitude": latitude,
             "road_m": found.spots.metres,
@@ -130,11 +149,11 @@ def place_table(city: City, found: Distinctiveness) -> pd.DataFrame:
 
 
 def district_table(places: pd.DataFrame, side_m: float = DISTRICT_M) -> pd.DataFrame:
-    """A row per square of ``side_m`` that holds places; a place counts as much as another.
+    """Return a table with a row per square of ``side_m`` that contains positions.
 
-    Returns:
-        ``west``, ``south`` (metres, map frame), ``size_m``, ``places``, ``road_m``,
-        ``expected_recall``, ``distinctiveness``.
+    Columns:
+        ``west``, ``south`` (metres, map frame), ``size_m``, ``places`` (number of positions),
+        ``road_m`` (sum), ``expected_recall`` and ``distinctiveness`` (means over positions).
     """
     west, south = (np.floor(places[axis] / side_m) * side_m for axis in ("east", "north"))
     squares = places.assign(west=west, south=south).groupby(["west", "south"])
@@ -155,7 +174,7 @@ def summarise(
     options: ReportOptions,
     settings: DistinctSettings,
 ) -> dict[str, Any]:
-    """What ``report.json`` holds."""
+    """Return the content of ``report.json``."""
     road = places["road_m"].to_numpy()
     distinct, recall = (places[name].to_numpy() for name in ("distinctiveness", "expected_recall"))
     return {
@@ -183,12 +202,12 @@ def summarise(
 
 
 def headline(summary: dict[str, Any]) -> list[str]:
-    """A summary's facts in words."""
+    """Return the main facts of a summary, three texts."""
     seen = f"{summary['sensor']}, submaps of {summary['submap_m']:g} m, heading known"
     recall = f"{summary['expected_recall']:.2f}"
     return [
-        f"{summary['places']} places on {summary['road_km']:.1f} km of road",
-        f"{100 * summary['told_apart']:.0f} % of it can be told apart",
+        f"{summary['places']} positions on {summary['road_km']:.1f} km of road",
+        f"{100 * summary['told_apart']:.0f} % of the road is distinguishable",
         f"expected recall at {summary['within_m']:g} m {recall} ({seen})",
     ]
 
@@ -196,7 +215,7 @@ def headline(summary: dict[str, Any]) -> list[str]:
 def pick_pairs(
     found: Distinctiveness, places: pd.DataFrame, settings: DistinctSettings
 ) -> list[Pair]:
-    """The most confusable places, far from one another, with the walls that were seen there."""
+    """Return the positions with the most probable look-alikes, at a distance from each other."""
     pairs: list[Pair] = []
     worst = found.alike_probability.argmax(axis=1)
     for row in np.argsort(-places["alike_probability"].to_numpy(), kind="stable"):
@@ -205,7 +224,7 @@ def pick_pairs(
         if probability < PAIR_PROBABILITY or len(pairs) == PAIRS:
             break
         ends = np.array([found.true[row, draw], found.alike[row, draw]])
-        taken = np.array([end for pair in pairs for end in (pair.place, pair.alike)] + [ends[1]])
+        taken = np.array([end for pair in pairs for end in (pair.position, pair.alike)] + [ends[1]])
         gaps = np.linalg.norm(ends[:, None] - taken, axis=-1)
         if (gaps[0] < PAIRS_APART_M).any() or (gaps[1, :-1] < PAIRS_APART_M).any():
             continue
@@ -215,7 +234,7 @@ def pick_pairs(
 
 
 def _geojson(places: pd.DataFrame) -> str:
-    """RFC 7946: a point per place."""
+    """Return the positions as GeoJSON (RFC 7946), a Point each."""
     columns = [name for name in places if name not in ("longitude", "latitude")]
     table = places[columns].round(3).astype(object)
     degrees = ["alike_longitude", "alike_latitude"]
