@@ -44,7 +44,7 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, ROAD, LabelTable
+from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, LabelTable
 from maptile_loc.perceive.query_tile import make_tile
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.perceive.tiles import QueryTiles, query_tiles
@@ -208,7 +208,8 @@ def labelled_tiles(
     """
     name = drive.labels or ""
     table = settings.submap.labels[name]
-    members = {"building": table.building, "ground": table.ground, **MEMBERS[name]}
+    ground = table.ground + table.road
+    members = {"building": table.building, "ground": ground, **MEMBERS[name]}
     tiles = []
     for digit in DIGITS:
         numbers: dict[int, tuple[int, ...]] = {0: (), 1: (), 2: ()}
@@ -227,7 +228,7 @@ def grouped(tiles: tuple[QueryTiles, ...], query: int) -> tuple[Submap, NDArray[
         submap = some.submap(query)
         if submap.kind is None:
             raise SystemExit(f"{some.drive.name}: its points have no labels")
-        kind = np.where(np.isin(submap.kind, (GROUND, ROAD)), 2, 0)
+        kind = np.where(submap.kind == GROUND, 2, 0)
         index = index + digit * np.where(submap.kind == BUILDING, 1, kind)
     return replace(submap, kind=None), np.asarray(index)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
 import pytest
 import shapely
 from conftest import ROOT
+from made import ListedScans, straight_drive
+
+from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.types import HeadingKnowledge, Queries
 
 
 @pytest.fixture
@@ -25,8 +30,8 @@ def tiles(monkeypatch):
 def test_a_wall_cell_is_right_beside_a_truth_cell_and_no_further(walls):
     truth, wall = np.zeros((2, 40, 40), bool)
     truth[10, :30] = True
-    wall[11, :20] = True  # one cell off: right; finds truth columns 0 to 20
-    wall[12, 30:34] = True  # two cells off: wrong, and finds nothing
+    wall[11, :20] = True  # one cell away: right; finds truth columns 0 to 20
+    wall[12, 30:34] = True  # two cells away: wrong, and finds nothing
     distance = np.full((40, 40), 5.0)
     distance[:, 20:] = 15.0
     scores = walls.score_cells(wall, truth, distance)
@@ -50,7 +55,7 @@ def test_precision_at_a_recall_is_that_of_the_least_evidence_that_reaches_it(wal
     assert cells.precision_at(0.5) == (pytest.approx(2 / 3), pytest.approx(0.6))
     assert cells.precision_at(0.75) == (pytest.approx(3 / 4), pytest.approx(0.3))
     assert np.isnan(cells.precision_at(0.8)).all()  # one truth cell has no evidence at all
-    # The same as of wall cells called from that evidence on.
+    # The same as for the wall cells with at least that evidence.
     rng = np.random.default_rng(3)
     truth, evidence = rng.random((64, 64)) < 0.1, rng.random((64, 64), np.float32) ** 3
     precision, least = walls.graded(evidence, truth).precision_at(0.85)
@@ -66,6 +71,37 @@ def test_points_are_counted_by_their_own_range(walls):
     distance = np.array([1.0, 2.0, 25.0, 25.0, 70.0])
     scores = walls.score_points(called, building, distance)
     assert scores.tolist() == [[2, 1, 1, 1], [0] * 4, [1, 1, 2, 1], [0] * 4, [3, 2, 3, 2]]
+
+
+class LabelledScans(ListedScans):
+    """Scans held in memory whose points have the labels 0, 1, 2, ... in turn."""
+
+    def read(self, start, stop):
+        block = super().read(start, stop)
+        count = len(block.points) // (stop - start)
+        return replace(block, label=np.tile(np.arange(count, dtype=np.int32), stop - start))
+
+
+def test_points_are_grouped_by_their_labels(walls):
+    points = np.random.default_rng(0).uniform(-10, 10, (85, 3))
+    drive = straight_drive([points] * 3)
+    scans = LabelledScans(drive.scans.t_ns, [points] * 3)
+    drive = replace(drive, scans=scans, labels="semantickitti")
+    queries = Queries(0.0, 0.0, heading=HeadingKnowledge("unknown"))
+    tiles = walls.labelled_tiles(drive, queries, LocalizeSettings())
+    submap, group = walls.grouped(tiles, 1)
+    assert submap.kind is None
+    assert len(submap.points) == len(group) == 85
+    names = np.array(walls.GROUPS)[group]
+    assert names[50] == "building"
+    assert set(names[[44, 48, 49, 72]]) == {"ground"}
+    assert set(names[[40, 60]]) == {"ground"}  # roads, in a list of their own
+    assert names[70] == "vegetation"
+    assert set(names[[71, 80, 81]]) == {"trunk or pole"}
+    assert names[51] == "fence"
+    assert set(names[[10, 20]]) == {"car"}
+    assert set(names[[30, 31]]) == {"person"}
+    assert set(names[[0, 1, 52, 84]]) == {"other"}
 
 
 def test_height_is_above_the_nearest_ground(walls):

@@ -180,13 +180,13 @@ def _manifest(found: Localization) -> dict[str, Any]:
     """Return the content of ``run.json``: the record, and what the files need to be read."""
     east, north = local_origin(found.raster).tolist()
     return {
-        "versions": _versions(),
         **found.record,
         "final": found.final,
         "stages": list(found.stages),
         "search_area_km2": found.search_area_km2,
         "crs": found.raster.crs.to_string(),
         "tum_origin": {"east": east, "north": north, "t_ns": 0},
+        "versions": found.record.get("versions") or _versions(),
         "attribution": ATTRIBUTION,
         "notes": list(found.notes),
     }
