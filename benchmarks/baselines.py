@@ -7,7 +7,7 @@
   Ours: the poses lie on a grid of 2 m within 8 m of a road (not on the roads alone), a ray that
   meets nothing counts 50 m in the differences and not at all in the histogram, which is one of
   shares. Frames that are thinned out lose many rays, and it suffers more than the others from that.
-- Chance and the oracle: a random place, and the grid point that is nearest to the truth.
+- Chance and the oracle: a random position, and the grid point that is nearest to the truth.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class PlainCorrelation:
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
     ) -> Candidates:
-        """The best places over all turns of the tile; all turns are taken to be equally likely.
+        """The best positions over all turns of the tile; all turns are taken to be equally likely.
 
         Where there are several, every second degree that they stand for is tried.
         """
@@ -156,7 +156,7 @@ class RayDescriptor:
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
     ) -> Candidates:
-        """The best places over all turns, degree by degree; none where no wall is seen."""
+        """The best positions over all turns, degree by degree; none where no wall is seen."""
         centre = np.full((1, 2), tile.size // 2)
         seen = cast(tile.wall > 0, centre, 0.0, tile.resolution, tile.resolution / 2)
         query = np.round(seen / QUANTUM_M).astype(np.uint8)
@@ -190,12 +190,12 @@ def cast(
     resolution: float,
     step_m: float,
 ) -> NDArray[np.float32]:
-    """Follow 360 rays from each of some places until they are blocked.
+    """Follow 360 rays from each of some positions until they are blocked.
 
     Args:
         blocked: (H, W), row 0 is north; nothing is blocked beyond the edge.
-        pixel: (P, 2) row and column of the places.
-        fraction: Where in its pixel each place is, from its corner, in both directions.
+        pixel: (P, 2) row and column of the positions.
+        fraction: Where in its pixel each position is, from its corner, in both directions.
         resolution: Metres per pixel.
         step_m: Metres from one sample of a ray to the next.
 

@@ -155,7 +155,7 @@ def make_cases(data: Path, work: Path) -> dict[str, Case]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs have in common."""
+    """The settings that all runs share."""
 
     work: Path
     settings: LocalizeSettings

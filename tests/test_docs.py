@@ -188,7 +188,8 @@ def test_the_extensions_work(page, workplace, tmp_path_factory):
         if block.kind == "diff":
             apply(block.text, checkout)
         elif block.mark.startswith("file: "):
-            path = checkout / block.mark.removeprefix("file: ")
+            named = Path(block.mark.removeprefix("file: "))
+            path = (workplace if named.parts[0] == "tests" else checkout) / named
             path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         elif block.kind == "python":

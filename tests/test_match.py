@@ -244,10 +244,10 @@ def test_coarse_positions_are_fine_positions():
     fine, wide = search.fine, search.wide
     count = wide.allowed.numel()
     some = torch.arange(0, count, 97)
-    place = wide.places(some)
+    place = wide.positions(some)
     index = np.round((place - [fine.west, fine.north]) / [fine.step, -fine.step]).astype(int)
     flat = index[:, 1] * fine.allowed.shape[1] + index[:, 0]
-    np.testing.assert_allclose(fine.places(torch.from_numpy(flat)), place)
+    np.testing.assert_allclose(fine.positions(torch.from_numpy(flat)), place)
 
 
 # --- From coarse to fine ----------------------------------------------------------------------
@@ -287,7 +287,7 @@ def best_of_all(fields, tile, search):
             for number, one in enumerate(scores):
                 value, where = torch.topk(correlator.whole(one).flatten(), 20)
                 heading = np.full((20, 1), tile.rotation + some[first + number])
-                poses.append(np.hstack([search.fine.places(where), heading]))
+                poses.append(np.hstack([search.fine.positions(where), heading]))
                 values.append(value.numpy())
     # Turned images are a little blurred: the best poses are scored again from points.
     top = np.argsort(-np.concatenate(values))[:400]
