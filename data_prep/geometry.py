@@ -104,9 +104,14 @@ class Projection:
 
 
 def utm_crs(latitude: float, longitude: float) -> pyproj.CRS:
-    """Return the UTM zone of a position (degrees, WGS 84), the default map frame of a city.
+    """Return the CRS of the UTM zone of a position: the default map frame of a city.
 
-    It is EPSG:326xx in the north and EPSG:327xx in the south, without the exceptions at Norway.
+    It is EPSG:326xx in the north and EPSG:327xx in the south. The zone follows from the longitude
+    alone; the exceptions for Norway and Svalbard are ignored.
+
+    Args:
+        latitude: Degrees, WGS 84.
+        longitude: Degrees, WGS 84.
     """
     zone = int((longitude + 180) // 6) % 60 + 1
     return pyproj.CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
@@ -239,14 +244,14 @@ def se2_from_se3(pose: Array) -> Array:
 
 
 def se2_compose(a: ArrayLike, b: ArrayLike) -> Array:
-    """Return the composition of poses.
+    """Return the poses ``b``, given relative to ``a``, in the frame in which ``a`` is given.
 
     Args:
-        a: (..., 3) poses in a common frame.
+        a: (..., 3) x, y (metres) and heading (radians) in a common frame.
         b: (..., 3) poses in the frames of ``a``.
 
     Returns:
-        (..., 3) the poses ``b`` in the common frame.
+        (..., 3) the poses ``b`` in the common frame, headings in [-pi, pi).
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     c, s = np.cos(a[..., 2]), np.sin(a[..., 2])
@@ -261,14 +266,14 @@ def se2_compose(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def se2_between(a: ArrayLike, b: ArrayLike) -> Array:
-    """Return relative poses, the inverse of ``se2_compose``.
+    """Return the poses ``b`` relative to the poses ``a``: ``se2_compose(a, result)`` is ``b``.
 
     Args:
-        a: (..., 3) poses in a common frame.
+        a: (..., 3) x, y (metres) and heading (radians) in a common frame.
         b: (..., 3) poses in the same frame.
 
     Returns:
-        (..., 3) the poses ``b`` in the frames of ``a``.
+        (..., 3) the poses ``b`` in the frames of ``a``, headings in [-pi, pi).
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     c, s = np.cos(a[..., 2]), np.sin(a[..., 2])

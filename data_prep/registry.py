@@ -39,7 +39,10 @@ class Registry:
         )
 
     def summary(self, name: str) -> str:
-        """The first line of the docstring of entry ``name``; nothing is imported."""
+        """The first line of the docstring of entry ``name``, read without importing the entry.
+
+        It is "" where there is no such entry or it has no docstring.
+        """
         spec = find_spec(f"{self.package}.{name}")
         if spec is None or spec.origin is None:
             return ""

@@ -80,6 +80,7 @@ def open_drive(
     sensors: Sequence[str] | None = None,
     start: float | None = None,
     end: float | None = None,
+    progress: Progress = silent,
 ) -> Drive:
     """Open a drive: its folder, or the archives that it was downloaded as.
 
@@ -89,11 +90,13 @@ def open_drive(
         sensors: Names of the sensors to use; None: the format's default.
         start: Seconds from the first scan before which scans are left out.
         end: Seconds from the first scan after which scans are left out.
+        progress: Is called while a compressed archive is unpacked.
 
     Raises:
         MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
     """
-    return open_source(Path(path), format, None if sensors is None else tuple(sensors), start, end)
+    names = None if sensors is None else tuple(sensors)
+    return open_source(Path(path), format, names, start, end, progress)
 
 
 def localize(
@@ -328,7 +331,11 @@ def _with_odometry(
     keep: PathLike | None,
     progress: Progress,
 ) -> Drive:
-    """The drive, with odometry made from its scans where it is needed or asked for."""
+    """Return the drive, with odometry made from its scans where that is needed or asked for.
+
+    It is needed where the drive has none and ``queries`` are defined by metres of travel, and asked
+    for where ``odometry`` is "lidar".
+    """
     from maptile_loc.odometry.stored import with_lidar_odometry
 
     if odometry not in ("auto", "lidar"):

@@ -137,7 +137,7 @@ def _explain(kind: type[Settings], fault: Mapping[str, Any]) -> str:
 
 
 def _keys(kind: type[Settings], prefix: str = "") -> list[str]:
-    """Return all keys of a settings class, also the nested ones, as ``key.subkey``."""
+    """Return all keys of a settings class; a nested ``key`` is followed by its ``key.subkey``."""
     keys = []
     for name, field in kind.model_fields.items():
         keys.append(prefix + name)

@@ -163,7 +163,7 @@ class Estimates:
 
     @property
     def has_pose(self) -> NDArray[np.bool_]:
-        """(Q,) bool: the stage has an answer."""
+        """(Q,) bool: whether the stage has a pose for each query, rather than NaN."""
         return np.isfinite(self.poses[:, 0])
 
 

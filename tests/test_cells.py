@@ -20,9 +20,9 @@ from maptile_loc.models.parts.partition import PartitionSettings, make_cells
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
-from maptile_loc.search.cells import CellsLocator
+from maptile_loc.search.cells import CellsLocator, CellsSettings
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import CellsSettings, SearchSettings
+from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import QueryTile
 
 KNOWN = np.zeros(1), np.zeros(1)

@@ -24,6 +24,8 @@ from maptile_loc.render.vector_map import vector_map
 from maptile_loc.report.city.city_report import (
     DISTRICT_M,
     TOLD_APART,
+    ReportOptions,
+    distinct_settings,
     district_table,
     pick_pairs,
     place_table,
@@ -224,8 +226,7 @@ def test_the_command_writes_files_that_others_can_open(maptile, city: City) -> N
     status, printed, _ = maptile("city-report", city.folder, "--places", 6, "--submap", 10)
     out = city.folder / "report"
     assert status == 0
-    assert printed.count("\n") == 1
-    assert printed.startswith(f"{out}: 6 positions on ")
+    assert printed.splitlines()[-1].startswith(f"{out}: 6 positions on ")
     places = gpd.read_file(out / "places.geojson")
     assert len(places) == 6
     assert places.crs.to_epsg() == 4326
@@ -263,19 +264,24 @@ def test_a_raster_alone_is_enough(maptile, street: City, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("options", "says"),
     [
-        (["--sensor", "sonar"], "--sensor sonar: there are robotcar, hdl64"),
-        (["--submap", "500"], "0 to 120"),
-        (["--places", "0"], "--places has to be 1 or more"),
+        ({"sensor": "sonar"}, "--sensor sonar: there are robotcar, hdl64"),
+        ({"submap_m": 500.0}, "0 to 120"),
+        ({"places": 0}, "--places has to be 1 or more"),
     ],
 )
-def test_wrong_values_are_one_line(maptile, city: City, arguments, says) -> None:
-    status, _, error = maptile("city-report", city.folder, *arguments)
+def test_wrong_values_are_one_line(options, says) -> None:
+    with pytest.raises(MaptileError, match=says) as error:
+        distinct_settings(ReportOptions(Path("city"), **options))
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_value_on_the_command_line_is_one_line(maptile, city: City) -> None:
+    status, _, error = maptile("city-report", city.folder, "--submap", "500")
     assert status == 2
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert says in error
 
 
 def test_a_city_without_roads_is_one_line(maptile, street: City, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["localize", "{tmp}", "{drive}", "--out", "{tmp}/o"], "city"),
         (["localize", "{city}", "{city}", "--out", "{tmp}/o"], "format|drive"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--every", "nan"], "0 or more"),
-        (["localize", "{city}", "{drive}", "--out", "{city}/map.tif"], "choose another folder"),
+        (["localize", "{city}", "{drive}", "--out", "{city}/map.tif"], "another folder"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=0"], "query"),
         (
             ["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", "query.size_m=127"],
@@ -204,7 +204,12 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         *(
             (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--set", value], value[:8])
             for value in (
-                *("search.candidates=0", "search.refined=0", "search.margin_m=-5", "cells.places=0"),
+                *(
+                    "search.candidates=0",
+                    "search.refined=0",
+                    "search.margin_m=-5",
+                    "cells.places=0",
+                ),
                 *("align.steps_m=[]", "submap.max_points=0", "fuse.trust=2", "fuse.rounds=0"),
             )
         ),

@@ -44,7 +44,7 @@ def raster():
 
 @pytest.fixture
 def broken(raster) -> Localization:
-    """Twelve queries: 3 and 4 without a pose, 8 with one that is not to be relied on."""
+    """Twelve queries: 3 and 4 have no pose, 8 has one that is not localized."""
     poses = path(raster, 12)
     poses[3:5] = np.nan
     return localization(raster, poses, np.arange(12) != 8)
@@ -55,7 +55,7 @@ def written(folder):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_all_but_the_tiles_comes_back_bit_for_bit(raster, tmp_path, seed):
+def test_everything_but_the_tiles_is_read_back_bit_for_bit(raster, tmp_path, seed):
     result = random_localization(raster, 50, seed)
     write_result(result, tmp_path / "new" / "o")
     back = read_result(tmp_path / "new" / "o", raster)
@@ -76,7 +76,7 @@ def test_all_but_the_tiles_comes_back_bit_for_bit(raster, tmp_path, seed):
         assert 0 < error <= 0.5 / levels + 1e-6
 
 
-def test_a_result_without_queries_comes_back(raster, tmp_path):
+def test_a_result_without_queries_is_read_back(raster, tmp_path):
     write_result(localization(raster, np.empty((0, 3))), tmp_path)
     back = read_result(tmp_path, raster)
     assert list(back.stages) == ["coarse", "aligned", "fused", "smoothed"]
@@ -118,7 +118,7 @@ def test_trajectory_table_in_degrees_and_deviations(raster):
     np.testing.assert_allclose([east, north], poses[0, :2], atol=1e-3)
 
 
-def test_geojson_as_another_reader_sees_it(broken, raster, tmp_path):
+def test_another_reader_reads_the_geojson(broken, raster, tmp_path):
     write_result(broken, tmp_path)
     table = pyogrio.read_dataframe(tmp_path / "trajectory.geojson")
     assert table.crs.to_epsg() == 4326
@@ -147,7 +147,7 @@ def test_every_module_in_formats_is_an_output_format(broken, tmp_path):
     assert {form.file_name for form in every} <= set(written(tmp_path / "o"))
 
 
-def test_gpx_as_another_reader_sees_it(broken, raster, tmp_path):
+def test_another_reader_reads_the_gpx(broken, raster, tmp_path):
     write_result(broken, tmp_path)
     points = pyogrio.read_dataframe(tmp_path / "trajectory.gpx", layer="track_points")
     assert points["track_seg_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -177,7 +177,7 @@ def test_tum_holds_localized_rows_from_the_origin_in_run_json(broken, raster, tm
     assert first.startswith("1416000000.123456789 ")
 
 
-def test_a_new_result_removes_what_was_made_of_the_old_one_only(broken, raster, tmp_path):
+def test_a_new_result_removes_only_what_was_derived_from_the_old_one(broken, raster, tmp_path):
     for name in ("metrics.json", "errors.csv", "report.html", "diary.txt"):
         (tmp_path / name).write_text("old")
     write_result(broken, tmp_path)

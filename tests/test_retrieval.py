@@ -22,8 +22,8 @@ from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import RetrievalSettings, SearchSettings
-from maptile_loc.search.retrieval import RetrievalLocator, describe
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.retrieval import RetrievalLocator, RetrievalSettings, describe
 from maptile_loc.types import QueryTile
 
 KNOWN = np.zeros(1), np.zeros(1)

@@ -31,9 +31,10 @@ from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
+from maptile_loc.search.engine.locator import newest_model
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import MapNetSettings, SearchSettings
-from maptile_loc.search.mapnet import MapNetLocator, default_model
+from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.mapnet import MapNetLocator, MapNetSettings
 from maptile_loc.types import QueryTile
 
 TINY = ModelSettings(
@@ -396,11 +397,11 @@ def test_the_newest_model_is_the_default(tmp_path: Path, city: City, trained: Pa
     newer = copied(trained, folder / "models" / "a-newer")
     (newer / "model.json").touch()
     (folder / "models" / "unfinished").mkdir()
-    assert default_model(open_city(folder), "mapnet") == newer
+    assert newest_model(open_city(folder), "mapnet") == newer
     with pytest.raises(MaptileError, match="no trained model for --method cells"):
-        default_model(open_city(folder), "cells")
+        newest_model(open_city(folder), "cells")
     shutil.rmtree(folder / "models")
     with pytest.raises(MaptileError, match="maptile train"):
-        default_model(open_city(folder), "mapnet")
+        newest_model(open_city(folder), "mapnet")
     with pytest.raises(MaptileError, match="no model there"):
         locator(folder / "models" / "mapnet", city)

@@ -213,11 +213,13 @@ def prepare_city(
 
 
 def open_city(path: str | Path) -> City:
-    """Open and check a city folder, or a bare raster (.tif with bands named building and road).
+    """Return the city of a folder, or of a bare raster (.tif with bands named building and road).
+
+    All files of a folder must exist; the raster is also compared with its hash in ``city.json``.
 
     Raises:
-        MaptileError: No city is there, files are missing or changed, or another version of
-            maptile-loc with another folder format made it.
+        MaptileError: There is no city, a file is missing, damaged or (the raster) changed, or
+            another version of maptile-loc with another folder format made it.
     """
     path = Path(path)
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
@@ -253,7 +255,14 @@ def open_city(path: str | Path) -> City:
 
 
 def content_hash(raster: MapRaster, reference: Array) -> str:
-    """SHA-256 (hexadecimal) over the pixels, their georeference and the reference tile."""
+    """SHA-256 (hexadecimal) of a map.
+
+    It covers the pixels, their georeference, and the centre of the reference tile.
+
+    Args:
+        raster: The map.
+        reference: (2,) east, north of the centre of the reference tile, metres.
+    """
     digest = hashlib.sha256()
     georeference = (
         raster.data.shape,
@@ -272,9 +281,10 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
 
 
 def _projection_name(crs: pyproj.CRS) -> list[Any]:
-    """Return the method and parameters of a projection.
+    """Return a projection's method, its ellipsoid's semi-major axis (metres) and its parameters.
 
-    Names and remarks in a CRS differ between versions of PROJ; these values do not.
+    The parameters are a list of [name, value]. Names and remarks in a CRS differ between versions
+    of PROJ; these values do not.
     """
     operation, ellipsoid = crs.coordinate_operation, crs.ellipsoid
     assert operation is not None
@@ -342,7 +352,13 @@ def _description(city: City, settings: CitySettings, counts: dict[str, int]) -> 
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    """Return the content of ``city.json``, after a check that all files are there."""
+    """Return the content of ``city.json``, after checks of its version and of missing files.
+
+    ``height.tif`` may be missing. A replacement of the folder that was interrupted is completed.
+
+    Raises:
+        MaptileError: It is no city folder, it has another format version, or a file is missing.
+    """
     if not folder.exists():
         finish_swap(folder)
     if not folder.exists():

@@ -95,7 +95,7 @@ class MapRaster:
 
     @property
     def area_km2(self) -> float:
-        """Area in square kilometres."""
+        """Area of the whole raster, square kilometres."""
         return self.height * self.width * self.resolution**2 / 1e6
 
     @property

@@ -110,10 +110,10 @@ def _read(path: Path, progress: Progress) -> Extract:
 def _ways(
     path: Path, which: Any
 ) -> Iterator[tuple[osmium.osm.Way, Tags, shapely.LineString | None]]:
-    """Yield the ways that pass the filter ``which``, with their tags and lines.
+    """Yield each way that passes the osmium filter ``which``, with its tags and its line.
 
-    The line is None where the file lacks nodes of the way. osmium reuses the memory of a way: keep
-    no reference to it.
+    The line is in degrees (longitude, latitude); None where none can be made, as where the file
+    lacks nodes of the way. osmium reuses the memory of a way: keep no reference to it.
     """
     factory = osmium.geom.WKBFactory()
     for way in (
@@ -209,7 +209,10 @@ def _ring(line: shapely.LineString) -> shapely.Polygon | None:
 
 
 def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:
-    """Return the parts of a way whose nodes are in the file, each of two nodes or more."""
+    """Return the parts of a way that the file has nodes of, in degrees (longitude, latitude).
+
+    Each part has two nodes or more.
+    """
     runs: list[list[tuple[float, float]]] = [[]]
     for node in way.nodes:
         if node.location.valid():

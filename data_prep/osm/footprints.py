@@ -151,9 +151,10 @@ def _square(latitude: float, longitude: float, radius_m: float) -> Bounds:
 
 
 def _built_up(extract: Extract) -> Bounds:
-    """Return the bounds of the buildings in degrees.
+    """Return west, south, east and north of the buildings, degrees.
 
-    Across the 180th meridian, longitudes are 0..360.
+    Where buildings lie on both sides of the 180th meridian, west and east are those of the middles
+    of the buildings, in 0..360.
     """
     west, south, east, north = (float(x) for x in shapely.total_bounds(extract.buildings.geometry))
     if east - west > 180:

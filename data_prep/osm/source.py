@@ -87,5 +87,5 @@ class OnlineSettings(Settings):
 
     @property
     def cache_folder(self) -> Path:
-        """The folder in which answers are stored."""
+        """The folder in which the answers of the Overpass and Nominatim servers are stored."""
         return self.cache or Path(platformdirs.user_cache_dir("maptile-loc"))

@@ -113,9 +113,11 @@ def is_building(tags: Tags) -> bool:
 
 
 def is_road(tags: Tags) -> bool:
-    """Return whether ``tags`` describe a road or path that is not underground or indoors.
+    """Return whether ``tags`` describe a road or path at ground level, outdoors.
 
-    A passage through a building (``tunnel=building_passage``) is at ground level and counts.
+    Its ``highway`` class must be one that has a width in ``ROAD_WIDTHS_M`` or ``PATH_WIDTHS_M``;
+    areas (``area=yes``) do not count. A passage through a building (``tunnel=building_passage``)
+    is at ground level and counts.
     """
     highway = tags.get("highway")
     if highway not in ROAD_WIDTHS_M and highway not in PATH_WIDTHS_M:
@@ -205,7 +207,7 @@ def _is_hidden(tags: Tags, tunnel: bool = True) -> bool:
 
 
 def _number(text: str | None) -> float:
-    """Return ``text`` as a number; NaN if it is none."""
+    """Return ``text`` as a number; NaN if it is None or anything else, such as "3 m"."""
     try:
         return float(text) if text is not None else float("nan")
     except ValueError:
@@ -213,13 +215,16 @@ def _number(text: str | None) -> float:
 
 
 def _levels(tags: Tags) -> float:
-    """Return the number of storeys; NaN if unknown."""
+    """Return the number in the tag ``building:levels``; NaN if it is missing or implausible."""
     levels = _number(tags.get("building:levels"))
     return levels if 0 < levels < _MAX_LEVELS else float("nan")
 
 
 def _width(tags: Tags) -> float:
-    """Return the width of a road or path, metres."""
+    """Return the width of a road or path, metres.
+
+    It is that of the tag ``width``, else of ``lanes``, if plausible; else that of the class.
+    """
     for width in (metres(tags.get("width")), _number(tags.get("lanes")) * LANE_WIDTH_M):
         if _WIDTHS_M[0] <= width <= _WIDTHS_M[1]:
             return width

@@ -94,7 +94,7 @@ def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 
 class _Rows:
-    """The buildings, or the roads, of several layers."""
+    """The buildings, or the roads, of several layers: their OSM ids, tags and geometries."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

@@ -26,7 +26,10 @@ _SMALL_M = 0.05
 
 
 class BuildingDistance:
-    """The signed distance to the map's buildings: positive outside, negative inside."""
+    """The distance of positions to the map's buildings, metres: positive outside, negative inside.
+
+    It also moves paths away from buildings.
+    """
 
     def __init__(self, raster: MapRaster) -> None:
         built = raster.data[BUILDING] > 0

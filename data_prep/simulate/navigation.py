@@ -60,8 +60,9 @@ class NavigationNoise(Settings):
 
     Attributes:
         ins_m: Standard deviation of the INS's position, east and north alike, metres; the error
-            changes over a minute.
-        ins_heading_deg: Standard deviation of the INS's heading, degrees; a part is constant.
+            has a correlation time of a minute.
+        ins_heading_deg: Standard deviation of the INS's heading, degrees; a part of the error is
+            constant.
         gps_m: Standard deviation of the GPS's position, east and north alike, metres, apart from
             jumps.
         gps_jumps_per_km: Number of times per kilometre that the GPS jumps away for 1 to 12 s.
@@ -169,7 +170,14 @@ class _InsTrack:
     def at(
         cls, t_us: Times, trajectory: Trajectory, poses: Array, projection: Projection
     ) -> _InsTrack:
-        """Return the exact poses at (N,) ``t_us``, from the (M, 4, 4) poses of the vehicle."""
+        """Return the exact track of the INS at the times ``t_us``.
+
+        Args:
+            t_us: (N,) microseconds.
+            trajectory: Its M times are those of ``poses``.
+            poses: (M, 4, 4) vehicle frame -> map frame, metres; they are interpolated.
+            projection: The map frame.
+        """
         mount = NED_TO_FLU @ se3_from_xyzrpy(EXTRINSICS["ins"])
         t_ns = t_us * 1000
         ins = interpolate_se3(trajectory.t_ns, poses, t_ns) @ mount
@@ -185,7 +193,7 @@ class _InsTrack:
         return cls(t_us, ins[:, :2, 3], true, rpy, projection)
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the columns from latitude to yaw of an ins.csv, (N,) each."""
+        """Return the columns of an ins.csv from latitude to yaw, by name, (N,) each."""
         return {
             **_position_columns(self.east_north, self.projection, _ALTITUDE_M + _GEOID_M),
             "velocity_north": self.velocity[:, 0],
@@ -198,7 +206,10 @@ class _InsTrack:
 
 
 def _velocities(t_ns: Times, xy: Array) -> Array:
-    """Return (N, 2) metres per second, not differenced across gaps of more than a second."""
+    """Return (N, 2) velocities, metres per second: the derivative of (N, 2) positions ``xy``.
+
+    No difference is taken across a gap of more than a second.
+    """
     seconds = (t_ns - t_ns[0]) / 1e9
     pieces = np.split(np.arange(len(t_ns)), np.flatnonzero(np.diff(seconds) > 1) + 1)
     return np.concatenate([np.gradient(xy[i], seconds[i], axis=0) for i in pieces])

@@ -56,8 +56,8 @@ class SimulateSettings(Settings):
         sway_deg: Standard deviation of the vehicle's roll and pitch relative to the road, degrees.
         keep_standing: Whether scans are also taken while the vehicle stands still.
         labels: Which LiDARs also record a label file per scan, with the class of each point:
-            ``spinning`` ones on the roof, ``all`` (a run of LMS has a hundred thousand scans), or
-            ``none``.
+            ``spinning`` (those on the roof), ``all`` (for an LMS, a hundred thousand files per
+            run) or ``none``.
     """
 
     seed: int = 0

@@ -113,10 +113,12 @@ def _graph_walk(city: City, length_m: float, margin_m: float, rng: np.random.Gen
 
 
 def _largest_part(edges: list[Array]) -> list[Array]:
-    """Return the largest connected part of a road graph, without dead ends if any other is left.
+    """Return the edges of the largest connected part of a road graph, without its dead ends.
+
+    Dead ends stay if the part consists of them alone.
 
     Args:
-        edges: (N, 2) vertices of each edge.
+        edges: Lines, (n, 2) vertices each, metres; edges are connected where their ends coincide.
     """
     while edges:
         names = [[_node(xy[0]), _node(xy[-1])] for xy in edges]

@@ -67,7 +67,10 @@ class Trajectory:
     nudged_m: float
 
     def speed(self) -> Array:
-        """Return (N,) speeds, metres per second."""
+        """Return (N,) speeds, metres per second: the higher of those before and after each pose.
+
+        Between two segments it is 0.
+        """
         step = np.linalg.norm(np.diff(self.poses[:, :2], axis=0), axis=1)
         step /= np.diff(self.t_ns) / 1e9
         step[np.diff(self.segment) != 0] = 0.0

@@ -120,7 +120,13 @@ def _first_format(path: Node, sources: dict[str, Source]) -> str | None:
 
 
 def _only_drive(path: Path, tree: Node, format: str) -> tuple[Node, str]:
-    """The node and the format of the one drive in ``tree``; of a named format, else the tree."""
+    """Return the one drive in ``tree`` and its format.
+
+    Where the user names a format that recognises no folder, they are ``tree`` and that format.
+
+    Raises:
+        MaptileError: There are several drives, or none and ``format`` is "auto".
+    """
     sources = _by_priority(SOURCES.names() if format == "auto" else (format,))
     drives = _find_drives(tree, sources)
     if len(drives) > 1:

@@ -108,7 +108,11 @@ SOURCE = Source(
 
 
 def read_oxts(folder: Node, notes: list[str]) -> Oxts:
-    """Read oxts/timestamps.txt and oxts/data/*.txt (30 numbers each).
+    """Return the rows of oxts/data/*.txt (30 numbers each), at the times in oxts/timestamps.txt.
+
+    Args:
+        folder: The folder oxts/.
+        notes: A line is appended if rows are missing.
 
     Raises:
         MaptileError: The time stamps are missing, or a file does not hold 30 numbers.

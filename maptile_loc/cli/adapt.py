@@ -55,7 +55,7 @@ def command(
     with console.progress_bar() as progress:
         folder = ml.adapt(
             city,
-            ml.open_drive(drive, format),
+            ml.open_drive(drive, format, progress=progress),
             model=model,
             minutes=minutes,
             heading=heading,

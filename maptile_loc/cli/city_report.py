@@ -55,3 +55,4 @@ def command(
         line = city_report(asked, load_recipe(config, overrides), progress)
     console.say_recipe(config)
     click.echo(line)
+    console.say_next("localize", city, "DRIVE", "--out", "OUT")

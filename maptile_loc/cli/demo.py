@@ -16,7 +16,7 @@ ROUTE_M = 2000.0
 @click.argument("folder", type=options.PATH, default=Path("demo"))
 @click.option("--minutes", metavar="N", default=3.0, help="Minutes of training.")
 def command(folder: Path, minutes: float) -> None:
-    """Do all three jobs on a made-up town, with nothing to download.
+    """Prepare, simulate, train and localize on a made-up town, with nothing to download.
 
     FOLDER is made if need be; the demo's own files in it are made again.
     """
@@ -44,3 +44,4 @@ def command(folder: Path, minutes: float) -> None:
     page = write_report(folder / "match")
     overview_png(folder / "match", folder / "overview.png")
     click.echo(f"look at {page} and {folder / 'overview.png'}")
+    console.say_next("prepare", "SOURCE", "CITY")

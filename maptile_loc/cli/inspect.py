@@ -50,3 +50,6 @@ def command(
     with console.progress_bar() as progress:
         for line in inspect(path, picture, submap, at, settings, progress):
             click.echo(line)
+    console.say_recipe(config)
+    is_city = (path / "city.json").is_file() or path.suffix.lower() in {".tif", ".tiff"}
+    console.say_next("localize", *((path, "DRIVE") if is_city else ("CITY", path)), "--out", "OUT")

@@ -81,8 +81,9 @@ def command(
     """
     import maptile_loc as ml
 
-    opened = ml.open_drive(drive, format, sensors.split(",") if sensors else None, start, end)
+    names = sensors.split(",") if sensors else None
     with console.progress_bar() as progress:
+        opened = ml.open_drive(drive, format, names, start, end, progress)
         found = ml.localize(
             city,
             opened,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from data_prep.simulate.sensors import SENSORS
 from maptile_loc.cli.parts import console, options
 
 
@@ -14,9 +15,9 @@ from maptile_loc.cli.parts import console, options
 @click.argument("drive", type=options.PATH)
 @click.option(
     "--sensor",
-    type=click.Choice(["robotcar", "hdl64", "hdl32"]),
+    type=click.Choice(list(SENSORS)),
     default="robotcar",
-    help="robotcar: two LMS-151 that scan across the track; hdl64, hdl32: Velodyne.",
+    help="; ".join(f"{name}: {sensor.summary}" for name, sensor in SENSORS.items()),
 )
 @click.option(
     "--trajectory",

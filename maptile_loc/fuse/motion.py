@@ -106,7 +106,7 @@ class Steps:
     metres: Array
 
     def __getitem__(self, chain: slice) -> Steps:
-        """The steps of consecutive queries."""
+        """Return the steps of the consecutive queries ``chain``; its row 0 is not used."""
         return Steps(*(getattr(self, field.name)[chain] for field in fields(self)))
 
     def reversed(self) -> Steps:
@@ -203,11 +203,13 @@ def move(
 
 
 def observe(covariance: Array, settings: FuseSettings) -> tuple[Array, Array]:
-    """Measurement model of fixes: pose plus common error plus independent noise.
+    """Return how K fixes depend on the state, and the covariance of their independent noise.
+
+    A fix is the pose, plus an error that it shares with its neighbours, plus independent noise.
 
     Args:
-        covariance: (K, 3, 3) of the fixes.
-        settings: The share of it that is common.
+        covariance: (K, 3, 3) of the fixes (east, north, heading).
+        settings: ``common``, the share of it that belongs to the shared error.
 
     Returns:
         (K, 3, 8) Jacobian and (K, 3, 3) covariance of the independent noise.
@@ -221,7 +223,7 @@ def observe(covariance: Array, settings: FuseSettings) -> tuple[Array, Array]:
 
 
 def initial_states(poses: Array) -> Array:
-    """(K, 8) states at (K, 3) poses, with the mean drift and the mean common error: zero."""
+    """Return (K, 8) states at (K, 3) poses, with no drift and no common error."""
     return np.hstack([poses, np.zeros((len(poses), SIZE - 3))])
 
 

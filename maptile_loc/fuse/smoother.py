@@ -52,7 +52,13 @@ def smooth(
 
 
 def _agreement(estimates: Estimates, poses: Array, near_m: float) -> Array:
-    """(Q,) probability that a filter gives to the (Q, 3) ``poses``, 0 beyond ``near_m``."""
+    """Return (Q,) the scores of a filter where it is within ``near_m`` metres of ``poses``, else 0.
+
+    Args:
+        estimates: The filter's.
+        poses: (Q, 3) east, north, heading; only the positions are compared.
+        near_m: Metres.
+    """
     gap = np.hypot(*(estimates.poses[:, :2] - poses[:, :2]).T)
     return np.where(gap < near_m, estimates.score, 0.0)
 
@@ -98,9 +104,15 @@ def _guess(
 def _settle(
     guess: Array, fixes: list[Fixes], steps: Steps, settings: FuseSettings
 ) -> tuple[Array, Array]:
-    """Solve one chain: (N, 3) poses and their (N, 3, 3) covariances.
+    """Return the most probable (N, 3) poses of one chain and their (N, 3, 3) covariances.
 
-    ``guess`` is (N, 3), all finite or with NaN; the latter are returned as they are.
+    The covariances are NaN where no fix is used.
+
+    Args:
+        guess: (N, 3) initial poses; if one is NaN, ``guess`` is returned as it is.
+        fixes: Candidates of each query.
+        steps: Odometry between the queries.
+        settings: Noise.
     """
     covariance = np.full((len(guess), SIZE, SIZE), np.nan)
     if np.isnan(guess).any():

@@ -88,7 +88,10 @@ class RenderedBatches(Dataset[Batch]):
         return Batch(self._tiles(samples, which, angle, generator), samples.centre, angle)
 
     def _draw(self, beside_m: float, generator: torch.Generator) -> RouteSamples:
-        """The positions of one batch, up to ``beside_m`` beyond the roads' half width."""
+        """Return the positions of one batch and the paths about them.
+
+        They lie up to ``beside_m`` metres beyond the roads' edges.
+        """
         data = self.settings
         return self.city_map.roads.draw(
             data.batch_tuples,

@@ -193,7 +193,11 @@ def _facts(settings: Recipe, cities: list[City], trainer: pl.Trainer, pace: Pace
 
 
 def _validation(trainer: pl.Trainer, model: TileModel, data: TileDataModule) -> dict[str, float]:
-    """The errors of the published weights, and those of the best constant answer (``chance``)."""
+    """Return the position errors of ``model`` and those of the best constant answer (``chance``).
+
+    Keys: ``median_m``, ``mean_m``, ``chance_median_m``, ``chance_mean_m`` (metres), and ``tiles``,
+    the number of validation tiles.
+    """
     metrics = trainer.validate(model, data, verbose=False)[0]
     positions = torch.cat([batch.offset.flatten(0, 1) for batch in data.validation()])
     chance = (positions - positions.median(dim=0).values).norm(dim=1)

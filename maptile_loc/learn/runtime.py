@@ -28,9 +28,10 @@ def has_bf16(on_gpu: bool) -> bool:
 
 @contextmanager
 def threads(on_gpu: bool, workers: int) -> Iterator[None]:
-    """Leave a core to each of the processes that render.
+    """Context manager that limits torch's threads, so that each process that renders has a core.
 
-    Threads of one computation wait for each other, so one without a core delays all.
+    Threads of one computation wait for each other, so one without a core delays all. On a GPU
+    nothing is limited.
     """
     before = torch.get_num_threads()
     if not on_gpu:

@@ -56,7 +56,11 @@ class CellsModel(TileModel):
         self.register_buffer("side", torch.ones(total))
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, N) log-probabilities per partition, (B, N, 2) positions in metres."""
+        """(B, 3, S, S) -> (B, N) log-probabilities of cells and (B, N, 2) positions in them.
+
+        The N cells are those of all partitions; the probabilities of each partition sum to 1. The
+        positions are metres from the reference.
+        """
         features = self.features(tiles)
         logits = self.logits(features).float()
         parts = [functional.log_softmax(part, 1) for part in torch.split(logits, self.counts, 1)]

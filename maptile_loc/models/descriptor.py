@@ -107,7 +107,10 @@ class DescriptorModel(TileModel):
         return functional.normalize(self.project(pooled).float(), dim=1)
 
     def objective(self, batch: Batch) -> Tensor:
-        """InfoNCE of the vehicles' views against the map's views, and the reverse.
+        """Return InfoNCE of the vehicles' views against the map's views, plus that of the reverse.
+
+        Map views of the last batches are further negatives of the former. Views of positions closer
+        than ``SAME_M`` are no negatives of each other.
 
         Args:
             batch: Pairs: tile 0 is the vehicle's view, tile 1 the map's.
@@ -155,7 +158,7 @@ class DescriptorModel(TileModel):
 
 
 class DescriptorRecipe(Settings):
-    """The keys of a recipe that this model reads."""
+    """The keys of a recipe that descriptor models read: ``retrieval``."""
 
     retrieval: DescriptorSettings = DescriptorSettings()
     """The descriptor and its loss."""

@@ -93,7 +93,7 @@ class PosteriorMapNet(MapNet):
 
 
 class PosteriorRecipe(RegressorRecipe):
-    """The keys of a recipe that this model reads."""
+    """The keys of a recipe that posterior models read: MapNet's, and ``grid_m``."""
 
     grid_m: float = Field(10.0, gt=0)
     """Spacing of the grid of positions, metres."""

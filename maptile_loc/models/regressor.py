@@ -55,7 +55,13 @@ class PoseLoss(nn.Module):
         return loss
 
     def _terms(self, error: Tensor, translation: str, rotation: str) -> Tensor:
-        """The sum of the weighted errors of the translation and, where poses have one, rotation."""
+        """Return the weighted error of the translation plus, where poses have one, of the rotation.
+
+        Args:
+            error: (..., 2 or 3) predicted less true poses.
+            translation: Name of the learned weight of the translation: "sx" or "srx".
+            rotation: Name of the learned weight of the rotation: "sq" or "srq".
+        """
         loss = weighted(error[..., :2], self.get_parameter(translation))
         if self.rotation:
             loss = loss + weighted(error[..., 2:], self.get_parameter(rotation))

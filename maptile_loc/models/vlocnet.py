@@ -66,7 +66,15 @@ class PairLoss(nn.Module):
         return self._weighted([predicted - target], "mx", "mq")
 
     def _weighted(self, errors: list[Tensor], translation: str, rotation: str) -> Tensor:
-        """The sum of the norms of ``errors`` (..., 2 or 3), with the weights of these names."""
+        """Return the weighted sum of the errors' mean norms, for translation and rotation.
+
+        Each part is ``exp(-s) e + s``, with e the sum over ``errors`` and s a learned weight.
+
+        Args:
+            errors: (..., 2 or 3) each: predicted less true values; the third is the rotation.
+            translation: Name of the weight of the translation.
+            rotation: Name of the weight of the rotation.
+        """
         terms = [(translation, slice(0, 2))] + [(rotation, slice(2, 3))] * self.rotation
         losses = []
         for name, part in terms:

@@ -47,9 +47,9 @@ class Fit:
 
     Attributes:
         pose: (4, 4) scan -> map, metres.
-        share: Sum of the robust weights divided by the number of the first part's points, 0 to 1:
-            about the share of its points that lie on the map's surfaces.
-        agree: The same sum divided by the number of points that have a surface nearby.
+        share: Sum of the robust weights of the first of ``register``'s ``parts``, divided by the
+            number of its points, 0 to 1: about the share that lies on the map's surfaces.
+        agree: The same sum divided by the number of those points that have a surface nearby.
         std_m: Standard deviation of the position, metres, in the horizontal direction that is known
             worst, if the errors of the points were independent; infinite where nothing is known.
     """

@@ -86,7 +86,9 @@ class ScanTracker:
         return bool(self._t_ns)
 
     def add(self, t_ns: int, scan: Sweep) -> None:
-        """Register a scan, reject it, or start a segment with it.
+        """Take the next scan: register it, reject it, or start a segment with it.
+
+        A scan of less than ``MIN_POINTS`` points is ignored. ``track`` returns the poses.
 
         Args:
             t_ns: Time of the scan, nanoseconds; later than that of the scan before.

@@ -34,8 +34,10 @@ class Sweep:
     """The points of one scan, or of the joined scans of several sensors.
 
     Attributes:
-        points: (N, 3) float32, vehicle frame at the time of the scan, metres.
-        seconds: (N,) float32, when each was measured relative to that time; None where unknown.
+        points: (N, 3) float32 metres, each in the vehicle frame at the time when it was measured;
+            where ``seconds`` is None, in that at the time of the scan.
+        seconds: (N,) float32, when each was measured, relative to the time of the (first) scan;
+            None where unknown.
     """
 
     points: NDArray[np.float32]

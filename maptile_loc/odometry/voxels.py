@@ -182,7 +182,7 @@ def _cells(points: NDArray[np.floating], size_m: float) -> NDArray[np.int64]:
 
 
 def _keys(cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (N,) keys of the voxels with the (N, 3) integer coordinates."""
+    """Return (N,) int64 keys of voxels: the (N, 3) integer coordinates, packed into one."""
     x, y, z = (cells + _HALF).T
     return (x << 2 * _BITS) + (y << _BITS) + z
 

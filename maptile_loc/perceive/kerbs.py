@@ -87,15 +87,16 @@ def kerb_votes(
     resolution: float,
     settings: KerbSettings,
 ) -> NDArray[np.int64]:
-    """(2, size, size) number of directions that see each cell before a kerb, and behind one.
+    """(2, size, size) votes that each cell is before a kerb (a road), and that it is behind one.
 
-    Positions of the vehicle are rounded to metres, and each counts once.
+    A vote is a direction from a position of the vehicle. Positions are rounded to metres, and each
+    counts once.
 
     Args:
         xy: (N, 2) points in the tile's frame, metres, of scans that are aligned with each other.
         z: (N,) metres, in a frame whose z axis is about vertical.
         height: (N,) metres above the estimated ground.
-        origin: (S, 3) the sensor at each scan, in the tile's frame.
+        origin: (S, 3) the sensor at each scan, in the tile's frame, metres.
         size: Pixels along a side.
         resolution: Metres per pixel.
         settings: Parameters.

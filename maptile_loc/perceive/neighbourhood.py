@@ -75,7 +75,7 @@ class Neighbourhoods:
         return np.maximum(self.total(None), 1)
 
     def mean(self, values: NDArray[np.floating]) -> F64:
-        """(M,) mean of the (N,) values in each square."""
+        """(M,) mean of the (N,) values in each square, 0 in a square without points."""
         return self.total(values) / self.count
 
     def extreme(self, which: np.ufunc, values: F32) -> F32:

@@ -56,7 +56,7 @@ def plan_queries(drive: Drive, queries: Queries) -> QueryPlan:
             f"{drive.name}: its odometry covers none of the scans; are both on the same clock?"
         )
     if every_m > 0:
-        # The first usable scan of every stretch of every_m metres, counted from each segment's start.
+        # The first usable scan of every stretch of every_m metres, from each segment's start.
         begins = np.diff(segment[usable], prepend=-1) > 0
         start = travelled[usable][begins][np.cumsum(begins) - 1]
         stretch = np.floor((travelled[usable] - start) / every_m)

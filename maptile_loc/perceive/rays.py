@@ -162,16 +162,19 @@ def farthest(rays: Rays, reach: F32) -> F32:
 
 
 def _degree(rays: Rays) -> NDArray[np.int32]:
-    """(N,) whole degrees of azimuth, 0..359."""
+    """(N,) index of each ray's degree of azimuth, 0..359: 0 begins at -180 degrees, 180 at 0."""
     return (rays.azimuth + 180).astype(np.int32) % DEGREES
 
 
 def free_space(far: F32, origin: F32, size: int, resolution: float) -> F32:
     """(size, size) float32, 1 in the pixels that rays cross, 0 elsewhere.
 
+    The last metre of each ray is left out.
+
     Args:
-        far: (S, 360) metres that rays reach from each sensor, by degree: see ``farthest``.
-        origin: (S, 3) sensor of each scan, in the tile's frame.
+        far: (S, 360) metres that rays reach from each sensor; column k is the azimuth from k - 180
+            to k - 179 degrees, see ``farthest``.
+        origin: (S, 3) sensor of each scan, in the tile's frame, metres.
         size: Pixels along a side.
         resolution: Metres per pixel.
     """

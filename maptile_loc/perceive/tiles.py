@@ -87,7 +87,7 @@ def query_tiles(
     tile_settings: QuerySettings,
     cache: TileCache | None = None,
 ) -> QueryTiles:
-    """The query tiles of a drive.
+    """Return the query tiles of a drive, each made when it is asked for.
 
     Args:
         drive: Scans, and odometry and headings where ``queries`` asks for them.
@@ -95,7 +95,10 @@ def query_tiles(
         convergence: Meridian convergence of the map, radians: grid heading less true heading.
         submap_settings: How scans are put together.
         tile_settings: How a submap becomes a tile.
-        cache: Where tiles are kept.
+        cache: A store of tiles that were made before; None for none.
+
+    Returns:
+        The tiles: north-up where the heading is known, turned by a random angle where it is not.
 
     Raises:
         MaptileError: The drive lacks scans, odometry or headings that are asked for.

@@ -145,8 +145,11 @@ def _covered(points: NDArray[np.float32], centres: Array, half: float) -> NDArra
 def _lines_of_raster(raster: MapRaster, reference: Array) -> list[Array]:
     """Short straight lines along the roads of a raster that has no road table.
 
-    One line is centred on each road pixel of a grid with spacing ``RASTER_EVERY_M``, in that of
-    ``RASTER_DIRECTIONS`` directions in which most of its points are on a road.
+    One line is centred on each road pixel of a grid with spacing ``RASTER_EVERY_M``. Of
+    ``RASTER_DIRECTIONS`` directions it has the one in which most of its points are on a road.
+
+    Returns:
+        (2, 2) ends of each line, metres from ``reference``.
     """
     every = max(1, round(RASTER_EVERY_M / raster.resolution))
     road = raster.data[ROAD] > 0

@@ -187,7 +187,10 @@ def tile_from_query(query: QueryTile, settings: ViewSettings) -> Tensor:
 
 
 def _rays(paths: Tensor, settings: ViewSettings, uniform: UniformDraw) -> PlaneRays:
-    """Rays from all along the paths: all around, or across the track for a line scanner's tiles."""
+    """(B, K) rays from points all along the (B, P, 2) paths: all around, or across the path.
+
+    Rays across the path are those of a line scanner; which tiles have one is drawn.
+    """
     count, last = settings.rays, paths.shape[1] - 1
     order = torch.arange(count, device=paths.device, dtype=torch.float32)
     short = uniform(0, 1, 1) < settings.short_travel

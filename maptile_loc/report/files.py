@@ -41,7 +41,14 @@ STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz")
 DERIVED = ("metrics.json", "errors.csv", "report.html")
 """Files that are computed from a result: removed when the result is replaced."""
 
-_COVARIANCE = {f"cov_{'enh'[i]}{'enh'[j]}": (i, j) for i in range(3) for j in range(i, 3)}
+COVARIANCE_COLUMNS = {f"cov_{'enh'[i]}{'enh'[j]}": (i, j) for i in range(3) for j in range(i, 3)}
+"""Columns of ``stages.csv`` with the upper triangle of the covariances, and its indices."""
+TILE_LEVELS = 255
+"""Level of a stored tile's channel that stands for 1."""
+ROAD_LEVELS = 127
+"""Level of a stored tile's road channel that stands for 1; minus this stands for -1."""
+PACKAGES = ("maptile-loc", "numpy", "scipy", "torch", "open3d-cpu", "open3d", "pyproj")
+"""Packages whose versions ``run.json`` records."""
 
 
 class StoredSettings(Settings):
@@ -173,19 +180,20 @@ def _manifest(found: Localization) -> dict[str, Any]:
     """Return the content of ``run.json``: the record, and what the files need to be read."""
     east, north = local_origin(found.raster).tolist()
     return {
-        "versions": _versions(),
         **found.record,
         "final": found.final,
         "stages": list(found.stages),
         "search_area_km2": found.search_area_km2,
         "crs": found.raster.crs.to_string(),
         "tum_origin": {"east": east, "north": north, "t_ns": 0},
+        "versions": found.record.get("versions") or _versions(),
         "attribution": ATTRIBUTION,
         "notes": list(found.notes),
     }
 
 
 def _open_map(folder: Path, run: Mapping[str, Any]) -> MapRaster:
+    """Open the map that a result was localized on, and check that it is still the same."""
     if not run.get("city"):
         raise MaptileError(f"{folder / 'run.json'}: names no city; open the map and pass it on")
     city = open_city(Path(run["city"]))
@@ -212,25 +220,26 @@ def _write_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
 @cache
 def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that are installed."""
     versions = {"python": platform.python_version()}
-    for name in ("maptile-loc", "numpy", "scipy", "torch", "open3d-cpu", "open3d", "pyproj"):
+    for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
 
 
-def _stage_table(result: Localization) -> pd.DataFrame:
-    """All stages below one another; headings in radians and the upper triangle of covariances."""
+def _stage_table(found: Localization) -> pd.DataFrame:
+    """Return the table of ``stages.csv``: a row per stage and query, headings in radians."""
     parts = []
-    for name, stage in result.stages.items():
+    for name, stage in found.stages.items():
         columns = {
             "stage": name,
-            "frame": result.frame,
-            "t_ns": result.t_ns,
+            "frame": found.frame,
+            "t_ns": found.t_ns,
             "east": stage.poses[:, 0],
             "north": stage.poses[:, 1],
             "heading": stage.poses[:, 2],
-            **{key: stage.covariance[:, i, j] for key, (i, j) in _COVARIANCE.items()},
+            **{key: stage.covariance[:, i, j] for key, (i, j) in COVARIANCE_COLUMNS.items()},
             "score": stage.score,
             "localized": stage.localized,
         }
@@ -239,8 +248,9 @@ def _stage_table(result: Localization) -> pd.DataFrame:
 
 
 def _estimates(part: pd.DataFrame) -> Estimates:
+    """Return the rows of one stage of ``stages.csv`` as estimates."""
     covariance = np.empty((len(part), 3, 3))
-    for key, (i, j) in _COVARIANCE.items():
+    for key, (i, j) in COVARIANCE_COLUMNS.items():
         covariance[:, i, j] = covariance[:, j, i] = part[key].to_numpy(np.float64)
     return Estimates(
         poses=part[["east", "north", "heading"]].to_numpy(np.float64),
@@ -250,32 +260,36 @@ def _estimates(part: pd.DataFrame) -> Estimates:
     )
 
 
-def _write_queries(result: Localization, path: Path) -> None:
+def _write_queries(found: Localization, path: Path) -> None:
+    """Write what belongs to single queries: seconds, and the tiles as integers."""
     arrays: dict[str, NDArray[Any]] = {
-        "query_seconds": result.query_seconds,
-        "blind": np.array(result.blind),
+        "query_seconds": found.query_seconds,
+        "blind": np.array(found.blind),
     }
-    for query, tile in result.tiles.items():
+    for query, tile in found.tiles.items():
         channels = np.stack([tile.wall, tile.ground, tile.observed])
-        arrays[f"tile_{query}"] = np.round(np.clip(channels, 0, 1) * 255).astype(np.uint8)
+        arrays[f"tile_{query}"] = np.round(np.clip(channels, 0, 1) * TILE_LEVELS).astype(np.uint8)
         if tile.road is not None:
-            arrays[f"road_{query}"] = np.round(np.clip(tile.road, -1, 1) * 127).astype(np.int8)
+            road = np.clip(tile.road, -1, 1) * ROAD_LEVELS
+            arrays[f"road_{query}"] = np.round(road).astype(np.int8)
         arrays[f"frame_{query}"] = np.array([tile.resolution, tile.rotation])
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _read_queries(path: Path) -> tuple[Array, int, dict[int, QueryTile]]:
+    """Return (Q,) seconds, the number of queries without points, and the tiles by query."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             tiles = {}
             for name in arrays.files:
                 if name.startswith("tile_"):
                     query = int(name.removeprefix("tile_"))
-                    wall, ground, observed = arrays[name].astype(np.float32) / np.float32(255)
+                    channels = arrays[name].astype(np.float32) / np.float32(TILE_LEVELS)
+                    wall, ground, observed = channels
                     road = arrays.get(f"road_{query}")
                     if road is not None:
-                        road = road.astype(np.float32) / np.float32(127)
+                        road = road.astype(np.float32) / np.float32(ROAD_LEVELS)
                     resolution, rotation = arrays[f"frame_{query}"].tolist()
                     tiles[query] = QueryTile(
                         wall, ground, observed, resolution, rotation, road=road

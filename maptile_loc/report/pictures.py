@@ -101,7 +101,9 @@ def ellipses(covariance: Array) -> Array:
 def map_view(
     raster: MapRaster, positions: Array, margin_m: float, progress: Progress = silent
 ) -> MapRaster:
-    """Return the part of the map around ``positions``, at most ``MAP_PIXELS`` pixels wide or high.
+    """Return the part of a map around ``positions``, at most ``MAP_PIXELS`` pixels wide or high.
+
+    A pixel of a reduced map is 255 times the share of its area that is covered.
 
     Args:
         raster: The map.

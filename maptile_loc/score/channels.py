@@ -63,7 +63,7 @@ class PathPoints(NamedTuple):
 
 
 class Profiles:
-    """The likelihood's profiles, evaluated at every cell of a map, each once.
+    """The likelihood's profiles at every cell of a map, each computed when it is first asked for.
 
     Args:
         around: The map's surroundings.

@@ -64,7 +64,7 @@ class Evidence:
     resolution: float
 
     def total(self, name: str) -> float:
-        """Sum of the image of channel ``name``: square metres of full evidence."""
+        """Sum of the image of channel ``name``, square metres: evidence times area."""
         return float(self.images[index(name)].sum(dtype=np.float64))
 
     @cached_property
@@ -81,7 +81,7 @@ class Evidence:
 def make_evidence(
     tile: QueryTile, resolution: float, settings: EvidenceSettings | None = None
 ) -> Evidence:
-    """The evidence of a query tile, its cells summed up to ``resolution``.
+    """The evidence of a query tile, summed over cells of ``resolution`` metres.
 
     Args:
         tile: The query tile.
@@ -89,7 +89,8 @@ def make_evidence(
         settings: How cells become evidence; None: the defaults.
 
     Raises:
-        MaptileError: The tile's side is not a multiple of four such cells.
+        MaptileError: ``resolution`` is no multiple of the tile's, or the tile's side is no multiple
+            of four such cells.
     """
     settings = settings or EvidenceSettings()
     k = round(resolution / tile.resolution)

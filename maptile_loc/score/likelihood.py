@@ -63,7 +63,8 @@ def make_fields(
         settings: The profiles.
 
     Returns:
-        Fields whose mean over the map is 0, directions aside: evidence off the map adds nothing.
+        The fields. Those without a direction have a mean of 0 over the map, so that evidence off
+        the map adds nothing.
     """
     building, road = raster.coverage(BUILDING, resolution), raster.coverage(ROAD, resolution)
     height, overlap = len(building), round(REACH_M / resolution)

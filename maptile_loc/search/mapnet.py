@@ -57,10 +57,14 @@ class MapNetLocator(ModelLocator["MapNet"]):
         self.folder, self.squares = folder, settings.squares
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
-        """(K, 3) east and north of the squares' centres, metres, and the network's turn, radians.
+        """(K, 3) east, north of the squares' centres (metres) and the turn of the tile (radians).
+
+        The turn is the network's; of a model that was trained for known headings, it is the most
+        probable of ``turns``.
 
         Raises:
-            MaptileError: The model was trained for known headings, and this heading is unknown.
+            MaptileError: The model was trained for known headings, and one of ``turns`` is far from
+                north-up.
         """
         north_up(self.model.heading, turns, self.folder)
         with torch.inference_mode():

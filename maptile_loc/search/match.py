@@ -47,7 +47,7 @@ class Level:
     Attributes:
         allowed: (R, C) bool, positions that are searched.
         step: Metres between neighbouring positions.
-        west, north: East and north coordinate of the first position, metres.
+        west, north: East and north coordinate of the north-western position, metres.
         rows, columns: Range of the positions among the corners of the fields' cells, end excluded.
     """
 
@@ -132,17 +132,20 @@ class Matcher:
 
     @cached_property
     def fine_scores(self) -> Correlator:
-        """Scores on the fine grid."""
+        """Correlator that scores all positions of the fine grid."""
         return self._correlator(self.part, self.fine)
 
     @cached_property
     def wide_scores(self) -> Correlator:
-        """Scores on the wide grid."""
+        """Correlator that scores all positions of the wide grid."""
         return self._correlator(coarser(self.part, self.settings.coarser), self.wide)
 
     @cached_property
     def exact(self) -> ExactSearch:
-        """The proof that no pose of the fine grid, at half the heading step, is better."""
+        """Branch and bound over all poses of the fine grid, at half the heading step.
+
+        It finds a pose with a higher score than a given one, or proves that there is none.
+        """
         fine, step = self.fine, self.fields.resolution
         first = (
             round((self.fields.north - fine.north) / step),

@@ -130,17 +130,17 @@ class Facades:
         point: NDArray[np.float32],
         direction: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return where rays that meet the plane of a wall end.
+        """Return where rays that meet the plane of a wall end, and on what.
 
         Args:
             wall: (N,) row of the wall that each ray meets.
-            point: (N, 3) where it meets the wall's plane, metres.
+            point: (N, 3) where it meets the wall's plane, metres, scene coordinates.
             direction: (N, 3) unit vector of the ray.
 
         Returns:
-            (N,) float32 metres from the plane to the end of the ray: positive behind the plane,
-            negative before it, infinite where nothing returns. And (N,) uint8, what the ray meets:
-            ``Surface.BUILDING`` or ``Surface.INSIDE``.
+            (N,) float32 metres along the ray from the plane to its end: positive behind the plane,
+            negative in front of it, infinite where nothing returns. And (N,) uint8, what the ray
+            meets: ``Surface.BUILDING``, or ``Surface.INSIDE`` behind the glass of a window.
         """
         along, length, height = self.along[wall], self.length[wall], self.height[wall]
         u = np.einsum("ni,ni->n", point[:, :2] - self.a[wall], along)

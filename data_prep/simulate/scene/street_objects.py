@@ -39,7 +39,10 @@ _GAP_M = 0.09
 def cars(
     roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
 ) -> Objects:
-    """Return rows of parked vehicles: cars with a glazed cabin, vans and trucks without one."""
+    """Return the meshes of parked vehicles in rows along roads, and the number of vehicles.
+
+    Cars have a glazed cabin; vans and trucks have none.
+    """
     count = roads.count(settings.cars_per_100m, rng, paths=False)
     xy, along = roads.spots(count, (-0.9, 1.2), rng, row=_CAR_ROW, step_m=6.0)
     number = len(xy)
@@ -117,7 +120,7 @@ def fences(
 def people(
     roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
 ) -> Objects:
-    """Return people who stand beside roads and paths."""
+    """Return the meshes of people who stand beside roads and paths, and their number."""
     count = roads.count(settings.people_per_100m, rng, paths=True)
     xy, along = roads.spots(count, (0.3, 3.0), rng, paths=True)
     free = is_free(shapely.buffer(shapely.points(xy), 0.3), blocked)

@@ -100,7 +100,9 @@ class Terrain:
 def ground_meshes(
     terrain: Terrain, raster: MapRaster, roads: NDArray[Any], path: NDArray[Any]
 ) -> list[Mesh]:
-    """Return the ground, the roads and the kerbs, detailed around the driven path.
+    """Return meshes of the ground and, near the driven path, of roads and kerbs.
+
+    Within ``_FINE_REACH_M`` of the path the triangles are small; beyond, all is coarse ground.
 
     Args:
         terrain: The height of the ground.
@@ -163,12 +165,15 @@ def _ground_mesh(vertices: Array, corners: NDArray[np.int64], kind: Surface) -> 
 def _road_edges(
     corners: NDArray[np.int64], neighbours: NDArray[np.int32], is_road: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the vertices at both ends of each edge between a road triangle and another.
+    """Return the two ends of each edge between a triangle of a road and one that is none.
 
     Args:
         corners: (T, 3) vertex indices of the triangles.
         neighbours: (T, 3) index of the triangle opposite to each corner, -1 where there is none.
         is_road: (T,) whether the triangle is part of a road.
+
+    Returns:
+        Two (E,) arrays of vertex indices; edges on the mesh's border are left out.
     """
     there = (neighbours >= 0) & ~is_road[neighbours]
     triangle, opposite = np.nonzero(is_road[:, None] & there)

@@ -35,7 +35,11 @@ _SMALLEST_COURTYARD_M2 = 150
 
 
 def fill_blocks(plan: TownPlan) -> None:
-    """Build houses on all blocks: closed blocks in the middle, terraces, then detached houses."""
+    """Build on all blocks: perimeter blocks in the middle, terraces, then detached houses.
+
+    The park and the landmarks, with detached houses around these, have blocks of their own. A roof
+    and an underground building are added, which a reader of the map has to skip.
+    """
     rng = plan.rng
     blocks = _blocks(plan)
     landmarks = landmarks_of(blocks)
@@ -62,7 +66,10 @@ def fill_blocks(plan: TownPlan) -> None:
 
 
 def _blocks(plan: TownPlan) -> list[Polygon]:
-    """Return the areas enclosed by streets and their pavements, in a fixed order."""
+    """Return the areas between the streets, less streets and pavements, in a fixed order.
+
+    Those smaller than ``_SMALLEST_BLOCK_M2`` are left out.
+    """
     streets = [line for line, _ in plan.streets]
     faces = sorted(shapely.get_parts(shapely.polygonize(streets)), key=lambda f: f.bounds)
     widths = [STREET_WIDTH_M[tags["highway"]] / 2 + _PAVEMENT_M for _, tags in plan.streets]

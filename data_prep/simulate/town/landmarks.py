@@ -95,10 +95,13 @@ def _round_hall(plan: TownPlan, block: Polygon) -> None:
 def _fit_into(
     plan: TownPlan, block: Polygon, shape: BaseGeometry, building: str, levels: int
 ) -> None:
-    """Turn ``shape`` along the block's longer side, shrink it until it fits, and build it.
+    """Build a landmark: ``shape``, turned along the block's longer side and scaled to fit into it.
+
+    The scales 1.3, 1.2, ..., 0.4 are tried; the last one is used if none fits. Houses keep clear of
+    the landmark (``TownPlan.areas``).
 
     Args:
-        plan: The town.
+        plan: The town; the landmark is added to it.
         block: Where the landmark stands.
         shape: The landmark around (0, 0), metres, its length along the x axis.
         building: Value of the OSM tag ``building``.

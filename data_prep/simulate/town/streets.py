@@ -67,7 +67,13 @@ class _Warp:
     """A smooth displacement of the plane: per axis a sum of three sine waves along the other."""
 
     def __init__(self, wavelength: Array, phase: Array, amplitude: Array) -> None:
-        """Take (2, 3) wavelengths (metres), phases (radians) and amplitudes (metres)."""
+        """Take the waves of the east (row 0) and of the north displacement (row 1), three of each.
+
+        Args:
+            wavelength: (2, 3) metres.
+            phase: (2, 3) radians.
+            amplitude: (2, 3) metres.
+        """
         self._wavelength, self._phase, self._amplitude = wavelength, phase, amplitude
 
     @classmethod
@@ -95,9 +101,9 @@ def _grid_streets(
     """Return the streets between neighbouring junctions and their ``highway`` tags.
 
     Args:
-        plan: Takes the footways that replace some of the missing streets.
-        u: East of the grid lines that run north, metres.
-        v: North of the grid lines that run east, metres.
+        plan: The town; footways that replace some of the missing streets are added to it.
+        u: (n,) east coordinates of the grid lines that run north, metres.
+        v: (m,) north coordinates of the grid lines that run east, metres.
         warp: Bends the grid.
     """
     rng = plan.rng

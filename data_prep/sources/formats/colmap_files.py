@@ -170,7 +170,11 @@ def _points_of_bytes(data: bytes) -> tuple[Numbers, Array]:
 
 
 def _fitting(data: bytes, least: int) -> int:
-    """The declared number of records, checked to fit into the file at ``least`` bytes each."""
+    """Return the number of records that ``data`` declares.
+
+    Raises:
+        ValueError: That many records of at least ``least`` bytes do not fit into ``data``.
+    """
     (count,) = _COUNT.unpack_from(data)
     if count > (len(data) - _COUNT.size) // least:
         raise ValueError(f"{count} records do not fit into {len(data)} bytes: cut short")

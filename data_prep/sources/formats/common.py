@@ -84,9 +84,10 @@ def scan_block(
     seconds: Sequence[NDArray[np.floating]] | None = None,
     labels: Sequence[NDArray[np.integer]] | None = None,
 ) -> ScanBlock:
-    """Transform scans to the vehicle frame.
+    """Return scans as one block of points in the vehicle frame.
 
-    Points that are not finite, or lie in the sensor's origin (no return), are removed.
+    Points that are not finite, or lie in the sensor's origin (no return), are removed, with their
+    times and labels.
 
     Args:
         t_ns: (S,) time of each scan.
@@ -95,9 +96,6 @@ def scan_block(
         which: (S,) index of each scan's sensor, 0 to K - 1.
         seconds: S arrays (n,), time of each point relative to its scan's time, or None.
         labels: S arrays (n,), class number of each point in the data set's own table, or None.
-
-    Returns:
-        The points of all scans, (N, 3) float32.
     """
     counts = [len(cloud) for cloud in clouds]
     points = np.empty((sum(counts), 3), np.float32)

@@ -156,7 +156,16 @@ def _header(data: bytes) -> _Header:
 
 
 def _find_laszip(head: bytes, at: int, vlrs: int) -> bytes:
-    """The data of LASzip's variable length record."""
+    """Return the data of LASzip's variable length record.
+
+    Args:
+        head: The file up to its first point.
+        at: Byte at which the first variable length record begins.
+        vlrs: Number of these records.
+
+    Raises:
+        ValueError: None of them is LASzip's.
+    """
     for _ in range(min(vlrs, len(head) // _VLR_HEAD_BYTES)):
         user, record, length = struct.unpack_from("<2x16sHH", head, at)
         at += _VLR_HEAD_BYTES

@@ -113,7 +113,7 @@ def read_cloud(node: Node, t_ns: int | None = None) -> Cloud:
 
 
 def _labels(values: NDArray[np.generic]) -> NDArray[np.int32] | None:
-    """(N,) whole numbers, with 0 for NaN; None where a value is not a whole number."""
+    """Return (N,) int32 class numbers, 0 for NaN; None where a value is no int32 number."""
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), 0, values)
         if (values != np.rint(values)).any():

@@ -271,7 +271,7 @@ def names(folder: Node) -> list[str]:
 
 
 def file_names(folder: Node) -> list[str]:
-    """Return the sorted names of the files in an existing folder; it is listed once."""
+    """Return the sorted names of the files in an existing folder, from a single listing of it."""
     files, _ = folder.listing() if isinstance(folder, ArchivePath) else _scan(folder)
     return sorted(files)
 

@@ -15,7 +15,7 @@ from data_prep.progress import Progress
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A progress callback that draws one bar per step on a terminal, and nothing elsewhere."""
+    """Context manager with a progress callback that draws one bar per step, on a terminal only."""
     from tqdm import tqdm
 
     bars: dict[str, Any] = {}

@@ -31,7 +31,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
-        """Read the text; a wrong one is a usage error."""
+        """Return the numbers in a text such as "51.7,-1.2,300"; any other text is a usage error."""
         if isinstance(value, tuple):
             return value
         count = self.names.count(",") + 1
@@ -54,7 +54,7 @@ class Heading(click.ParamType):  # type: ignore[type-arg]
     name = "heading"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the text; a wrong one is a usage error."""
+        """Return the ``HeadingKnowledge`` that a text names; any other text is a usage error."""
         from maptile_loc.types import HeadingKnowledge
 
         if isinstance(value, HeadingKnowledge):

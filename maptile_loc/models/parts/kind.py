@@ -35,11 +35,12 @@ class ModelKind(Generic[S]):
     Attributes:
         name: The ``kind`` of recipes and cards.
         method: The ``--method`` of ``maptile localize`` that uses its answers.
-        network: Its class; no other kind has the same.
+        network: Class of its models; no other kind has the same.
         recipe: The top-level keys of a recipe that this kind adds to those of all models. Kinds
             may share a key, if it has the same type and default in each.
-        make: Makes an untrained model of these keys; its weights are torch's random numbers.
-        bound: Whether a model is valid for the city that it was trained on only.
+        make: Makes an untrained model from the keys of ``recipe`` and a ``Blueprint``; its weights
+            are drawn by torch's global generator.
+        bound: Whether a model is valid only for the city that it was trained on.
         paired: Whether it is trained on pairs (a view of a disguised world, the map's own view)
             instead of tuples along a route.
     """

@@ -16,7 +16,7 @@ from data_prep.settings import Settings
 
 
 class PartitionSettings(Settings):
-    """How a city is divided into cells."""
+    """How a city is divided into cells: into several quadtrees, finer where there is more road."""
 
     partitions: int = Field(3, ge=1)
     """Overlapping partitions, each shifted against the others."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 def log_quaternion(angle: Tensor) -> Tensor:
-    """The vertical part of the log-quaternion of a turn by ``angle`` radians: half of it, wrapped.
+    """The z component of the log-quaternion of a turn about z by ``angle`` radians.
 
-    The result is in [-pi/2, pi/2).
+    It is half the wrapped angle, in [-pi/2, pi/2).
     """
     return (torch.remainder(angle + math.pi, 2 * math.pi) - math.pi) / 2
 

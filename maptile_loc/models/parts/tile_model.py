@@ -38,7 +38,7 @@ class TileModel(pl.LightningModule, ABC):
     Args:
         size: Pixels along a tile's side.
         network: ``NetworkSettings`` as a plain dictionary.
-        heading: Whether tiles are north-up.
+        heading: "known" if tiles are north-up, "unknown" if they are turned by any angle.
         mean, deviation: Metres per axis, by which offsets are normalised.
         learning_rate: The peak rate of AdamW.
         weight_decay: Of AdamW.

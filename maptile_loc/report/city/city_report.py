@@ -215,7 +215,10 @@ def headline(summary: dict[str, Any]) -> list[str]:
 def pick_pairs(
     found: Distinctiveness, places: pd.DataFrame, settings: DistinctSettings
 ) -> list[Pair]:
-    """Return the positions with the most probable look-alikes, at a distance from each other."""
+    """Return up to ``PAIRS`` positions with their look-alikes, the most probable look-alike first.
+
+    All positions and look-alikes are at least ``PAIRS_APART_M`` metres from each other.
+    """
     pairs: list[Pair] = []
     worst = found.alike_probability.argmax(axis=1)
     for row in np.argsort(-places["alike_probability"].to_numpy(), kind="stable"):

@@ -61,7 +61,7 @@ class Pair(NamedTuple):
 
 
 def draw_report(city: City, places: pd.DataFrame, pairs: list[Pair], facts: list[str]) -> Figure:
-    """Draw a city's positions by their distinctiveness, and pairs of look-alikes below.
+    """Return a figure: the city's positions coloured by distinctiveness, and look-alikes below.
 
     Args:
         city: The city.

@@ -126,9 +126,10 @@ class RenderedView(NamedTuple):
 
 
 def sample_positions(streets: VectorMap, city: City, settings: DistinctSettings) -> RoadPositions:
-    """Draw one position in every square of ``spacing_m`` that contains road.
+    """Return a random position in every square of ``spacing_m`` metres that contains road.
 
-    A piece of road is drawn with a probability proportional to its weight.
+    A piece of road is drawn with a probability proportional to its weight. At most ``most_places``
+    positions are kept; they then represent the road of the others too.
 
     Raises:
         MaptileError: No road is ``margin_m`` inside the map.
@@ -168,13 +169,13 @@ def render_views(
     draw: int,
     settings: DistinctSettings,
 ) -> Iterator[RenderedView]:
-    """Render one query tile at each position.
+    """Yield a rendered query tile for each position, not in the order of the positions.
 
     Args:
         streets: The city's buildings and roads.
         city: The city.
         positions: Where tiles are rendered.
-        draw: Number of the draw; another draw renders a position in another world.
+        draw: Number of the draw; another draw renders a position in another variant of the city.
         settings: How tiles are rendered.
     """
     for world in range(settings.worlds):
@@ -220,7 +221,10 @@ def _paths(
     settings: DistinctSettings,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return (B, P, 2) paths over (B,) pieces of road, in a random direction and lane."""
+    """Return (B, P, 2) paths over (B,) pieces of road, in a random direction.
+
+    Each is displaced to its side by a random distance within the road's half width.
+    """
     roads, first = streets.roads, torch.from_numpy(pieces)
     back, across = torch.rand(2, len(first), generator=generator)
     first = torch.where(back < 0.5, first, roads.opposite(first))

@@ -13,9 +13,10 @@ from maptile_loc.types import Localization
 
 
 def write(found: Localization, path: Path) -> None:
-    """Write ``t x y z qx qy qz qw``: seconds since 1970, metres from the map's local origin.
+    """Write the localized poses as ``t x y z qx qy qz qw``, seconds and metres.
 
-    x points east, y north; z is 0, and poses are turned about z only.
+    The seconds are since 1970, or on the drive's own clock. x points east and y north from the
+    map's local origin; z is 0, and poses are turned about z only.
     """
     table = trajectory_table(found)
     rows = table[table["localized"]]

@@ -20,7 +20,7 @@ def draw_drive(
     recipe: TileRecipe | None = None,
     progress: Progress = silent,
 ) -> Figure:
-    """Draw a submap, the query tile made of it, the tracks over time, and the path.
+    """Return a figure of a submap, its query tile, the speed and tracks over time, and the path.
 
     Args:
         drive: Any drive with at least one scan; of its truth only the times are read.

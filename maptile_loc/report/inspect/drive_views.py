@@ -152,7 +152,7 @@ def _duration(t_ns: Times) -> float:
 
 
 def _gaps(t_ns: Times) -> NDArray[np.int64]:
-    """Return the indices of the last scan before each gap."""
+    """Return the index of the last scan before each gap longer than ``gap_threshold``."""
     return np.flatnonzero(np.diff(t_ns) > gap_threshold(t_ns) * 1e9)
 
 

@@ -92,7 +92,13 @@ def view_moment(
 
 
 def _scan_at(t_ns: Times, plan: QueryPlan, at_s: float | None) -> int:
-    """Return the scan nearest to ``at_s``, or the one where half of the path is travelled."""
+    """Return the index of the scan nearest to ``at_s``, or of that half-way along the path.
+
+    Args:
+        t_ns: (S,) time of each scan.
+        plan: The travel and segment of each scan.
+        at_s: Seconds from the first scan; None for half-way.
+    """
     if at_s is not None:
         return int(np.abs((t_ns - t_ns[0]) / 1e9 - at_s).argmin())
     usable = np.flatnonzero(plan.segment >= 0)

@@ -46,7 +46,10 @@ def overview_png(folder: Path, path: Path) -> None:
 
 
 def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, pd.DataFrame | None, str | None]:
-    """Return metrics and errors, computed if they are missing, or the reason why there are none."""
+    """Return metrics, errors and None; or None, None and the reason why there are none.
+
+    They are computed first if their files are missing.
+    """
     if not (folder / "metrics.json").is_file() or not (folder / "errors.csv").is_file():
         try:
             evaluate_run(folder)

@@ -76,7 +76,10 @@ def _stage(stage: Estimates, centre: Array) -> dict[str, Any]:
 
 
 def _poses(poses: Array, centre: Array) -> dict[str, list[float | None]]:
-    """Return the x, y in metres from ``centre`` and the headings in degrees of (Q, 3) poses."""
+    """Return ``x`` and ``y`` (metres from ``centre``) and ``h`` (degrees) of (Q, 3) poses.
+
+    Poses are east, north (metres) and heading (radians); NaN becomes None.
+    """
     return {
         "x": _numbers(poses[:, 0] - centre[0]),
         "y": _numbers(poses[:, 1] - centre[1]),

@@ -82,7 +82,9 @@ def _seen(query: int, tile: QueryTile) -> str:
 
 
 def _on_map(found: Localization, query: int, tile: QueryTile, error: Array | None) -> str:
-    """Return the map at a query's pose as SVG, with the walls of its tile.
+    """Return the map around a query's estimated pose as SVG, with the walls of its tile.
+
+    The map is north-up. An arrow is the estimate, a cross the true position if it is in view.
 
     Args:
         found: The localized drive.
@@ -119,7 +121,11 @@ def _frame(tile: QueryTile) -> tuple[str, str]:
 
 
 def _arrow(heading: float) -> str:
-    """Return the vehicle as an arrow; ``heading`` is in radians counter-clockwise from x."""
+    """Return the vehicle as an SVG path: an arrow at (0, 0).
+
+    Args:
+        heading: Its direction, radians counter-clockwise from x.
+    """
     return (
         f'<path d="M5 0L-3.5 3.2L-2 0L-3.5 -3.2Z" fill="{INK}" stroke="#fff" stroke-width=".8"'
         f' transform="rotate({-np.degrees(heading):.1f})"/>'

@@ -93,16 +93,17 @@ COUNT = 2 * RING + len(PLAIN)
 
 
 class Pieces(NamedTuple):
-    """The evidence of a tile, listed as the pieces that are bounded.
+    """The evidence of a tile as points, each with the field that bounds what it adds to a score.
 
     Attributes:
         xy: (N, 2) metres in the tile's frame.
-        weight: (N,) evidence, >= 0.
-        channel: (N,) index of the first field of the piece's bound.
-        angle: (N,) direction of the piece in the tile, radians.
-        spin: (N,) multiple of the tile's turn that is added to the direction; its sector is added
-            to ``channel``. 0 where the bound has no sectors.
-        beyond: Upper limit of the score of all evidence beyond the outer ring.
+        weight: (N,) evidence, >= 0; it is multiplied by the field's value.
+        channel: (N,) index of the field; where there is a field per sector of directions, of the
+            first sector's.
+        angle: (N,) direction of the evidence in the tile, radians.
+        spin: (N,) multiple of the tile's turn that is added to ``angle``; the sector of the sum is
+            added to ``channel``. 0 where there are no sectors.
+        beyond: Upper limit of what the evidence beyond the outer ring, which is not listed, adds.
     """
 
     xy: Array
@@ -217,7 +218,7 @@ class ExactSearch:
         return np.concatenate(bounds), np.concatenate(places)
 
     def pieces(self, evidence: Evidence) -> Pieces:
-        """The evidence of a tile, as the pieces that are bounded."""
+        """The evidence of a tile, listed as points with their bounds."""
         rows: list[tuple[Any, Any, Ints, Array, int]] = []
         start = 0
         for bound in (*RINGED, *PLAIN):
@@ -301,7 +302,7 @@ class ExactSearch:
 
     @cached_property
     def closest(self) -> Tensor:
-        """Third bounds: those of a single position."""
+        """(C, H, W) fields of the third bounds: those of a single position."""
         return self._dilated(1.5, 1).to(self.device)
 
     @cached_property

@@ -103,7 +103,11 @@ def posterior(
 
 
 def distinct(poses: Array, log_scores: Array, settings: SearchSettings) -> list[int]:
-    """Indices of the best of (K, 3) poses, no two of them alike, best first."""
+    """Indices of the best of (K, 3) poses, best first, at most ``settings.candidates``.
+
+    Poses closer than 0.75 ``distinct_m`` whose headings differ by less than 15 degrees are alike;
+    of these the best one stays.
+    """
     kept: list[int] = []
     for index in np.argsort(-log_scores, kind="stable"):
         gap = poses[kept] - poses[index]

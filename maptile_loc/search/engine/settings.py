@@ -13,16 +13,17 @@ class SearchSettings(Settings):
         coarser: Factor by which the wide grid is coarser; it is used where many headings are tried.
         heading_step_deg: Step between the headings that are tried, degrees.
         few_turns: Up to this number of headings, the fine grid is searched at once.
-        refined: Positions of the wide grid that are searched again on the fine one.
+        refined: Number of positions of the wide grid that are searched again on the fine one.
         candidates: Candidates that are returned, at most.
-        distinct_m: Smallest distance between two candidates, metres.
+        distinct_m: Side of the squares that yield one candidate each at most, metres. Candidates
+            closer than 0.75 of it differ in heading by 15 degrees or more.
         hopeless: Log-likelihood ratio to the best position beyond which a local maximum of the
             wide grid is dropped.
         margin_m: Positions nearer to the map's edge are not searched: half of what is seen from
             there lies off the map, so almost any tile fits.
         radius_m: Half the side of the square that is searched around a candidate of a model.
-        chance: Share of the map's squares (``distinct_m`` wide) whose best position is taken to
-            match by chance.
+        chance: Share of the map's squares (``distinct_m`` wide) that exceed the score which a tile
+            is said to reach by chance.
         nowhere_log_odds: Prior log-odds that a tile is nowhere on the map.
         nowhere_by_chance: Log-odds that are added per unit of the score that the tile reaches by
             chance.
