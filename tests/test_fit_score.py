@@ -215,17 +215,15 @@ def test_any_key_of_the_recipe_can_be_tried(load):
         make_trials(["evidence.wall_power"])
 
 
-def test_the_sampled_score_is_that_of_the_fit(load, logit, profiles, samples, nats, raster):
+def test_the_sampled_score_is_that_of_the_fit(load, logit, samples, nats, raster):
     example = make_example(load, raster, True)
     sampler = make_sampler(samples, raster)
     found = nats.sampled_nats(example, sampler, SETTINGS, np.random.default_rng(0))
     evidence = make_evidence(example.tile, 1.0)
     poses, *weights = sampler.draw(example, evidence, np.random.default_rng(0))
-    basis = profiles.make_basis(raster, 1.0, LIKELIHOOD)
-    features = profiles.features(poses, evidence.points, example.tile.rotation, basis)
-    problem = logit.Problem.of([(features, *weights)])
-    values = torch.tensor(profiles.pack(LIKELIHOOD), dtype=torch.float32)
-    assert found == pytest.approx(float(problem.nats(values)[0]), abs=0.02)
+    score = log_likelihood(poses[None], evidence.points, example.tile.rotation, sampler.fields)
+    problem = logit.Problem.of([(score.T.astype(np.float32), *weights)])
+    assert found == pytest.approx(float(problem.nats(torch.ones(1))[0]), abs=1e-3)
 
 
 def test_nats_of_aligned_candidates_by_hand(nats):
