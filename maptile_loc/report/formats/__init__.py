@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from data_prep.registry import Registry
@@ -27,6 +28,7 @@ FORMATS = Registry("maptile_loc.report.formats", "FORMAT", "output format")
 """All formats. A new one is a file in this folder that exports ``FORMAT``, an ``OutputFormat``."""
 
 
+@cache
 def output_formats() -> tuple[OutputFormat, ...]:
     """Return every format, in alphabetical order of the modules."""
     return tuple(FORMATS.all().values())
