@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import importlib
 import logging
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from data_prep.city.folder import City as City
     from data_prep.drive import Drive as Drive
     from data_prep.errors import MaptileError as MaptileError
@@ -59,22 +59,28 @@ _HOME = {
 
 __all__ = ["__version__", *_HOME]
 
-try:
-    __version__ = version("maptile-loc")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
-
 for _package in ("maptile_loc", "data_prep"):
     logging.getLogger(_package).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name when it is first used; ``__version__`` is read from the metadata."""
+    if name == "__version__":
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module 'maptile_loc' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("maptile-loc")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:
