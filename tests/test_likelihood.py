@@ -187,7 +187,7 @@ def test_a_crossroads_has_no_course():
 def test_far_from_roads_there_is_no_course_on_a_wide_map():
     road = np.zeros((60, 60_000), np.float32)
     road[:, 20_000:20_012] = 1
-    around = surroundings(np.zeros_like(road), road, 1.0)
+    around = surroundings(np.zeros_like(road), road, 1.0, SETTINGS)
     assert np.hypot(around.course_cos, around.course_sin)[:, 20_030:].max() < 0.01
     assert around.course_cos[30, 20_006] < -0.1
 
