@@ -18,7 +18,8 @@ from data_prep.errors import MaptileError
 from data_prep.files import ensure_folder
 from data_prep.osm.source import OsmSource
 from data_prep.progress import Progress, silent
-from data_prep.simulate import record, trajectory
+from data_prep.simulate import record
+from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
@@ -287,7 +288,7 @@ def simulate(
     seeded = () if seed is None else (f"seed={seed}",)
     settings = load_settings(record.SimulateSettings, config, [*overrides, *seeded])
     city = _city(city)
-    track = _open_trajectory(trajectory, city, length_m, settings.seed, outside)
+    track = open_trajectory(trajectory, city, length_m, settings.seed, outside)
     record.simulate(city, track, Path(path), sensor, settings, progress)
     return open_drive(path)
 
@@ -306,9 +307,6 @@ def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
         MaptileError: There is no truth.
     """
     return found.evaluate(truth)
-
-
-_open_trajectory = trajectory.open_trajectory
 
 
 def _city(city: City | PathLike) -> City:

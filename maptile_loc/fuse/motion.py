@@ -23,9 +23,6 @@ SIZE = 8
 POSE = slice(0, 3)
 """Components of the pose: east, north (metres), heading (radians)."""
 
-DRIFT = slice(3, 5)
-"""Components of the odometry's drift: scale and turn."""
-
 COMMON = slice(5, 8)
 """Components of the common error of fixes."""
 
