@@ -1,4 +1,4 @@
-# Targets: `make demo`, `make test`, `make docs`, `make lint`, `make setup`, `make clean`. The first call makes .venv.
+# Targets: `make demo`, `make test`, `make coverage`, `make docs`, `make lint`, `make setup`, `make clean`. The first call makes .venv.
 # Variables: PYTHON (3.11 or newer), TORCH_INDEX (a package index for torch, e.g. one with CUDA builds).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_JOBS ?= 2
+# One thread for each job: more would compete for the same cores.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS)
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test coverage lint docs clean
 
 setup: $(STAMP)
 
@@ -24,7 +26,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --cov --cov-report=term --cov-fail-under=85
+	$(PYTEST)
+
+coverage: $(STAMP)
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=85
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
