@@ -44,7 +44,7 @@ class LidarNoise(Settings):
     """
 
     range_m: float = pydantic.Field(default=0.02, ge=0)
-    beam_m: float = pydantic.Field(default=0.012, ge=0)
+    beam_m: float = pydantic.Field(default=0.025, ge=0)
     dropout: float = pydantic.Field(default=0.01, ge=0, le=1)
     weak: bool = True
     crown_m: float = pydantic.Field(default=0.1, ge=0)
@@ -60,6 +60,7 @@ class Lidar:
     Attributes:
         name: Its folder in a run and its extrinsics in the Oxford RobotCar data set.
         directions: (B, 3) unit vectors of the beams in the sensor frame, in the order of firing.
+        starts: (B, 3) where the beams leave the sensor, metres in the same frame.
         when: (B,) firing time in the sweep: -1 at its start, 1 at its end.
         period_us: Microseconds between the starts of two scans.
         half_sweep_us: Microseconds from the middle of a sweep to its end.
@@ -75,6 +76,7 @@ class Lidar:
 
     name: str
     directions: Array
+    starts: Array
     when: Array
     period_us: int
     half_sweep_us: int
@@ -110,6 +112,7 @@ def lms_151(model: PlanarLidar) -> Lidar:
     return Lidar(
         model.name,
         directions,
+        starts=np.zeros_like(directions),
         when=angle / angle[-1],
         period_us=20_000,
         half_sweep_us=7_500,
@@ -127,7 +130,11 @@ def velodyne(model: SpinningLidar) -> Lidar:
 
     Its frame is that of the data set's Velodynes: x backward as mounted, z down.
     """
-    elevation_deg = np.concatenate([np.linspace(*group) for group in model.elevation_deg])
+    blocks = model.blocks
+    elevation_deg = np.concatenate(
+        [np.linspace(block.first_deg, block.last_deg, block.beams) for block in blocks]
+    )
+    above = np.repeat([block.above_m for block in blocks], [block.beams for block in blocks])
     when = (2 * np.arange(model.columns) + 1) / model.columns - 1
     azimuth = (np.pi * when)[:, None]
     elevation = np.radians(elevation_deg)[None, :]
@@ -140,6 +147,7 @@ def velodyne(model: SpinningLidar) -> Lidar:
     return Lidar(
         model.name,
         directions,
+        starts=np.column_stack([np.zeros((len(directions), 2)), -np.tile(above, len(when))]),
         when=np.repeat(when, len(elevation_deg)),
         period_us=100_000,
         half_sweep_us=50_000,

@@ -242,6 +242,7 @@ def _record(
         met = np.flatnonzero(visible)
         values = np.empty((len(met), 4), beam.dtype)
         values[:, :3] = beam[met % len(beam)] * ranges[met, None]
+        values[:, :3] += lidar.starts[met % len(beam)]
         values[:, 3] = 255 * hits.reflectance[met] * brightness(hits.cosine[met])
         counts = visible.reshape(len(times), -1).sum(axis=1)
         _write_scans(folder / lidar.name, lidar, times, values, counts)
@@ -283,6 +284,7 @@ def _rays(
     """
     share = ((lidar.when + 1) / 2)[None, :, None]
     origins = begin[:, None, :3, 3] + share * (end - begin)[:, None, :3, 3]
+    origins += np.einsum("sij,bj->sbi", begin[:, :3, :3], lidar.starts)
     directions = _beams(lidar, begin)
     directions += share.astype(np.float32) * (_beams(lidar, end) - directions)
     directions /= np.sqrt(np.einsum("sbi,sbi->sb", directions, directions))[..., None]

@@ -19,12 +19,28 @@ class PlanarLidar:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A group of beams with evenly spaced elevations.
+
+    Attributes:
+        first_deg, last_deg: Elevations of its first and last beam, degrees, up is positive.
+        beams: Number of beams.
+        above_m: Height at which the beams leave the sensor, above the origin of its coordinates,
+            metres.
+    """
+
+    first_deg: float
+    last_deg: float
+    beams: int
+    above_m: float = 0.0
+
+
+@dataclass(frozen=True)
 class SpinningLidar:
     """A LiDAR that spins about the vertical axis on the vehicle's roof, 10 Hz.
 
     Attributes:
-        elevation_deg: Groups of beams: first and last elevation (degrees, up is positive) and the
-            number of beams, which are evenly spaced.
+        blocks: Groups of beams.
         columns: Number of azimuths per sweep.
         max_range_m: Largest measured range, metres.
         dark_range_m: Range at which half of the returns of a surface with 10 % reflectance are
@@ -32,7 +48,7 @@ class SpinningLidar:
         name: Its folder in a run and its extrinsics in the Oxford RobotCar data set.
     """
 
-    elevation_deg: tuple[tuple[float, float, int], ...]
+    blocks: tuple[Block, ...]
     columns: int
     max_range_m: float
     dark_range_m: float
@@ -59,11 +75,16 @@ SENSORS: dict[str, SensorSet] = {
     ),
     "hdl64": SensorSet(
         "a Velodyne HDL-64E on the roof",
-        (SpinningLidar(((2.0, -8.33, 32), (-8.83, -24.8, 32)), 2083, 120.0, 80.0),),
+        (
+            SpinningLidar(
+                (Block(2.0, -8.33, 32, above_m=0.21), Block(-8.83, -24.8, 32, above_m=0.13)),
+                *(2083, 120.0, 80.0),
+            ),
+        ),
     ),
     "hdl32": SensorSet(
         "a Velodyne HDL-32E on the roof",
-        (SpinningLidar(((10.67, -30.67, 32),), 2170, 100.0, 55.0),),
+        (SpinningLidar((Block(10.67, -30.67, 32),), 2170, 100.0, 55.0),),
     ),
 }
 """The sensors by their names on the command line."""

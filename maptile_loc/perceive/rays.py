@@ -21,6 +21,12 @@ TILT_DEG = 5.0
 SECTORS = 36
 """Sectors of azimuth in which ``highest_view`` takes the highest return."""
 
+BAND_M = (3.5, 6.5, 11.0, 20.0, 40.0)
+"""Typical distances, metres, of the bands in which ``highest_view`` takes the highest return."""
+
+BAND_EDGE_M = (5.0, 8.0, 14.0, 28.0)
+"""Distances between two of these bands, metres."""
+
 DEGREES = 360
 """Sectors of azimuth in which free space is traced."""
 
@@ -106,47 +112,57 @@ def _centimetres(metres: F32) -> NDArray[np.int32]:
 
 
 def highest_view(rays: Rays, ray: NDArray[np.integer]) -> F32:
-    """(M,) tangent of the highest elevation that the sensor covers, in each ray's azimuth.
+    """(M,) tangent of the highest elevation that the sensor covers, at the end of each ray.
 
     A spinning LiDAR covers a few degrees above the horizon: of a nearby house, the ground floor
-    only. The upper edge of its field of view is a cone, tilted with the vehicle, with the elevation
-    a + b cos(azimuth) + c sin(azimuth). The cone is fitted to the highest return of each sector.
-    Sectors whose highest return is below the cone, because the beams above it hit nothing, have a
-    small weight (expectile regression, Newey and Powell 1987). A line scanner may have nothing high
-    beside it for a while: the edge is at most ``TILT_DEG`` below the highest return of all scans.
+    only. The upper edge of its field of view is a cone, tilted with the vehicle. Its beams may start
+    above the sensor's origin, so that from there the edge appears higher at short distances: it has
+    the elevation a + b cos(azimuth) + c sin(azimuth) + s / distance. This is fitted to the highest
+    return of each sector and band of distances. Returns below the edge, where the beams above them
+    hit nothing, have a small weight (expectile regression, Newey and Powell 1987). A line scanner
+    may have nothing high beside it for a while: the edge is at most ``TILT_DEG`` below the highest
+    return of all scans.
 
     Args:
         rays: All rays.
         ray: (M,) indices of the rays to evaluate and to fit: those that end well above the ground.
     """
-    azimuth, scan = rays.azimuth[ray], rays.scan[ray]
+    azimuth, scan, elevation = rays.azimuth[ray], rays.scan[ray], rays.elevation[ray]
+    inverse = np.float32(1) / np.maximum(rays.flat[ray], np.float32(BAND_M[0]))
     sector = ((azimuth + 180) / (360 / SECTORS)).astype(np.int64) % SECTORS
-    highest = np.full(rays.scans * SECTORS, -np.inf, np.float32)
-    np.maximum.at(highest, scan * SECTORS + sector, rays.elevation[ray])
-    cone = _upper_cone(highest.reshape(-1, SECTORS).astype(np.float64))
-    level, ahead, left = cone.astype(np.float32)[scan].T
+    band = np.searchsorted(BAND_EDGE_M, rays.flat[ray])
+    highest = np.full(rays.scans * SECTORS * len(BAND_M), -np.inf, np.float32)
+    np.maximum.at(highest, (scan * SECTORS + sector) * len(BAND_M) + band, elevation)
+    edge = _upper_edge(highest.reshape(rays.scans, -1).astype(np.float64))
+    level, ahead, left, near = edge.astype(np.float32)[scan].T
     turn = np.radians(azimuth)
-    elevation = level + ahead * np.cos(turn) + left * np.sin(turn)
+    top = level + ahead * np.cos(turn) + left * np.sin(turn) + near * inverse
     if len(ray):
-        elevation = np.maximum(elevation, rays.elevation[ray].max() - TILT_DEG)
-    return np.tan(np.radians(np.minimum(elevation, 80)))
+        far = elevation - near * inverse
+        top = np.maximum(top, far.max() - TILT_DEG)
+    return np.tan(np.radians(np.minimum(top, 80)))
 
 
-def _upper_cone(top: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(S, 3) a, b, c of each scan's cone, from (S, ``SECTORS``) degrees, -inf without a return."""
+def _upper_edge(top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(S, 4) a, b, c, s of each scan's upper edge, degrees and degrees times metres.
+
+    Args:
+        top: (S, SECTORS * len(BAND_M)) degrees, -inf without a return.
+    """
     seen = np.isfinite(top)
     top = np.where(seen, top, 0)
     middle = np.radians((np.arange(SECTORS) + 0.5) * (360 / SECTORS) - 180)
-    shape = np.column_stack([np.ones(SECTORS), np.cos(middle), np.sin(middle)])
+    turn, inverse = np.repeat(middle, len(BAND_M)), np.tile(1 / np.array(BAND_M), SECTORS)
+    shape = np.column_stack([np.ones_like(turn), np.cos(turn), np.sin(turn), inverse])
     product = np.einsum("ki,kj->kij", shape, shape)
     weight = seen.astype(np.float64)
     for _ in range(12):
-        normal = np.tensordot(weight, product, 1) + np.diag([1e-9, 0.5, 0.5])
-        cone = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
-        last, weight = weight, np.where(top > cone @ shape.T, 1.0, 0.03) * seen
+        normal = np.tensordot(weight, product, 1) + np.diag([1e-9, 0.5, 0.5, 0.02])
+        edge = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
+        last, weight = weight, np.where(top > edge @ shape.T, 1.0, 0.03) * seen
         if np.array_equal(weight, last):
             break
-    return cone
+    return edge
 
 
 def farthest(rays: Rays, reach: F32) -> F32:

@@ -161,6 +161,7 @@ def leaves(
     round_: bool,
     per_m: Array | float,
     size: Array,
+    hollow: Array | float,
     reflectance: float,
     kind: Surface,
     rng: np.random.Generator,
@@ -179,18 +180,21 @@ def leaves(
         round_: Whether leaves fill the ellipsoid with these half axes, or the box.
         per_m: (N,) or one for all, extinction coefficient, per metre.
         size: (N,) side of a leaf, metres.
+        hollow: (N,) or one for all, size of the core without leaves, as a share of the plant's.
         reflectance: Of all leaves, 0 to 1.
         kind: Surface class.
         rng: Draws the leaves.
     """
     volume = np.prod(2 * half, axis=1) * (np.pi / 6 if round_ else 1.0)
     area = np.sqrt(3) / 4 * size**2
-    count = rng.poisson(volume * per_m * 2 / area)
+    core = np.broadcast_to(hollow, len(centre)) ** 3
+    count = rng.poisson(volume * (1 - core) * per_m * 2 / area)
     plant = np.repeat(np.arange(len(centre)), count)
-    at = rng.uniform(-1, 1, (len(plant), 3))
-    if round_:
-        at = rng.standard_normal((len(plant), 3))
-        at *= (rng.random(len(plant)) ** (1 / 3) / np.linalg.norm(at, axis=1))[:, None]
+    at = rng.standard_normal((len(plant), 3)) if round_ else rng.uniform(-1, 1, (len(plant), 3))
+    # Uniform in volume outside the core: the cube of the distance to the centre is uniform.
+    away = np.linalg.norm(at, axis=1) if round_ else np.abs(at).max(axis=1)
+    share = core[plant] + rng.random(len(plant)) * (1 - core[plant])
+    at *= (share ** (1 / 3) / away)[:, None]
     middle = _placed((at * half[plant])[:, None, :], along[plant], centre[plant])
     first, second = rng.standard_normal((2, len(plant), 3))
     first /= np.linalg.norm(first, axis=1, keepdims=True)

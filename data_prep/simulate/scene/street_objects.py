@@ -20,8 +20,17 @@ _CAR_ROW = (1, 7)
 _VAN_SHARE = 0.08
 """Share of the vehicles that are vans."""
 
-_TRUCK_SHARE = 0.02
-"""Share of the vehicles that are trucks."""
+_TRUCK_SHARE = 0.04
+"""Share of the vehicles that are trucks, buses or trailers."""
+
+_TRUCK_HALF_M = ((2.8, 1.1), (6.0, 1.28))
+"""Least and largest half length and half width of these, metres."""
+
+_TRUCK_HEIGHT_M = (2.4, 3.8)
+"""Least and largest height of these, metres."""
+
+_FENCE_KINDS = (0.4, 0.4, 0.2)
+"""Shares of garden walls, of fences with slats, and of gates."""
 
 _DARK_SHARE = 0.25
 """Share of the vehicles with a dark paint."""
@@ -51,7 +60,8 @@ def cars(
     draw = rng.random(number)
     van, truck = draw < _VAN_SHARE, draw > 1 - _TRUCK_SHARE
     half[van], height[van] = half[van] * 1.15, height[van] * 1.4
-    half[truck], height[truck] = (3.5, 1.25), 3.3
+    half[truck] = rng.uniform(*_TRUCK_HALF_M, (truck.sum(), 2))
+    height[truck] = rng.uniform(*_TRUCK_HEIGHT_M, truck.sum())
     xy = xy + rng.normal(0, 0.15, xy.shape)
     along = along + rng.normal(0, 0.03, number)
     is_dark = rng.random(number) < _DARK_SHARE
@@ -92,15 +102,17 @@ def poles(
 def fences(
     roads: Roadside, blocked: shapely.STRtree, settings: WorldSettings, rng: np.random.Generator
 ) -> Objects:
-    """Return garden walls, and fences of vertical slats."""
+    """Return garden walls, fences of vertical slats, and solid gates between posts."""
     count = roads.count(settings.fences_per_100m, rng, paths=False)
-    xy, along = roads.spots(count, (2.0, 6.0), rng)
+    xy, along = roads.spots(count, (0.5, 9.0), rng)
+    along = along + np.pi / 2 * (rng.random(len(xy)) < 0.25)
+    kind = rng.choice(3, len(xy), p=_FENCE_KINDS)
     half = np.c_[rng.uniform(2, 12, len(xy)), np.full(len(xy), 0.1)]
-    height = rng.uniform(0.6, 2.2, len(xy))
-    slatted = rng.random(len(xy)) < 0.5
+    half[kind == 2] = np.c_[rng.uniform(0.5, 2.2, len(xy)), np.full(len(xy), 0.03)][kind == 2]
+    height = rng.uniform(0.6, 2.4, len(xy))
     free = is_free(rectangles(xy, along, half), blocked)
     ground = roads.terrain.height(xy)
-    wall, open_ = free & ~slatted, free & slatted
+    wall, open_ = free & (kind != 1), free & (kind == 1)
     scale = np.c_[half, height][wall]
     reflectance = REFLECTANCE[Surface.FENCE]
     solid = copies(box(), xy[wall], ground[wall], along[wall], scale, reflectance, Surface.FENCE)

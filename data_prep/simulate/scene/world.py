@@ -20,7 +20,7 @@ from data_prep.geometry import Array
 from data_prep.simulate.scene.facades import Facades
 from data_prep.simulate.scene.houses import Houses, WallPlanes, house_meshes
 from data_prep.simulate.scene.meshes import Mesh, rectangles
-from data_prep.simulate.scene.plants import hedges, shrubs, trees
+from data_prep.simulate.scene.plants import hedges, shrubs, thickets, trees
 from data_prep.simulate.scene.roadside import Roadside
 from data_prep.simulate.scene.street_objects import cars, fences, people, poles
 from data_prep.simulate.scene.surfaces import Surface
@@ -35,6 +35,16 @@ _ASPHALT_M = 2.0
 
 _INSIDE_REFLECTANCE = 0.3
 """Reflectance of the inside of a building, as a multiple of that of its walls."""
+
+
+_GARAGE_M2 = 45.0
+"""Smaller buildings are garages or sheds, square metres."""
+
+_GARAGE_HEIGHT_M = (2.1, 3.0)
+"""Least and largest height of the walls of garages and sheds, metres."""
+
+_HEIGHT_PER_SIDE = 0.8
+"""Largest height of the other buildings' walls, as a multiple of the root of their area."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ _OBJECTS = {
     "tree": trees,
     "hedge": hedges,
     "shrub": shrubs,
+    "thicket": thickets,
     "pole": poles,
     "fence": fences,
     "person": people,
@@ -177,7 +188,7 @@ def _buildings(
     rng = _rng(seed, "buildings")
     missing = rng.random(len(footprints)) < settings.missing
     shift = rng.normal(0, 1, (len(footprints), 2)) * settings.shift_m
-    drawn = rng.uniform(*settings.height_m, len(footprints))
+    drawn = _heights(footprints, settings, rng)
     known = table["height"].to_numpy(np.float64)
     heights = np.where(np.isnan(known), drawn, known)
     footprints = np.array([_moved(f, *s) for f, s in zip(footprints, shift, strict=True)], object)
@@ -186,7 +197,7 @@ def _buildings(
         roads, footprints, corridor, round(settings.new * len(table)), _rng(seed, "new")
     )
     footprints = np.concatenate([footprints, new])
-    heights = np.concatenate([heights, _rng(seed, "tall").uniform(*settings.height_m, len(new))])
+    heights = np.concatenate([heights, _heights(new, settings, _rng(seed, "tall"))])
     on_path = shapely.intersects(footprints, corridor)
     footprints[on_path] = shapely.difference(footprints[on_path], corridor)
     counts = {
@@ -197,6 +208,20 @@ def _buildings(
     }
     left = ~shapely.is_empty(footprints)
     return footprints[left], heights[left], counts
+
+
+def _heights(
+    footprints: NDArray[Any], settings: WorldSettings, rng: np.random.Generator
+) -> Array:
+    """Return (N,) random heights of the walls of (N,) footprints, metres.
+
+    Garages and sheds are low, and no building is much higher than it is wide.
+    """
+    low, high = settings.height_m
+    area = shapely.area(footprints)
+    most = np.clip(_HEIGHT_PER_SIDE * np.sqrt(area), low, high)
+    small = rng.uniform(*_GARAGE_HEIGHT_M, len(footprints))
+    return np.where(area < _GARAGE_M2, np.minimum(small, high), rng.uniform(low, most))
 
 
 def _moved(shape: Any, east: float, north: float) -> Any:

@@ -25,7 +25,8 @@ class WorldSettings(Settings):
         road_shift_m: Standard deviation of each road's and path's displacement, east and north
             alike, metres.
         road_width: Standard deviation of the logarithm of each road's width, relative to the map.
-        height_m: Least and largest height of buildings without a height on the map, metres.
+        height_m: Least and largest height of buildings without a height on the map, metres; garages
+            and sheds are lower.
         relief_m: Mean depth of windows and doors in the walls, metres.
         glass: Share of the windows that beams pass; half of those beams never return.
         bays_per_100m: Number of bays and balconies per 100 m of wall.
@@ -37,10 +38,11 @@ class WorldSettings(Settings):
         trees_per_100m: Trees along roads and in gardens.
         hedges_per_100m: Hedges along and across the road.
         shrubs_per_100m: Shrubs in groups; a third of them stands in front of walls.
+        thickets_per_100m: Thickets: rows of high bushes that grow into each other.
         leaves_per_m: Extinction coefficient of a tree's crown, per metre: the share
             exp(-leaves_per_m) of the beams passes one metre of it (Beer-Lambert law). Shrubs are
             four times, hedges eight times as dense.
-        fences_per_100m: Garden walls and fences with slats, half of each.
+        fences_per_100m: Garden walls, fences with slats, and gates.
         poles_per_100m: Posts, lamps and signs.
         people_per_100m: People who stand beside roads and paths.
     """
@@ -50,7 +52,7 @@ class WorldSettings(Settings):
     new: Fraction = 0.03
     road_shift_m: NotNegative = 0.7
     road_width: NotNegative = 0.15
-    height_m: tuple[float, float] = (3.0, 15.0)
+    height_m: tuple[float, float] = (2.6, 15.0)
     relief_m: NotNegative = 0.3
     glass: Fraction = 0.3
     bays_per_100m: NotNegative = 1.2
@@ -59,10 +61,11 @@ class WorldSettings(Settings):
     slope: NotNegative = 0.02
     kerb_m: NotNegative = 0.1
     cars_per_100m: NotNegative = 7.0
-    trees_per_100m: NotNegative = 3.5
-    hedges_per_100m: NotNegative = 2.5
-    shrubs_per_100m: NotNegative = 8.0
+    trees_per_100m: NotNegative = 8.0
+    hedges_per_100m: NotNegative = 6.0
+    shrubs_per_100m: NotNegative = 16.0
+    thickets_per_100m: NotNegative = 1.0
     leaves_per_m: NotNegative = 0.9
-    fences_per_100m: NotNegative = 1.5
+    fences_per_100m: NotNegative = 4.0
     poles_per_100m: NotNegative = 4.0
     people_per_100m: NotNegative = 2.0
