@@ -194,7 +194,11 @@ def kind_rows(cells: Cells) -> Iterator[list[str]]:
         if len(evidence):
             share = false[mine].sum() / (false.sum() or 1.0)
             figures = evidence.mean(), (evidence >= CALLED).mean(), share
-            yield [name, f"{len(evidence)}", *(f"{figure:.3f}" for figure in figures)]
+            yield [
+                name.replace("_", " "),
+                f"{len(evidence)}",
+                *(f"{figure:.3f}" for figure in figures),
+            ]
 
 
 def report(names: list[str], given: argparse.Namespace, settings: LocalizeSettings) -> None:

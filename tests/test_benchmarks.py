@@ -11,6 +11,7 @@ import shapely
 from conftest import ROOT
 from made import ListedScans, straight_drive
 
+from data_prep.sources import open_drive
 from maptile_loc.perceive.labels import (
     BUILDING,
     CAR,
@@ -195,6 +196,35 @@ def test_height_is_above_the_nearest_ground(walls):
     is_ground = np.arange(len(points)) < len(ground)
     np.testing.assert_allclose(walls.heights(points, is_ground)[-3:], [3.0, -1.0, 3.0], atol=1e-6)
     assert np.isnan(walls.heights(points, np.zeros(len(points), bool))).all()
+
+
+def test_mcd_is_turned_upright_with_its_labels(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    labelled = import_module("labelled")
+    source = tmp_path / "mcd_kth"
+    for folder in ("clouds", "labels"):
+        (source / folder).mkdir(parents=True)
+    mount = np.eye(4)
+    mount[:3, 3] = [0.0, 0.0, 0.5]
+    text = f"body: {{os_sensor: {{T: {mount.tolist()}}}}}"
+    (source / "hhs_calib.yaml").write_text(text)
+    # The body hangs upside down, turned half around its x axis, and moves north.
+    rows = ["num,t,x,y,z,qx,qy,qz,qw", *(f"{i},{100 + i},0,{i},7,1,0,0,0" for i in range(4))]
+    (source / "pose_inW.csv").write_text("\n".join(rows) + "\n")
+    cloud = np.array([[5, 1, -2, 9], [0, 0, 0, 0], [5, 0, 1.5, 9]], "<f4")
+    for frame in (1, 3):
+        cloud.tofile(source / "clouds" / f"{frame:010d}.bin")
+        np.array([2, 25, 18], "<u4").tofile(source / "labels" / f"{frame:010d}.label")
+    (folder,) = labelled.mcd(source, tmp_path / "work", 0)
+    drive = open_drive(folder)
+    assert drive.labels in labelled.TABLES
+    block = drive.scans.read(0, 2)
+    np.testing.assert_allclose(block.points, [[5, -1, 2], [5, 0, -1.5]] * 2, atol=1e-6)
+    assert block.label.tolist() == [2, 18] * 2
+    assert drive.scans.t_ns.tolist() == [101_000_000_000, 103_000_000_000]
+    np.testing.assert_allclose(
+        drive.odometry.poses[1][:3, 3] - drive.odometry.poses[0][:3, 3], [0, 2, 0]
+    )
 
 
 def test_the_shift_and_its_drift_are_found(tiles):
