@@ -1,180 +1,132 @@
 """Score the wall evidence of query tiles against labelled points; prints markdown tables.
 
-Run: python benchmarks/walls.py [DRIVE] [--table NAME] [--work FOLDER] [--data DATA]
-                                [--seed N] [--submap M ...] [--every M]
+Run: python benchmarks/walls.py [NAME ...] [--data DATA] [--work FOLDER] [--seed N]
+                                [--submap M ...] [--every M] [--set KEY=VALUE ...]
 
-DRIVE is any drive whose points have labels; without one, a drive with an HDL-64E is simulated in
-the city of Oxford's map. Tiles are made without the labels, each turned by a random angle.
+NAME is simulated (an HDL-64E in the city of Oxford's map), kitti360_0009, kitti_odometry, mcd_kth,
+or any drive whose points have labels; by default, all data sets that DATA has. Tiles are made
+without the labels, each turned by a random angle. There is one per scan, or per 10 m of simulated
+drives and drives named by their path.
 
-The counts of each tile:
-
-- The height of a point is that above the nearest cell (2 m) with points labelled ground, not the
-  height that ``make_tile`` estimates. Points 1 to 20 m high count; all others are ignored.
-- A truth cell is a cell of the tile with at least one point labelled building. A wall cell is one
-  with evidence of at least 0.5.
-- Cells: precision is the share of wall cells with a truth cell among themselves and their eight
-  neighbours; recall is the share of truth cells with a wall cell among those nine.
-- Evidence is a weight, not a decision. The second table has the precision at each recall, where
-  the threshold of the evidence is the one that just reaches this recall.
-- Points: a point is called building where its cell is a wall cell. Precision is the share of those
-  that are labelled building; recall is the share of building points that are called so.
-- Range is the distance of the cell's centre, or of the point, from the vehicle at the query.
-- A false wall cell is attributed to the label of most of its points, or to "nothing" without any.
+- The height of a point is that above the nearest cell (2 m) with points labelled ground or road,
+  not the height that ``make_tile`` estimates. Points 1 to 20 m high are upright.
+- Only judged cells count: those where most of the upright points have a label.
+- A judged cell is a wall if it or one of its eight neighbours has an upright point labelled
+  building. Its score is the wall evidence of the tile.
+- The first table has the average precision: the area below precision over recall, where every
+  distinct evidence is a threshold. Precision at a recall is that of the largest threshold that
+  reaches it; "nan" if only cells without evidence do.
+- Range is the distance of a cell's centre from the vehicle at the query.
+- The second table has the evidence of the cells whose labelled points are mostly of one kind, and
+  their share of the false evidence: the sum over the judged cells that are no walls.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from inputs import city
+from labelled import SETS, TABLES
 from numpy.typing import NDArray
+from precision import average_precision, precision_at, precision_recall
 from scipy import ndimage
 from stamp import head, row, stamp
 
-from data_prep.city.folder import open_city
 from data_prep.drive import Drive
-from data_prep.geometry import rotate
-from data_prep.simulate.record import SimulateSettings, simulate
-from data_prep.simulate.trajectory import open_trajectory
+from data_prep.geometry import Array, rotate
 from data_prep.sources import open_drive
-from maptile_loc.config import load_settings
-from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, LabelTable
+from maptile_loc.perceive.labels import BUILDING, GROUND, KINDS, ROAD, UNLABELLED
 from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.rays import pixels
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.perceive.tiles import QueryTiles, query_tiles
+from maptile_loc.perceive.tiles import query_tiles
 from maptile_loc.pipeline import LocalizeSettings, load_recipe
 from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent
 """Root of the repository."""
 
-Mask = NDArray[np.bool_]
-"""An array of bool."""
-
-Counts = NDArray[np.int64]
-"""An array of counts."""
-
-CALLED = 0.5
-"""Smallest evidence of a wall cell."""
+EVERY_M = 10.0
+"""Metres between the queries of a drive that is named by its path."""
 
 LOW_M = 1.0
-"""Smallest height of a point that counts, metres."""
+"""Smallest height of an upright point, metres."""
 
 HIGH_M = 20.0
-"""Largest height of a point that counts, metres."""
+"""Largest height of an upright point, metres."""
 
 GROUND_CELL_M = 2.0
 """Side of the cells in which the ground's height is averaged, metres."""
 
-BANDS = ((0, 10), (10, 20), (20, 30), (30, 50), (0, 100))
-"""Ranges in metres; the last one contains every cell of a tile."""
+BANDS = {"0-10": (0, 10), "10-20": (10, 20), "20-30": (20, 30), "30-50": (30, 50), "all": (0, 100)}
+"""Ranges in metres by their names; the last one contains every cell of a tile."""
 
-RECALLS = (0.80, 0.85, 0.90)
-"""Recalls of cells at which the precision is printed."""
+RECALLS = (0.5, 0.7, 0.85)
+"""Recalls at which the precision is printed."""
 
-REQUIRED = "Required of cells, over all ranges: precision 0.92 at recall 0.85."
-"""The requirement, as it is printed."""
+CALLED = 0.5
+"""Evidence from which the second table counts a cell."""
 
-GROUPS = ("other", "building", "ground", "vegetation", "trunk or pole", "fence", "car", "person")
-"""Groups of labels to which false wall cells are attributed."""
-
-MEMBERS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
-    "semantickitti": {
-        "vegetation": (70,),
-        "trunk or pole": (71, 80, 81),
-        "fence": (51,),
-        "car": (10, 11, 13, 15, 18, 20),
-        "person": (30, 31, 32),
-    },
-    "kitti360": {
-        "vegetation": (21,),
-        "trunk or pole": (17, 18, 19, 20),
-        "fence": (12, 13),
-        "car": tuple(range(26, 34)),
-        "person": (24, 25),
-    },
-    "nuscenes": {"vegetation": (30,), "fence": (9,), "car": tuple(range(14, 24))},
-    "las": {"vegetation": (3, 4, 5)},
-}
-"""Label numbers of the groups that ``maptile_loc.perceive.labels`` lacks; all others are other."""
-
-DIGITS = (1, 3)
-"""Values of the two digits, in base 3, of an index into ``GROUPS``."""
+ROWS = ("building", "vegetation", "fence", "free_wall", "gate", "pole", "car", "truck", "person")
+"""Kinds with a row in the second table."""
 
 
-def score_cells(wall: Mask, truth: Mask, distance: NDArray[np.floating]) -> Counts:
-    """(bands, 4) counts: wall cells, right wall cells, truth cells, found truth cells.
-
-    Args:
-        wall: (S, S), the wall cells.
-        truth: (S, S), the truth cells.
-        distance: (S, S) metres from the vehicle.
-    """
-    right, found = wall & _near(truth), truth & _near(wall)
-    return _by_band([wall, right, truth, found], distance)
-
-
-def score_points(called: Mask, building: Mask, distance: NDArray[np.floating]) -> Counts:
-    """(bands, 4) as in ``score_cells``, of (N,) points called building and labelled building."""
-    both = called & building
-    return _by_band([called, both, building, both], distance)
-
-
-@dataclass(frozen=True)
-class Graded:
-    """Cells by their evidence.
+class Cells(NamedTuple):
+    """Judged cells of query tiles.
 
     Attributes:
-        evidence: (N,) evidence of the cells that have any.
-        right: (N,) bool, a truth cell is among the cell and its neighbours.
-        best: (M,) largest evidence of each truth cell and its neighbours.
+        evidence: (N,) float32, 0..1, the wall evidence.
+        wall: (N,) bool, the cell or one of its neighbours has an upright point labelled building.
+        kind: (N,) kind of most of its labelled upright points, as in ``perceive.labels``.
+        distance: (N,) metres from the vehicle.
     """
 
     evidence: NDArray[np.float32]
-    right: Mask
-    best: NDArray[np.float32]
+    wall: NDArray[np.bool_]
+    kind: NDArray[np.intp]
+    distance: Array
 
-    def precision_at(self, recall: float) -> tuple[float, float]:
-        """The precision, and the threshold of the evidence, that just reach ``recall``.
-
-        Both are NaN if no threshold reaches it.
-        """
-        least = np.sort(self.best)[::-1][max(math.ceil(recall * len(self.best)) - 1, 0)]
-        if least <= 0:
-            return math.nan, math.nan
-        return float(self.right[self.evidence >= least].mean()), float(least)
+    def where(self, which: NDArray[np.bool_]) -> Cells:
+        """The cells selected by (N,) ``which``."""
+        evidence, wall, kind, distance = self
+        return Cells(evidence[which], wall[which], kind[which], distance[which])
 
 
-def graded(evidence: NDArray[np.float32], truth: Mask) -> Graded:
-    """The cells of a tile with (S, S) evidence and (S, S) truth cells."""
-    some = evidence > 0
-    best = ndimage.maximum_filter(evidence, 3, mode="constant", cval=0.0)
-    return Graded(evidence[some], _near(truth)[some], best[truth])
+def together(parts: list[Cells]) -> Cells:
+    """The cells of all parts."""
+    evidence, wall, kind, distance = map(np.concatenate, zip(*parts, strict=True))
+    return Cells(evidence, wall, kind, distance)
 
 
-def false_cells(wall: Mask, truth: Mask, points: Counts) -> Counts:
-    """(G + 1,) false wall cells by the group of most of their points; last, those without points.
+def judged_cells(tile: QueryTile, submap: Submap) -> Cells:
+    """The judged cells of a tile, made without labels, of a submap with labels."""
+    assert submap.kind is not None
+    height = heights(submap.points, np.isin(submap.kind, (GROUND, ROAD)))
+    upright = (height > LOW_M) & (height < HIGH_M)
+    size = tile.size
+    xy = rotate(submap.points[upright, :2].astype(np.float64), tile.rotation)
+    cell, inside = pixels(xy, size, tile.resolution)
+    key = submap.kind[upright][inside].astype(np.int64) * size**2 + cell
+    points = np.bincount(key, minlength=(len(KINDS) + 1) * size**2).reshape(-1, size, size)
+    judged = 2 * points[UNLABELLED] < points.sum(axis=0)
+    wall = ndimage.maximum_filter(points[BUILDING] > 0, 3, mode="constant", cval=False)
+    points[UNLABELLED] = 0
+    centre = (np.arange(size) + 0.5 - size / 2) * tile.resolution
+    distance = np.hypot(centre[:, None], centre[None, :])
+    return Cells(tile.wall[judged], wall[judged], points.argmax(axis=0)[judged], distance[judged])
 
-    Args:
-        wall: (S, S) as in ``score_cells``.
-        truth: (S, S) likewise.
-        points: (G, S, S) points of each group in each cell.
+
+def heights(points: NDArray[np.float32], ground: NDArray[np.bool_]) -> Array:
+    """(N,) metres of (N, 3) points above the mean of the nearest cell with (N,) ``ground`` points.
+
+    NaN if there is no such point.
     """
-    false = wall & ~_near(truth)
-    owner = np.where(points.any(axis=0), points.argmax(axis=0), len(points))
-    return np.bincount(owner[false], minlength=len(points) + 1)
-
-
-def heights(points: NDArray[np.float32], ground: Mask) -> NDArray[np.float64]:
-    """(N,) metres of (N, 3) points above the mean of the nearest cell that has ground points."""
     if not ground.any():
-        raise SystemExit("no point is labelled ground: heights are unknown")
+        return np.full(len(points), np.nan)
     cell = np.floor(points[:, :2] / GROUND_CELL_M).astype(np.int64)
     cell -= cell.min(axis=0)
     shape = tuple(cell.max(axis=0) + 1)
@@ -185,173 +137,113 @@ def heights(points: NDArray[np.float32], ground: Mask) -> NDArray[np.float64]:
     nearest = ndimage.distance_transform_edt(
         count.reshape(shape) == 0, return_distances=False, return_indices=True
     )
-    level = mean.reshape(shape)[tuple(nearest)]
-    return points[:, 2] - level.ravel()[index]
+    above: Array = points[:, 2] - mean.reshape(shape)[tuple(nearest)].ravel()[index]
+    return above
 
 
-def _near(cells: Mask) -> Mask:
-    return ndimage.maximum_filter(cells, 3, mode="constant", cval=False)
-
-
-def _by_band(masks: list[Mask], distance: NDArray[np.floating]) -> Counts:
-    inside = [(distance >= low) & (distance < high) for low, high in BANDS]
-    return np.array([[np.count_nonzero(mask & band) for mask in masks] for band in inside])
-
-
-def labelled_tiles(
-    drive: Drive, queries: Queries, settings: LocalizeSettings
-) -> tuple[QueryTiles, ...]:
-    """The queries of a drive, once for each of ``DIGITS``.
-
-    The points of a submap have three kinds, so two label tables distinguish nine groups: the kinds
-    of each are one digit of the group's index.
-    """
-    name = drive.labels or ""
-    table = settings.submap.labels[name]
-    ground = table.ground + table.road
-    members = {"building": table.building, "ground": ground, **MEMBERS[name]}
-    tiles = []
-    for digit in DIGITS:
-        numbers: dict[int, tuple[int, ...]] = {0: (), 1: (), 2: ()}
-        for group, its_numbers in members.items():
-            numbers[GROUPS.index(group) // digit % 3] += its_numbers
-        asked = LabelTable(building=numbers[1], ground=numbers[2], moving=table.moving)
-        submap = settings.submap.model_copy(update={"labels": {name: asked}})
-        tiles.append(query_tiles(drive, queries, 0.0, submap, settings.query))
-    return tuple(tiles)
-
-
-def grouped(tiles: tuple[QueryTiles, ...], query: int) -> tuple[Submap, NDArray[np.intp]]:
-    """The submap of a query without labels, and the (N,) index into ``GROUPS`` of each point."""
-    index: NDArray[np.intp] | int = 0
-    for digit, some in zip(DIGITS, tiles, strict=True):
-        submap = some.submap(query)
+def drive_cells(drive: Drive, queries: Queries, settings: LocalizeSettings) -> Iterator[Cells]:
+    """The judged cells of each query tile of a drive."""
+    tiles = query_tiles(drive, queries, 0.0, settings.submap, settings.query)
+    for query, rotation in enumerate(tiles.rotation.tolist()):
+        submap = tiles.submap(query)
         if submap.kind is None:
-            raise SystemExit(f"{some.drive.name}: its points have no labels")
-        kind = np.where(submap.kind == GROUND, 2, 0)
-        index = index + digit * np.where(submap.kind == BUILDING, 1, kind)
-    return replace(submap, kind=None), np.asarray(index)
+            raise SystemExit(f"{drive.name}: its points have no labels that submap.labels explains")
+        tile = make_tile(replace(submap, kind=None), rotation, settings.query)
+        yield judged_cells(tile, submap)
 
 
-class Scores(NamedTuple):
-    """The scores of one tile, or of all tiles of a drive.
+def measure(
+    name: str, submap_m: float, given: argparse.Namespace, settings: LocalizeSettings
+) -> dict[str, list[Cells]]:
+    """The judged cells of each tile, by drive, of a data set or of the drive at a path.
 
-    Attributes:
-        cells: As ``score_cells`` returns it.
-        points: As ``score_points`` returns it.
-        false: As ``false_cells`` returns it.
-        graded: As ``graded`` returns it.
+    Drives without odometry have no submaps.
     """
-
-    cells: Counts
-    points: Counts
-    false: Counts
-    graded: Graded
-
-
-def score_tile(tile: QueryTile, submap: Submap, group: NDArray[np.intp]) -> Scores:
-    """The scores of a tile, from its submap and the (N,) groups of the points."""
-    height = heights(submap.points, group == GROUPS.index("ground"))
-    tall = (height > LOW_M) & (height < HIGH_M)
-    xy = rotate(submap.points[tall, :2].astype(np.float64), tile.rotation)
-    size, resolution = tile.size, tile.resolution
-    column = np.floor(xy[:, 0] / resolution + size / 2).astype(np.int64)
-    row = np.floor(size / 2 - xy[:, 1] / resolution).astype(np.int64)
-    inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
-    pixel, xy, group = (row * size + column)[inside], xy[inside], group[tall][inside]
-    key = group * size**2 + pixel
-    points = np.bincount(key, minlength=len(GROUPS) * size**2).reshape(-1, size, size)
-    wall = tile.wall >= CALLED
-    truth = points[GROUPS.index("building")] > 0
-    centre = (np.arange(size) + 0.5 - size / 2) * resolution
-    distance = np.hypot(centre[:, None], centre[None, :])
-    building = group == GROUPS.index("building")
-    return Scores(
-        score_cells(wall, truth, distance),
-        score_points(wall.ravel()[pixel], building, np.hypot(*xy.T)),
-        false_cells(wall, truth, points),
-        graded(tile.wall, truth),
-    )
+    paths, every_m = [Path(name)], EVERY_M
+    if name in SETS:
+        source, every_m, make_paths = SETS[name]
+        paths = make_paths(given.data / source, given.work, given.seed)
+    every_m = every_m if given.every is None else given.every
+    found = {}
+    for drive in map(open_drive, paths):
+        moves = drive.odometry is not None
+        if moves or submap_m == 0:
+            unknown = HeadingKnowledge("unknown")
+            queries = Queries(submap_m, every_m * moves, heading=unknown, seed=given.seed)
+            found[drive.name] = list(drive_cells(drive, queries, settings))
+    return found
 
 
-def score_drive(
-    drive: Drive, submap_m: float, every_m: float, settings: LocalizeSettings
-) -> tuple[int, Scores]:
-    """The number of query tiles of a drive, and their scores together."""
-    unknown = HeadingKnowledge("unknown")
-    tiles = labelled_tiles(drive, Queries(submap_m, every_m, heading=unknown), settings)
-    count, scores = len(tiles[0]), []
-    for query, rotation in enumerate(tiles[0].rotation.tolist()):
-        submap, group = grouped(tiles, query)
-        scores.append(score_tile(make_tile(submap, rotation, settings.query), submap, group))
-    cells, points, false, parts = zip(*scores, strict=True)
-    columns = [np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Graded)]
-    return count, Scores(sum(cells), sum(points), sum(false), Graded(*columns))
+def score_rows(cells: Cells) -> Iterator[list[str]]:
+    """The texts of the first table for each range."""
+    for band, (low, high) in BANDS.items():
+        some = cells.where((cells.distance >= low) & (cells.distance < high))
+        curve = precision_recall(some.evidence, some.wall)
+        scores = average_precision(curve), *(precision_at(recall, curve) for recall in RECALLS)
+        walls = np.count_nonzero(some.wall)
+        yield [band, f"{len(some.wall)}", f"{walls}", *(f"{score:.3f}" for score in scores)]
 
 
-def simulated(data: Path, work: Path, seed: int) -> Path:
-    """A simulated drive of 400 m with an HDL-64E through the world of Oxford's map."""
-    folder = work / f"oxford_hdl64_{seed}"
-    if not folder.exists():
-        where = open_city(city(data / "oxford" / "oxford.osm", work / "oxford"))
-        route = open_trajectory("route", where, 400.0, seed)
-        simulate(where, route, folder, "hdl64", load_settings(SimulateSettings, "simulate"))
-    return folder
+def kind_rows(cells: Cells) -> Iterator[list[str]]:
+    """The texts of the second table for each kind of ``ROWS``, and for all others."""
+    false = np.where(cells.wall, 0.0, cells.evidence)
+    which = {name: cells.kind == KINDS[name] for name in ROWS}
+    which["other"] = ~np.any(list(which.values()), axis=0)
+    for name, mine in which.items():
+        evidence = cells.evidence[mine]
+        if len(evidence):
+            share = false[mine].sum() / (false.sum() or 1.0)
+            figures = evidence.mean(), (evidence >= CALLED).mean(), share
+            yield [
+                name.replace("_", " "),
+                f"{len(evidence)}",
+                *(f"{figure:.3f}" for figure in figures),
+            ]
 
 
-def report(scores: dict[float, tuple[int, Scores]]) -> None:
-    """Print the tables, by the length of the submaps, metres."""
-    names = {submap_m: f"{submap_m:.0f} m" if submap_m else "single scan" for submap_m in scores}
-    head(
-        *("submap", "tiles", "range m", "truth cells", "wall cells"),
-        *("cell precision", "cell recall", "point precision", "point recall"),
-    )
-    for submap_m, (count, found) in scores.items():
-        for (low, high), cell, point in zip(BANDS, found.cells, found.points, strict=True):
-            band = "all" if (low, high) == BANDS[-1] else f"{low}-{high}"
-            counts = f"{count}", band, f"{cell[2]}", f"{cell[0]}"
-            row(names[submap_m], *counts, *rates(cell), *rates(point))
+def report(names: list[str], given: argparse.Namespace, settings: LocalizeSettings) -> None:
+    """Measure the data sets, and print both tables."""
+    precisions = (f"precision at {recall:g}" for recall in RECALLS)
+    head("data", "submap", "tiles", "range m", "judged", "walls", "average precision", *precisions)
+    found: dict[tuple[str, str], Cells] = {}
+    for name in names:
+        for submap_m in given.submap:
+            length = f"{submap_m:g} m" if submap_m else "single scan"
+            drives = measure(name, submap_m, given, settings)
+            every = [cells for tiles in drives.values() for cells in tiles]
+            if not every:
+                continue
+            found[name, length] = together(every)
+            for part, tiles in {name: every, **(drives if len(drives) > 1 else {})}.items():
+                for texts in score_rows(together(tiles)):
+                    row(part, length, f"{len(tiles)}", *texts)
     print()
-    head("submap", "cell recall", "cell precision", "from evidence")
-    for submap_m, (_, found) in scores.items():
-        for recall in RECALLS:
-            precision, least = found.graded.precision_at(recall)
-            row(names[submap_m], f"{recall:.2f}", f"{precision:.3f}", f"{least:.2f}")
-    print()
-    head("submap", "false wall cells", *GROUPS, "nothing")
-    for submap_m, (_, found) in scores.items():
-        total = found.false.sum()
-        shares = (f"{share:.2f}" for share in found.false / max(total, 1))
-        row(names[submap_m], f"{total}", *shares)
-
-
-def rates(counts: Counts) -> list[str]:
-    """Precision and recall of the (4,) counts of ``score_cells``, as text."""
-    called, right, truth, found = counts.tolist()
-    precision = f"{right / called:.3f}" if called else "-"
-    return [precision, f"{found / truth:.3f}" if truth else "-"]
+    head("data", "submap", "kind", "judged", "mean evidence", f">= {CALLED:g}", "of false evidence")
+    for (name, length), cells in found.items():
+        for texts in kind_rows(cells):
+            row(name, length, *texts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("drive", type=Path, nargs="?")
-    parser.add_argument("--table", help="meaning of the labels; the drive's own by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(SETS)}, or a drive")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs")
-    parser.add_argument("--seed", type=int, default=1, help="of the simulated drive's route")
-    parser.add_argument("--submap", type=float, nargs="+", default=[0.0, 20.0], help="metres")
-    parser.add_argument("--every", type=float, default=10.0, help="metres")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "walls", metavar="FOLDER")
+    parser.add_argument("--seed", type=int, default=1, help="of the simulated route and the turns")
+    parser.add_argument("--submap", type=float, nargs="+", default=[0.0, 20.0], metavar="M")
+    parser.add_argument("--every", type=float, metavar="M", help="metres between queries")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe first"
+    )
     given = parser.parse_args()
-    drive = open_drive(given.drive or simulated(given.data, given.work, given.seed))
-    # Localization has no table for simulated labels; their numbers are SemanticKITTI's.
-    own = "semantickitti" if drive.labels == "simulated" else drive.labels
-    drive = replace(drive, labels=given.table or own)
-    if drive.labels not in LABELS:
-        raise SystemExit(f"{drive.name}: labels of {drive.labels}; give --table {'|'.join(LABELS)}")
-    settings = load_recipe()
+    settings = load_recipe(overrides=given.set)
+    labels = {**TABLES, **settings.submap.labels}
+    submap = settings.submap.model_copy(update={"labels": labels})
+    there = [name for name, known in SETS.items() if (given.data / known.source).is_dir()]
     print(stamp(), end="\n\n")
-    print(f"{drive.name}, labels of {drive.labels}. {REQUIRED}\n")
-    report({m: score_drive(drive, m, given.every, settings) for m in given.submap})
+    report(given.names or there, given, settings.model_copy(update={"submap": submap}))
 
 
 if __name__ == "__main__":

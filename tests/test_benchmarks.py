@@ -11,8 +11,21 @@ import shapely
 from conftest import ROOT
 from made import ListedScans, straight_drive
 
+from data_prep.sources import open_drive
+from maptile_loc.perceive.labels import (
+    BUILDING,
+    CAR,
+    FENCE,
+    GROUND,
+    OTHER,
+    POLE,
+    ROAD,
+    UNLABELLED,
+    VEGETATION,
+)
+from maptile_loc.perceive.submap import Submap
 from maptile_loc.pipeline import LocalizeSettings
-from maptile_loc.types import HeadingKnowledge, Queries
+from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 
 @pytest.fixture
@@ -22,55 +35,131 @@ def walls(monkeypatch):
 
 
 @pytest.fixture
+def precision(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return import_module("precision")
+
+
+@pytest.fixture
 def tiles(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return import_module("tiles")
 
 
-def test_a_wall_cell_is_right_beside_a_truth_cell_and_no_further(walls):
-    truth, wall = np.zeros((2, 40, 40), bool)
-    truth[10, :30] = True
-    wall[11, :20] = True  # one cell away: right; finds truth columns 0 to 20
-    wall[12, 30:34] = True  # two cells away: wrong, and finds nothing
-    distance = np.full((40, 40), 5.0)
-    distance[:, 20:] = 15.0
-    scores = walls.score_cells(wall, truth, distance)
-    assert scores[0].tolist() == [20, 20, 20, 20]
-    assert scores[1].tolist() == [4, 0, 10, 1]
-    assert scores[-1].tolist() == [24, 20, 30, 21]
-    points = np.zeros((len(walls.GROUPS), 40, 40), np.int64)
-    points[3, 12, 30:33] = 2
-    points[6, 12, 30] = 5
-    false = walls.false_cells(wall, truth, points)
-    assert {i: n for i, n in enumerate(false.tolist()) if n} == {3: 2, 6: 1, len(walls.GROUPS): 1}
+def test_average_precision_by_hand(precision):
+    def average(score, wall, weight=None):
+        return precision.average_precision(precision.precision_recall(score, wall, weight))
+
+    score = np.array([0.9, 0.8, 0.7, 0.6])
+    wall = np.array([True, False, True, False])
+    assert average(score, wall) == pytest.approx((1 + 2 / 3) / 2)
+    # Equal scores are called at once, whatever their order.
+    tied = np.array([0.9, 0.5, 0.5, 0.1])
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3]):
+        assert average(tied[order], wall[order]) == pytest.approx((1 + 2 / 3) / 2)
+    assert average(score, wall, np.array([1.0, 2.0, 1.0, 1.0])) == pytest.approx((1 + 2 / 4) / 2)
+    assert np.isnan(average(score, ~wall & wall)) and np.isnan(average(score[:0], wall[:0]))
 
 
-def test_precision_at_a_recall_is_that_of_the_least_evidence_that_reaches_it(walls):
-    truth, evidence = np.zeros((40, 40), bool), np.zeros((40, 40), np.float32)
-    truth[10, [5, 10, 15, 20]] = True
-    evidence[10, [5, 10, 15]] = 0.9, 0.6, 0.3
-    evidence[30, [5, 10]] = 0.7, 0.2  # on nothing
-    cells = walls.graded(evidence, truth)
-    assert cells.precision_at(0.25) == (1.0, pytest.approx(0.9))
-    assert cells.precision_at(0.5) == (pytest.approx(2 / 3), pytest.approx(0.6))
-    assert cells.precision_at(0.75) == (pytest.approx(3 / 4), pytest.approx(0.3))
-    assert np.isnan(cells.precision_at(0.8)).all()  # one truth cell has no evidence at all
-    # The same as for the wall cells with at least that evidence.
+def test_precisions_are_those_of_counting_at_each_threshold(precision):
     rng = np.random.default_rng(3)
-    truth, evidence = rng.random((64, 64)) < 0.1, rng.random((64, 64), np.float32) ** 3
-    precision, least = walls.graded(evidence, truth).precision_at(0.85)
-    called, right, there, found = walls.score_cells(evidence >= least, truth, np.zeros((64, 64)))[
-        -1
-    ].tolist()
-    assert precision == pytest.approx(right / called) and found == np.ceil(0.85 * there)
+    wall = rng.random(500) < 0.3
+    score = np.round(np.clip(0.4 * wall + rng.normal(0.2, 0.3, 500), 0, 1), 2).astype(np.float32)
+    curve = precision.precision_recall(score, wall)
+    average, before, at = 0.0, 0.0, {}
+    for threshold in sorted(set(score.tolist()), reverse=True):
+        called = score >= np.float32(threshold)
+        recall = (called & wall).sum() / wall.sum()
+        average += (recall - before) * wall[called].mean()
+        before = recall
+        for wanted in (0.5, 0.7, 0.85):
+            if recall >= wanted and threshold > 0:
+                at.setdefault(wanted, wall[called].mean())
+    assert precision.average_precision(curve) == pytest.approx(average)
+    assert {wanted: precision.precision_at(wanted, curve) for wanted in at} == pytest.approx(at)
+    assert 0.5 in at
+    # A tenth of the walls is left without evidence: no threshold reaches all of them.
+    assert (score[wall] == 0).any() and np.isnan(precision.precision_at(1.0, curve))
 
 
-def test_points_are_counted_by_their_own_range(walls):
-    called = np.array([True, True, True, False, False])
-    building = np.array([True, False, True, True, False])
-    distance = np.array([1.0, 2.0, 25.0, 25.0, 70.0])
-    scores = walls.score_points(called, building, distance)
-    assert scores.tolist() == [[2, 1, 1, 1], [0] * 4, [1, 1, 2, 1], [0] * 4, [3, 2, 3, 2]]
+def made_tile(evidence):
+    nothing = np.zeros_like(evidence)
+    return QueryTile(evidence, nothing, nothing, 0.5, 0.0)
+
+
+def stack(column, row, kind, count=1, z=3.0):
+    """Points above the centre of a cell of a tile of 40 x 40 cells of 0.5 m."""
+    point = [(column + 0.5) / 2 - 10, 10 - (row + 0.5) / 2, z]
+    return [point] * count, [kind] * count
+
+
+def test_only_cells_whose_points_mostly_have_labels_are_judged(walls):
+    ground = np.column_stack([np.random.default_rng(0).uniform(-10, 10, (4000, 2)), np.zeros(4000)])
+    parts = [
+        stack(10, 10, BUILDING, 3),
+        stack(10, 10, UNLABELLED, 2),
+        stack(11, 11, UNLABELLED, 2),  # beside the building, but not judged
+        stack(11, 11, FENCE, 2),
+        stack(11, 9, VEGETATION, 2),  # beside the building: a wall
+        stack(11, 9, CAR, 1),
+        stack(12, 10, CAR),  # two cells away: no wall
+        stack(30, 30, POLE, z=0.9),  # too low
+        stack(32, 30, POLE, z=20.1),  # too high
+        stack(34, 30, OTHER, z=1.1),
+        stack(20, 30, BUILDING, 2),
+        stack(20, 30, UNLABELLED, 3),  # not judged, yet its neighbour is a wall
+        stack(21, 30, OTHER),
+        stack(45, 10, BUILDING),  # outside of the tile
+    ]
+    points = np.concatenate([ground, *(points for points, _ in parts)]).astype(np.float32)
+    road = np.where(np.arange(4000) % 2, GROUND, ROAD)
+    kind = np.concatenate([road, *(kind for _, kind in parts)]).astype(np.uint8)
+    scan, origin = np.zeros(len(points), np.int32), np.zeros((1, 3), np.float32)
+    evidence = np.arange(1600, dtype=np.float32).reshape(40, 40) / 1600
+    cells = walls.judged_cells(made_tile(evidence), Submap(points, scan, origin, kind))
+    expected = {  # row, column: is it a wall, and its kind
+        (9, 11): (True, VEGETATION),
+        (10, 10): (True, BUILDING),
+        (10, 12): (False, CAR),
+        (30, 21): (True, OTHER),
+        (30, 34): (False, OTHER),
+    }
+    np.testing.assert_allclose(cells.evidence, [evidence[cell] for cell in expected])
+    assert list(zip(cells.wall.tolist(), cells.kind.tolist(), strict=True)) == list(
+        expected.values()
+    )
+    np.testing.assert_allclose(
+        cells.distance, [np.hypot(c - 19.5, r - 19.5) / 2 for r, c in expected]
+    )
+
+
+def test_cells_turn_with_their_tile(walls):
+    points = np.array([[0.0, 0.0, 0.0], [8.2, 0.2, 2.0]], np.float32)
+    kind = np.array([GROUND, BUILDING], np.uint8)
+    submap = Submap(points, np.zeros(2, np.int32), np.zeros((1, 3), np.float32), kind)
+    evidence = np.zeros((40, 40), np.float32)
+    evidence[3, 19] = 1.0  # north of the vehicle
+    tile = replace(made_tile(evidence), rotation=np.pi / 2)
+    assert walls.judged_cells(tile, submap).evidence.tolist() == [1.0]
+
+
+def test_false_evidence_is_shared_by_kind(walls):
+    cells = walls.Cells(
+        np.array([0.8, 0.5, 0.3, 0.6, 0.1], np.float32),
+        np.array([True, True, False, False, False]),
+        np.array([BUILDING, VEGETATION, VEGETATION, ROAD, UNLABELLED]),
+        np.array([5.0, 15.0, 15.0, 40.0, 70.0]),
+    )
+    assert list(walls.kind_rows(cells)) == [
+        ["building", "1", "0.800", "1.000", "0.000"],
+        ["vegetation", "2", "0.400", "0.500", "0.300"],
+        ["other", "2", "0.350", "0.500", "0.700"],
+    ]
+    rows = {band: figures for band, *figures in walls.score_rows(cells)}
+    assert rows["0-10"] == ["1", "1", "1.000", "1.000", "1.000", "1.000"]
+    assert rows["10-20"] == ["2", "1", "1.000", "1.000", "1.000", "1.000"]
+    assert rows["20-30"] == ["0", "0", "nan", "nan", "nan", "nan"]
+    assert rows["all"] == ["5", "2", "0.833", "1.000", "0.667", "0.667"]
 
 
 class LabelledScans(ListedScans):
@@ -82,26 +171,20 @@ class LabelledScans(ListedScans):
         return replace(block, label=np.tile(np.arange(count, dtype=np.int32), stop - start))
 
 
-def test_points_are_grouped_by_their_labels(walls):
+def test_tiles_are_made_without_labels(walls, monkeypatch):
     points = np.random.default_rng(0).uniform(-10, 10, (85, 3))
-    drive = straight_drive([points] * 3)
-    scans = LabelledScans(drive.scans.t_ns, [points] * 3)
-    drive = replace(drive, scans=scans, labels="semantickitti")
+    scans = LabelledScans([0, 1, 2], [points] * 3)
+    drive = replace(straight_drive([points] * 3), scans=scans, labels="semantickitti")
+    seen = []
+    monkeypatch.setattr(walls, "judged_cells", lambda tile, submap: submap)
+    monkeypatch.setattr(walls, "make_tile", lambda submap, *_: seen.append(submap))
     queries = Queries(0.0, 0.0, heading=HeadingKnowledge("unknown"))
-    tiles = walls.labelled_tiles(drive, queries, LocalizeSettings())
-    submap, group = walls.grouped(tiles, 1)
-    assert submap.kind is None
-    assert len(submap.points) == len(group) == 85
-    names = np.array(walls.GROUPS)[group]
-    assert names[50] == "building"
-    assert set(names[[44, 48, 49, 72]]) == {"ground"}
-    assert set(names[[40, 60]]) == {"ground"}  # roads, in a list of their own
-    assert names[70] == "vegetation"
-    assert set(names[[71, 80, 81]]) == {"trunk or pole"}
-    assert names[51] == "fence"
-    assert set(names[[10, 20]]) == {"car"}
-    assert set(names[[30, 31]]) == {"person"}
-    assert set(names[[0, 1, 52, 84]]) == {"other"}
+    judged = list(walls.drive_cells(drive, queries, LocalizeSettings()))
+    assert [submap.kind for submap in seen] == [None] * 3
+    assert [len(submap.points) for submap in seen] == [85] * 3
+    assert judged[0].kind[50] == BUILDING and judged[0].kind[70] == VEGETATION
+    with pytest.raises(SystemExit, match="no labels"):
+        list(walls.drive_cells(replace(drive, labels="mine"), queries, LocalizeSettings()))
 
 
 def test_height_is_above_the_nearest_ground(walls):
@@ -112,6 +195,36 @@ def test_height_is_above_the_nearest_ground(walls):
     points = np.concatenate([ground, tall]).astype(np.float32)
     is_ground = np.arange(len(points)) < len(ground)
     np.testing.assert_allclose(walls.heights(points, is_ground)[-3:], [3.0, -1.0, 3.0], atol=1e-6)
+    assert np.isnan(walls.heights(points, np.zeros(len(points), bool))).all()
+
+
+def test_mcd_is_turned_upright_with_its_labels(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    labelled = import_module("labelled")
+    source = tmp_path / "mcd_kth"
+    for folder in ("clouds", "labels"):
+        (source / folder).mkdir(parents=True)
+    mount = np.eye(4)
+    mount[:3, 3] = [0.0, 0.0, 0.5]
+    text = f"body: {{os_sensor: {{T: {mount.tolist()}}}}}"
+    (source / "hhs_calib.yaml").write_text(text)
+    # The body hangs upside down, turned half around its x axis, and moves north.
+    rows = ["num,t,x,y,z,qx,qy,qz,qw", *(f"{i},{100 + i},0,{i},7,1,0,0,0" for i in range(4))]
+    (source / "pose_inW.csv").write_text("\n".join(rows) + "\n")
+    cloud = np.array([[5, 1, -2, 9], [0, 0, 0, 0], [5, 0, 1.5, 9]], "<f4")
+    for frame in (1, 3):
+        cloud.tofile(source / "clouds" / f"{frame:010d}.bin")
+        np.array([2, 25, 18], "<u4").tofile(source / "labels" / f"{frame:010d}.label")
+    (folder,) = labelled.mcd(source, tmp_path / "work", 0)
+    drive = open_drive(folder)
+    assert drive.labels in labelled.TABLES
+    block = drive.scans.read(0, 2)
+    np.testing.assert_allclose(block.points, [[5, -1, 2], [5, 0, -1.5]] * 2, atol=1e-6)
+    assert block.label.tolist() == [2, 18] * 2
+    assert drive.scans.t_ns.tolist() == [101_000_000_000, 103_000_000_000]
+    np.testing.assert_allclose(
+        drive.odometry.poses[1][:3, 3] - drive.odometry.poses[0][:3, 3], [0, 2, 0]
+    )
 
 
 def test_the_shift_and_its_drift_are_found(tiles):

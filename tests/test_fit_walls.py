@@ -47,18 +47,3 @@ def test_every_part_has_the_same_weight(fit_walls):
     rng = np.random.default_rng(0)
     few, many = (make_part(fit_walls, "a", rng, count) for count in (10, 1000))
     assert few.weight.sum() == pytest.approx(many.weight.sum())
-
-
-def test_average_precision_by_hand(fit_walls):
-    score = np.array([0.9, 0.8, 0.7, 0.6])
-    wall = np.array([True, False, True, False])
-    precision = fit_walls.average_precision(score, wall, np.ones(4))
-    assert precision == pytest.approx((1 + 2 / 3) / 2)
-    # Equal scores are called at once, whatever their order.
-    tied = np.array([0.9, 0.5, 0.5, 0.1])
-    for order in ([0, 1, 2, 3], [0, 2, 1, 3]):
-        precision = fit_walls.average_precision(tied[order], wall[order], np.ones(4))
-        assert precision == pytest.approx((1 + 2 / 3) / 2)
-    weight = np.array([1.0, 2.0, 1.0, 1.0])
-    precision = fit_walls.average_precision(score, wall, weight)
-    assert precision == pytest.approx((1 + 2 / 4) / 2)

@@ -35,7 +35,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Projection, se3_inverse, utm_crs, wrap_angle
 from data_prep.sources import open_drive
 from data_prep.sources.formats.kitti_files import read_timestamps
-from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
+from maptile_loc.perceive.labels import BUILDING, ROAD, VEGETATION
 from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import SubmapSettings, build_submap
 from maptile_loc.types import Queries
@@ -223,7 +223,7 @@ def test_labels_are_those_of_semantickitti(drive: Path) -> None:
         SubmapSettings(),
     )
     assert submap.kind is not None
-    assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
+    assert submap.kind.tolist() == [BUILDING, ROAD, VEGETATION]
     file = write_labels(folder / "0000000001.label", [50, 40])
     with pytest.raises(MaptileError, match=f"{file}: 2 labels for the 4 points"):
         opened.scans.read(1, 2)

@@ -33,7 +33,7 @@ from reader_checks import arrays, check_same, check_same_but_truth, often, read_
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from data_prep.sources import detect_format, open_drive
-from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
+from maptile_loc.perceive.labels import BUILDING, CAR, ROAD
 from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import SubmapSettings, build_submap
 from maptile_loc.types import Queries
@@ -237,7 +237,7 @@ def test_labels_are_the_low_half_of_their_numbers(drive: Path) -> None:
     assert any("2 of 3 scans have none" in note for note in opened.notes)
     plan = plan_queries(opened, Queries(submap_m=0.0, every_m=0.0))
     submap = build_submap(opened, plan, 1, Queries(submap_m=0.0), SubmapSettings())
-    assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
+    assert submap.kind.tolist() == [BUILDING, ROAD, CAR]
     together = build_submap(opened, plan, 1, Queries(submap_m=1e3), SubmapSettings())
     assert len(together.origin) == 3 and together.kind is None
 

@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3, se3_from_xyzrpy
 from data_prep.sources import detect_format, open_drive
-from maptile_loc.perceive.labels import BUILDING, OTHER, ROAD
+from maptile_loc.perceive.labels import BUILDING, POLE, ROAD
 from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import SubmapSettings, build_submap
 from maptile_loc.types import Queries
@@ -119,7 +119,7 @@ def test_labels_are_the_low_half_of_their_numbers(sequence: Path) -> None:
         Queries(submap_m=0.0),
         SubmapSettings(),
     )
-    assert submap.kind.tolist() == [BUILDING, ROAD, OTHER]
+    assert submap.kind.tolist() == [BUILDING, ROAD, POLE]
     file = write_labels(sequence / "labels/000001.label", [50, 40, 40])
     with pytest.raises(MaptileError, match=f"{file}: 3 labels for the 4 points"):
         drive.scans.read(1, 2)

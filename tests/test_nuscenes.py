@@ -17,7 +17,20 @@ from reader_checks import arrays, check_same, check_same_but_truth, fuzz, read
 from data_prep.errors import MaptileError
 from data_prep.sources import detect_format, open_drive
 from data_prep.sources.formats.jsontable import CHUNK, find_rows, read_rows
-from maptile_loc.perceive.labels import BUILDING, GROUND, LABELS, MOVING, OTHER, ROAD, kinds
+from maptile_loc.perceive.labels import (
+    BUILDING,
+    CAR,
+    FENCE,
+    GROUND,
+    LABELS,
+    MOVING,
+    OTHER,
+    ROAD,
+    TRUCK,
+    UNLABELLED,
+    VEGETATION,
+    kinds,
+)
 
 START = 1_532_402_927_647_951  # microseconds, as in the data set
 TWENTIETH = 50_000
@@ -322,8 +335,9 @@ def test_too_few_labels_are_refused(made: Writer) -> None:
 
 
 def test_the_label_table_agrees_with_the_data_set() -> None:
-    numbers = np.array([0, 2, 9, 17, 24, 25, 26, 27, 28, 29, 30, 31], np.int32)
-    expected = [OTHER, MOVING, OTHER, OTHER, ROAD, *[GROUND] * 3, BUILDING, OTHER, OTHER, MOVING]
+    numbers = np.array([0, 2, 9, 17, 23, 24, 25, 26, 27, 28, 29, 30, 31], np.int32)
+    expected = [UNLABELLED, MOVING, FENCE, CAR, TRUCK, ROAD, *[GROUND] * 3]
+    expected += [BUILDING, OTHER, VEGETATION, MOVING]
     assert kinds(numbers, LABELS["nuscenes"]).tolist() == expected
 
 

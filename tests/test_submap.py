@@ -9,7 +9,15 @@ from made import ListedScans, straight_drive
 from data_prep.drive import Drive, PoseTrack, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from maptile_loc.perceive.labels import BUILDING, GROUND, OTHER, LabelTable
+from maptile_loc.perceive.labels import (
+    BUILDING,
+    GROUND,
+    KINDS,
+    LABELS,
+    OTHER,
+    LabelTable,
+    kinds,
+)
 from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import SubmapSettings, build_submap
 from maptile_loc.types import Queries
@@ -211,3 +219,28 @@ def test_labels_become_kinds_and_moving_points_are_left_out():
     np.testing.assert_array_equal(submap.kind, expected)
     unknown = replace(drive, labels="somebody's")
     assert build_submap(unknown, plan, 3, Queries(submap_m=0.0), settings).kind is None
+
+
+def test_every_kind_has_its_numbers_in_the_tables_of_the_data_sets():
+    names = {kind: name for name, kind in KINDS.items()}
+    assert len(names) == len(KINDS) and {OTHER, *names} == set(range(len(KINDS) + 1))
+    assert set(KINDS) == set(LabelTable.model_fields)
+    for table in LABELS.values():
+        numbers = [number for name in KINDS for number in getattr(table, name)]
+        assert len(numbers) == len(set(numbers))
+
+    def named(numbers, table):
+        found = kinds(np.array(numbers, np.int32), LABELS[table]).tolist()
+        return [names.get(kind, "other") for kind in found]
+
+    assert named([11, 34, 12, 13, 14, 35, 0, 5], "kitti360") == [
+        *["building"] * 2,
+        "free_wall",
+        *["fence"] * 2,
+        "gate",
+        "unlabelled",
+        "other",
+    ]
+    assert named([50, 52, 71, 15, 20, 30, 252, 0], "semantickitti") == [
+        *["building", "other", "pole", "car", "truck", "person", "moving", "unlabelled"],
+    ]

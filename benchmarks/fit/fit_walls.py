@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from common import Trial, head, make_parser, read_trials, row, stamp
 from numpy.typing import NDArray
+from precision import average_precision, precision_recall
 from scipy import ndimage, special
 from training import CITIES, UNKNOWN, training_city, training_drive
 
@@ -183,18 +184,6 @@ def log_loss(odds: Array, wall: NDArray[np.bool_], weight: Array) -> float:
     return float(np.average(-special.log_expit(np.where(wall, odds, -odds)), weights=weight))
 
 
-def average_precision(score: Array, wall: NDArray[np.bool_], weight: Array) -> float:
-    """Area below precision over recall, 0..1, as the threshold on (N,) scores falls.
-
-    Each distinct score is a threshold: the precision there, times the recall that it adds.
-    """
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.diff(score[order]) != 0, True)
-    called = np.cumsum(weight[order])[last]
-    right = np.cumsum((weight * wall)[order])[last]
-    return float((np.diff(right, prepend=0) * right / called).sum() / right[-1])
-
-
 def try_all(cities: list[City], given: argparse.Namespace, trials: list[Trial]) -> None:
     """Print a row of scores for each trial."""
     head("key", "value", "cells", "refitted: log-loss", "precision", "evidence: precision")
@@ -205,7 +194,8 @@ def try_all(cities: list[City], given: argparse.Namespace, trials: list[Trial]) 
         evidence = np.concatenate([part.cells.evidence for part in parts])
         weight = np.concatenate([part.weight for part in parts])
         loss = log_loss(odds, wall, weight)
-        precisions = (average_precision(score, wall, weight) for score in (odds, evidence))
+        curves = (precision_recall(score, wall, weight) for score in (odds, evidence))
+        precisions = map(average_precision, curves)
         figures = (f"{figure:.4f}" for figure in (loss, *precisions))
         row(key or "as it is", value, f"{len(wall)}", *figures)
 

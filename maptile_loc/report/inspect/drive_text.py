@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, Times, TruthTrack
 from data_prep.geometry import Array
-from maptile_loc.perceive.labels import LabelTable, kinds
+from maptile_loc.perceive.labels import BUILDING, GROUND, MOVING, ROAD, LabelTable, kinds
 from maptile_loc.report.inspect.scan_sample import ScanSample, sample_scans
 
 GAP_S = 1.0
@@ -21,10 +21,8 @@ LABELS_SHOWN = 6
 """Number of labels that are listed, the most frequent ones."""
 UNIX_TIME_NS = 315_360_000_000_000_000
 """Times from here on (1980) count from 1970; smaller ones come from a clock with its own zero."""
-KIND_NAMES = ("other", "building", "ground", "moving", "road")
-"""Names of the kinds of points, by their numbers in ``perceive.labels``."""
-KIND_ORDER = (1, 4, 2, 3, 0)
-"""Order in which the kinds of points are listed."""
+USED_KINDS = {"building": BUILDING, "road": ROAD, "ground": GROUND, "moving": MOVING}
+"""Kinds of points that localization uses; all others count as "other"."""
 
 
 def line(name: str, text: str) -> str:
@@ -110,9 +108,10 @@ def label_kinds(
     if table is None:
         yield "nothing: the recipe has no table for these labels"
         return
-    count = np.bincount(kinds(sample.labels, table), sample.label_points, len(KIND_NAMES))
-    share = count / count.sum()
-    yield ", ".join(f"{KIND_NAMES[kind]} {share[kind]:.0%}" for kind in KIND_ORDER)
+    kind, points = kinds(sample.labels, table), sample.label_points
+    count = {name: points[kind == used].sum() for name, used in USED_KINDS.items()}
+    count["other"] = points[~np.isin(kind, list(USED_KINDS.values()))].sum()
+    yield ", ".join(f"{name} {number / points.sum():.0%}" for name, number in count.items())
 
 
 def start_time(t_ns: Times) -> str:
