@@ -33,6 +33,9 @@ KITTI360 = "2013_05_28_drive_0009_sync"
 AROUND_M = 150.0
 """Width of the map around the poses, metres; points lie up to 60 m from the sensor."""
 
+KINDS = ("buildings", "roads")
+"""Names of a map's tables."""
+
 SPEED_M_S = 8.0
 """Speed of the simulated vehicle."""
 
@@ -128,10 +131,6 @@ def _street(
     return Street(drive, city, poses, site)
 
 
-KINDS = ("buildings", "roads")
-"""Names of a map's tables."""
-
-
 def _box(xy: Array) -> tuple[float, float, float, float]:
     """West, south, east, north of the map around (S, 2) positions, metres."""
     west, south = xy.min(axis=0) - AROUND_M
@@ -161,7 +160,7 @@ def raster_tables(raster: MapRaster) -> list[Any]:
     parts = []
     for band, highway in ((ROAD, "residential"), (PATH, "footway")):
         lines, width = road_lines(raster, band)
-        known = np.where(width > LINE_M, width.round(2).astype(str), None)
+        known = [f"{metres:.2f}" if metres > LINE_M else None for metres in width.tolist()]
         columns = {"highway": highway, "width": known}
         parts.append(gpd.GeoDataFrame(columns, geometry=lines, crs=raster.crs))
     return [buildings, pd.concat(parts, ignore_index=True)]

@@ -27,7 +27,8 @@ class Separation(NamedTuple):
 
     Attributes:
         auc: Area under the ROC curve, 0.5 if nothing separates the two kinds.
-        drop: (F,) by how much the AUC falls when the values of a feature are permuted.
+        drop: (G,) by how much the AUC falls when the values of the features of one family are
+            permuted, together.
     """
 
     auc: float
@@ -68,11 +69,18 @@ def with_shares(given: Array, wanted: Array, rng: np.random.Generator) -> NDArra
     return np.sort(np.concatenate(chosen))
 
 
-def separate(features: Array, simulated: NDArray[np.bool_], site: NDArray[np.int64]) -> Separation:
+def separate(
+    features: Array,
+    family: NDArray[np.int64],
+    simulated: NDArray[np.bool_],
+    site: NDArray[np.int64],
+) -> Separation:
     """How well boosted trees separate simulated from real examples, cross-validated by site.
 
     Args:
         features: (N, F).
+        family: (F,) family of each feature, 0 to G - 1: functions of the same quantity, which can
+            replace each other.
         simulated: (N,) True for simulated examples.
         site: (N,) where each example is from.
     """
@@ -83,13 +91,13 @@ def separate(features: Array, simulated: NDArray[np.bool_], site: NDArray[np.int
         trees.fit(features[train], simulated[train])
         held, positive = features[test], simulated[test]
         whole = area_under_curve(trees.decision_function(held), positive)
-        drop = np.zeros(features.shape[1])
-        for feature in range(features.shape[1]):
+        drop = np.zeros(family.max() + 1)
+        for number in range(len(drop)):
             for _ in range(REPEATS):
-                mixed = held.copy()
-                mixed[:, feature] = rng.permutation(held[:, feature])
+                mixed = rng.permutation(held)
+                mixed = np.where(family == number, mixed, held)
                 area = area_under_curve(trees.decision_function(mixed), positive)
-                drop[feature] += (whole - area) / REPEATS
+                drop[number] += (whole - area) / REPEATS
         areas.append(whole)
         drops.append(drop)
     return Separation(float(np.mean(areas)), np.mean(drops, axis=0))

@@ -11,7 +11,6 @@ import shapely
 from conftest import ROOT
 
 from data_prep.city.raster import ROAD, MapRaster
-from maptile_loc.perceive.labels import BUILDING, OTHER
 
 
 @pytest.fixture
@@ -60,14 +59,20 @@ def test_an_empty_band_has_no_lines(module):
 
 def test_cells_beside_walls_and_without_labels_are_not_judged(module):
     scan_cells = module("scan_cells")
-    size = 10
-    cell = np.array([22, 23, 24, 55, 77])
-    pixel = np.array([22, 22, 23, 24, 55, 55, 55, 77, 77, 77])
-    none = scan_cells.UNLABELLED
-    kind = np.array([BUILDING, none, OTHER, OTHER, OTHER, none, none, OTHER, OTHER, none], np.uint8)
-    wall, other = scan_cells.judged(cell, pixel, kind, size)
-    assert wall.tolist() == [True, False, False, False, False]
-    assert other.tolist() == [False, False, True, False, True]
+    names = {name: number for number, name in enumerate(scan_cells.GROUPS)}
+    points = {
+        22: ["building", "unlabelled"],
+        23: ["car"],  # beside a wall
+        24: ["car", "fence", "car"],
+        55: ["car", "unlabelled"],
+        77: ["fence", "fence", "unlabelled"],
+    }
+    pixel = np.repeat(list(points), [len(names) for names in points.values()])
+    group = np.array([names[name] for some in points.values() for name in some])
+    found, is_judged = scan_cells.judged(np.array(list(points)), pixel, group, 10)
+    assert is_judged.tolist() == [True, False, True, False, True]
+    expected = ["building", "car", "car", "car", "fence"]
+    assert [scan_cells.GROUPS[number] for number in found] == expected
 
 
 def test_the_area_under_the_curve_is_the_share_of_right_pairs(module):
@@ -92,6 +97,18 @@ def test_drawn_cells_have_the_wanted_shares_of_ranges(module):
     assert len(np.unique(chosen)) == len(chosen)
 
 
+def test_a_trajectory_passes_each_pose_at_its_time(module):
+    streets = module("labelled_streets")
+    poses = np.array([[10.0, 20.0, 0.3], [500.0, -20.0, 3.0]])
+    found = streets.trajectory_through(poses)
+    at = np.searchsorted(found.t_ns, streets.START_NS + np.arange(2) * streets.BETWEEN_NS)
+    np.testing.assert_allclose(found.poses[at], poses)
+    assert found.segment[at].tolist() == [0, 1]
+    np.testing.assert_allclose(found.speed(), streets.SPEED_M_S)
+    first = found.poses[found.segment == 0]
+    assert np.arctan2(*(first[-1] - first[0])[1::-1]) == pytest.approx(0.3)
+
+
 def test_what_differs_separates_and_what_does_not_leaves_one_half(module):
     pytest.importorskip("sklearn")
     separate = module("separation").separate
@@ -99,9 +116,13 @@ def test_what_differs_separates_and_what_does_not_leaves_one_half(module):
     simulated = np.arange(3000) % 2 > 0
     site = np.arange(3000) // 100
     same = rng.normal(size=(3000, 2))
-    assert separate(same, simulated, site).auc == pytest.approx(0.5, abs=0.05)
+    family = np.arange(2)
+    assert separate(same, family, simulated, site).auc == pytest.approx(0.5, abs=0.05)
     shifted = same + np.stack([np.zeros(3000), 2.0 * simulated], axis=1)
-    found = separate(shifted, simulated, site)
+    found = separate(shifted, family, simulated, site)
     assert found.auc > 0.85
     assert found.drop[1] > 0.3
     assert abs(found.drop[0]) < 0.05
+    # A copy of the feature does not hide it: both are of one family.
+    twice = separate(shifted[:, [0, 1, 1]], np.array([0, 1, 1]), simulated, site)
+    assert twice.drop == pytest.approx(found.drop, abs=0.03)
