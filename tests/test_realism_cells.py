@@ -110,7 +110,6 @@ def test_a_trajectory_passes_each_pose_at_its_time(module):
 
 
 def test_what_differs_separates_and_what_does_not_leaves_one_half(module):
-    pytest.importorskip("sklearn")
     separate = module("separation").separate
     rng = np.random.default_rng(3)
     simulated = np.arange(3000) % 2 > 0
