@@ -69,12 +69,24 @@ def training_city(source: Path, work: Path) -> City:
     return open_city(work / name)
 
 
-def training_drive(city: City, sensor: str, metres: float, work: Path) -> Drive:
-    """A drive of ``metres`` with labelled scans, simulated in ``work`` if it is not there yet."""
-    folder = work / f"{city.name}_{sensor}_{metres:g}m"
+def training_drive(
+    city: City, sensor: str, metres: float, work: Path, seed: int = 0, every_m: float = 0.0
+) -> Drive:
+    """A drive of ``metres`` with labelled scans, simulated in ``work`` if it is not there yet.
+
+    Args:
+        city: The city.
+        sensor: The vehicle's sensor.
+        metres: Length of the route.
+        work: Where drives are kept.
+        seed: Of the route and of the world.
+        every_m: Metres of travel between scans of a spinning LiDAR; 0: every scan.
+    """
+    folder = work / f"{city.name}_{sensor}_{metres:g}m_{every_m:g}m_{seed}"
     if not folder.exists():
-        settings = load_settings(SimulateSettings, "simulate", ["labels=all"])
-        simulate(city, trajectory_from_route(city, metres), folder, sensor, settings)
+        changes = ["labels=all", f"seed={seed}", f"every_m={every_m}"]
+        settings = load_settings(SimulateSettings, "simulate", changes)
+        simulate(city, trajectory_from_route(city, metres, seed), folder, sensor, settings)
     return open_drive(folder)
 
 

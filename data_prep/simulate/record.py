@@ -22,7 +22,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import swapped_folder, write_json, write_text
 from data_prep.geometry import NED_TO_FLU, Array, interpolate_se3, se3_from_xyzrpy
 from data_prep.progress import Progress, silent
-from data_prep.settings import Settings
+from data_prep.settings import NotNegative, Settings
 from data_prep.simulate.lidar import Lidar, LidarNoise, brightness, lidars_of, measure
 from data_prep.simulate.navigation import NavigationNoise, correlated, write_navigation
 from data_prep.simulate.scene.surfaces import SURFACE_LABELS
@@ -55,6 +55,7 @@ class SimulateSettings(Settings):
         navigation: Errors of INS, GPS and visual odometry.
         sway_deg: Standard deviation of the vehicle's roll and pitch relative to the road, degrees.
         keep_standing: Whether scans are also taken while the vehicle stands still.
+        every_m: Metres of travel between two scans of a spinning LiDAR; 0: every scan is kept.
         labels: Which LiDARs also record a label file per scan, with the class of each point:
             ``spinning`` (those on the roof), ``all`` (for an LMS, a hundred thousand files per
             run) or ``none``.
@@ -66,6 +67,7 @@ class SimulateSettings(Settings):
     navigation: NavigationNoise = NavigationNoise()
     sway_deg: float = pydantic.Field(default=0.4, ge=0)
     keep_standing: bool = False
+    every_m: NotNegative = 0.0
     labels: Literal["spinning", "all", "none"] = "spinning"
 
 
@@ -262,11 +264,15 @@ def _scan_times(lidar: Lidar, trajectory: Trajectory, settings: SimulateSettings
         first = inside[0] // 1000 + lidar.phase_us + lidar.half_sweep_us + 1
         times.append(np.arange(first, inside[-1] // 1000 - lidar.half_sweep_us, lidar.period_us))
     t_us = np.concatenate(times)
+    seconds = (trajectory.t_ns - trajectory.t_ns[0]) / 1e9
+    at = (t_us * 1000 - trajectory.t_ns[0]) / 1e9
+    if settings.every_m and not lidar.planar:
+        travelled = np.interp(at, seconds, trajectory.travelled())
+        _, first = np.unique(np.floor(travelled / settings.every_m), return_index=True)
+        t_us, at = t_us[first], at[first]
     if settings.keep_standing:
         return t_us
-    seconds = (trajectory.t_ns - trajectory.t_ns[0]) / 1e9
-    speed = np.interp((t_us * 1000 - trajectory.t_ns[0]) / 1e9, seconds, trajectory.speed())
-    return t_us[speed > _MOVING_M_S]
+    return t_us[np.interp(at, seconds, trajectory.speed()) > _MOVING_M_S]
 
 
 def _rays(

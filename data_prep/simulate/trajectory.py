@@ -76,10 +76,14 @@ class Trajectory:
         step[np.diff(self.segment) != 0] = 0.0
         return np.maximum(np.append(step, 0.0), np.insert(step, 0, 0.0))
 
+    def travelled(self) -> Array:
+        """Return (N,) metres travelled within the segments, up to each pose."""
+        step = np.linalg.norm(np.diff(self.poses[:, :2], axis=0), axis=1)
+        return np.cumsum(np.insert(step * (np.diff(self.segment) == 0), 0, 0.0))
+
     def length_m(self) -> float:
         """Return the metres travelled within the segments."""
-        step = np.linalg.norm(np.diff(self.poses[:, :2], axis=0), axis=1)
-        return float(step[np.diff(self.segment) == 0].sum())
+        return float(self.travelled()[-1])
 
 
 def open_trajectory(

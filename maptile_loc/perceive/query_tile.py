@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,8 @@ from maptile_loc.perceive.ground import height_above_ground
 from maptile_loc.perceive.kerbs import KerbSettings, kerb_votes, road_evidence
 from maptile_loc.perceive.labels import BUILDING, GROUND, ROAD
 from maptile_loc.perceive.rays import (
-    RayBins,
     Rays,
+    Visibility,
     bin_rays,
     farthest,
     free_space,
@@ -70,6 +71,11 @@ class QuerySettings(Settings):
             raise ValueError("size_m has to be a multiple of 16 times resolution")
         return self
 
+    @property
+    def size(self) -> int:
+        """Pixels along a side of the tile."""
+        return round(self.size_m / self.resolution)
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -81,7 +87,7 @@ class Survey:
         sensor: (N,) float32, height of the point's sensor above the ground at the point, metres.
         origin: (S, 3) float32, position of each scan's sensor, metres.
         rays: Rays from the sensors to the points.
-        bins: The rays, binned by scan and direction.
+        bins: The rays, binned.
         group: (N,) index of the point's group of scans.
         kind: (N,) uint8, class of each point (``labels``), or None.
     """
@@ -91,7 +97,7 @@ class Survey:
     sensor: F32
     origin: F32
     rays: Rays
-    bins: RayBins
+    bins: Visibility
     group: NDArray[np.int64]
     kind: NDArray[np.uint8] | None
 
@@ -100,7 +106,8 @@ class Survey:
         ray = np.flatnonzero(which)
         view = self.sensor[ray] + self.rays.flat[ray] * highest_view(self.rays, ray)
         azimuth = np.radians(self.rays.azimuth[ray])
-        return Upright(self.xy[ray], self.height[ray], view, ray, azimuth, self.rays.distance[ray])
+        distance, flat = self.rays.distance[ray], self.rays.flat[ray]
+        return Upright(self.xy[ray], self.height[ray], view, ray, azimuth, distance, flat)
 
 
 def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
@@ -117,6 +124,19 @@ def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
     return Survey(points[:, :2], height, sensor, origin, rays, bin_rays(rays), group, submap.kind)
 
 
+def groups(seen: Survey) -> list[tuple[int, int]]:
+    """First point, and the point after the last one, of each group of scans."""
+    borders = np.flatnonzero(np.diff(seen.group, prepend=-1, append=-1))
+    return list(itertools.pairwise(borders.tolist()))
+
+
+def upright_groups(seen: Survey, which: NDArray[np.bool_]) -> Iterator[Upright]:
+    """The points selected by (N,) ``which``, as candidates of walls, one group after the other."""
+    upright = seen.upright(which)
+    for group in groups(seen):
+        yield upright.take(slice(*np.searchsorted(upright.ray, group)))
+
+
 def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
     """The query tile of a submap.
 
@@ -130,7 +150,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
             known, so that the tile is north-up.
         settings: Size and resolution, and how walls and kerbs are detected.
     """
-    size, resolution = round(settings.size_m / settings.resolution), settings.resolution
+    size, resolution = settings.size, settings.resolution
     if len(submap.points) == 0:
         warnings.warn("a cloud without points makes an empty tile", RuntimeWarning, stacklevel=2)
         nothing = np.zeros((size, size), np.float32)
@@ -148,10 +168,7 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
     wall, looks, free = np.zeros((3, size, size), np.float32)
     kerbs = np.zeros((2, size, size), np.int64)
-    upright = seen.upright(tall)
-    borders = np.flatnonzero(np.diff(seen.group, prepend=-1, append=-1))
-    for start, stop in itertools.pairwise(borders):
-        mine = upright.take(slice(*np.searchsorted(upright.ray, (start, stop))))
+    for mine, (start, stop) in zip(upright_groups(seen, tall), groups(seen), strict=True):
         hit = shown = _touched(mine.xy, size, resolution)
         if seen.kind is None:
             shown = wall_evidence(mine, seen.bins, size, resolution, settings.wall)

@@ -67,7 +67,7 @@ def make_rays(points: F32, scan: NDArray[np.int32], origin: F32) -> Rays:
 
 @dataclass(frozen=True)
 class RayBins:
-    """Rays binned by scan and direction; within a bin, sorted by distance.
+    """Rays in bins; within a bin, sorted by distance.
 
     Attributes:
         bin: (N,) int64, the bin of each ray.
@@ -78,14 +78,33 @@ class RayBins:
     ordered: NDArray[np.int64]
 
 
-def bin_rays(rays: Rays) -> RayBins:
-    """Bin rays by scan, and by ``BIN_AZIMUTH_DEG`` and ``BIN_ELEVATION_DEG``."""
+@dataclass(frozen=True)
+class Visibility:
+    """Rays, binned in two ways.
+
+    Attributes:
+        directions: By scan, ``BIN_AZIMUTH_DEG`` and ``BIN_ELEVATION_DEG``; sorted by distance.
+        azimuths: By scan and ``BIN_AZIMUTH_DEG`` alone; sorted by distance in the plane.
+    """
+
+    directions: RayBins
+    azimuths: RayBins
+
+
+def bin_rays(rays: Rays) -> Visibility:
+    """Bin rays by their directions, and by their azimuths alone."""
     columns, rows = round(360 / BIN_AZIMUTH_DEG), round(180 / BIN_ELEVATION_DEG)
     row = ((rays.elevation + 90) / BIN_ELEVATION_DEG).astype(np.int32).clip(0, rows - 1)
     column = ((rays.azimuth + 180) / BIN_AZIMUTH_DEG).astype(np.int32) % columns
-    number = ((rays.scan * rows + row) * columns + column).astype(np.int64)
+    direction = ((rays.scan * rows + row) * columns + column).astype(np.int64)
+    azimuth = (rays.scan * columns + column).astype(np.int64)
+    return Visibility(_sorted(direction, rays.distance), _sorted(azimuth, rays.flat))
+
+
+def _sorted(number: NDArray[np.int64], metres: F32) -> RayBins:
+    """Bins of (N,) rays by their bin's number, and by distance within each."""
     # Consecutive points mostly share a bin, so the keys are nearly sorted: a merge sort is fast.
-    return RayBins(number, np.sort((number << 16) | _centimetres(rays.distance), kind="stable"))
+    return RayBins(number, np.sort((number << 16) | _centimetres(metres), kind="stable"))
 
 
 def seen_through(bins: RayBins, ray: NDArray[np.integer], behind: F32) -> F32:
@@ -115,13 +134,13 @@ def highest_view(rays: Rays, ray: NDArray[np.integer]) -> F32:
     """(M,) tangent of the highest elevation that the sensor covers, at the end of each ray.
 
     A spinning LiDAR covers a few degrees above the horizon: of a nearby house, the ground floor
-    only. The upper edge of its field of view is a cone, tilted with the vehicle. Its beams may start
-    above the sensor's origin, so that from there the edge appears higher at short distances: it has
-    the elevation a + b cos(azimuth) + c sin(azimuth) + s / distance. This is fitted to the highest
-    return of each sector and band of distances. Returns below the edge, where the beams above them
-    hit nothing, have a small weight (expectile regression, Newey and Powell 1987). A line scanner
-    may have nothing high beside it for a while: the edge is at most ``TILT_DEG`` below the highest
-    return of all scans.
+    only. The upper edge of its field of view is a cone, tilted with the vehicle. Its beams may
+    start above the sensor's origin, so that from there the edge appears higher at short distances:
+    it has the elevation a + b cos(azimuth) + c sin(azimuth) + s / distance. This is fitted to the
+    highest return of each sector and band of distances. Returns below the edge, where the beams
+    above them hit nothing, have a small weight (expectile regression, Newey and Powell 1987). A
+    line scanner may have nothing high beside it for a while: the edge is at most ``TILT_DEG`` below
+    the highest return of all scans.
 
     Args:
         rays: All rays.

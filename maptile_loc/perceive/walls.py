@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import open3d as o3d
 import pydantic
 from numpy.typing import NDArray
-from scipy import special
 
 from data_prep.settings import Count, Positive, Settings
+from maptile_loc.perceive.detector import SHIPPED, cached_detector
 from maptile_loc.perceive.neighbourhood import (
     Neighbourhoods,
     Spread,
-    box_sum,
     make_crop,
     make_spread,
     odd_cells,
 )
-from maptile_loc.perceive.rays import BIN_AZIMUTH_DEG, RayBins, pixels, seen_through
+from maptile_loc.perceive.rays import BIN_AZIMUTH_DEG, Visibility, pixels, seen_through
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -36,33 +36,29 @@ FEATURES = (
     "flat",
     "range",
     "top",
+    "beyond",
+    "beyond_far",
 )
-"""Names of a cell's features, in the order of ``WallSettings.weights``; see ``wall_features``."""
+"""Names of a cell's features; see ``wall_features``."""
 
-FITTED = (-1.411, 0.642, -4.651, 0.811, 1.276, 2.448, -0.962, 1.575, 0.922, 1.270, 0.587)
-"""Weights of the logistic regression, fitted by ``benchmarks/fit/fit_walls.py``."""
-
-FITTED_CONSTANT = -20.597
-"""Constant of the same regression."""
+BEYOND_M = (2.0, 6.0)
+"""Distances behind a point, metres, of the features ``beyond`` and ``beyond_far``."""
 
 
 class WallSettings(Settings):
-    """Which points may belong to walls, and how probable a wall is in each cell.
+    """Which points may belong to walls, and the features by which the detector finds walls.
 
-    ``weights`` and ``constant`` are fitted for the defaults of all other fields that define
-    features: after a change of one of these, fit them again (``benchmarks/fit/fit_walls.py``).
+    The detector is fitted for the defaults of all fields that define features: after a change of
+    one of these, fit it again (``benchmarks/fit/fit_walls.py``).
 
     Attributes:
+        profile: Folder of a detector that ``maptile adapt --walls`` adapted to a sensor; None: the
+            detector of the package.
         min_height_m, max_height_m: Points between these heights above the ground may be walls.
         voxel_m: Side of the voxels that make the density of points even.
         house_m: Smallest height of a building, where the sensor can see that high.
-        support_m2: Area of evidence around a cell, within ``support_window_m``, from which its own
-            evidence counts in full.
-        weights: Weights of the logistic regression, one per feature.
-        constant: Constant of the logistic regression.
         neighbourhood_m: Side of the square around a cell whose points make the cell's features:
             wide enough for the points of a wall, narrow compared with its length.
-        support_window_m: Side of the square in which evidence supports a cell.
         behind_m: A ray that ends this far behind a point, or farther, has passed it.
         max_behind_m: Largest addition to ``behind_m`` for walls seen at grazing angles.
         car_m: Height of a car: objects that are not higher are no walls, even where the sensor sees
@@ -78,17 +74,12 @@ class WallSettings(Settings):
             rougher.
     """
 
+    profile: Path | None = None
     min_height_m: float = 1.0
     max_height_m: float = 20.0
     voxel_m: Positive = 0.2
     house_m: Positive = 3.0
-    support_m2: Positive = 1.5
-    weights: tuple[float, ...] = pydantic.Field(
-        default=FITTED, min_length=len(FEATURES), max_length=len(FEATURES)
-    )
-    constant: float = FITTED_CONSTANT
     neighbourhood_m: Positive = 1.5
-    support_window_m: Positive = 4.5
     behind_m: Positive = 1.5
     max_behind_m: Positive = 6.0
     car_m: Positive = 1.7
@@ -121,6 +112,7 @@ class Upright:
         ray: (N,) int64, index of the ray that ends at the point.
         azimuth: (N,) float32 radians of that ray.
         distance: (N,) float32 metres from the sensor to the point.
+        flat: (N,) float32 metres, the same in the horizontal plane.
     """
 
     xy: F32
@@ -129,6 +121,7 @@ class Upright:
     ray: NDArray[np.int64]
     azimuth: F32
     distance: F32
+    flat: F32
 
     def take(self, which: NDArray[np.bool_] | slice) -> Upright:
         """The points that ``which`` selects."""
@@ -136,31 +129,29 @@ class Upright:
 
 
 def wall_evidence(
-    points: Upright, bins: RayBins, size: int, resolution: float, settings: WallSettings
+    points: Upright, seen: Visibility, size: int, resolution: float, settings: WallSettings
 ) -> F32:
-    """(size, size) float32 evidence 0..1 of building walls.
-
-    A logistic regression on a cell's features gives its probability p of a wall. The evidence
-    2 p - 0.8, clipped to 0..1, is 0 up to p = 0.4 and 1 from p = 0.9. It is reduced where the
-    evidence around a cell covers less than ``support_m2``: walls go on for some metres.
+    """(size, size) float32 probability 0..1 of building walls; 0 in cells without upright points.
 
     Args:
         points: Points that may belong to walls.
-        bins: All rays, binned.
+        seen: All rays, binned.
         size: Pixels along a side.
         resolution: Metres per pixel.
-        settings: Features, weights and support.
+        settings: Features, and the detector.
+
+    Raises:
+        MaptileError: ``settings.profile`` is not the folder of a detector for these features.
     """
-    cell, features = wall_features(points, bins, size, resolution, settings)
-    probability = special.expit(features @ np.array(settings.weights) + settings.constant)
-    evidence = np.zeros((size, size))
-    evidence.ravel()[cell] = np.clip(2 * probability - 0.8, 0, 1)
-    support = box_sum(evidence, odd_cells(settings.support_window_m, resolution)) * resolution**2
-    return (evidence * np.clip(support / settings.support_m2, 0, 1)).astype(np.float32)
+    detector = cached_detector(settings.profile or SHIPPED, FEATURES)
+    cell, features = wall_features(points, seen, size, resolution, settings)
+    evidence = np.zeros(size * size, np.float32)
+    evidence[cell] = detector.building(cell, features, size)
+    return evidence.reshape(size, size)
 
 
 def wall_features(
-    points: Upright, bins: RayBins, size: int, resolution: float, settings: WallSettings
+    points: Upright, seen: Visibility, size: int, resolution: float, settings: WallSettings
 ) -> tuple[NDArray[np.int64], F64]:
     """Features of the cells with points that distinguish walls from other upright objects.
 
@@ -168,7 +159,10 @@ def wall_features(
 
     - ``across``, ``along``: logarithm of the smallest, and the largest, eigenvalue of the points'
       2D covariance. A wall is thin and long, vegetation is thick, a pole is thin and short.
-    - ``through``, ``through_twice``: share of rays that pass the points; no ray passes a wall.
+    - ``through``, ``through_twice``: share of rays that pass the points, of those in the same
+      direction; no ray passes a wall.
+    - ``beyond``, ``beyond_far``: the same of all rays of this azimuth, low or high, that end 2 and
+      6 m farther: a house hides what is behind it, a hedge or a car does not.
     - ``reach``, ``reach_high``: the points' height by that of a house, or by what the sensor sees.
     - ``foot``, ``top``: smallest and largest height; a wall is seen down to the ground.
     - ``around``: logarithm of the number of points, corrected for the density of the cloud.
@@ -177,7 +171,7 @@ def wall_features(
 
     Args:
         points: Points that may belong to walls.
-        bins: All rays, binned.
+        seen: All rays, binned.
         size: Pixels along a side.
         resolution: Metres per pixel.
         settings: Parameters of the features.
@@ -197,13 +191,13 @@ def wall_features(
     spread = make_spread(even, crop.inner(even_pixel), crop.shape, window)
     cell = np.flatnonzero(spread.here)
     around = Neighbourhoods(crop.inner(pixel), cell, crop.shape, window)
-    features = _features(points, bins, even, spread, around, settings)
+    features = _features(points, seen, even, spread, around, settings)
     return crop.outer(cell), np.column_stack([features[name] for name in FEATURES])
 
 
 def _features(
     points: Upright,
-    bins: RayBins,
+    seen: Visibility,
     even: F64,
     spread: Spread,
     around: Neighbourhoods,
@@ -212,7 +206,11 @@ def _features(
     """(M,) values of each feature, by name."""
     cell = around.cell
     behind = _behind(points, spread.direction.ravel()[around.pixel], settings)
-    through = np.clip(around.mean(seen_through(bins, points.ray, behind)), 0, 1)
+    through = np.clip(around.mean(seen_through(seen.directions, points.ray, behind)), 0, 1)
+    beyond, beyond_far = (
+        np.clip(around.mean(seen_through(seen.azimuths, points.ray, points.flat + metres)), 0, 1)
+        for metres in BEYOND_M
+    )
     top = around.extreme(np.maximum, points.height)
     foot = around.extreme(np.minimum, points.height)
     view = around.extreme(np.minimum, points.view)
@@ -236,6 +234,8 @@ def _features(
         "flat": np.where(known_share > 0.01, flat_mean, 0.4),
         "range": np.log(around.mean(points.distance) + 3),
         "top": np.clip(top, 1, 5),
+        "beyond": beyond,
+        "beyond_far": beyond_far,
     }
 
 

@@ -210,9 +210,7 @@ def _buildings(
     return footprints[left], heights[left], counts
 
 
-def _heights(
-    footprints: NDArray[Any], settings: WorldSettings, rng: np.random.Generator
-) -> Array:
+def _heights(footprints: NDArray[Any], settings: WorldSettings, rng: np.random.Generator) -> Array:
     """Return (N,) random heights of the walls of (N,) footprints, metres.
 
     Garages and sheds are low, and no building is much higher than it is wide.
