@@ -1,4 +1,4 @@
-"""The fit of the wall regression: its weights, and the scores of other parameters."""
+"""The fit of the wall detector: its samples and the scores of other parameters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from maptile_loc.learn.walls import UNKNOWN, Sample
+from maptile_loc.perceive.detector import BUILDING_CLASS
+from maptile_loc.perceive.submap import Submap
+from maptile_loc.pipeline import load_recipe
+
 
 @pytest.fixture(scope="module")
 def fit_walls():
@@ -16,34 +21,48 @@ def fit_walls():
         yield import_module("fit_walls")
 
 
-def make_part(fit_walls, city, rng, count):
-    features = rng.normal(0, 1, (count, 3))
-    odds = features @ [2.0, -1.0, 0.0] + 0.5
-    wall = rng.random(count) < 1 / (1 + np.exp(-odds))
-    cells = fit_walls.Cells(features, np.zeros(count), wall)
-    return fit_walls.Part(city, "hdl64", 0.0, cells)
+class Certain:
+    """A detector whose probability is the first feature."""
+
+    def building(self, cell, features, size):
+        return features[:, 0]
 
 
-def test_the_regression_finds_the_weights_that_walls_were_drawn_from(fit_walls):
+def test_scores_are_of_known_cells(fit_walls):
+    probability = np.array([0.9, 0.8, 0.3, 0.5])
+    target = np.array([BUILDING_CLASS, 0, BUILDING_CLASS, UNKNOWN])
+    sample = Sample(np.arange(4), probability[:, None].astype(np.float32), target)
+    parts = [fit_walls.Part("a", "hdl64", 0.0, [sample])]
+    loss, precision = fit_walls.scores(Certain(), parts, load_recipe())
+    assert loss == pytest.approx(-np.log([0.9, 0.2, 0.3]).mean(), rel=1e-6)
+    assert precision == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def test_a_city_is_scored_by_a_detector_that_was_fitted_to_the_others(fit_walls, monkeypatch):
+    parts = [fit_walls.Part(city, "hdl64", 0.0, []) for city in ("a", "b", "a")]
+    fitted, scored = [], []
+    monkeypatch.setattr(fit_walls, "fit", lambda some, _: fitted.append(some))
+
+    def scores(_, some, __):
+        scored.append(some)
+        return float(len(some)), 1.0
+
+    monkeypatch.setattr(fit_walls, "scores", scores)
+    assert fit_walls.left_out(parts, None) == (1.5, 1.0)
+    assert [[part.city for part in some] for some in fitted] == [["b"], ["a", "a"]]
+    assert [[part.city for part in some] for some in scored] == [["a", "a"], ["b"]]
+
+
+def test_a_thinned_cloud_is_a_share_of_the_points(fit_walls):
     rng = np.random.default_rng(0)
-    parts = [make_part(fit_walls, city, rng, 6000) for city in ("a", "b", "c")]
-    weights, constant = fit_walls.fit_parts(parts)
-    np.testing.assert_allclose([*weights, constant], [2.0, -1.0, 0.0, 0.5], atol=0.12)
-    # Each city is scored by a regression on the other two.
-    left_out = fit_walls.left_out(parts)
-    others, _ = fit_walls.fit_parts(parts[1:])
-    offset = left_out[0] - parts[0].cells.features @ others
-    assert np.ptp(offset) == pytest.approx(0, abs=1e-6)
-    losses = [
-        fit_walls.log_loss(odds, part.cells.wall, part.weight)
-        for odds, part in zip(left_out, parts, strict=True)
-    ]
-    nothing = fit_walls.log_loss(np.zeros(6000), parts[0].cells.wall, parts[0].weight)
-    assert nothing == pytest.approx(np.log(2))
-    assert max(losses) < 0.75 * nothing
-
-
-def test_every_part_has_the_same_weight(fit_walls):
-    rng = np.random.default_rng(0)
-    few, many = (make_part(fit_walls, "a", rng, count) for count in (10, 1000))
-    assert few.weight.sum() == pytest.approx(many.weight.sum())
+    points = rng.normal(0, 1, (1000, 3)).astype(np.float32)
+    kind = rng.integers(0, 9, 1000).astype(np.uint8)
+    scan = np.sort(rng.integers(0, 3, 1000)).astype(np.int32)
+    cloud = Submap(points, scan, np.zeros((3, 3), np.float32), kind)
+    some = [fit_walls.thinned(cloud, rng) for _ in range(50)]
+    share = np.array([len(one.points) for one in some]) / 1000
+    assert share.min() < 0.03 < 0.5 < share.max()
+    whole = {tuple(row) for row in np.column_stack([points, scan, kind]).tolist()}
+    one = some[0]
+    left = np.column_stack([one.points, one.scan, one.kind])
+    assert {tuple(row) for row in left.tolist()} <= whole

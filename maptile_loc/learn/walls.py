@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_prep.settings import Count, Fraction, Positive, Settings
+from maptile_loc.learn.runtime import quiet
 from maptile_loc.perceive.detector import (
     BUILDING_CLASS,
     CLASS_OF_KIND,
@@ -195,15 +196,16 @@ def fit_detector(
         drop_last=True,
         collate_fn=lambda part: _collate(part, size, generator),
     )
-    trainer = pl.Trainer(
-        max_epochs=settings.epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-    )
-    trainer.fit(_Fit(detector, settings, settings.epochs * len(loader)), loader)
+    with quiet():
+        trainer = pl.Trainer(
+            max_epochs=settings.epochs,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+        )
+        trainer.fit(_Fit(detector, settings, settings.epochs * len(loader)), loader)
     return detector.eval().requires_grad_(False)
 
 

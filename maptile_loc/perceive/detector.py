@@ -230,7 +230,8 @@ def read_detector(folder: Path, features: tuple[str, ...]) -> WallDetector:
             raise MaptileError(f"{file}: does not belong to {CARD}; make the folder again")
         detector.load_state_dict(tensors_of(content))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise MaptileError(f"{file}: cannot be read ({error})") from error
+        reason = str(error).splitlines()[0]
+        raise MaptileError(f"{file}: cannot be read ({reason}); make the folder again") from error
     return detector.eval().requires_grad_(False)
 
 
