@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from common import Trial, head, make_parser, read_trials, row, stamp
 from numpy.typing import NDArray
-from precision import average_precision
+from precision import average_precision, precision_recall
 from training import CITIES, UNKNOWN, training_city, training_drive
 
 from data_prep.city.folder import City
@@ -135,9 +135,8 @@ def scores(
         known = sample.target != walls.UNKNOWN
         probability.append(detector.building(sample.cell, sample.features, size)[known])
         wall.append(sample.target[known] == BUILDING_CLASS)
-    return log_loss(np.concatenate(probability), np.concatenate(wall)), average_precision(
-        np.concatenate(probability), np.concatenate(wall)
-    )
+    p, is_wall = np.concatenate(probability), np.concatenate(wall)
+    return log_loss(p, is_wall), average_precision(precision_recall(p, is_wall))
 
 
 def log_loss(probability: Array, wall: NDArray[np.bool_]) -> float:
