@@ -13,7 +13,7 @@ from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.world import Hits
-from data_prep.simulate.sensors import SENSORS, PlanarLidar, SpinningLidar
+from data_prep.simulate.sensors import CAMERA_HEIGHT_M, SENSORS, PlanarLidar, SpinningLidar
 from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 _AMBIENT = 0.35
@@ -143,7 +143,7 @@ def velodyne(model: SpinningLidar) -> Lidar:
         np.broadcast_arrays(-np.cos(azimuth) * flat, -np.sin(azimuth) * flat, -np.sin(elevation)),
         axis=-1,
     ).reshape(-1, 3)
-    mount = EXTRINSICS[model.name]
+    x, y, _, _, _, yaw = EXTRINSICS[model.name]
     return Lidar(
         model.name,
         directions,
@@ -156,7 +156,7 @@ def velodyne(model: SpinningLidar) -> Lidar:
         dark_range_m=model.dark_range_m,
         at_once=len(elevation_deg),
         # Level: the data set's roll and pitch are relative to its camera, which is tilted down.
-        mount=(*mount[:3], 0.0, 0.0, mount[5]),
+        mount=(x, y, CAMERA_HEIGHT_M - model.height_m, 0.0, 0.0, yaw),
         planar=False,
     )
 

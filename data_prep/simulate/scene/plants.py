@@ -58,7 +58,7 @@ _CUT_M = 3.0
 """Trees that reach over the driven path have no leaves below this height, metres."""
 
 _OPAQUE = 4.0
-"""Optical depth below a plant's surface at which no leaves are needed: exp(-4) of the beams pass."""
+"""Optical depth below a plant's surface at which no leaves are needed: exp(-4) of beams pass."""
 
 
 def trees(
@@ -76,9 +76,8 @@ def trees(
     trunk[evergreen, 1] = rng.uniform(0.1, 0.6, evergreen.sum())
     crown[evergreen] = rng.uniform((0.7, 1.2), (2.2, 5.0), (evergreen.sum(), 2))
     free = is_free(shapely.buffer(shapely.points(xy), 0.8), blocked)
-    xy, along, trunk, crown, evergreen = (
-        values[free] for values in (xy, along, trunk, crown, evergreen)
-    )
+    xy, along, trunk, crown = (values[free] for values in (xy, along, trunk, crown))
+    evergreen = evergreen[free]
     over = ~is_free(shapely.buffer(shapely.points(xy), crown[:, 0] + 0.3), blocked)
     trunk[over, 1] = np.maximum(trunk[over, 1], _CUT_M)
     ground = roads.terrain.height(xy)
@@ -190,8 +189,22 @@ def _foliage(
     away = roads.path_distance(centre[:, :2])
     near = away < _VISIBLE_M
     size = np.maximum(_LEAF_M, _LEAF_PER_M * away)
-    hollow = np.clip(1 - _OPAQUE / (per_m[:, None] * half), 0, 1).min(axis=1)
+    hollow = hollow_share(half, per_m)
     return leaves(
         centre[near], along[near], half[near], round_, per_m[near], size[near], hollow[near],
         REFLECTANCE[Surface.LEAF], Surface.LEAF, rng,
     )  # fmt: skip
+
+
+def hollow_share(half: Array, per_m: Array) -> Array:
+    """Return the size of the core of N plants that no beam reaches, as a share of the plant's.
+
+    Args:
+        half: (N, 3) half axes, metres.
+        per_m: (N,) extinction coefficient, per metre.
+
+    Returns:
+        (N,) 0 to 1; the optical depth from the surface to the core is at least ``_OPAQUE``.
+    """
+    depth = np.maximum(per_m[:, None] * half, 1e-6)
+    return np.asarray(np.clip(1 - _OPAQUE / depth, 0, 1).min(axis=1))

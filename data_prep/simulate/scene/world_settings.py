@@ -33,7 +33,11 @@ class WorldSettings(Settings):
         eaves_m: Overhang of roofs beyond the walls, metres.
         roof_deg: Slope of the gabled roofs on nearly rectangular buildings, degrees.
         slope: Root mean square of the ground's slope (0.02: 2 %), over hundreds of metres.
-        kerb_m: Height of the ground beside a road above the road, metres.
+        garden_slope: The same of the ground of gardens, over some metres: lawns and beds are not
+            graded, unlike roads. Gardens are not lower than the street, which drains them.
+        kerb_m: Height of the ground beside a road above the road's edge, metres.
+        camber: Slope of roads from their crown to their edges; guides for the design of urban roads
+            ask for 2.5 %, for drainage.
         cars_per_100m: Parked cars, mostly in rows; some are vans and trucks.
         trees_per_100m: Trees along roads and in gardens.
         hedges_per_100m: Hedges along and across the road.
@@ -59,7 +63,9 @@ class WorldSettings(Settings):
     eaves_m: NotNegative = 0.3
     roof_deg: float = pydantic.Field(default=35.0, ge=0, lt=80)
     slope: NotNegative = 0.02
+    garden_slope: NotNegative = 0.05
     kerb_m: NotNegative = 0.1
+    camber: NotNegative = 0.025
     cars_per_100m: NotNegative = 7.0
     trees_per_100m: NotNegative = 8.0
     hedges_per_100m: NotNegative = 6.0
