@@ -64,6 +64,7 @@ PLAIN_WORLD = WorldSettings(
     new=0,
     relief_m=0,
     glass=0,
+    dark=0,
     bays_per_100m=0,
     eaves_m=0,
     roof_deg=0,
@@ -83,7 +84,7 @@ PLAIN_WORLD = WorldSettings(
     people_per_100m=0,
 )
 EXACT_LIDAR = LidarNoise(
-    range_m=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0, sweep=False
+    range_m=0, slant=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0, sweep=False
 )
 EXACT_NAVIGATION = NavigationNoise(
     ins_m=0,
@@ -253,7 +254,7 @@ def test_points_of_a_roof_lidar_lie_on_the_walls_of_the_map(
 
 
 def test_noise_moves_points_but_not_far(city: City, route: Trajectory, tmp_path: Path) -> None:
-    noisy = EXACT.model_copy(update={"lidar": LidarNoise(range_m=0.02, sweep=False)})
+    noisy = EXACT.model_copy(update={"lidar": LidarNoise(range_m=0.02, slant=0, sweep=False)})
     simulate(city, route, tmp_path / "drive", "robotcar", noisy)
     points, _ = world_points(city, open_drive(tmp_path / "drive"))
     high = points[points[:, 2] > 0.5]
@@ -588,7 +589,9 @@ def test_ranges_have_the_standard_deviation_of_the_settings() -> None:
     n = 20_000
     ones = np.ones(n, np.float32)
     hits = Hits(20 * ones, np.full(n, Surface.GROUND, np.uint8), ones, ones)
-    measured, _ = measure(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
+    measured, _ = measure(
+        hits, lidar, LidarNoise(range_m=0.05, slant=0, beam_m=0), np.random.default_rng(0)
+    )
     assert measured.mean() == pytest.approx(20, abs=0.002)
     assert measured.std() == pytest.approx(0.05, rel=0.03)
 

@@ -15,8 +15,8 @@ from data_prep.simulate.scene.roadside import Objects, Roadside, is_free
 from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
 from data_prep.simulate.scene.world_settings import WorldSettings
 
-_VISIBLE_M = 120.0
-"""Plants farther from the driven path have no leaves, metres."""
+_VISIBLE_M = 80.0
+"""Plants farther from the driven path have no leaves, metres: submaps end at 60 m."""
 
 _LEAF_M = 0.2
 """Least side of a leaf, metres."""
@@ -47,6 +47,9 @@ _SHRUB_GROUP = (1, 6)
 
 _SHRUB_TO_WALL_M = (0.6, 1.6)
 """Least and largest distance of a shrub from the wall behind it, metres."""
+
+_CLIMBER_HALF_M = 0.35
+"""Half of the largest depth of plants that grow on fences, metres."""
 
 _THICKET = (4, 14)
 """Least and largest number of bushes in a thicket."""
@@ -162,6 +165,33 @@ def _bushes(
     xy, along, half = xy[free], along[free], half[free]
     centre = np.c_[xy, roads.terrain.height(xy) + 0.8 * half[:, 2]]
     return [_foliage(roads, centre, along, half, True, dense, rng)], len(xy)
+
+
+def climbers(
+    roads: Roadside,
+    xy: Array,
+    along: Array,
+    size: Array,
+    leaves_per_m: float,
+    rng: np.random.Generator,
+) -> Mesh:
+    """Return the plants that grow on N upright objects, such as fences, and hide parts of them.
+
+    Args:
+        roads: Has the driven path and the ground.
+        xy: (N, 2) middles of the objects in the map frame, metres.
+        along: (N,) headings of their length, radians.
+        size: (N, 2) half of their length, and their height, metres.
+        leaves_per_m: Extinction coefficient of trees, per metre.
+        rng: Draws the plants.
+    """
+    half = rng.uniform((0.3, 0.08, 0.3), (1.0, _CLIMBER_HALF_M, 0.6), (len(xy), 3))
+    half[:, [0, 2]] *= size
+    aside = (size[:, 0] - half[:, 0]) * rng.uniform(-1, 1, len(xy))
+    middle = xy + aside[:, None] * np.stack([np.cos(along), np.sin(along)], axis=1)
+    centre = np.c_[middle, roads.terrain.height(xy) + half[:, 2]]
+    per_m = rng.uniform(1.0, _SHRUB_DENSITY, len(xy)) * leaves_per_m
+    return _foliage(roads, centre, along, half, False, per_m, rng)
 
 
 def _foliage(
