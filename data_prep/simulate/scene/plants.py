@@ -61,7 +61,7 @@ _CUT_M = 3.0
 """Trees that reach over the driven path have no leaves below this height, metres."""
 
 _OPAQUE = 4.0
-"""Optical depth below a plant's surface at which no leaves are needed: exp(-4) of beams pass."""
+"""Optical depth below a plant's surface from which no leaves are needed: few beams get there."""
 
 
 def trees(
@@ -79,7 +79,7 @@ def trees(
     trunk[evergreen, 1] = rng.uniform(0.1, 0.6, evergreen.sum())
     crown[evergreen] = rng.uniform((0.7, 1.2), (2.2, 5.0), (evergreen.sum(), 2))
     free = is_free(shapely.buffer(shapely.points(xy), 0.8), blocked)
-    xy, along, trunk, crown = (values[free] for values in (xy, along, trunk, crown))
+    xy, along, trunk, crown = xy[free], along[free], trunk[free], crown[free]
     evergreen = evergreen[free]
     over = ~is_free(shapely.buffer(shapely.points(xy), crown[:, 0] + 0.3), blocked)
     trunk[over, 1] = np.maximum(trunk[over, 1], _CUT_M)
