@@ -70,6 +70,20 @@ def test_the_upper_edge_of_a_tilted_view_is_found(top, tilt, towards):
     assert np.abs(seen - edge[tested]).max() < 1.0
 
 
+@pytest.mark.parametrize("tilt", [0.0, 2.0])
+def test_the_view_of_beams_that_start_above_the_origin_is_found_at_all_distances(tilt):
+    """Walls at 3 to 50 m, seen by beams up to 2 degrees that start 0.2 m above the origin."""
+    azimuth, below = (a.ravel() for a in np.meshgrid(np.arange(-180, 180, 0.5), np.arange(0, 9)))
+    turn = np.radians(azimuth)
+    wall = 3 * (50 / 3) ** ((azimuth + 180) * 7 % 360 / 360)
+    top = 2 + tilt * np.cos(turn - 0.7)
+    edge = wall * np.tan(np.radians(top)) + 0.2
+    height = wall * np.tan(np.radians(top - below)) + 0.2
+    points = np.column_stack([wall * np.cos(turn), wall * np.sin(turn), height])
+    seen = wall * highest_view(rays_of(points.astype(np.float32)), np.arange(len(points)))
+    assert np.abs(seen - edge).max() < 0.1
+
+
 def test_a_ray_shows_free_space_up_to_its_reach():
     azimuth, elevation = grid(step=0.5, up=(0, 1))
     rays = rays_of(cloud(azimuth, elevation, np.full(len(azimuth), 20.0)))

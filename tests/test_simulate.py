@@ -19,13 +19,21 @@ from scipy.spatial.transform import Rotation
 from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.geometry import Array, se2_between, se2_from_se3, utm_crs, wrap_angle
+from data_prep.geometry import (
+    NED_TO_FLU,
+    Array,
+    interpolate_se3,
+    se2_between,
+    se2_from_se3,
+    se3_from_xyzrpy,
+    utm_crs,
+    wrap_angle,
+)
 from data_prep.osm.footprints import OsmSource
 from data_prep.simulate.gps_vo import fuse
 from data_prep.simulate.lidar import LidarNoise, lidars_of, measure
 from data_prep.simulate.navigation import NavigationNoise, correlated, write_navigation
 from data_prep.simulate.record import (
-    CAMERA_HEIGHT_M,
     SimulateSettings,
     simulate,
     vehicle_poses,
@@ -34,7 +42,7 @@ from data_prep.simulate.scene.surfaces import SURFACE_LABELS, Surface
 from data_prep.simulate.scene.terrain import Terrain
 from data_prep.simulate.scene.world import Hits, build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
-from data_prep.simulate.sensors import SENSORS
+from data_prep.simulate.sensors import CAMERA_HEIGHT_M, SENSORS
 from data_prep.simulate.town import write_town
 from data_prep.simulate.trajectory import (
     Trajectory,
@@ -56,23 +64,27 @@ PLAIN_WORLD = WorldSettings(
     new=0,
     relief_m=0,
     glass=0,
+    dark=0,
     bays_per_100m=0,
     eaves_m=0,
     roof_deg=0,
     slope=0,
+    garden_slope=0,
     kerb_m=0,
+    camber=0,
     road_shift_m=0,
     road_width=0,
     cars_per_100m=0,
     trees_per_100m=0,
     hedges_per_100m=0,
     shrubs_per_100m=0,
+    thickets_per_100m=0,
     poles_per_100m=0,
     fences_per_100m=0,
     people_per_100m=0,
 )
 EXACT_LIDAR = LidarNoise(
-    range_m=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0, sweep=False
+    range_m=0, slant=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0, sweep=False
 )
 EXACT_NAVIGATION = NavigationNoise(
     ins_m=0,
@@ -87,8 +99,8 @@ EXACT = SimulateSettings(
     world=PLAIN_WORLD, lidar=EXACT_LIDAR, navigation=EXACT_NAVIGATION, sway_deg=0
 )
 
-THINGS = ("bay", "car", "tree", "hedge", "shrub", "pole", "fence", "person")
-FLAT = Terrain.rolling(np.zeros(2), 0.0, 0.0, np.random.default_rng(0))
+THINGS = ("bay", "car", "tree", "hedge", "shrub", "thicket", "pole", "fence", "person")
+FLAT = Terrain.drawn(np.zeros(2), PLAIN_WORLD, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +254,7 @@ def test_points_of_a_roof_lidar_lie_on_the_walls_of_the_map(
 
 
 def test_noise_moves_points_but_not_far(city: City, route: Trajectory, tmp_path: Path) -> None:
-    noisy = EXACT.model_copy(update={"lidar": LidarNoise(range_m=0.02, sweep=False)})
+    noisy = EXACT.model_copy(update={"lidar": LidarNoise(range_m=0.02, slant=0, sweep=False)})
     simulate(city, route, tmp_path / "drive", "robotcar", noisy)
     points, _ = world_points(city, open_drive(tmp_path / "drive"))
     high = points[points[:, 2] > 0.5]
@@ -519,6 +531,35 @@ def test_velodyne_beams_are_those_of_the_data_set() -> None:
     assert len(np.unique(np.round(np.arcsin(hdl64.directions[:, 2]), 5))) == 64
 
 
+def test_beams_that_start_above_the_origin_measure_points_on_the_wall(
+    yard: City, tmp_path: Path
+) -> None:
+    """In a courtyard of 20 x 20 m, the vehicle drives east and sways."""
+    number = np.arange(60)
+    xy = YARD_MIDDLE + np.column_stack([0.05 * number - 1.5, 0 * number])
+    t_ns = 10**18 + 20_000_000 * number
+    drive_east = Trajectory(t_ns, np.c_[xy, 0 * number], 0 * number.astype(np.int32), "", 0.0)
+    swaying = EXACT.model_copy(update={"sway_deg": 3.0})
+    simulate(yard, drive_east, tmp_path / "drive", "hdl64", swaying)
+    poses = vehicle_poses(drive_east, FLAT, swaying)
+    (lidar,) = lidars_of("hdl64")
+    mount = NED_TO_FLU @ se3_from_xyzrpy(lidar.mount)
+    files = sorted((tmp_path / "drive" / "velodyne_left").iterdir())
+    assert len(files) > 5
+    for file in files:
+        points = np.fromfile(file, "<f4").reshape(4, -1)[:3].T.astype(np.float64)
+        pose = interpolate_se3(t_ns, poses, np.array([int(file.stem) * 1000]))[0] @ mount
+        there = points @ pose[:3, :3].T + pose[:3, 3]
+        high = there[there[:, 2] > 0.01]
+        assert len(high) > 10_000
+        off = np.abs(np.abs(high[:, :2] - YARD_MIDDLE).max(axis=1) - 10)
+        assert off.max() < 0.005
+    upper = points[:, 2] < -0.2  # z is down: the highest beams
+    start = points[upper] - lidar.starts[0]
+    elevation = np.degrees(np.arctan2(-start[:, 2], np.hypot(start[:, 0], start[:, 1])))
+    assert elevation.max() == pytest.approx(2.0, abs=0.01)
+
+
 def test_fewer_returns_are_detected_with_range_and_incidence() -> None:
     lidar = lidars_of("robotcar")[0]
     count = 20_000
@@ -548,7 +589,9 @@ def test_ranges_have_the_standard_deviation_of_the_settings() -> None:
     n = 20_000
     ones = np.ones(n, np.float32)
     hits = Hits(20 * ones, np.full(n, Surface.GROUND, np.uint8), ones, ones)
-    measured, _ = measure(hits, lidar, LidarNoise(range_m=0.05, beam_m=0), np.random.default_rng(0))
+    measured, _ = measure(
+        hits, lidar, LidarNoise(range_m=0.05, slant=0, beam_m=0), np.random.default_rng(0)
+    )
     assert measured.mean() == pytest.approx(20, abs=0.002)
     assert measured.std() == pytest.approx(0.05, rel=0.03)
 
@@ -604,13 +647,13 @@ def test_no_object_stands_on_the_path(city: City) -> None:
     long = trajectory_from_route(city, 400.0, seed=2)
     crowded = WorldSettings(
         shift_m=3, cars_per_100m=40, trees_per_100m=10, hedges_per_100m=10, fences_per_100m=30,
-        people_per_100m=50, shrubs_per_100m=30,
+        people_per_100m=50, shrubs_per_100m=30, thickets_per_100m=5,
     )  # fmt: skip
     world = build_world(city, [long.poses[:, :2]], crowded, seed=0)
     step = np.diff(long.poses[:, :2], axis=0)
     length = np.hypot(*step.T)
     moving = length > 0.01
-    road = world.terrain.height(long.poses[:, :2]) - crowded.kerb_m
+    road = world.terrain.road_height(long.poses[:, :2])
     step = np.column_stack([step, np.diff(road)])
     for height in (0.4, 1.0, 1.6):
         start = np.column_stack([long.poses[:-1, :2], road[:-1] + height])[moving]

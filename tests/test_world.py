@@ -14,24 +14,27 @@ from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.geometry import Array, utm_crs
 from data_prep.osm.footprints import OsmSource
 from data_prep.simulate.lidar import LidarNoise, lidars_of, measure
-from data_prep.simulate.record import CAMERA_HEIGHT_M, SimulateSettings, vehicle_poses
+from data_prep.simulate.record import SimulateSettings, vehicle_poses
 from data_prep.simulate.scene.facades import Facades, FacadeStyle
 from data_prep.simulate.scene.meshes import Mesh, leaves
+from data_prep.simulate.scene.plants import hollow_share
 from data_prep.simulate.scene.roadside import Roadside
 from data_prep.simulate.scene.surfaces import Surface
-from data_prep.simulate.scene.terrain import Terrain
+from data_prep.simulate.scene.terrain import Terrain, Waves
 from data_prep.simulate.scene.world import Hits, World, build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
-from data_prep.simulate.trajectory import trajectory_from_route
+from data_prep.simulate.sensors import CAMERA_HEIGHT_M
+from data_prep.simulate.trajectory import Trajectory, trajectory_from_route
 
 MIDDLE = np.array([600_500.0, 5_760_500.0])
-FLAT_FACADES = {"relief_m": 0, "glass": 0, "bays_per_100m": 0}
+FLAT_FACADES = {"relief_m": 0, "glass": 0, "dark": 0, "bays_per_100m": 0}
 NOTHING = {
     name: 0
     for name in WorldSettings.model_fields
     if name.endswith("_per_100m")
-    or name in ("shift_m", "missing", "new", "road_shift_m", "road_width")
+    or name in ("shift_m", "missing", "new", "road_shift_m", "road_width", "camber", "garden_slope")
 }
+PLAIN = WorldSettings(**(NOTHING | {"slope": 0, "kerb_m": 0}))
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +76,15 @@ def looking_down(world: World, xy: Array) -> tuple[Array, Hits]:
 # --- The ground -----------------------------------------------------------------------------------
 
 
-def test_slopes_follow_the_settings_and_are_the_gradient_of_the_height() -> None:
+def test_slopes_follow_the_settings() -> None:
     rng = np.random.default_rng(1)
-    steep = [
-        np.mean(
-            np.sum(Terrain.rolling(MIDDLE, 0.03, 0.1, rng).gradient(spread(rng, 4000)) ** 2, axis=1)
-        )
-        for _ in range(20)
-    ]
-    assert np.sqrt(np.mean(steep)) == pytest.approx(0.03, rel=0.05)
-    terrain = Terrain.rolling(MIDDLE, 0.03, 0.1, rng)
-    xy, step = MIDDLE + spread(rng, 50), 1e-3
-    for axis in (0, 1):
-        aside = np.eye(2)[axis] * step
-        numeric = (terrain.height(xy + aside) - terrain.height(xy - aside)) / (2 * step)
-        assert terrain.gradient(xy)[:, axis] == pytest.approx(numeric, abs=1e-5)
+    xy, step = spread(rng, 4000), 0.01
+    mean = []
+    for _ in range(20):
+        hills = Waves.drawn((80.0, 800.0), 0.03, rng)
+        rise = [hills.height(xy + aside) - hills.height(xy) for aside in step * np.eye(2)]
+        mean.append(np.mean(np.sum(np.square(rise), axis=0)) / step**2)
+    assert np.sqrt(np.mean(mean)) == pytest.approx(0.03, rel=0.05)
 
 
 def spread(rng: np.random.Generator, count: int) -> Array:
@@ -103,10 +100,11 @@ def test_the_ground_follows_slopes_and_kerbs(crossing: City) -> None:
     on_road, beside = aside < 2.9, aside > 3.1
     assert (hits.kind[on_road] == Surface.ROAD).all()
     assert (hits.kind[beside] == Surface.GROUND).all()
-    above = z - world.terrain.height(xy)
     # The mesh has a spacing of 6 m: it differs from the smooth ground by 1 to 2 cm.
-    assert np.abs(above[on_road] + 0.12).max() < 0.02
-    assert np.abs(above[beside]).max() < 0.02
+    assert np.abs(z - world.terrain.road_height(xy))[on_road].max() < 0.02
+    assert np.abs(z - world.terrain.height(xy))[beside].max() < 0.02
+    kerb_m = (world.terrain.height(xy) - world.terrain.road_height(xy))[on_road]
+    assert kerb_m == pytest.approx(0.12)
     assert np.ptp(z) > 1.0
     # Beams just above the road hit the kerb's face.
     east = np.linspace(-50, 50, 200)
@@ -117,9 +115,39 @@ def test_the_ground_follows_slopes_and_kerbs(crossing: City) -> None:
     assert np.median(kerb.cosine) > 0.99
 
 
+def test_roads_have_a_camber_and_the_vehicle_tilts_with_it(crossing: City) -> None:
+    world = world_of(crossing, slope=0, kerb_m=0.1, camber=0.03)
+    east = np.random.default_rng(0).uniform(-100, 100, 500)
+    for north in (-2.5, -1.0, 0.0, 2.0):
+        z, _ = looking_down(world, MIDDLE + np.column_stack([east, 0 * east + north]))
+        off = np.abs(z - (-0.1 + 0.03 * (3 - abs(north))))
+        assert np.quantile(off, 0.9) < 2e-3
+        assert off.max() < 0.03
+    stands = np.arange(50)
+    xy = MIDDLE + np.column_stack([0.1 * stands, np.full(50, -1.5)])
+    route = Trajectory(
+        10**9 + 20_000_000 * stands, np.c_[xy, 0 * stands], 0 * stands.astype(np.int32), "", 0.0
+    )
+    poses = vehicle_poses(route, world.terrain, SimulateSettings(sway_deg=0))
+    # It drives east, on the right half of the road, which falls to the right.
+    assert poses[:, 2, 1] == pytest.approx(np.sin(np.arctan(0.03)), abs=1e-4)
+    assert poses[:, 2, 0] == pytest.approx(0, abs=1e-4)
+    assert poses[:, 2, 3] == pytest.approx(-0.1 + 0.03 * 1.5 + CAMERA_HEIGHT_M, abs=1e-3)
+
+
+def test_gardens_are_uneven_and_not_below_the_pavement(crossing: City) -> None:
+    world = world_of(crossing, slope=0, kerb_m=0.1, garden_slope=0.06)
+    rng = np.random.default_rng(0)
+    for north, raised in ((4.0, False), (25.0, True)):
+        xy = MIDDLE + np.column_stack([rng.uniform(-100, 100, 500), np.full(500, north)])
+        z = world.terrain.height(xy)
+        assert z.min() >= 0
+        assert (z.max() > 0.1) == raised
+
+
 def test_roads_are_displaced_and_have_other_widths_than_on_the_map(city: City) -> None:
     def made(**settings: float) -> Roadside:
-        terrain = Terrain.rolling(city.raster.centre, 0, 0, np.random.default_rng(0))
+        terrain = Terrain.drawn(city.raster.centre, PLAIN, np.random.default_rng(0))
         rng = np.random.default_rng(5)
         driven = np.array([shapely.LineString(city.raster.centre + [[0, 0], [9, 0]])], object)
         return Roadside.of(city, driven, 2.0, terrain, WorldSettings(**settings), rng)
@@ -145,14 +173,18 @@ def test_roads_are_displaced_and_have_other_widths_than_on_the_map(city: City) -
 
 def test_the_vehicle_stands_on_the_road_and_tilts_with_it(city: City) -> None:
     route = trajectory_from_route(city, 200.0, seed=3)
-    terrain = Terrain.rolling(city.raster.centre, 0.08, 0.1, np.random.default_rng(0))
+    steep = PLAIN.model_copy(update={"slope": 0.08, "kerb_m": 0.1})
+    terrain = Terrain.drawn(city.raster.centre, steep, np.random.default_rng(0))
     poses = vehicle_poses(route, terrain, SimulateSettings(sway_deg=0))
-    road = terrain.height(route.poses[:, :2]) - 0.1
-    assert poses[:, 2, 3] == pytest.approx(road + CAMERA_HEIGHT_M)
+    assert poses[:, 2, 3] == pytest.approx(
+        terrain.road_height(route.poses[:, :2]) + CAMERA_HEIGHT_M, abs=5e-3
+    )
     for axis in (0, 1):  # forward and left lie in the ground's plane
         direction = poses[:, :3, axis]
-        rise = np.sum(terrain.gradient(route.poses[:, :2]) * direction[:, :2], axis=1)
-        assert np.abs(direction[:, 2] - rise).max() < 2e-3
+        there, here = (
+            terrain.road_height(route.poses[:, :2] + s * direction[:, :2]) for s in (0.5, -0.5)
+        )
+        assert np.abs(direction[:, 2] - (there - here)).max() < 2e-3
     assert np.abs(poses[:, 2, 0]).max() > 0.02
 
 
@@ -177,11 +209,32 @@ def test_the_share_of_beams_that_pass_leaves_follows_the_beer_lambert_law(
     half, per_m = np.array([[6.0, 6.0, 6.0]]), 0.15
     zero = np.zeros((1, 3))
     size = np.array([0.12])
-    hedge = leaves(zero, np.zeros(1), half, False, per_m, size, 0.4, Surface.LEAF, rng)
+    hedge = leaves(zero, np.zeros(1), half, False, per_m, size, 0.0, 0.4, Surface.LEAF, rng)
     start = rng.uniform(-1.5, 1.5, (20_000, 3)) - 4.0 * np.array(direction)
     distance = cast_through(hedge, start, np.array(direction))
     for metres in (1.0, 3.0, 6.0):
         assert np.mean(distance > metres) == pytest.approx(np.exp(-per_m * metres), abs=0.02)
+
+
+def test_a_thick_plant_is_hollow_and_a_thin_one_keeps_its_leaves() -> None:
+    half, size, zero = np.array([[3.0, 6.0, 3.0]]), np.array([0.1]), np.zeros((1, 3))
+
+    def grown(per_m: float, hollow: NDArray[np.floating] | float) -> Mesh:
+        rng = np.random.default_rng(0)
+        kind = Surface.LEAF
+        return leaves(zero, np.zeros(1), half, False, per_m, size, hollow, 0.4, kind, rng)
+
+    core = hollow_share(half, np.array([4.0]))
+    thick = grown(4.0, core)
+    assert 0.5 < core[0] < 0.8
+    middles = thick.vertices[thick.triangles].mean(axis=1)
+    assert np.abs(middles / half).max(axis=1).min() == pytest.approx(core[0], abs=1e-3)
+    start = np.random.default_rng(1).uniform((-9, -5, -2.5), (-9, 5, 2.5), (20_000, 3))
+    passing = np.isinf(cast_through(thick, start, np.array([1.0, 0, 0])))
+    assert passing.mean() < np.exp(-4)
+    thin = hollow_share(half, np.array([0.5]))
+    assert thin[0] == 0
+    np.testing.assert_array_equal(grown(0.5, thin).vertices, grown(0.5, 0.0).vertices)
 
 
 def test_a_crown_is_an_ellipsoid_of_leaves() -> None:
@@ -189,7 +242,7 @@ def test_a_crown_is_an_ellipsoid_of_leaves() -> None:
     half = np.array([[2.0, 1.0, 3.0]])
     centre = np.array([[10.0, 20.0, 4.0]])
     crown = leaves(
-        centre, np.array([np.pi / 2]), half, True, 1.0, np.array([0.1]), 0.4, Surface.LEAF, rng
+        centre, np.array([np.pi / 2]), half, True, 1.0, np.array([0.1]), 0.0, 0.4, Surface.LEAF, rng
     )
     middles = crown.vertices[crown.triangles].mean(axis=1) - centre[0]
     # After a turn of 90 degrees its length is along the second axis.
@@ -206,7 +259,7 @@ def test_a_crown_is_an_ellipsoid_of_leaves() -> None:
 # --- Facades --------------------------------------------------------------------------------------
 
 
-def one_wall(glass: float, share: float = 1.0) -> Facades:
+def one_wall(glass: float, share: float = 1.0, dark: float = 0.0) -> Facades:
     """A wall from (0, 0) to (12, 0), outside to the south, with three windows per storey."""
     style = FacadeStyle.drawn(1, 0.3, np.random.default_rng(0))
     fixed = {
@@ -222,6 +275,7 @@ def one_wall(glass: float, share: float = 1.0) -> Facades:
         height=np.array([9], np.float32),
         style=style,
         glass=glass,
+        dark=dark,
     )
 
 
@@ -281,6 +335,17 @@ def test_beams_pass_windows_of_glass() -> None:
     assert (kind == Surface.BUILDING).all()
 
 
+def test_dark_windows_return_nothing_and_their_frames_do() -> None:
+    x = np.random.default_rng(0).uniform(0, 12, 3000)
+    deep, kind = meet(one_wall(glass=0.0, dark=1.0), x, 4.5, np.array([0.0, 1, 0]))
+    in_window = np.abs((x % 4) - 2) < 0.7
+    np.testing.assert_array_equal(np.isinf(deep), in_window)
+    assert (kind == Surface.BUILDING).all()
+    slant = np.array([np.sin(1.3), np.cos(1.3), 0])
+    deep, _ = meet(one_wall(glass=0.0, dark=1.0), x, 4.5, slant)
+    assert 0.1 < np.isinf(deep[in_window]).mean() < 0.9
+
+
 # --- Buildings ------------------------------------------------------------------------------------
 
 
@@ -300,9 +365,29 @@ def test_a_house_has_a_gabled_roof_with_eaves(crossing: City) -> None:
     assert up.distance == pytest.approx(5.0, abs=1e-3)
 
 
+def test_garages_are_low_and_houses_are_not_much_higher_than_wide(tmp_path: Path) -> None:
+    corners = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), axis=-1).reshape(-1, 2)
+    corners = MIDDLE + (0, 5) + 30 * corners
+    side = np.where(np.arange(100) % 2, 6.0, 10.0)
+    shapes = shapely.box(*corners.T, *(corners.T + side))
+    crs = utm_crs(52.0, 10.5)
+    gpd.GeoDataFrame({"building": ["yes"] * 100}, geometry=shapes, crs=crs).to_file(
+        tmp_path / "map.gpkg", layer="buildings"
+    )
+    source = OsmSource(path=tmp_path / "map.gpkg")
+    city = prepare_city(source, tmp_path / "city", CitySettings(crs=crs.to_string()))
+    facades = world_of(city, roof_deg=0, **FLAT_FACADES).facades
+    garage = facades.length < 8
+    assert garage.sum() == 200
+    assert 2.1 <= facades.height[garage].min() < facades.height[garage].max() <= 3.0
+    assert 2.6 <= facades.height[~garage].min() < 4
+    assert 6 < facades.height[~garage].max() <= 8.0
+
+
 def test_building_points_lie_on_buildings(city: City) -> None:
     route = trajectory_from_route(city, 90.0, seed=3)
-    world = build_world(city, [route.poses[:, :2]], WorldSettings(roof_deg=0), seed=0)
+    level = WorldSettings(roof_deg=0, camber=0, garden_slope=0)
+    world = build_world(city, [route.poses[:, :2]], level, seed=0)
     poses = vehicle_poses(route, world.terrain, SimulateSettings())[::60]
     (lidar,) = lidars_of("hdl64")
     turned = np.concatenate([lidar.directions @ pose[:3, :3].T for pose in poses])
@@ -319,20 +404,36 @@ def test_building_points_lie_on_buildings(city: City) -> None:
     assert len(off) > 1000
     # Windows and doors lie deep in the walls, bays and balconies stand out of them.
     assert np.quantile(off, 0.8) < 0.45
-    assert np.quantile(off, 0.999) < 4  # some roofs are hit far from their edge
-    level = points[:, 2] - ground
-    assert np.abs(level[kind == Surface.ROAD] + 0.1).max() < 0.03
-    beside = level[kind == Surface.GROUND]
+    assert np.quantile(off, 0.999) < 6  # some roofs are hit far from their edge
+    above = points[:, 2] - ground
+    assert np.abs(above[kind == Surface.ROAD] + 0.1).max() < 0.03
+    beside = above[kind == Surface.GROUND]
     assert (np.abs(beside) < 0.03).mean() > 0.9
     assert beside.min() > -0.13
     assert beside.max() < 0.03
     inside = shapely.union_all(world.buildings).buffer(0.1)
     shapely.prepare(inside)
     rooms = points[kind == Surface.INSIDE]
-    assert shapely.contains_xy(inside, *rooms[:, :2].T).mean() > 0.9
-    leaf = level[kind == Surface.LEAF]
+    assert shapely.contains_xy(inside, *rooms[:, :2].T).mean() > 0.85
+    leaf = above[kind == Surface.LEAF]
     assert leaf.min() > -0.3
     assert np.quantile(leaf, 0.99) < 11
+
+
+def test_thickets_keep_clear_of_the_path(city: City) -> None:
+    route = trajectory_from_route(city, 200.0, seed=3)
+    path = route.poses[:, :2]
+    overgrown = WorldSettings(**(NOTHING | {"thickets_per_100m": 20}))
+    world = build_world(city, [path], overgrown, seed=0)
+    assert world.counts["thicket"] > 100
+    ahead = np.diff(path, axis=0)
+    moving = np.hypot(*ahead.T) > 0.01
+    for aside in (-1.0, 0.0, 1.0):
+        left = ahead[:, ::-1] * (-1, 1) / np.maximum(np.hypot(*ahead.T), 1e-6)[:, None]
+        start = (path[:-1] + aside * left)[moving]
+        up = np.tile([0.0, 0, 1], (len(start), 1))
+        hits = world.cast(np.c_[start, world.terrain.height(start) + 0.2], up)
+        assert not (np.isfinite(hits.distance) & (hits.kind == Surface.LEAF)).any()
 
 
 def test_plants_hide_a_part_of_the_walls(city: City) -> None:
@@ -365,7 +466,7 @@ def flat_hits(distance: Array, kind: int = Surface.GROUND) -> Hits:
     return Hits(distance.astype(np.float32), np.full(len(distance), kind, np.uint8), ones, ones)
 
 
-QUIET = LidarNoise(range_m=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0)
+QUIET = LidarNoise(range_m=0, slant=0, beam_m=0, dropout=0, weak=False, crown_m=0, mixed=0, glass=0)
 
 
 def test_beams_over_an_edge_return_a_range_between_both_surfaces() -> None:
@@ -384,6 +485,18 @@ def test_beams_over_an_edge_return_a_range_between_both_surfaces() -> None:
     # Surfaces two metres or more apart give two returns, of which one is reported.
     assert np.isin(measure(flat_hits(far), lidar, always, rng)[0], (10, 14)).all()
     assert np.isin(measure(flat_hits(distance), lidar, QUIET, rng)[0], (10, 11)).all()
+
+
+def test_ranges_to_slanted_surfaces_are_noisier() -> None:
+    lidar = lidars_of("robotcar")[0]
+    count = 20_000
+    noise = QUIET.model_copy(update={"slant": 0.001})
+    for distance, degrees in ((10.0, 0.0), (20.0, 60.0), (40.0, 45.0)):
+        hits = flat_hits(np.full(count, distance))
+        slanted = replace(hits, cosine=np.full(count, np.cos(np.radians(degrees)), np.float32))
+        measured, _ = measure(slanted, lidar, noise, np.random.default_rng(0))
+        expected = 0.001 * distance * np.tan(np.radians(degrees))
+        assert (measured - distance).std() == pytest.approx(expected, rel=0.03, abs=1e-5)
 
 
 def test_each_beam_has_a_constant_error() -> None:

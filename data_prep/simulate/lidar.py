@@ -13,7 +13,7 @@ from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.world import Hits
-from data_prep.simulate.sensors import SENSORS, PlanarLidar, SpinningLidar
+from data_prep.simulate.sensors import CAMERA_HEIGHT_M, SENSORS, PlanarLidar, SpinningLidar
 from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 
 _AMBIENT = 0.35
@@ -25,6 +25,9 @@ _CERTAIN_POWER = 4.0
 _MIXED_STEP_M = (0.15, 1.5)
 """Range steps between neighbouring beams over which a beam may return a mixed range, metres."""
 
+_LEAST_COSINE = 0.1
+"""Surfaces that are met at a smaller cosine of incidence spread ranges no more than at this one."""
+
 _NEAREST_M = 0.05
 """Shorter ranges are not measured, metres."""
 
@@ -34,6 +37,9 @@ class LidarNoise(Settings):
 
     Attributes:
         range_m: Standard deviation of a range, metres.
+        slant: The same per metre of distance and unit of the tangent of incidence, in addition. A
+            beam with a divergence of 2 mrad (HDL-64E), four standard deviations of its profile,
+            meets a slanted surface over this depth.
         beam_m: Standard deviation of each beam's constant range error, metres.
         dropout: Share of the returns that are lost at random.
         weak: Whether dark, distant and slanted surfaces may return too little to be detected.
@@ -44,6 +50,7 @@ class LidarNoise(Settings):
     """
 
     range_m: float = pydantic.Field(default=0.02, ge=0)
+    slant: float = pydantic.Field(default=0.0005, ge=0)
     beam_m: float = pydantic.Field(default=0.025, ge=0)
     dropout: float = pydantic.Field(default=0.01, ge=0, le=1)
     weak: bool = True
@@ -143,7 +150,7 @@ def velodyne(model: SpinningLidar) -> Lidar:
         np.broadcast_arrays(-np.cos(azimuth) * flat, -np.sin(azimuth) * flat, -np.sin(elevation)),
         axis=-1,
     ).reshape(-1, 3)
-    mount = EXTRINSICS[model.name]
+    x, y, _, _, _, yaw = EXTRINSICS[model.name]
     return Lidar(
         model.name,
         directions,
@@ -156,7 +163,7 @@ def velodyne(model: SpinningLidar) -> Lidar:
         dark_range_m=model.dark_range_m,
         at_once=len(elevation_deg),
         # Level: the data set's roll and pitch are relative to its camera, which is tilted down.
-        mount=(*mount[:3], 0.0, 0.0, mount[5]),
+        mount=(x, y, CAMERA_HEIGHT_M - model.height_m, 0.0, 0.0, yaw),
         planar=False,
     )
 
@@ -194,6 +201,10 @@ def measure(
         measured += np.tile(off.astype(np.float32), -(-count // len(off)))[:count]
     if noise.range_m:
         measured += np.float32(noise.range_m) * rng.standard_normal(count, np.float32)
+    if noise.slant:
+        cosine = np.clip(hits.cosine, np.float32(_LEAST_COSINE), np.float32(1))
+        depth = np.where(visible, hits.distance, 0) * np.sqrt(1 / cosine**2 - 1)
+        measured += np.float32(noise.slant) * depth * rng.standard_normal(count, np.float32)
     if noise.dropout:
         visible &= rng.random(count, np.float32) >= noise.dropout
     if noise.glass:

@@ -29,17 +29,21 @@ from data_prep.simulate.scene.surfaces import SURFACE_LABELS
 from data_prep.simulate.scene.terrain import Terrain
 from data_prep.simulate.scene.world import World, build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
+from data_prep.simulate.sensors import CAMERA_HEIGHT_M
 from data_prep.simulate.trajectory import Trajectory
 from data_prep.sources.formats.robotcar_tables import EXTRINSICS
-
-CAMERA_HEIGHT_M = 1.6
-"""Height of the vehicle frame's origin, the stereo camera, above the road, metres."""
 
 _RAYS_AT_ONCE = 300_000
 """Rays are cast in batches of about this number."""
 
 _MOVING_M_S = 0.3
 """A slower vehicle counts as standing, metres per second."""
+
+_HALF_WHEELBASE_M = 1.35
+"""Half of the distance between the vehicle's axles, metres."""
+
+_HALF_TRACK_M = 0.75
+"""Half of the distance between its left and right wheels, metres."""
 
 _SWAY_S = 0.7
 """Time constant of the vehicle's sway, seconds."""
@@ -175,7 +179,7 @@ def vehicle_poses(trajectory: Trajectory, terrain: Terrain, settings: SimulateSe
 
     Args:
         trajectory: N positions and headings.
-        terrain: The ground; the road lies lower by ``terrain.kerb_m``.
+        terrain: The ground and the roads.
         settings: ``seed`` and ``sway_deg`` are used.
 
     Returns:
@@ -186,14 +190,16 @@ def vehicle_poses(trajectory: Trajectory, terrain: Terrain, settings: SimulateSe
     seconds = (trajectory.t_ns - trajectory.t_ns[0]) / 1e9
     sway = np.radians(settings.sway_deg) * correlated(seconds, _SWAY_S, 2, rng)
     xy, heading = trajectory.poses[:, :2], trajectory.poses[:, 2]
-    uphill = terrain.gradient(xy)
-    ahead = np.stack([np.cos(heading), np.sin(heading)], axis=1)
-    left = ahead[:, ::-1] * (-1, 1)
+    ahead = np.stack([np.cos(heading), np.sin(heading)], axis=1) * _HALF_WHEELBASE_M
+    left = ahead[:, ::-1] * (-1, 1) * (_HALF_TRACK_M / _HALF_WHEELBASE_M)
+    front, rear, right_, left_ = (
+        terrain.road_height(xy + aside) for aside in (ahead, -ahead, -left, left)
+    )
     values = np.zeros((len(seconds), 6))
     values[:, :2] = xy
-    values[:, 2] = terrain.height(xy) - terrain.kerb_m + CAMERA_HEIGHT_M
-    values[:, 3] = np.arctan(np.sum(uphill * left, axis=1)) + sway[:, 0]
-    values[:, 4] = -np.arctan(np.sum(uphill * ahead, axis=1)) + sway[:, 1]
+    values[:, 2] = (front + rear + right_ + left_) / 4 + CAMERA_HEIGHT_M
+    values[:, 3] = np.arctan((left_ - right_) / (2 * _HALF_TRACK_M)) + sway[:, 0]
+    values[:, 4] = np.arctan((rear - front) / (2 * _HALF_WHEELBASE_M)) + sway[:, 1]
     values[:, 5] = heading
     return se3_from_xyzrpy(values)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CAMERA_HEIGHT_M = 1.6
+"""Height of the vehicle frame's origin, the stereo camera, above the road, metres."""
+
 
 @dataclass(frozen=True)
 class PlanarLidar:
@@ -45,6 +48,7 @@ class SpinningLidar:
         max_range_m: Largest measured range, metres.
         dark_range_m: Range at which half of the returns of a surface with 10 % reflectance are
             detected, metres.
+        height_m: Height of the origin of its coordinates above the road, metres.
         name: Its folder in a run and its extrinsics in the Oxford RobotCar data set.
     """
 
@@ -52,6 +56,7 @@ class SpinningLidar:
     columns: int
     max_range_m: float
     dark_range_m: float
+    height_m: float
     name: str = "velodyne_left"
 
 
@@ -74,17 +79,17 @@ SENSORS: dict[str, SensorSet] = {
         (PlanarLidar("lms_front", 0), PlanarLidar("lms_rear", 9_000)),
     ),
     "hdl64": SensorSet(
-        "a Velodyne HDL-64E on the roof",
+        "a Velodyne HDL-64E on the roof, as high as on KITTI's car",
         (
             SpinningLidar(
                 (Block(2.0, -8.33, 32, above_m=0.21), Block(-8.83, -24.8, 32, above_m=0.13)),
-                *(2083, 120.0, 80.0),
+                *(2083, 120.0, 80.0, 1.73),
             ),
         ),
     ),
     "hdl32": SensorSet(
         "a Velodyne HDL-32E on the roof",
-        (SpinningLidar((Block(10.67, -30.67, 32),), 2170, 100.0, 55.0),),
+        (SpinningLidar((Block(10.67, -30.67, 32),), 2170, 100.0, 55.0, 1.87),),
     ),
 }
 """The sensors by their names on the command line."""

@@ -21,11 +21,15 @@ TILT_DEG = 5.0
 SECTORS = 36
 """Sectors of azimuth in which ``highest_view`` takes the highest return."""
 
-BAND_M = (3.5, 6.5, 11.0, 20.0, 40.0)
-"""Typical distances, metres, of the bands in which ``highest_view`` takes the highest return."""
-
 BAND_EDGE_M = (5.0, 8.0, 14.0, 28.0)
-"""Distances between two of these bands, metres."""
+"""Distances between the bands in which ``highest_view`` takes the highest return, metres."""
+
+NEAREST_M = 3.0
+"""Nearer returns count as this far when the upper edge of the view is fitted, metres."""
+
+RIDGE = np.diag([1e-9, 0.05, 0.05, 1e-3])
+"""Weights of a, b, c, s in the fit of the upper edge: inverse squares of their usual sizes by that
+of its error, some tenths of a degree."""
 
 DEGREES = 360
 """Sectors of azimuth in which free space is traced."""
@@ -146,42 +150,45 @@ def highest_view(rays: Rays, ray: NDArray[np.integer]) -> F32:
         rays: All rays.
         ray: (M,) indices of the rays to evaluate and to fit: those that end well above the ground.
     """
-    azimuth, scan, elevation = rays.azimuth[ray], rays.scan[ray], rays.elevation[ray]
-    inverse = np.float32(1) / np.maximum(rays.flat[ray], np.float32(BAND_M[0]))
-    sector = ((azimuth + 180) / (360 / SECTORS)).astype(np.int64) % SECTORS
-    band = np.searchsorted(BAND_EDGE_M, rays.flat[ray])
-    highest = np.full(rays.scans * SECTORS * len(BAND_M), -np.inf, np.float32)
-    np.maximum.at(highest, (scan * SECTORS + sector) * len(BAND_M) + band, elevation)
-    edge = _upper_edge(highest.reshape(rays.scans, -1).astype(np.float64))
-    level, ahead, left, near = edge.astype(np.float32)[scan].T
-    turn = np.radians(azimuth)
-    top = level + ahead * np.cos(turn) + left * np.sin(turn) + near * inverse
-    if len(ray):
-        far = elevation - near * inverse
-        top = np.maximum(top, far.max() - TILT_DEG)
-    return np.tan(np.radians(np.minimum(top, 80)))
+    if not len(ray):
+        return np.zeros(0, np.float32)
+    azimuth, scan, elevation = np.radians(rays.azimuth[ray]), rays.scan[ray], rays.elevation[ray]
+    inverse = np.float32(1) / np.maximum(rays.flat[ray], np.float32(NEAREST_M))
+    shape = np.column_stack([np.ones_like(azimuth), np.cos(azimuth), np.sin(azimuth), inverse])
+    sector = ((rays.azimuth[ray] + 180) / (360 / SECTORS)).astype(np.int64) % SECTORS
+    bands = len(BAND_EDGE_M) + 1
+    part = sector * bands + np.searchsorted(BAND_EDGE_M, rays.flat[ray])
+    key = scan.astype(np.int64) * (SECTORS * bands) + part
+    order = np.lexsort((elevation, key))
+    highest = order[np.append(np.diff(key[order]) > 0, True)]
+    edge = np.zeros((rays.scans, 4))
+    ends = np.searchsorted(scan[highest], np.arange(rays.scans + 1))
+    for number in np.unique(scan):
+        chosen = highest[ends[number] : ends[number + 1]]
+        edge[number] = _upper_edge(
+            shape[chosen].astype(np.float64), elevation[chosen].astype(np.float64)
+        )
+    edge = edge.astype(np.float32)[scan]
+    far, near = np.einsum("ni,ni->n", shape[:, :3], edge[:, :3]), edge[:, 3] * inverse
+    far = np.maximum(far, (elevation - near).max() - TILT_DEG)
+    return np.tan(np.radians(np.minimum(far + near, 80)))
 
 
-def _upper_edge(top: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(S, 4) a, b, c, s of each scan's upper edge, degrees and degrees times metres.
+def _upper_edge(shape: NDArray[np.float64], top: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4,) a, b, c, s of a scan's upper edge, degrees and degrees times metres.
 
     Args:
-        top: (S, SECTORS * len(BAND_M)) degrees, -inf without a return.
+        shape: (K, 4) their factors at the highest returns.
+        top: (K,) elevations of these, degrees.
     """
-    seen = np.isfinite(top)
-    top = np.where(seen, top, 0)
-    middle = np.radians((np.arange(SECTORS) + 0.5) * (360 / SECTORS) - 180)
-    turn, inverse = np.repeat(middle, len(BAND_M)), np.tile(1 / np.array(BAND_M), SECTORS)
-    shape = np.column_stack([np.ones_like(turn), np.cos(turn), np.sin(turn), inverse])
-    product = np.einsum("ki,kj->kij", shape, shape)
-    weight = seen.astype(np.float64)
+    weight = np.ones(len(top))
     for _ in range(12):
-        normal = np.tensordot(weight, product, 1) + np.diag([1e-9, 0.5, 0.5, 0.02])
-        edge = np.linalg.solve(normal, ((weight * top) @ shape)[..., None])[..., 0]
-        last, weight = weight, np.where(top > edge @ shape.T, 1.0, 0.03) * seen
+        normal = (shape * weight[:, None]).T @ shape + RIDGE
+        edge = np.linalg.solve(normal, (weight * top) @ shape)
+        last, weight = weight, np.where(top > shape @ edge, 1.0, 0.03)
         if np.array_equal(weight, last):
             break
-    return edge
+    return np.asarray(edge, np.float64)
 
 
 def farthest(rays: Rays, reach: F32) -> F32:

@@ -114,6 +114,7 @@ class Facades:
         height: (W,) float32, height of the wall above its foot, metres.
         style: The style of each wall.
         glass: Share of the windows that beams pass.
+        dark: Share of the windows that return nothing.
     """
 
     a: NDArray[np.float32]
@@ -123,6 +124,7 @@ class Facades:
     height: NDArray[np.float32]
     style: FacadeStyle
     glass: float
+    dark: float
 
     def meet(
         self,
@@ -211,6 +213,8 @@ class Facades:
         uneven = (curtain + _PATCH_RELIEF * field.depth * patch) / inward
         further = np.where(through, to_pane + room / inward, np.minimum(to_pane + uneven, to_frame))
         further[through & (patch < 0.5)] = np.inf
+        mirrors = (field.draw >= self.glass) & (field.draw < self.glass + self.dark)
+        further[mirrors & (to_pane < to_frame)] = np.inf
         return further, through
 
     def _fields(

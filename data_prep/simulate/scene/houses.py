@@ -161,6 +161,7 @@ def house_meshes(
         height=planes.height.astype(np.float32),
         style=styles.rows(planes.building),
         glass=settings.glass,
+        dark=settings.dark,
     )
     reflectance = houses.reflectance[planes.building]
     bottom, top = planes.foot - _FOUNDATION_M, planes.foot + planes.height

@@ -1,4 +1,4 @@
-"""Triangle meshes of simple objects, many at a time: panels, boxes, prisms, car cabins, leaves."""
+"""Triangle meshes of simple objects, many at a time: panels, boxes, prisms, cars, leaves."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ Shape = tuple[Array, NDArray[np.int64]]
 
 _SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
 """(4, 2) corners of the square from -1 to 1, counter-clockwise."""
+
+
+_ROUNDED = np.array(
+    [[0.8, -1], [1, -0.6], [1, 0.6], [0.8, 1], [-0.8, 1], [-1, 0.6], [-1, -0.6], [-0.8, -1]]
+)
+"""(8, 2) corners of the same square with its corners cut, counter-clockwise."""
 
 
 @dataclass(frozen=True)
@@ -86,30 +92,52 @@ def rectangles(xy: Array, along: Array, half: Array) -> NDArray[Any]:
 
 def box() -> Shape:
     """Return a box from -1 to 1 in the plane and 0 to 1 in height, open below."""
-    return _frustum(_SQUARE, _SQUARE)
+    return _loft(_SQUARE, ((0, 1, 1), (1, 1, 1)))
+
+
+def hull() -> Shape:
+    """Return the body of a car without its cabin, rounded, from 0 to 1 in height, open below."""
+    return _loft(_ROUNDED, ((0, 0.96, 0.95), (0.5, 1, 1), (0.85, 0.98, 0.97), (1, 0.92, 0.86)))
 
 
 def cabin() -> tuple[Shape, Shape]:
-    """Return the windows and the roof of a car, from 0 to 1 in height, narrower above."""
-    vertices, corners = _frustum(_SQUARE, _SQUARE * (0.6, 0.8))
-    return (vertices, corners[:-2]), (vertices, corners[-2:])
+    """Return the windows and the roof of a car, from 0 to 1 in height, narrower above, rounded."""
+    vertices, corners = _loft(
+        _ROUNDED, ((0, 1, 1), (0.72, 0.7, 0.87), (0.93, 0.6, 0.78), (1, 0.45, 0.55))
+    )
+    windows = 2 * len(_ROUNDED)
+    return (vertices, corners[:windows]), (vertices, corners[windows:])
 
 
-def _frustum(below: Array, above: Array) -> Shape:
-    """Return the sides and, last, the lid between (4, 2) outlines at heights 0 and 1."""
-    vertices = np.concatenate([np.c_[below, np.zeros(4)], np.c_[above, np.ones(4)]])
-    sides = [[i, (i + 1) % 4, (i + 1) % 4 + 4] for i in range(4)]
-    sides += [[i, (i + 1) % 4 + 4, i + 4] for i in range(4)]
-    return vertices, np.array([*sides, [4, 5, 6], [4, 6, 7]], np.int64)
+def _loft(outline: Array, levels: tuple[tuple[float, float, float], ...]) -> Shape:
+    """Return the sides between copies of an outline and, last, the lid on the uppermost.
+
+    Args:
+        outline: (K, 2) corners, counter-clockwise around a convex shape.
+        levels: Height, and factors of the length and the width, of each copy.
+    """
+    count = len(outline)
+    vertices = np.concatenate(
+        [np.c_[outline * (length, width), np.full(count, z)] for z, length, width in levels]
+    )
+    one = np.arange(count)
+    other = (one + 1) % count
+    sides = [
+        np.concatenate([np.c_[one, other, other + count], np.c_[one, other + count, one + count]])
+        + count * level
+        for level in range(len(levels) - 1)
+    ]
+    fan = np.arange(1, count - 1)
+    lid = np.c_[0 * fan, fan, fan + 1] + count * (len(levels) - 1)
+    return vertices, np.concatenate([*sides, lid]).astype(np.int64)
 
 
 def prism() -> Shape:
     """Return the sides of an octagonal prism of radius 1 from 0 to 1 in height."""
     angle = np.arange(8) * np.pi / 4
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    vertices = np.concatenate([np.c_[ring, np.zeros(8)], np.c_[ring, np.ones(8)]])
-    sides = [[i, (i + 1) % 8, (i + 1) % 8 + 8] for i in range(8)]
-    return vertices, np.array([*sides, *[[i, (i + 1) % 8 + 8, i + 8] for i in range(8)]], np.int64)
+    vertices, corners = _loft(ring, ((0, 1, 1), (1, 1, 1)))
+    return vertices, corners[: 2 * len(ring)]
 
 
 def copies(

@@ -15,8 +15,8 @@ from data_prep.simulate.scene.roadside import Objects, Roadside, is_free
 from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
 from data_prep.simulate.scene.world_settings import WorldSettings
 
-_VISIBLE_M = 120.0
-"""Plants farther from the driven path have no leaves, metres."""
+_VISIBLE_M = 80.0
+"""Plants farther from the driven path have no leaves, metres: submaps end at 60 m."""
 
 _LEAF_M = 0.2
 """Least side of a leaf, metres."""
@@ -47,6 +47,9 @@ _SHRUB_GROUP = (1, 6)
 
 _SHRUB_TO_WALL_M = (0.6, 1.6)
 """Least and largest distance of a shrub from the wall behind it, metres."""
+
+_CLIMBER_HALF_M = 0.35
+"""Half of the largest depth of plants that grow on fences, metres."""
 
 _THICKET = (4, 14)
 """Least and largest number of bushes in a thicket."""
@@ -164,6 +167,33 @@ def _bushes(
     return [_foliage(roads, centre, along, half, True, dense, rng)], len(xy)
 
 
+def climbers(
+    roads: Roadside,
+    xy: Array,
+    along: Array,
+    size: Array,
+    leaves_per_m: float,
+    rng: np.random.Generator,
+) -> Mesh:
+    """Return the plants that grow on N upright objects, such as fences, and hide parts of them.
+
+    Args:
+        roads: Has the driven path and the ground.
+        xy: (N, 2) middles of the objects in the map frame, metres.
+        along: (N,) headings of their length, radians.
+        size: (N, 2) half of their length, and their height, metres.
+        leaves_per_m: Extinction coefficient of trees, per metre.
+        rng: Draws the plants.
+    """
+    half = rng.uniform((0.3, 0.08, 0.3), (1.0, _CLIMBER_HALF_M, 0.6), (len(xy), 3))
+    half[:, [0, 2]] *= size
+    aside = (size[:, 0] - half[:, 0]) * rng.uniform(-1, 1, len(xy))
+    middle = xy + aside[:, None] * np.stack([np.cos(along), np.sin(along)], axis=1)
+    centre = np.c_[middle, roads.terrain.height(xy) + half[:, 2]]
+    per_m = rng.uniform(1.0, _SHRUB_DENSITY, len(xy)) * leaves_per_m
+    return _foliage(roads, centre, along, half, False, per_m, rng)
+
+
 def _foliage(
     roads: Roadside,
     centre: Array,
@@ -189,8 +219,22 @@ def _foliage(
     away = roads.path_distance(centre[:, :2])
     near = away < _VISIBLE_M
     size = np.maximum(_LEAF_M, _LEAF_PER_M * away)
-    hollow = np.clip(1 - _OPAQUE / (per_m[:, None] * half), 0, 1).min(axis=1)
+    hollow = hollow_share(half, per_m)
     return leaves(
         centre[near], along[near], half[near], round_, per_m[near], size[near], hollow[near],
         REFLECTANCE[Surface.LEAF], Surface.LEAF, rng,
     )  # fmt: skip
+
+
+def hollow_share(half: Array, per_m: Array) -> Array:
+    """Return the size of the core of N plants that no beam reaches, as a share of the plant's.
+
+    Args:
+        half: (N, 3) half axes, metres.
+        per_m: (N,) extinction coefficient, per metre.
+
+    Returns:
+        (N,) 0 to 1; the optical depth from the surface to the core is at least ``_OPAQUE``.
+    """
+    depth = np.maximum(per_m[:, None] * half, 1e-6)
+    return np.asarray(np.clip(1 - _OPAQUE / depth, 0, 1).min(axis=1))

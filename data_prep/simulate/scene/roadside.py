@@ -67,7 +67,7 @@ class Roadside:
             city: The map.
             driven: The driven lines, in the map frame.
             clearance_m: The ground this close to them is asphalt, metres.
-            terrain: The ground.
+            terrain: The ground without roads.
             settings: ``road_shift_m`` and ``road_width`` are used.
             rng: Draws displacements and widths.
         """
@@ -87,6 +87,7 @@ class Roadside:
         under = shapely.buffer(driven, clearance_m)
         paved = shapely.union_all(np.concatenate([asphalt, under]))
         asphalt = shapely.get_parts(shapely.buffer(shapely.buffer(paved, _CORNER_M), -_CORNER_M))
+        terrain = terrain.with_roads(asphalt)
         return cls(lines, width, is_road, asphalt, shapely.union_all(driven), terrain)
 
     def count(self, per_100m: float, rng: np.random.Generator, *, paths: bool) -> int:
@@ -182,7 +183,7 @@ class Roadside:
         """Return (N,) heights of the road or the ground at (N, 2) positions, metres."""
         on = np.zeros(len(xy), bool)
         on[shapely.STRtree(self.asphalt).query(shapely.points(xy), predicate="within")[0]] = True
-        return self.terrain.height(xy) - self.terrain.kerb_m * on
+        return np.where(on, self.terrain.road_height(xy), self.terrain.height(xy))
 
 
 def is_free(shapes: NDArray[Any], blocked: shapely.STRtree) -> NDArray[np.bool_]:

@@ -9,7 +9,16 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from data_prep.simulate.scene.meshes import box, cabin, copies, panels, prism, rectangles
+from data_prep.simulate.scene.meshes import (
+    box,
+    cabin,
+    copies,
+    hull,
+    panels,
+    prism,
+    rectangles,
+)
+from data_prep.simulate.scene.plants import climbers
 from data_prep.simulate.scene.roadside import Objects, Roadside, clear_of_earlier, is_free
 from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
 from data_prep.simulate.scene.world_settings import WorldSettings
@@ -37,6 +46,17 @@ _DARK_SHARE = 0.25
 
 _GROUND_CLEARANCE_M = 0.25
 """Height of a vehicle's underside above the road, metres."""
+
+_FENCE_HEIGHT_M = (0.6, 2.0)
+"""Least and largest height of fences, metres: local rules often allow 1.2 m in front gardens, and
+2 m between neighbours."""
+
+_OVERGROWN_SHARE = 0.4
+"""Share of the garden walls and fences that plants grow on or behind."""
+
+_SLAT_OFF_M = 0.02
+"""Standard deviation of a slat's displacement across the fence, metres: its slats are fixed to both
+sides of its rails, and lean."""
 
 _SLAT_M = 0.1
 """Width of a fence's slat, metres."""
@@ -75,8 +95,13 @@ def cars(
     ground = roads.surface_height(xy)
     body = np.c_[half, np.where(tall, height, 0.55 * height) - _GROUND_CLEARANCE_M]
     bottom = ground + _GROUND_CLEARANCE_M
-    meshes = [copies(box(), xy, bottom, along, body, reflectance, Surface.CAR)]
     low = ~tall
+    meshes = [
+        copies(
+            shape, xy[kind], bottom[kind], along[kind], body[kind], reflectance[kind], Surface.CAR
+        )
+        for shape, kind in ((hull(), low), (box(), tall))
+    ]
     scale = np.c_[half * (0.62, 0.92), 0.45 * height][low]
     pose = (xy[low], (ground + 0.55 * height)[low], along[low], scale)
     windows, roof = cabin()
@@ -109,7 +134,7 @@ def fences(
     kind = rng.choice(3, len(xy), p=_FENCE_KINDS)
     half = np.c_[rng.uniform(2, 12, len(xy)), np.full(len(xy), 0.1)]
     half[kind == 2] = np.c_[rng.uniform(0.5, 2.2, len(xy)), np.full(len(xy), 0.03)][kind == 2]
-    height = rng.uniform(0.6, 2.4, len(xy))
+    height = rng.uniform(*_FENCE_HEIGHT_M, len(xy))
     free = is_free(rectangles(xy, along, half), blocked)
     ground = roads.terrain.height(xy)
     wall, open_ = free & (kind != 1), free & (kind == 1)
@@ -122,11 +147,15 @@ def fences(
     at = step * (np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number))
     course = np.stack([np.cos(along), np.sin(along)], axis=1)[fence]
     a = xy[fence] + (at - half[fence, 0])[:, None] * course
+    a += rng.normal(0, _SLAT_OFF_M, len(a))[:, None] * course[:, ::-1] * (-1, 1)
     b = a + _SLAT_M * course
     foot = ground[fence]
     each = np.full(len(a), reflectance)
     slats = panels(a, b, foot, foot + height[fence], each, Surface.FENCE)
-    return [solid, slats], int(free.sum())
+    grown = free & (rng.random(len(xy)) < _OVERGROWN_SHARE)
+    hidden = np.c_[half[grown, 0], height[grown]]
+    plants = climbers(roads, xy[grown], along[grown], hidden, settings.leaves_per_m, rng)
+    return [solid, slats, plants], int(free.sum())
 
 
 def people(

@@ -149,21 +149,22 @@ def build_world(city: City, path: list[Array], settings: WorldSettings, seed: in
     )
     corridor = shapely.union_all(shapely.buffer(lines, _CORRIDOR_M))
     origin = city.raster.centre
-    terrain = Terrain.rolling(origin, settings.slope, settings.kerb_m, _rng(seed, "terrain"))
+    terrain = Terrain.drawn(origin, settings, _rng(seed, "terrain"))
     roads = Roadside.of(city, lines, _ASPHALT_M, terrain, settings, _rng(seed, "roads"))
     footprints, heights, counts = _buildings(city, corridor, roads, settings, seed)
-    houses = Houses.on(footprints, heights, terrain, _rng(seed, "walls"))
+    houses = Houses.on(footprints, heights, roads.terrain, _rng(seed, "walls"))
     meshes, facades, counts["bay"] = house_meshes(
         houses, origin, corridor, settings, _rng(seed, "bays")
     )
-    meshes += ground_meshes(terrain, city.raster, roads.asphalt, lines)
+    crowns = roads.lines[roads.is_road]
+    meshes += ground_meshes(roads.terrain, city.raster, roads.asphalt, crowns, lines)
     blocked = shapely.STRtree([*footprints, corridor])
     walls = WallPlanes.of(houses)
     roads = replace(roads, walls=(walls.a, walls.b))
     for name, make in _OBJECTS.items():
         objects, counts[name] = make(roads, blocked, settings, _rng(seed, name))
         meshes += objects
-    return _assemble(meshes, origin, facades, terrain, footprints, counts)
+    return _assemble(meshes, origin, facades, roads.terrain, footprints, counts)
 
 
 def _rng(seed: int, part: str) -> np.random.Generator:
