@@ -41,11 +41,8 @@ from maptile_loc.perceive.walls import FEATURES
 from maptile_loc.pipeline import LocalizeSettings, drive_tiles
 from maptile_loc.types import Queries
 
-SENSORS = {"hdl64": (0.0,), "hdl32": (0.0,), "robotcar": (50.0,)}
-"""Lengths of submaps, metres, of the tiles of each sensor."""
-
-EVERY_M = 15.0
-"""Metres of travel between query tiles."""
+SENSORS = {"hdl64": (0.0, 10.0), "hdl32": (0.0, 15.0), "robotcar": (50.0, 50.0)}
+"""Length of submaps, and distance between query tiles, of each sensor, metres."""
 
 THINNED = 0.3
 """Share of the tiles of spinning LiDARs whose clouds are thinned."""
@@ -81,26 +78,24 @@ def thinned(submap: Submap, rng: np.random.Generator) -> Submap:
 
 
 def find_samples(
-    city: City, drive: Drive, submap_m: float, settings: LocalizeSettings, seed: int
+    city: City, drive: Drive, queries: Queries, settings: LocalizeSettings
 ) -> Iterator[Sample]:
     """The samples of a drive's query tiles.
 
     Args:
         city: The city of the drive.
         drive: A simulated drive with labels.
-        submap_m: Length of the submaps, metres; single scans are thinned at times.
-        settings: How tiles are made.
-        seed: Draws turns, and what is thinned.
+        queries: How tiles are made; single scans are thinned at times.
+        settings: The recipe.
     """
     table = {"simulated": LABELS["semantickitti"]}
     submap = settings.submap.model_copy(update={"labels": table})
     labelled = settings.model_copy(update={"submap": submap})
-    queries = Queries(submap_m, EVERY_M, heading=UNKNOWN, seed=seed)
     tiles = drive_tiles(city, drive, queries, labelled)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(queries.seed)
     for number in range(len(tiles)):
         cloud = tiles.submap(number)
-        if submap_m == 0 and rng.random() < THINNED:
+        if queries.submap_m == 0 and rng.random() < THINNED:
             cloud = thinned(cloud, rng)
         seen = survey(cloud, float(tiles.rotation[number]), settings.query)
         yield from (s for s in labelled_samples(seen, settings.query) if len(s.cell))
@@ -109,15 +104,15 @@ def find_samples(
 def make_parts(
     cities: list[City], given: argparse.Namespace, settings: LocalizeSettings
 ) -> Iterator[Part]:
-    """The samples of all cities, sensors and lengths of submaps."""
+    """The samples of all cities and sensors."""
     for city in cities:
-        for sensor, lengths in SENSORS.items():
-            for submap_m in lengths:
-                samples: list[Sample] = []
-                for seed in range(given.worlds):
-                    drive = training_drive(city, sensor, given.metres, given.work, seed, EVERY_M)
-                    samples += find_samples(city, drive, submap_m, settings, seed)
-                yield Part(city.name, sensor, submap_m, samples)
+        for sensor, (submap_m, every_m) in SENSORS.items():
+            samples: list[Sample] = []
+            for seed in range(given.worlds):
+                drive = training_drive(city, sensor, given.metres, given.work, seed, every_m)
+                queries = Queries(submap_m, every_m, heading=UNKNOWN, seed=seed)
+                samples += find_samples(city, drive, queries, settings)
+            yield Part(city.name, sensor, submap_m, samples)
 
 
 def fit(parts: list[Part], settings: LocalizeSettings, progress: bool = False) -> WallDetector:
