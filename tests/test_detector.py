@@ -68,14 +68,16 @@ def dense(detector: WallDetector, cell: np.ndarray, features: np.ndarray) -> np.
     hidden = np.zeros((SIZE, SIZE, 8))
     first = np.maximum(normal @ state["first.weight"].T + state["first.bias"], 0)
     hidden.reshape(-1, 8)[cell] = first
+    sides = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 4
+    corners = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1]]) / 4
     for number, step in enumerate(DILATIONS):
         weight, bias = state[f"layers.{number}.weight"], state[f"layers.{number}.bias"]
-        kernel = weight.reshape(8, 3, 3, 8)
-        total = np.zeros_like(hidden) + bias
-        for i in range(3):
-            for j in range(3):
-                shift = ((1 - i) * step, (1 - j) * step, 0)
-                total += ndimage.shift(hidden, shift, order=0) @ kernel[:, i, j].T
+        spread = np.zeros((2 * step + 1, 2 * step + 1))
+        parts = [hidden]
+        for kernel in (sides, corners):
+            spread[::step, ::step] = kernel
+            parts.append(ndimage.correlate(hidden, spread[..., None], mode="constant"))
+        total = np.concatenate(parts, axis=2) @ weight.T + bias
         hidden = (hidden + np.maximum(total, 0)) * here[..., None]
     odds = hidden.reshape(-1, 8)[cell] @ state["last.weight"].T + state["last.bias"]
     return special.softmax(odds, axis=1)[:, BUILDING_CLASS]
@@ -179,7 +181,7 @@ def striped(rng: np.random.Generator) -> Sample:
 def test_a_fit_uses_the_cells_around_and_the_seed_decides_it() -> None:
     rng = np.random.default_rng(0)
     samples = [striped(rng) for _ in range(16)]
-    settings = FitSettings(width=8, epochs=15, batch=4)
+    settings = FitSettings(width=8, epochs=60, batch=4)
     fitted = fit_detector(samples, SIZE, settings)
     test = striped(rng)
     found = fitted.building(test.cell, test.features, SIZE) > 0.5
@@ -194,7 +196,7 @@ def test_a_fit_uses_the_cells_around_and_the_seed_decides_it() -> None:
 def test_a_fit_continues_from_a_detector_and_leaves_it_as_it_is() -> None:
     rng = np.random.default_rng(0)
     samples = [striped(rng) for _ in range(4)]
-    start = fit_detector(samples, SIZE, FitSettings(width=8, epochs=15, batch=4))
+    start = fit_detector(samples, SIZE, FitSettings(width=8, epochs=2, batch=4))
     before = [parameter.clone() for parameter in start.parameters()]
     tiny = FitSettings(epochs=1, batch=4, learning_rate=1e-9)
     adapted = fit_detector(samples, SIZE, tiny, start)
@@ -233,10 +235,25 @@ def test_targets_are_the_labels_of_upright_points() -> None:
     assert len(target) == 3
 
 
-def test_the_squares_of_a_cell_are_its_neighbours() -> None:
-    cell = np.array([0, 1, 33, 70])
-    cells = make_cells(cell, np.zeros((4, 1)), SIZE)
+def test_the_neighbours_of_a_cell() -> None:
+    cells = make_cells(np.array([0, 1, 33, 70]), np.zeros((4, 1)), SIZE)
     nothing = 4
-    assert cells.around[1][0].tolist() == [nothing] * 4 + [0, 1, nothing, nothing, 2]
-    assert cells.around[1][2].tolist() == [0, 1, nothing, nothing, 2, nothing, *[nothing] * 3]
-    assert cells.around[2][0].tolist() == [nothing] * 4 + [0, *[nothing] * 4]
+    assert cells.around[1][0].tolist() == [[nothing, nothing, 1, nothing], [nothing] * 3 + [2]]
+    assert cells.around[1][2].tolist() == [[1, *[nothing] * 3], [0, *[nothing] * 3]]
+    assert cells.around[2][0].tolist() == [[nothing] * 4] * 2
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_turned_and_mirrored_tiles_give_the_same(
+    detector: WallDetector, turns: int, mirrored: bool
+) -> None:
+    cell, features = some_cells()
+    number = np.full(SIZE * SIZE, -1)
+    number[cell] = np.arange(len(cell))
+    grid = np.rot90(number.reshape(SIZE, SIZE), turns)
+    grid = (grid[:, ::-1] if mirrored else grid).ravel()
+    there = np.flatnonzero(grid >= 0)
+    found = detector.building(there, features[grid[there]], SIZE)
+    expected = detector.building(cell, features, SIZE)[grid[there]]
+    np.testing.assert_allclose(found, expected, atol=1e-6)

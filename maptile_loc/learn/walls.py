@@ -47,7 +47,7 @@ class FitSettings(Settings):
         learning_rate: At its peak; one cycle.
         weight_decay: Of AdamW.
         dropout: Share of the features that is hidden in each step, for all cells alike.
-        seed: Seed of weights, order and turns.
+        seed: Seed of weights and order.
     """
 
     width: Count = 32
@@ -108,18 +108,13 @@ class _Batch(NamedTuple):
     target: torch.Tensor
 
 
-def _collate(samples: Sequence[Sample], size: int, generator: np.random.Generator) -> _Batch:
-    """One batch; each tile is turned by a random quarter and mirrored at random."""
+def _collate(samples: Sequence[Sample], size: int) -> _Batch:
+    """One batch of the samples, whose tiles are (size, size)."""
     total = sum(len(sample.cell) for sample in samples)
     around: dict[int, list[torch.Tensor]] = {step: [] for step in set(DILATIONS)}
     first = 0
     for sample in samples:
-        row, column = np.divmod(sample.cell, size)
-        if generator.random() < 0.5:
-            column = size - 1 - column
-        for _ in range(generator.integers(4)):
-            row, column = size - 1 - column, row
-        made = make_cells(row * size + column, sample.features, size)
+        made = make_cells(sample.cell, sample.features, size)
         for step, index in made.around.items():
             none = index == len(sample.cell)
             around[step].append(torch.where(none, total, index + first))
@@ -188,13 +183,12 @@ def fit_detector(
     if start is not None:
         detector = WallDetector(start.features, start.width)
         detector.load_state_dict(start.state_dict())
-    generator = np.random.default_rng(settings.seed)
     loader: DataLoader[Any] = DataLoader(
         list(samples),  # type: ignore[arg-type]
         batch_size=min(settings.batch, len(samples)),
         shuffle=True,
         drop_last=True,
-        collate_fn=lambda part: _collate(part, size, generator),
+        collate_fn=lambda part: _collate(part, size),
     )
     with quiet():
         trainer = pl.Trainer(

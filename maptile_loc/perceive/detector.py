@@ -2,7 +2,9 @@
 
 It works on the cells with upright points alone, by their features (``walls.FEATURES``) and those of
 the cells around them: submanifold sparse convolutions (Graham, Engelcke and van der Maaten, CVPR
-2018) with residual connections and growing dilation.
+2018) with residual connections and several dilations. A filter treats all four sides of a cell
+alike, and all four corners, so that a tile that is turned by a quarter, or mirrored, gives the same
+probabilities.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ BUILDING_CLASS = CLASSES.index("building")
 DILATIONS = (1, 2, 4, 1)
 """Distance, in cells, to the eight neighbours that each layer looks at."""
 
+RING = (((-1, 0), (0, -1), (0, 1), (1, 0)), ((-1, -1), (-1, 1), (1, -1), (1, 1)))
+"""Rows and columns to the neighbours of a cell: at its sides, and at its corners."""
+
 CLIP = 4.0
 """Normalised features are clipped to this, so that no outlier decides alone."""
 
@@ -79,8 +84,8 @@ class Cells(NamedTuple):
 
     Attributes:
         features: (M, F) float32 features.
-        around: For each of ``DILATIONS``, (M, 9) int64 indices of the cell's square of neighbours,
-            row by row; M where there is no cell.
+        around: For each of ``DILATIONS``, (M, 2, 4) int64 indices of the neighbours of ``RING``; M
+            where there is no cell.
     """
 
     features: torch.Tensor
@@ -102,7 +107,10 @@ def make_cells(cell: NDArray[np.int64], features: NDArray[np.floating], size: in
     around = {
         step: torch.from_numpy(
             np.stack(
-                [number[row + i * step, column + j * step] for i in (-1, 0, 1) for j in (-1, 0, 1)],
+                [
+                    np.stack([number[row + i * step, column + j * step] for i, j in part], axis=1)
+                    for part in RING
+                ],
                 axis=1,
             )
         )
@@ -125,7 +133,7 @@ class WallDetector(nn.Module):
         self.mean = nn.Buffer(torch.zeros(features))
         self.spread = nn.Buffer(torch.ones(features))
         self.first = nn.Linear(features, width)
-        self.layers = nn.ModuleList(nn.Linear(9 * width, width) for _ in DILATIONS)
+        self.layers = nn.ModuleList(nn.Linear(3 * width, width) for _ in DILATIONS)
         self.last = nn.Linear(width, len(CLASSES))
 
     def forward(self, cells: Cells) -> torch.Tensor:
@@ -134,8 +142,8 @@ class WallDetector(nn.Module):
         hidden = torch.relu(self.first(normal))
         nothing = hidden.new_zeros(1, self.width)
         for step, layer in zip(DILATIONS, self.layers, strict=True):
-            square = torch.cat([hidden, nothing])[cells.around[step]]
-            hidden = hidden + torch.relu(layer(square.flatten(1)))
+            ring = torch.cat([hidden, nothing])[cells.around[step]].mean(dim=2)
+            hidden = hidden + torch.relu(layer(torch.cat([hidden, ring.flatten(1)], 1)))
         logits: torch.Tensor = self.last(hidden)
         return logits
 
