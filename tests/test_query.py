@@ -265,7 +265,7 @@ def test_flatness_of_a_wall_a_floor_and_leaves():
     def points(xyz):
         xyz = np.asarray(xyz, np.float32)
         zero = np.zeros(len(xyz), np.float32)
-        return Upright(xyz[:, :2], xyz[:, 2], zero, np.arange(len(xyz)), zero, zero)
+        return Upright(xyz[:, :2], xyz[:, 2], zero, np.arange(len(xyz)), zero, zero, zero)
 
     flat_wall = wall((0, 0), (6, 2), count=2000)
     floor = np.column_stack([RNG.uniform(0, 6, (2000, 2)), RNG.normal(2, 0.02, 2000)])

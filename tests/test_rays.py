@@ -41,8 +41,11 @@ def test_the_share_of_passing_rays_is_measured(share, seed):
     passes = np.random.default_rng(seed).random(len(azimuth)) < share
     rays = rays_of(cloud(azimuth, elevation, np.where(passes, 20.0, 8.0)))
     hit = np.flatnonzero(~passes)
-    through = seen_through(bin_rays(rays), hit, rays.distance[hit] + 1.5)
+    seen = bin_rays(rays)
+    through = seen_through(seen.directions, hit, rays.distance[hit] + 1.5)
     assert through.mean() == pytest.approx(share, abs=0.03)
+    beyond = seen_through(seen.azimuths, hit, rays.flat[hit] + 1.5)
+    assert beyond.mean() == pytest.approx(share, abs=0.03)
 
 
 def test_no_ray_passes_a_wall_and_other_scans_do_not_count():
@@ -52,7 +55,20 @@ def test_no_ray_passes_a_wall_and_other_scans_do_not_count():
     scan = np.repeat(np.arange(2, dtype=np.int32), len(wall))
     rays = make_rays(np.concatenate([wall, behind]), scan, np.zeros((2, 3), np.float32))
     tested = np.arange(len(wall))
-    assert (seen_through(bin_rays(rays), tested, rays.distance[tested] + 1.5) == 0).all()
+    seen = bin_rays(rays)
+    assert (seen_through(seen.directions, tested, rays.distance[tested] + 1.5) == 0).all()
+    assert (seen_through(seen.azimuths, tested, rays.flat[tested] + 1.5) == 0).all()
+
+
+def test_what_is_seen_above_a_low_object_is_beyond_it_but_not_behind_it():
+    azimuth, elevation = grid()
+    high = elevation > 2
+    rays = rays_of(cloud(azimuth, elevation, np.where(high, 30.0, 8.0)))
+    low = np.flatnonzero(elevation < -2)
+    seen = bin_rays(rays)
+    assert (seen_through(seen.directions, low, rays.distance[low] + 2) == 0).all()
+    beyond = seen_through(seen.azimuths, low, rays.flat[low] + 2)
+    np.testing.assert_allclose(beyond, high.mean(), atol=0.02)
 
 
 @settings(max_examples=20, deadline=None)
