@@ -5,7 +5,6 @@ Cities and drives are given as objects or as paths. City first, then drive, ever
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +22,13 @@ from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles, load_recipe, prepare_search
+from maptile_loc.odometry.stored import with_needed_odometry
+from maptile_loc.pipeline import (
+    drive_tiles,
+    load_recipe,
+    prepare_search,
+    with_profile,
+)
 from maptile_loc.pipeline import localize as localize_tiles
 from maptile_loc.report.findings import outcome_notes
 from maptile_loc.report.metrics import Metrics
@@ -112,6 +117,7 @@ def localize(
     online: bool = False,
     odometry: Literal["auto", "lidar"] = "auto",
     prior: tuple[float, float, float] | None = None,
+    sensor_profile: PathLike | None = None,
     device: str = "auto",
     seed: int = 0,
     config: PathLike = "localize",
@@ -130,9 +136,9 @@ def localize(
         submap_m: Metres of travel that are put together for a query; 0 is one scan.
         every_m: Metres of travel between queries; 0 is a query per scan.
         online: Use nothing that comes after a query.
-        odometry: "auto": the drive's own, or made from its scans where it has none; "lidar": made
-            from its scans.
+        odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         device: "auto", "cpu" or "cuda".
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
@@ -146,19 +152,18 @@ def localize(
     Raises:
         MaptileError: Something that is named does not exist or does not fit.
     """
-    settings = load_recipe(config, overrides)
+    settings = with_profile(load_recipe(config, overrides), sensor_profile)
     city, drive = _city(city), _drive(drive)
-    heading = heading or ("known" if drive.heading is not None else "unknown")
-    queries = Queries(submap_m, every_m, online, _heading(heading), seed)
-    on, folder = pick_device(device), None if model is None else Path(model)
-    engine = prepare_search(city, settings, method, prior, folder, on, progress)
+    queries = Queries(submap_m, every_m, online, _heading(heading or _default(drive)), seed)
+    folder = None if model is None else Path(model)
+    engine = prepare_search(city, settings, method, prior, folder, pick_device(device), progress)
     if keep is not None:
         ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
     about = run_record(city, drive, queries, folder)
     about |= {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    drive = _with_odometry(drive, queries, odometry, settings, keep, progress)
-    tiles = drive_tiles(city, drive, queries, settings)
-    found = localize_tiles(tiles, engine, settings, progress)
+    about |= {"sensor_profile": settings.query.wall.model_dump(mode="json")["profile"]}
+    drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
+    found = localize_tiles(drive_tiles(city, drive, queries, settings), engine, settings, progress)
     return replace(found, record=about, notes=(*found.notes, *outcome_notes(found)))
 
 
@@ -204,51 +209,98 @@ def adapt(
     city: City | PathLike,
     drive: Drive | PathLike,
     *,
-    what: Literal["model"] = "model",
+    what: Literal["model", "walls"] = "model",
     model: PathLike | None = None,
+    out: PathLike | None = None,
     minutes: float | None = None,
-    heading: str | HeadingKnowledge = "known",
+    heading: str | HeadingKnowledge | None = None,
     submap_m: float = 50.0,
     every_m: float = 20.0,
     device: str = "auto",
-    config: PathLike = "mapnet_plus",
+    config: PathLike | None = None,
     overrides: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Path:
-    """Adapt a model of a city to a drive (MapNet+), by the drive's odometry alone.
+    """Adapt a model of a city to a drive (MapNet+), or the wall detector to the drive's sensor.
+
+    A model is adapted by the drive's odometry, the detector by the map: the drive is localized, and
+    the map's buildings label its scans. ``localize(..., sensor_profile=...)`` uses the detector.
 
     Args:
         city: A city, or its path.
         drive: A drive, or its path; its truth is never read.
-        what: What is adapted: "model".
+        what: What is adapted: "model" or "walls".
         model: Folder of the model; None: the city's newest one of method "mapnet". It stays as is.
-        minutes: Stop after this many minutes.
-        heading: "known" or "unknown", as the model was trained.
+        out: Folder of the sensor profile that is written; for walls, which need it.
+        minutes: Stop after this many minutes; for a model.
+        heading: "known" or "unknown", as the model was trained (None: known); for walls as in
+            ``localize``.
         submap_m: Metres of travel per query tile; 0 is one scan.
         every_m: Metres of travel between query tiles; 0 is one per scan.
         device: "auto", "cpu" or "cuda".
-        config: Recipe: a name in ``configs/``, or a YAML file.
+        config: Recipe: a name in ``configs/``, or a YAML file; None: ``mapnet_plus`` for a model,
+            ``adapt_walls`` for walls.
         overrides: ``key=value`` strings that override single keys of the recipe.
         progress: Is called as the work proceeds.
 
     Returns:
-        The folder of the adapted model, beside the model.
+        The folder of the adapted model, beside the model; for walls, ``out``.
 
     Raises:
-        MaptileError: There is no such model, or it cannot be adapted; the drive lacks something.
+        MaptileError: There is no such model, or it cannot be adapted; the drive lacks something, or
+            is not sure enough of its poses to teach; the map does not fit it; the adapted detector
+            is no better; ``out`` is in the city, or exists and is no sensor profile.
     """
-    from maptile_loc.learn import adapt as learn_adapt
+    city, drive = _city(city), _drive(drive)
+    if what == "walls":
+        if out is None or model is not None or minutes is not None:
+            raise MaptileError("walls are adapted with an out folder, without a model or minutes")
+        queries = Queries(submap_m, every_m, heading=_heading(heading or _default(drive)))
+        chosen = config or "adapt_walls", overrides
+        return _adapt_walls(city, drive, Path(out), queries, chosen, device, progress)
+    if what != "model" or out is not None:
+        raise MaptileError(f"what={what!r}, out={out}: a model has no out folder, walls have one")
+    queries = Queries(submap_m, every_m, heading=_heading(heading or "known"))
+    chosen = config or "mapnet_plus", overrides
+    return _adapt_model(city, drive, model, queries, chosen, minutes, device, progress)
+
+
+def _adapt_model(
+    city: City,
+    drive: Drive,
+    model: PathLike | None,
+    queries: Queries,
+    recipe: tuple[PathLike, Sequence[str]],
+    minutes: float | None,
+    device: str,
+    progress: Progress,
+) -> Path:
+    from maptile_loc.learn.adapt import AdaptSettings, adapt
     from maptile_loc.search.engine.locator import newest_model
 
-    if what != "model":
-        raise MaptileError(f"what={what!r}: only a model can be adapted")
-    settings = load_settings(learn_adapt.AdaptSettings, config, overrides)
-    city = _city(city)
+    settings = load_settings(AdaptSettings, *recipe)
     folder = newest_model(city, "mapnet") if model is None else Path(model)
-    queries = Queries(submap_m, every_m, heading=_heading(heading), seed=settings.seed)
-    return learn_adapt.adapt(
-        city, folder, _drive(drive), queries, settings, load_recipe(), minutes, device, progress
-    )
+    queries = replace(queries, seed=settings.seed)
+    return adapt(city, folder, drive, queries, settings, load_recipe(), minutes, device, progress)
+
+
+def _adapt_walls(
+    city: City,
+    drive: Drive,
+    out: Path,
+    queries: Queries,
+    recipe: tuple[PathLike, Sequence[str]],
+    device: str,
+    progress: Progress,
+) -> Path:
+    from maptile_loc.learn.sensor_profile import adapt_walls, check_out
+    from maptile_loc.learn.teacher import TeachSettings
+
+    settings, localize = load_settings(TeachSettings, *recipe), load_recipe()
+    queries, on = replace(queries, seed=settings.fit.seed), pick_device(device)
+    check_out(out, city)
+    drive = with_needed_odometry(drive, queries, "auto", localize.odometry, None, progress)
+    return adapt_walls(city, drive, queries, out, settings, localize, on, progress)
 
 
 def simulate(
@@ -321,30 +373,8 @@ def _heading(heading: HeadingKnowledge | str) -> HeadingKnowledge:
     return HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
 
 
-def _with_odometry(
-    drive: Drive,
-    queries: Queries,
-    odometry: str,
-    settings: LocalizeSettings,
-    keep: PathLike | None,
-    progress: Progress,
-) -> Drive:
-    """Return the drive, with odometry made from its scans where that is needed or asked for.
-
-    It is needed where the drive has none and ``queries`` are defined by metres of travel, and asked
-    for where ``odometry`` is "lidar".
-    """
-    from maptile_loc.odometry.stored import with_lidar_odometry
-
-    if odometry not in ("auto", "lidar"):
-        raise MaptileError(f"odometry {odometry!r}: there are auto and lidar")
-    needed = drive.odometry is None and (queries.submap_m > 0 or queries.every_m > 0)
-    if not needed and odometry == "auto":
-        return drive
-    if keep is not None:
-        return with_lidar_odometry(drive, settings.odometry, Path(keep), progress)
-    with tempfile.TemporaryDirectory() as folder:
-        return with_lidar_odometry(drive, settings.odometry, Path(folder), progress)
+def _default(drive: Drive) -> str:
+    return "unknown" if drive.heading is None else "known"
 
 
 def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:

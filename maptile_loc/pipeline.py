@@ -24,9 +24,11 @@ from maptile_loc.fuse.filter import filter_causal, is_sure
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.odometry.odometry_settings import OdometrySettings
+from maptile_loc.perceive.detector import cached_detector
 from maptile_loc.perceive.query_tile import QuerySettings
 from maptile_loc.perceive.submap import SubmapSettings
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
+from maptile_loc.perceive.walls import FEATURES
 from maptile_loc.score.align import AlignSettings, align
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
@@ -81,6 +83,29 @@ def load_recipe(config: str | Path = "localize", overrides: Sequence[str] = ()) 
         MaptileError: No such recipe, or a key or value that does not fit.
     """
     return load_settings(recipe_class(), config, overrides)
+
+
+def with_profile(settings: LocalizeSettings, folder: str | Path | None) -> LocalizeSettings:
+    """Return a recipe whose walls are found by the detector of a sensor profile.
+
+    Args:
+        settings: The recipe; it may name a profile itself (``query.wall.profile``).
+        folder: Folder of the profile; None: the one that the recipe names, if any.
+
+    Raises:
+        MaptileError: The folder holds no detector, or a damaged one; the recipe names another.
+    """
+    named = settings.query.wall.profile
+    found = named if folder is None else folder
+    if found is None:
+        return settings
+    found = Path(found).resolve()
+    if named is not None and named.resolve() != found:
+        raise MaptileError(f"sensor profile {found}: the recipe names {named}; give one of both")
+    cached_detector(found, FEATURES)
+    wall = settings.query.wall.model_copy(update={"profile": found})
+    query = settings.query.model_copy(update={"wall": wall})
+    return settings.model_copy(update={"query": query})
 
 
 @cache
@@ -278,7 +303,7 @@ def _stages(
     grid = np.diag(np.square(spread))
     coarse = [_top(c, np.tile(grid, (len(c.poses), 1, 1)), settings.fuse) for c in found]
     aligned = [_top(fix.candidates, fix.covariance, settings.fuse) for fix in fixes]
-    steps = _steps(tiles, settings.fuse)
+    steps = query_steps(tiles, settings.fuse)
     area_m2 = max(area_km2 * 1e6, 1.0)
     fused = filter_causal(fixes, steps, area_m2, settings.fuse)
     return {
@@ -289,7 +314,7 @@ def _stages(
     }
 
 
-def _steps(tiles: QueryTiles, settings: FuseSettings) -> Steps:
+def query_steps(tiles: QueryTiles, settings: FuseSettings) -> Steps:
     """The odometry between consecutive queries."""
     plan, odometry = tiles.plan, tiles.drive.odometry
     poses = np.zeros((len(tiles), 3)) if odometry is None else se2_from_se3(odometry.at(tiles.t_ns))

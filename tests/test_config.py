@@ -108,9 +108,10 @@ def test_every_shipped_recipe_fits_its_settings():
     from data_prep.simulate.record import SimulateSettings
     from maptile_loc.learn.adapt import AdaptSettings
     from maptile_loc.learn.settings import ModelSettings
+    from maptile_loc.learn.teacher import TeachSettings
 
     kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
-    kinds["mapnet_plus"] = AdaptSettings
+    kinds |= {"mapnet_plus": AdaptSettings, "adapt_walls": TeachSettings}
     models = ("mapnet", "posenet", "posterior", "cells", "retrieval", "vlocnet")
     kinds |= dict.fromkeys(models, ModelSettings)
     recipes = sorted(config_folder().glob("*.yaml"))

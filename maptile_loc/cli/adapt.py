@@ -1,4 +1,4 @@
-"""Adapt a model of a city to a drive, by the drive's odometry alone."""
+"""Adapt a model of a city to a drive, or the wall detector to the drive's sensor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("city", type=options.PATH)
 @click.argument("drive", type=options.PATH)
+@click.option("--walls", is_flag=True, help="Adapt the wall detector, by the map.")
+@click.option("--out", type=options.PATH, help="With --walls: folder to write the profile to.")
 @click.option(
     "--model", type=options.PATH, show_default="the city's newest mapnet", help="Folder of a model."
 )
@@ -23,40 +25,56 @@ if TYPE_CHECKING:
 @click.option(
     "--heading",
     type=options.Heading(),
-    default="known",
-    help="known or unknown, as the model was trained.",
+    show_default="known; with --walls, unknown if the drive has no headings",
+    help="known or unknown, as the model was trained; with --walls as for localize.",
 )
 @options.submap
 @options.every
 @options.drive_format()
 @options.device
-@options.recipe("mapnet_plus")
+@click.option(
+    "--config",
+    metavar="NAME",
+    show_default="mapnet_plus; with --walls adapt_walls",
+    help="Recipe: a name in configs/, or a YAML file.",
+)
 @options.overrides
 def command(
     city: Path,
     drive: Path,
+    walls: bool,
+    out: Path | None,
     model: Path | None,
     minutes: float | None,
-    heading: HeadingKnowledge,
+    heading: HeadingKnowledge | None,
     submap: float,
     every: float,
     format: str,
     device: str,
-    config: str,
+    config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Adapt a model of CITY to DRIVE (MapNet+), by the drive's odometry alone.
 
     The model, a mapnet or a posterior, stays as it is. The adapted model is written beside it, and
     is then the newest.
+
+    With --walls, adapt the wall detector to the sensor of DRIVE: the drive is localized, and the
+    buildings of CITY label its scans. The folder OUT is then a sensor profile for localize.
     """
     import maptile_loc as ml
 
+    if walls and (out is None or model is not None or minutes is not None):
+        raise click.UsageError("--walls needs --out, and has no --model and no --minutes")
+    if out is not None and not walls:
+        raise click.UsageError("--out belongs to --walls; a model is written into the city")
     with console.progress_bar() as progress:
         folder = ml.adapt(
             city,
             ml.open_drive(drive, format, progress=progress),
+            what="walls" if walls else "model",
             model=model,
+            out=out,
             minutes=minutes,
             heading=heading,
             submap_m=submap,
@@ -66,6 +84,7 @@ def command(
             overrides=overrides,
             progress=progress,
         )
-    console.say_recipe(config)
+    console.say_recipe(config or ("adapt_walls" if walls else "mapnet_plus"))
     click.echo(f"{folder}: adapted")
-    console.say_next("localize", city, drive, "--method", "mapnet", "--out", "OUT")
+    use = ("--sensor-profile", folder) if walls else ("--method", "mapnet")
+    console.say_next("localize", city, drive, *use, "--out", "OUT")

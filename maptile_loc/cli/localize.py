@@ -49,6 +49,12 @@ if TYPE_CHECKING:
 @click.option(
     "--prior", type=options.Numbers("LAT,LON,RADIUS"), help="Search only there (degrees, metres)."
 )
+@click.option(
+    "--sensor-profile",
+    type=options.PATH,
+    show_default="the detector of the package",
+    help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
+)
 @options.device
 @options.seed
 @options.recipe("localize")
@@ -69,6 +75,7 @@ def command(
     start: float | None,
     end: float | None,
     prior: tuple[float, float, float] | None,
+    sensor_profile: Path | None,
     device: str,
     seed: int,
     config: str,
@@ -95,6 +102,7 @@ def command(
             online=online,
             odometry="lidar" if odometry == "lidar" else "auto",
             prior=prior,
+            sensor_profile=sensor_profile,
             device=device,
             seed=seed,
             config=config,

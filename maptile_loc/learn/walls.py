@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pydantic
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_prep.settings import Count, Fraction, Positive, Settings
+from data_prep.settings import Count, Fraction, NotNegative, Positive, Settings
 from maptile_loc.learn.runtime import quiet
 from maptile_loc.perceive.detector import (
     BUILDING_CLASS,
@@ -25,7 +26,7 @@ from maptile_loc.perceive.detector import (
 from maptile_loc.perceive.labels import BUILDING, UNLABELLED
 from maptile_loc.perceive.query_tile import QuerySettings, Survey, upright_groups
 from maptile_loc.perceive.rays import pixels
-from maptile_loc.perceive.walls import wall_features
+from maptile_loc.perceive.walls import Upright, wall_features
 
 UNKNOWN = -1
 """Target of a cell whose class is not known."""
@@ -35,6 +36,25 @@ NO_WALL = -2
 
 LEAST_SPREAD = 1e-3
 """Smallest standard deviation by which a feature is normalised."""
+
+
+class LabelNoise(Settings):
+    """How often labels are wrong: the matrix T of forward correction for walls and other cells.
+
+    The fit compares T p with the labels, where p is what the detector states, so that its minimum
+    is the detector that clean labels give (Patrini et al., CVPR 2017, theorem 2).
+
+    Attributes:
+        missed: Share of the walls that are labelled no walls.
+        invented: Share of the other cells that are labelled walls.
+    """
+
+    missed: float = pydantic.Field(default=0.0, ge=0, lt=0.5)
+    invented: float = pydantic.Field(default=0.0, ge=0, lt=0.5)
+
+
+EXACT = LabelNoise()
+"""Labels without errors."""
 
 
 class FitSettings(Settings):
@@ -47,6 +67,9 @@ class FitSettings(Settings):
         learning_rate: At its peak; one cycle.
         weight_decay: Of AdamW.
         dropout: Share of the features that is hidden in each step, for all cells alike.
+        anchor: Weight of half the squared distance of the weights from those of the detector that
+            the fit continues from (L2-SP; Li, Grandvalet and Davoine, ICML 2018).
+        noise: How often the labels of walls and of no walls are wrong.
         seed: Seed of weights and order.
     """
 
@@ -54,8 +77,10 @@ class FitSettings(Settings):
     epochs: Count = 20
     batch: Count = 8
     learning_rate: Positive = 0.003
-    weight_decay: Positive = 0.01
+    weight_decay: NotNegative = 0.01
     dropout: Fraction = 0.1
+    anchor: NotNegative = 0.0
+    noise: LabelNoise = EXACT
     seed: int = 0
 
 
@@ -73,6 +98,21 @@ class Sample(NamedTuple):
     target: NDArray[np.int64]
 
 
+def featured_groups(
+    seen: Survey, settings: QuerySettings
+) -> Iterator[tuple[Upright, NDArray[np.int64], NDArray[np.float32]]]:
+    """The upright points of each group of scans, their (M,) cells, and the cells' (M, F) features.
+
+    Args:
+        seen: The points.
+        settings: How tiles are made.
+    """
+    size = settings.size
+    for points in upright_groups(seen, settings.wall.may_be_wall(seen.height)):
+        cell, features = wall_features(points, seen.bins, size, settings.resolution, settings.wall)
+        yield points, cell, features.astype(np.float32)
+
+
 def labelled_samples(seen: Survey, settings: QuerySettings) -> list[Sample]:
     """Samples of a labelled submap, one per group of scans.
 
@@ -85,8 +125,7 @@ def labelled_samples(seen: Survey, settings: QuerySettings) -> list[Sample]:
     """
     assert seen.kind is not None
     size, samples = settings.size, []
-    for points in upright_groups(seen, settings.wall.may_be_wall(seen.height)):
-        cell, features = wall_features(points, seen.bins, size, settings.resolution, settings.wall)
+    for points, cell, features in featured_groups(seen, settings):
         pixel, inside = pixels(points.xy, size, settings.resolution)
         kind = seen.kind[points.ray][inside]
         votes = np.zeros((len(CLASSES), size * size))
@@ -97,7 +136,7 @@ def labelled_samples(seen: Survey, settings: QuerySettings) -> list[Sample]:
         blank = np.bincount(pixel[~known], minlength=size * size)
         target = np.where(votes.sum(axis=0) > blank, votes.argmax(axis=0), UNKNOWN)
         target[pixel[kind == BUILDING]] = BUILDING_CLASS
-        samples.append(Sample(cell, features.astype(np.float32), target[cell]))
+        samples.append(Sample(cell, features, target[cell]))
     return samples
 
 
@@ -131,12 +170,20 @@ class _Fit(pl.LightningModule):
     def __init__(self, detector: WallDetector, settings: FitSettings, steps: int) -> None:
         super().__init__()
         self.detector, self.settings, self.steps = detector, settings, steps
+        self.start = [weight.detach().clone() for weight in detector.parameters()]
 
     def training_step(self, batch: _Batch, _: int) -> torch.Tensor:
         """The mean loss of a batch."""
         shown = torch.rand(1, self.detector.features) >= self.settings.dropout
         features = torch.where(shown, batch.cells.features, self.detector.mean)
-        return wall_loss(self.detector(Cells(features, batch.cells.around)), batch.target)
+        odds = self.detector(Cells(features, batch.cells.around))
+        loss = wall_loss(odds, batch.target, self.settings.noise)
+        return loss + self.settings.anchor / 2 * self._moved() if self.settings.anchor else loss
+
+    def _moved(self) -> torch.Tensor:
+        """Squared distance of the weights from those at the start."""
+        pairs = zip(self.detector.parameters(), self.start, strict=True)
+        return torch.stack([(weight - before).square().sum() for weight, before in pairs]).sum()
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate."""
@@ -146,20 +193,25 @@ class _Fit(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
-def wall_loss(odds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def wall_loss(odds: torch.Tensor, target: torch.Tensor, noise: LabelNoise = EXACT) -> torch.Tensor:
     """Mean negative log-probability of the targets, nats; unknown cells do not count.
 
     Args:
         odds: (M, len(CLASSES)) log-odds.
         target: (M,) as in ``Sample``.
+        noise: How often walls are labelled ``NO_WALL``, and other cells walls.
     """
     known = target != UNKNOWN
     log_p = torch.log_softmax(odds[known], 1)
     target = target[known]
     others = [k for k in range(odds.shape[1]) if k != BUILDING_CLASS]
-    no_wall = torch.logsumexp(log_p[:, others], 1)
+    wall, no_wall = log_p[:, BUILDING_CLASS], torch.logsumexp(log_p[:, others], 1)
+    missed, invented = torch.tensor([noise.missed, noise.invented])
+    as_wall = torch.logaddexp(wall + torch.log1p(-missed), no_wall + torch.log(invented))
+    as_no_wall = torch.logaddexp(no_wall + torch.log1p(-invented), wall + torch.log(missed))
     named = log_p.gather(1, target.clamp(min=0)[:, None])[:, 0]
-    return -torch.where(target == NO_WALL, no_wall, named).mean()
+    named = torch.where(target == BUILDING_CLASS, as_wall, named)
+    return -torch.where(target == NO_WALL, as_no_wall, named).mean()
 
 
 def fit_detector(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from data_prep.progress import Progress, silent
 from data_prep.sources.formats.tum import read_tum, write_tum
 from maptile_loc.odometry.lidar_odometry import lidar_odometry
 from maptile_loc.odometry.odometry_settings import OdometrySettings
+from maptile_loc.types import Queries
 
 ODOMETRY_FILE = "odometry.tum"
 """Name of the file in the folder of a result."""
@@ -93,3 +95,35 @@ def _stored(path: Path, comment: str) -> PoseTrack | None:
         return read_tum(path)
     except (OSError, ValueError, MaptileError):
         return None
+
+
+def with_needed_odometry(
+    drive: Drive,
+    queries: Queries,
+    odometry: str,
+    settings: OdometrySettings,
+    keep: str | Path | None,
+    progress: Progress = silent,
+) -> Drive:
+    """Return the drive, with odometry made from its scans where that is needed or asked for.
+
+    Args:
+        drive: The drive.
+        queries: Odometry is needed where they are defined by metres of travel.
+        odometry: "auto": made if needed and the drive has none; "lidar": always made.
+        settings: How it is made.
+        keep: Folder in which it is kept, and found again; None: it is not kept.
+        progress: Is called as the work proceeds.
+
+    Raises:
+        MaptileError: ``odometry`` is neither; the scans do not give an odometry.
+    """
+    if odometry not in ("auto", "lidar"):
+        raise MaptileError(f"odometry {odometry!r}: there are auto and lidar")
+    needed = drive.odometry is None and (queries.submap_m > 0 or queries.every_m > 0)
+    if not needed and odometry == "auto":
+        return drive
+    if keep is not None:
+        return with_lidar_odometry(drive, settings, Path(keep), progress)
+    with tempfile.TemporaryDirectory() as folder:
+        return with_lidar_odometry(drive, settings, Path(folder), progress)
