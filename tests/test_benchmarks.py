@@ -252,3 +252,12 @@ def test_the_shift_and_its_drift_are_found(tiles):
 
 def test_half_of_the_weight_is_below_the_weighted_median(tiles):
     assert tiles.weighted_median(np.array([5.0, 1.0, 2.0]), np.array([1.0, 1.0, 3.0])) == 2.0
+
+
+def test_scans_near_the_teaching_half_are_not_scored(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    teacher = import_module("teacher")
+    positions = np.column_stack([17.0 * np.arange(25), np.zeros(25)])
+    # Scan 9 is 51 m from scan 12, scan 14 is 51 m from scan 11.
+    assert teacher.scored(positions, range(12), range(12, 25)) == range(10)
+    assert teacher.scored(positions, range(12, 25), range(12)) == range(14, 25)

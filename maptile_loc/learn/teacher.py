@@ -77,7 +77,8 @@ class TeachSettings(Settings):
     clear: Positive = 1.1
     held_out: Fraction = 0.25
     fit: FitSettings = FitSettings(
-        epochs=8,
+        epochs=20,
+        batch=4,
         learning_rate=0.0003,
         weight_decay=0.0,
         anchor=0.1,
