@@ -168,7 +168,7 @@ def test_the_loss_of_classes_of_no_walls_and_of_unknown_cells() -> None:
 
 
 def striped(rng: np.random.Generator) -> Sample:
-    """Cells in rows; those of every fourth pair of rows are walls, which one cell cannot tell."""
+    """Cells in rows; two of every four of them are walls, which a cell alone does not show."""
     cell = np.flatnonzero(np.add.outer(np.arange(SIZE), np.zeros(SIZE, int)) % 2 == 0)
     row = cell // SIZE
     wall = row % 8 < 4
