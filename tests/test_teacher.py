@@ -376,7 +376,8 @@ def test_a_profile_that_is_absent_or_damaged_is_one_clear_line(profile, drive_fo
 def test_buildings_that_are_missing_or_shifted_on_the_map_do_not_ruin_the_detector(tmp_path):
     """An HDL-64E in a world with a fifth more houses than its map, shifted, in dense gardens."""
     city = small_city(tmp_path, seed=3)
-    keys = ["world.shift_m=1.0", "world.new=0.2", "world.shrubs_per_100m=30", "every_m=7"]
+    keys = ["world.shift_m=1.0", "world.new=0.2", "every_m=7"]
+    keys += ["world.shrubs_per_100m=30", "world.trees_per_100m=5", "world.thickets_per_100m=0"]
     how = load_settings(SimulateSettings, "simulate", [*keys, "labels=all"])
     for seed in (1, 2):
         route = trajectory_from_route(city, 170.0, seed)
