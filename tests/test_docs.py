@@ -92,7 +92,7 @@ def name(page: Path) -> str:
 def short_drive(town_city, tmp_path_factory) -> Path:
     """A simulated drive of a few queries, so that each example takes seconds."""
     drive = tmp_path_factory.mktemp("drives") / "short"
-    ml.simulate(town_city, drive, length_m=80, seed=3)
+    ml.simulate(town_city, drive, length_m=100, seed=4)
     return drive
 
 

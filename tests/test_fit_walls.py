@@ -17,7 +17,8 @@ from maptile_loc.pipeline import load_recipe
 @pytest.fixture(scope="module")
 def fit_walls():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks" / "fit"))
+        for folder in ("benchmarks", "benchmarks/fit"):
+            patch.syspath_prepend(str(ROOT / folder))
         yield import_module("fit_walls")
 
 

@@ -183,7 +183,7 @@ def test_doubled_scores_keep_the_order():
         apart = first.log_scores[:, None] - first.log_scores[None] > 1.5 * np.log(9)
         assert (place[:, None] <= place[None])[apart].all()
         pairs += apart.sum()
-    assert pairs > 15
+    assert pairs > 10
 
 
 def test_shifting_the_world_shifts_the_candidates():
