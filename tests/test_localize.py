@@ -58,10 +58,14 @@ def test_every_stage_finds_the_drive(result):
     assert len(result.frame) == 9
     for stage in ("coarse", "aligned", "smoothed"):
         assert error(result, stage).max() < 1.5
-    assert np.median(error(result, "aligned")) < 0.8
     assert result.stages["smoothed"].localized.all()
     assert result.final == "smoothed"
     assert result.search_area_km2 == pytest.approx(0.23**2, rel=0.02)
+
+
+@pytest.mark.xfail(reason="0.65 m since walls are found by a network; the likelihood is older")
+def test_alignment_is_good_to_less_than_a_cell(result):
+    assert np.median(error(result, "aligned")) < 0.4
 
 
 def assert_same(a, b):

@@ -221,7 +221,11 @@ def test_labels_decide_what_is_wall_and_what_is_ground():
 
 
 @pytest.mark.parametrize(
-    ("per_metre", "share"), [(2, 0.25), (3, 0.5), (4, 0.75), (10, 0.9), (60, 0.9), (400, 0.9)]
+    ("per_metre", "share"),
+    [
+        pytest.param(2, 0.5, marks=pytest.mark.xfail(reason="the detector finds a third of it")),
+        *((3, 0.6), (4, 0.75), (10, 0.9), (60, 0.9), (400, 0.9)),
+    ],
 )
 def test_walls_are_found_in_sparse_and_dense_clouds(per_metre, share):
     """Point densities from a photogrammetric model to a survey."""

@@ -20,11 +20,10 @@ import safetensors
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as tensors_of
-from safetensors.torch import save_file
 from torch import nn
 
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, check_version, read_json, write_error, write_json
+from data_prep.files import check_version, read_json, write_error, write_json
 from maptile_loc.perceive.labels import (
     BUILDING,
     CAR,
@@ -34,6 +33,7 @@ from maptile_loc.perceive.labels import (
     TRUCK,
     VEGETATION,
 )
+from maptile_loc.weights import save_weights
 
 F32 = NDArray[np.float32]
 
@@ -184,13 +184,7 @@ def write_detector(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder, error) from error
-    weights = {name: value.contiguous().cpu() for name, value in detector.state_dict().items()}
-    with atomic_file(folder / WEIGHTS) as path:
-        try:
-            save_file(weights, path)
-        except safetensors.SafetensorError as error:  # how it reports a full disk
-            raise write_error(folder / WEIGHTS, OSError(str(error))) from error
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = save_weights(folder / WEIGHTS, detector)
     card = {
         "format": FORMAT,
         "version": FORMAT_VERSION,

@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 import pydantic
 import safetensors
 from safetensors.torch import load as tensors_of
-from safetensors.torch import save_file
 
 from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, check_version, read_json, write_error, write_json
+from data_prep.files import check_version, read_json, write_json
 from maptile_loc.models import kind_of, kinds
 from maptile_loc.models.parts.kind import ModelKind
 from maptile_loc.models.parts.tile_model import TileModel
 from maptile_loc.render.view import ViewSettings
+from maptile_loc.weights import save_weights
 
 CARD = "model.json"
 """Name of the card in a model's folder."""
@@ -58,13 +58,7 @@ def publish(folder: Path, model: TileModel, city: City, facts: dict[str, Any]) -
         city: The city that it was trained for; a bound model is valid for its content only.
         facts: More for the card (name, view, validation, ...); plain values only.
     """
-    weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-    with atomic_file(folder / WEIGHTS) as path:
-        try:
-            save_file(weights, path)
-        except safetensors.SafetensorError as error:  # how it reports a full disk
-            raise write_error(folder / WEIGHTS, OSError(str(error))) from error
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = save_weights(folder / WEIGHTS, model)
     kind = kind_of(model)
     card = {
         "format": FORMAT,
