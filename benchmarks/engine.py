@@ -37,7 +37,7 @@ from stamp import head, row, stamp
 from data_prep.city.folder import City, open_city
 from data_prep.errors import MaptileError
 from data_prep.files import read_json, write_json
-from data_prep.geometry import Array, rotate, se2_from_se3, wrap_angle
+from data_prep.geometry import Array, rotate, se2_from_se3
 from data_prep.sources import open_drive
 from maptile_loc.api import run_record
 from maptile_loc.device import pick_device
@@ -51,16 +51,16 @@ from maptile_loc.pipeline import (
     prepare_search,
 )
 from maptile_loc.report.files import read_result
-from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors
+from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors, reliability
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.engine.locator import newest_model
-from maptile_loc.types import Estimates, HeadingKnowledge, Localization, Queries
+from maptile_loc.types import HeadingKnowledge, Localization, Queries
 
 ROOT = Path(__file__).parent.parent
 QUICK = 40
 NOTE = "bench.json"
 """Written last, so a folder without it holds no finished result."""
-SURE_OFF_M, SURE_OFF, NEES = 10.0, 0.01, (0.5, 2.0)
+SURE_OFF, NEES = 0.01, (0.5, 2.0)
 """Of the fixes called localized so few may be off by more, and the aligned ones' error ratio."""
 DRIFT_REACH_M = 5.0
 SETTLED_M = 100.0
@@ -324,25 +324,6 @@ def share(mask: NDArray[np.bool_]) -> float:
     return float(mask.mean()) if len(mask) else np.nan
 
 
-def calibration(stage: Estimates, truth: Array, counted: NDArray[np.bool_]) -> dict[str, float]:
-    """How the errors of the fixes called localized compare with their covariances.
-
-    Returns:
-        ``sure`` (how many), ``off`` (of them by more than 10 m), and the mean normalised squared
-        error over its expectation, of the position and of the pose.
-    """
-    sure = stage.localized & counted & np.isfinite(truth).all(axis=1)
-    error = stage.poses[sure] - truth[sure]
-    error[:, 2] = wrap_angle(error[:, 2])
-    ratios = []
-    for size in (2, 3):
-        part, spread = error[:, :size], stage.covariance[sure][:, :size, :size]
-        squared = np.einsum("qi,qij,qj->q", part, np.linalg.inv(spread), part)
-        ratios.append(float(squared.mean()) / size if len(squared) else np.nan)
-    off = int((np.hypot(error[:, 0], error[:, 1]) > SURE_OFF_M).sum())
-    return {"sure": int(sure.sum()), "off": off, "position": ratios[0], "pose": ratios[1]}
-
-
 # --- Tables --------------------------------------------------------------------------------------
 
 
@@ -404,21 +385,26 @@ def doubt(bench: Bench, cases: dict[str, Case], heading: str) -> None:
             estimates, names = judged.result.stages[stage], [case.name, heading, stage]
             if not case.home:
                 called, total = int(estimates.localized.sum()), len(estimates.localized)
-                row(*names, "", f"{called} of {total}", "", "", "", "NO" if called else "yes")
+                row(*names, "", f"{called} of {total}", *[""] * 6, "NO" if called else "yes")
                 continue
             counted = judged.comparison.counted
             for removed in [name for name in judged.truth if name != "nothing"]:
-                got = calibration(estimates, judged.truth[removed], counted)
-                called, off = int(got["sure"]), int(got["off"])
-                fits = all(NEES[0] <= got[name] <= NEES[1] for name in ("position", "pose"))
-                holds = (fits or stage != "aligned") and off <= SURE_OFF * called
+                truth = judged.truth[removed]
+                got = reliability(estimates, truth, counted & np.isfinite(truth).all(axis=1))
+                called, off = int((estimates.localized & counted).sum()), got["localized_wrong_10m"]
+                ratios = [np.nan if got[key] is None else got[key] for key in ("nees", "nees_pose")]
+                fits = all(NEES[0] <= ratio <= NEES[1] for ratio in ratios)
+                holds = fits and off <= SURE_OFF * called
+                shares = [
+                    np.nan if got[key] is None else got[key]
+                    for key in ("availability", "protected", "median_protection_m")
+                ]
                 row(
                     *names,
                     removed,
                     f"{called} of {counted.sum()}",
                     f"{off}",
-                    number(got["position"]),
-                    number(got["pose"]),
+                    *map(number, (*ratios, *shares)),
                     "yes" if holds else "NO",
                 )
 
@@ -475,7 +461,7 @@ def main() -> None:
             accuracy(bench, key, case, heading, tuple(given.methods))
     print("\nFixes called localized, and their normalised squared errors over expectation.\n")
     heads = ("drive", "heading", "stage", "taken out", "localized", "> 10 m off")
-    head(*heads, "position", "pose", "holds")
+    head(*heads, "position", "pose", "availability", "protected", "level m", "holds")
     for heading in headings:
         doubt(bench, cases, heading)
     print("\nRequired.\n")

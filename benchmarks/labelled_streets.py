@@ -124,7 +124,7 @@ def _street(
         raster = read_raster(maps / f"{name}.tif")
         box = _box(raster.projection.forward(latitude, longitude))
         tables = raster_tables(cropped(raster, *box))
-    city = _city(tables, box, folder)
+    city = city_of_tables(tables, box, folder)
     projection = city.raster.projection
     grid = np.radians(heading) + projection.convergence(latitude, longitude)
     poses = np.column_stack([projection.forward(latitude, longitude), grid])
@@ -166,7 +166,7 @@ def raster_tables(raster: MapRaster) -> list[Any]:
     return [buildings, pd.concat(parts, ignore_index=True)]
 
 
-def _city(tables: list[Any], box: tuple[float, float, float, float], folder: Path) -> City:
+def city_of_tables(tables: list[Any], box: tuple[float, float, float, float], folder: Path) -> City:
     """The city of the tables of ``KINDS``, inside a box in their map frame."""
     area = shapely.box(*box)
     file = folder.with_suffix(".gpkg")

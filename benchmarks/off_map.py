@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from engine import make_cases
 from inputs import some_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
-from maptile_loc.fuse.filter import is_sure
 from maptile_loc.pipeline import (
     LocalizeSettings,
     MapSearch,
+    best_candidates,
     fix_tile,
     load_recipe,
     prepare_search,
@@ -42,14 +41,8 @@ def localized(
     tiles: list[QueryTile], queries: Queries, engine: MapSearch, settings: LocalizeSettings
 ) -> int:
     """The number of tiles whose best aligned candidate is called localized on a map."""
-    count = 0
-    for tile in tiles:
-        _, (fixes, covariance) = fix_tile(tile, queries, engine, settings)
-        if len(fixes.poses):
-            best = int(fixes.log_scores.argmax())
-            score = float(np.exp(fixes.log_scores[best]))
-            count += is_sure(score, covariance[best], settings.fuse)
-    return count
+    fixes = [fix_tile(tile, queries, engine, settings)[1] for tile in tiles]
+    return int(best_candidates(fixes, settings.fuse).localized.sum())
 
 
 def main() -> None:

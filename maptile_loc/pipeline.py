@@ -20,7 +20,8 @@ from data_prep.geometry import Array, se2_from_se3
 from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Positive, Settings
 from maptile_loc.config import load_settings
-from maptile_loc.fuse.filter import filter_causal, is_sure
+from maptile_loc.fuse.certainty import likely_reason, make_estimates
+from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.odometry.odometry_settings import OdometrySettings
@@ -301,14 +302,16 @@ def _stages(
     """The estimates of every stage."""
     spread = [settings.search.distinct_m / 2] * 2 + [np.radians(settings.search.heading_step_deg)]
     grid = np.diag(np.square(spread))
-    coarse = [_top(c, np.tile(grid, (len(c.poses), 1, 1)), settings.fuse) for c in found]
-    aligned = [_top(fix.candidates, fix.covariance, settings.fuse) for fix in fixes]
+    coarse = [
+        Fixes(c, np.tile(grid, (len(c.poses), 1, 1)), fix.wall_m2)
+        for c, fix in zip(found, fixes, strict=True)
+    ]
     steps = query_steps(tiles, settings.fuse)
     area_m2 = max(area_km2 * 1e6, 1.0)
     fused = filter_causal(fixes, steps, area_m2, settings.fuse)
     return {
-        "coarse": _stack(coarse),
-        "aligned": _stack(aligned),
+        "coarse": best_candidates(coarse, settings.fuse),
+        "aligned": best_candidates(fixes, settings.fuse),
         "fused": fused,
         "smoothed": smooth(fixes, steps, fused, area_m2, settings.fuse),
     }
@@ -322,22 +325,18 @@ def query_steps(tiles: QueryTiles, settings: FuseSettings) -> Steps:
     return make_steps(poses, segment, travelled, tiles.queries.submap_m, settings)
 
 
-def _top(
-    candidates: Candidates, covariance: Array, settings: FuseSettings
-) -> tuple[Array, Array, float, bool]:
-    """The best candidate of one query: pose, covariance, probability, whether it is sure."""
-    if len(candidates.poses) == 0:
-        return np.full(3, np.nan), np.full((3, 3), np.nan), 0.0, False
-    best = int(candidates.log_scores.argmax())
-    score = float(np.exp(candidates.log_scores[best]))
-    return (
-        candidates.poses[best],
-        covariance[best],
-        score,
-        is_sure(score, covariance[best], settings),
-    )
-
-
-def _stack(rows: list[tuple[Array, Array, float, bool]]) -> Estimates:
-    poses, covariance, score, localized = (np.array(column) for column in zip(*rows, strict=True))
-    return Estimates(poses, covariance, score, localized)
+def best_candidates(fixes: Sequence[Fixes], settings: FuseSettings) -> Estimates:
+    """The estimates of queries by themselves: the most probable candidate of each."""
+    count = len(fixes)
+    poses, covariance = np.full((count, 3), np.nan), np.full((count, 3, 3), np.nan)
+    score, alike = np.zeros(count), np.zeros(count, bool)
+    for number, (candidates, spread, _) in enumerate(fixes):
+        if len(candidates.poses):
+            best = int(candidates.log_scores.argmax())
+            poses[number], covariance[number] = candidates.poses[best], spread[best]
+            probability = np.exp(candidates.log_scores)
+            score[number] = probability[best]
+            alike[number] = 2 * (probability.sum() - probability[best]) > 1 - probability[best]
+    wall_m2 = np.array([fix.wall_m2 for fix in fixes])
+    reason = likely_reason(wall_m2, alike, np.full(count, np.inf), settings)
+    return make_estimates(poses, covariance, score, reason, settings)

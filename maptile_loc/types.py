@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 STAGES = ("coarse", "aligned", "fused", "smoothed")
 """Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
 
+REASONS = ("few_walls", "straight_street", "look_alikes", "too_short", "off_map")
+"""Why a fix is not localized: the tile shows too few walls; the walls leave the position along the
+street open; the vehicle may as well be at another position; the drive is too short so far; the tile
+fits nowhere."""
+
 
 @dataclass(frozen=True)
 class QueryTile:
@@ -139,10 +144,12 @@ class Fixes(NamedTuple):
     Attributes:
         candidates: K poses with their log-probabilities.
         covariance: (K, 3, 3) float64 of (east, north, heading), m2 and rad2.
+        wall_m2: Wall evidence of the query's tile, square metres.
     """
 
     candidates: Candidates
     covariance: Array
+    wall_m2: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -154,12 +161,17 @@ class Estimates:
         covariance: (Q, 3, 3) float64 of (east, north, heading), m2 and rad2; NaN likewise.
         score: (Q,) float64, 0..1: how far to trust the answer.
         localized: (Q,) bool: the answer is to be relied on.
+        protection_m: (Q,) float64: protection level, the radius in metres that the position's error
+            exceeds with a probability of 0.1 %; inf where the score is too low for one.
+        reason: (Q,) str: why the answer is not localized, one of ``REASONS``; "" where it is.
     """
 
     poses: Array
     covariance: Array
     score: Array
     localized: NDArray[np.bool_]
+    protection_m: Array
+    reason: NDArray[np.str_]
 
     @property
     def has_pose(self) -> NDArray[np.bool_]:

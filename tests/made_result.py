@@ -10,7 +10,7 @@ import pyproj
 
 from data_prep.city.raster import MapRaster
 from data_prep.drive import TruthTrack
-from maptile_loc.types import STAGES, Estimates, Localization, QueryTile
+from maptile_loc.types import REASONS, STAGES, Estimates, Localization, QueryTile
 
 START_NS = 1_416_000_000_123_456_789
 RECORD = {"city": "/cities/made", "drive": "/drives/made", "format": "clouds", "method": "match"}
@@ -41,7 +41,8 @@ def estimates(poses: np.ndarray, localized: np.ndarray | bool = True) -> Estimat
     covariance = np.tile(np.diag([0.25, 0.25, 1e-4]), (count, 1, 1))
     covariance[np.isnan(poses[:, 0])] = np.nan
     flags = np.broadcast_to(localized, count) & np.isfinite(poses[:, 0])
-    return Estimates(poses, covariance, np.full(count, 0.9), flags)
+    reason = np.where(flags, "", "off_map")
+    return Estimates(poses, covariance, np.full(count, 0.9), flags, np.full(count, 2.5), reason)
 
 
 def localization(
@@ -86,7 +87,10 @@ def random_localization(raster: MapRaster, count: int, seed: int) -> Localizatio
         covariance = (covariance + np.swapaxes(covariance, 1, 2)) / 2
         missing = rng.random(count) < 0.2
         poses[missing], covariance[missing] = np.nan, np.nan
-        stages[name] = Estimates(poses, covariance, rng.random(count), rng.random(count) < 0.7)
+        level = np.where(rng.random(count) < 0.5, rng.random(count), np.inf)
+        localized = rng.random(count) < 0.7
+        reason = np.where(localized, "", rng.choice(REASONS, count))
+        stages[name] = Estimates(poses, covariance, rng.random(count), localized, level, reason)
     road = rng.uniform(-1, 1, (32, 32)).astype(np.float32)
     images = rng.random((3, 32, 32), np.float32)
     tile = QueryTile(*images, 0.5, float(rng.uniform(-3, 3)), road=road)

@@ -12,7 +12,6 @@ from made import blocks_raster, seen_walls
 from data_prep.city.raster import ROAD
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.types import Estimates
 
 QUERY = QuerySettings(size_m=128.0)
 NO_EVIDENCE = None  # the baselines read the tile alone
@@ -191,22 +190,3 @@ def test_figures_by_hand(engine):
     assert got["median_m"] == 1.5
     assert got["heading_recall_1deg"] == 0.75
     assert got["settled_2m"] == 0.0
-
-
-def test_calibration_of_known_noise(engine):
-    rng = np.random.default_rng(0)
-    count = 4000
-    spread = np.array([0.5, 1.5, 0.02])
-    truth = rng.uniform(-3, 3, (count, 3))
-    poses = truth + rng.normal(0, spread, (count, 3))
-    covariance = np.tile(np.diag(spread**2), (count, 1, 1))
-    localized = np.ones(count, bool)
-    poses[:3, 0] += 50.0
-    localized[:2] = False
-    stage = Estimates(poses, covariance, np.ones(count), localized)
-    got = engine.calibration(stage, truth, np.ones(count, bool))
-    assert (got["sure"], got["off"]) == (count - 2, 1)
-    stage.localized[2] = False
-    got = engine.calibration(stage, truth, np.ones(count, bool))
-    assert got["position"] == pytest.approx(1.0, abs=0.06)
-    assert got["pose"] == pytest.approx(1.0, abs=0.06)

@@ -244,7 +244,14 @@ def test_a_mistake_is_one_line_and_status_2(
 def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said():
     def said(**stages):
         made = {
-            name: Estimates(np.zeros((4, 3)), np.zeros((4, 3, 3)), np.zeros(4), np.array(localized))
+            name: Estimates(
+                np.zeros((4, 3)),
+                np.zeros((4, 3, 3)),
+                np.zeros(4),
+                np.array(localized),
+                np.zeros(4),
+                np.full(4, ""),
+            )
             for name, localized in stages.items()
         }
         last = list(made)[-1]

@@ -20,13 +20,21 @@ from maptile_loc.report.metrics import (
     metrics_table,
     pose_errors,
     quantile,
+    reliability,
     truth_in_map,
 )
+from maptile_loc.types import Estimates
 
 FIGURES = {
     *("frames", "localized", "recall_1m", "recall_2m", "recall_5m", "recall_10m", "median_m"),
     *("mean_m", "p95_m", "heading_recall_1deg", "heading_recall_5deg", "median_heading_deg"),
+    *("availability", "integrity", "localized_wrong_10m", "nees", "nees_pose", "protected"),
+    "median_protection_m",
 }
+OF_LOCALIZED = (
+    *("localized", "availability", "integrity", "localized_wrong_10m", "nees", "nees_pose"),
+    "median_protection_m",
+)
 ONCE = {
     *("stages", "bias_removed", "map_bias_m", "query_seconds_median", "search_area_km2"),
     *("outside_queries", "outside_localized", "notes"),
@@ -75,8 +83,38 @@ def test_errors_do_not_depend_on_the_localized_flag(raster):
     truth = truth_track(raster, times(30), poses)
     sure = evaluate(localization(raster, estimate), truth)["stages"]["fused"]
     never = evaluate(localization(raster, estimate, False), truth)["stages"]["fused"]
-    assert (sure.pop("localized"), never.pop("localized")) == (30, 0)
-    assert sure == never
+    assert (sure["localized"], never["localized"]) == (30, 0)
+    assert {key: value for key, value in sure.items() if key not in OF_LOCALIZED} == {
+        key: value for key, value in never.items() if key not in OF_LOCALIZED
+    }
+
+
+def test_reliability_of_known_noise():
+    rng = np.random.default_rng(0)
+    count = 4000
+    spread = np.array([0.5, 1.5, 0.02])
+    truth = rng.uniform(-3, 3, (count, 3))
+    poses = truth + rng.normal(0, spread, (count, 3))
+    covariance = np.tile(np.diag(spread**2), (count, 1, 1))
+    poses[:3, 0] += 50.0  # far off: two are not called localized, the third is
+    localized = np.arange(count) > 1
+    level = np.where(np.arange(count) < 3, np.inf, 3.0)
+    stage = Estimates(poses, covariance, np.ones(count), localized, level, np.full(count, ""))
+    metres = np.hypot(*(poses - truth)[:, :2].T)
+    got = reliability(stage, truth, np.ones(count, bool))
+    assert got["localized_wrong_10m"] == 1
+    assert got["integrity"] == pytest.approx(1 / (count - 2))
+    assert got["availability"] == 1.0
+    assert got["protected"] == pytest.approx((metres[3:] <= 3.0).mean())
+    assert got["median_protection_m"] == 3.0
+    got = reliability(replace(stage, localized=np.arange(count) > 2), truth, np.ones(count, bool))
+    assert got["nees"] == pytest.approx(1.0, abs=0.06)
+    assert got["nees_pose"] == pytest.approx(1.0, abs=0.06)
+    third = replace(stage, localized=np.arange(count) % 3 == 0)
+    right = metres <= 5.0
+    assert reliability(third, truth, np.ones(count, bool))["availability"] == pytest.approx(
+        third.localized[right].mean()
+    )
 
 
 @pytest.mark.parametrize("shift", [(3.0, -2.0), (-4.0, 4.0)])

@@ -207,9 +207,9 @@ def test_leaving_and_reentering_the_map_is_noticed():
         assert errors(smoothed, truth)[70:].max() < 2.0
 
 
-def test_a_few_improbable_fixes_in_a_row_are_not_believed():
+def test_improbable_fixes_that_agree_over_100_m_are_believed_unless_any_position_is_as_probable():
     truth, steps = drive(count=60)
-    for probability in (0.001, 0.01, 0.03):
+    for probability, believed in ((0.0003, False), (0.001, False), (0.003, False), (0.03, True)):
         fixes = fixes_at(truth, np.random.default_rng(4), right=0.0)
         for i in range(20, 26):
             poses = np.vstack([truth[i], fixes[i].candidates.poses])
@@ -217,8 +217,9 @@ def test_a_few_improbable_fixes_in_a_row_are_not_believed():
             covariance = np.concatenate([fixes[i].covariance[:1], fixes[i].covariance])
             fixes[i] = Fixes(Candidates(poses, scores), covariance)
         fused, smoothed = both(fixes, steps)
-        assert not fused.localized.any()
-        assert not smoothed.localized.any()
+        assert not fused.localized[:22].any()
+        assert fused.localized[25] == believed
+        assert smoothed.localized[20:26].any() == believed
 
 
 def test_a_standing_vehicle_gains_no_evidence():

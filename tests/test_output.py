@@ -34,6 +34,7 @@ from maptile_loc.types import Localization
 COLUMNS = [
     *("frame", "t_ns", "latitude", "longitude", "east", "north", "heading_deg"),
     *("std_east", "std_north", "std_heading_deg", "score", "localized"),
+    *("protection_m", "reason"),
 ]
 
 

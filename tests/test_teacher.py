@@ -278,7 +278,9 @@ def test_only_sure_poses_teach():
     covariance[2, :2, :2] = [[0.7, 0.5], [0.5, 0.7]]  # 1.1 m in its worst direction
     covariance[3, 2, 2] = np.radians(1.2) ** 2
     localized = np.array([True] * 4 + [False])
-    found = Estimates(np.zeros((5, 3)), covariance, np.ones(5), localized)
+    found = Estimates(
+        np.zeros((5, 3)), covariance, np.ones(5), localized, np.zeros(5), np.full(5, "")
+    )
     assert sure_poses(found, TeachSettings()).tolist() == [True] + [False] * 4
     nothing = replace(found, covariance=covariance * np.nan, poses=covariance[:, 0] * np.nan)
     assert not sure_poses(nothing, TeachSettings()).any()

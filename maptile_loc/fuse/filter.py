@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
+from maptile_loc.fuse.certainty import likely_reason, make_estimates
 from maptile_loc.fuse.motion import (
     COMMON,
     POSE,
@@ -62,14 +63,16 @@ def filter_causal(
         Estimates of Q poses; NaN while there is no hypothesis.
     """
     bank = UNKNOWN
-    answers = []
+    answers: list[tuple[Array, Array, float, bool]] = []
     for number, fix in enumerate(fixes):
         bank = _predict(bank, steps, number, settings) if steps.known[number] else UNKNOWN
         bank = _update(bank, fix, steps.fresh[number], area_m2, settings)
         bank = _prune(bank, settings)
         answers.append(_best(bank, settings))
-    pose, covariance, score, localized = (np.array(column) for column in zip(*answers, strict=True))
-    return Estimates(pose, covariance, score, localized)
+    pose, covariance, score, alike = (np.array(column) for column in zip(*answers, strict=True))
+    wall_m2 = np.array([fix.wall_m2 for fix in fixes])
+    reason = likely_reason(wall_m2, alike, steps.travelled(), settings)
+    return make_estimates(pose, covariance, score, reason, settings)
 
 
 def _predict(bank: Bank, steps: Steps, number: int, settings: FuseSettings) -> Bank:
@@ -89,10 +92,9 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     seen, probability = fix.candidates.poses, fix.candidates.log_scores
     if len(seen) == 0:
         return bank
-    right = np.log1p(-settings.miss) + probability
     # The probability that no candidate is right. A vehicle that is lost or off the map expects
-    # exactly that; one at a hypothesis rarely does.
-    left_over = max(1 - np.exp(logsumexp(right)), settings.miss)
+    # exactly that; one at a hypothesis expects it less.
+    left_over = max(1 - np.exp(logsumexp(probability)), settings.miss)
     lost = np.logaddexp(bank.lost, np.log(fresh * settings.jump))
 
     jacobian, rest = observe(fix.covariance, settings)
@@ -106,22 +108,24 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     spread = np.linalg.slogdet(2 * np.pi * total[..., :2, :2])[1]
     # Log-likelihood ratio of a candidate at the hypothesis against one anywhere in the area. The
     # determinant is that of the position only: all headings may be known, and then their agreement
-    # is no evidence. The gain of a hypothesis is limited, since wrong candidates can agree with the
-    # odometry too.
+    # is no evidence. What a hypothesis gains is limited: candidates that are wrong lie on streets
+    # and move along them, as a wrong trajectory does.
     gained = np.log(area_m2) - 0.5 * (distance + spread)
-    none = np.full((len(gained), 1), np.log(settings.miss))
-    branches = np.hstack([right + gained, none])
-    evidence = np.hstack([right + np.minimum(gained, -np.log(settings.repeat)), none])
-    weight = bank.weights + fresh * logsumexp(evidence, axis=1) - logsumexp(branches, axis=1)
+    none = np.full((len(gained), 1), np.log(left_over * settings.unlisted))
+    branches = np.hstack([probability + gained, none])
+    limited = probability + np.minimum(gained, np.log(settings.positions))
+    evidence = logsumexp(np.hstack([limited, none]), axis=1)
+    weight = bank.weights + fresh * evidence - logsumexp(branches, axis=1)
     branches += weight[:, None]
     updated = bank.states[:, None] + np.einsum("hkia,hka->hki", gain, innovation)
     updated[..., 2] = wrap_angle(updated[..., 2])
     shrunk = bank.covariance[:, None] - gain @ np.swapaxes(crossed, 2, 3)
     started = _initial_covariance(fix.covariance, jacobian)
+    started_weight = lost + np.log(fresh) + probability
     return Bank(
         np.concatenate([updated.reshape(-1, SIZE), bank.states, initial_states(seen)]),
         np.concatenate([shrunk.reshape(-1, SIZE, SIZE), bank.covariance, started]),
-        np.concatenate([branches[:, :-1].ravel(), branches[:, -1], lost + np.log(fresh) + right]),
+        np.concatenate([branches[:, :-1].ravel(), branches[:, -1], started_weight]),
         float(lost + np.log1p(-fresh * (1 - left_over))),
     )
 
@@ -156,25 +160,11 @@ def _prune(bank: Bank, settings: FuseSettings) -> Bank:
 
 
 def _best(bank: Bank, settings: FuseSettings) -> tuple[Array, Array, float, bool]:
-    """Pose, covariance, score and ``is_sure`` of the most probable hypothesis."""
+    """Pose, covariance, score of the most probable hypothesis; whether others exceed ``lost``."""
     if len(bank.weights) == 0:
         return np.full(3, np.nan), np.full((3, 3), np.nan), 0.0, False
     best = int(bank.weights.argmax())
     pose, covariance = bank.states[best, POSE], bank.covariance[best, POSE, POSE]
     near = np.hypot(*(bank.states[:, :2] - pose[:2]).T) < settings.near_m
     score = float(np.exp(logsumexp(bank.weights[near])))
-    return pose, covariance, score, is_sure(score, covariance, settings)
-
-
-def is_sure(score: float, covariance: Array, settings: FuseSettings) -> bool:
-    """Whether a fix counts as localized: probable enough, and precise in every direction.
-
-    Args:
-        score: Probability of the fix.
-        covariance: (3, 3) of (east, north, heading).
-        settings: ``trust`` and ``max_std_m``.
-    """
-    if not np.isfinite(covariance).all():
-        return False
-    std = np.sqrt(np.linalg.eigvalsh(covariance[:2, :2])[-1])
-    return bool(score >= settings.trust and std <= settings.max_std_m)
+    return pose, covariance, score, 1 - score > 2 * np.exp(bank.lost)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array, se2_between, wrap_angle
@@ -40,12 +41,19 @@ class FuseSettings(Settings):
             there, and submaps overlap.
         common_m: Correlation length of the shared error, metres.
         view_m: Distance over which scans come to show different walls.
-        miss: Probability that none of a query's candidates is right.
+        miss: Smallest probability that none of a query's candidates is right.
+        unlisted: Probability that a tile in doubt does not have a right hypothesis among its
+            candidates.
         jump: Probability per query that the track was wrong until now, or leaves the map.
-        repeat: Probability that a wrong candidate agrees with the odometry as well as a right one.
+        positions: Number of positions that candidates are worth which agree with the odometry: as
+            if wrong ones were spread over this many.
         hypotheses: Largest number of hypotheses in the filter.
         trust: Smallest probability of a fix that is localized.
         max_std_m: Largest standard deviation, in its worst direction, of a fix that is localized.
+        risk: Probability with which a position's error exceeds its protection level.
+        tail: Degrees of freedom, above 2, of the t-distribution of a position's error.
+        few_walls_m2: Wall evidence of a tile below which few walls are the reason for doubt, m2.
+        short_m: Metres of travel below which the drive's length is the reason for doubt.
         rounds: Largest number of iterations of the smoother.
         same_m, same_rad: Hypotheses closer than both are merged.
         negligible: Hypotheses less probable than this are dropped.
@@ -67,12 +75,17 @@ class FuseSettings(Settings):
     common: Fraction = 0.9
     common_m: Positive = 25.0
     view_m: Positive = 30.0
-    miss: Fraction = 0.1
+    miss: Fraction = 0.02
+    unlisted: Fraction = 0.5
     jump: Fraction = 0.001
-    repeat: Fraction = 0.02
+    positions: Positive = 1000.0
     hypotheses: Count = 60
     trust: Fraction = 0.99
     max_std_m: Positive = 4.0
+    risk: Fraction = 0.001
+    tail: float = pydantic.Field(6.0, gt=2)
+    few_walls_m2: NotNegative = 20.0
+    short_m: NotNegative = 100.0
     rounds: Count = 10
     same_m: Positive = 2.0
     same_rad: Positive = 0.1
@@ -105,6 +118,12 @@ class Steps:
     def __getitem__(self, chain: slice) -> Steps:
         """Return the steps of the consecutive queries ``chain``; its row 0 is not used."""
         return Steps(*(getattr(self, field.name)[chain] for field in fields(self)))
+
+    def travelled(self) -> Array:
+        """(Q,) metres of travel since the start of each query's odometry segment."""
+        metres = np.where(self.known, self.metres, 0.0).cumsum()
+        starts = np.flatnonzero(~self.known)
+        return metres - metres[starts][np.cumsum(~self.known) - 1]
 
     def reversed(self) -> Steps:
         """The steps of the same drive backwards."""

@@ -13,7 +13,8 @@ from itertools import pairwise
 import numpy as np
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
-from maptile_loc.fuse.filter import filter_causal, is_sure
+from maptile_loc.fuse.certainty import make_estimates
+from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import POSE, SIZE, FuseSettings, Steps, initial_states
 from maptile_loc.fuse.posegraph import relax
 from maptile_loc.types import Estimates, Fixes
@@ -43,22 +44,40 @@ def smooth(
         guess[chain], covariance[chain] = _settle(
             guess[chain], fixes[chain], steps[chain], settings
         )
-    # Each filter has its own evidence: the answer is wrong only if both are.
-    agreements = [_agreement(one, guess, settings.near_m) for one in (fused, backward)]
-    doubt = (1 - agreements[0]) * (1 - agreements[1])
-    score = np.where(np.isfinite(guess[:, 0]), 1 - doubt, 0.0)
-    localized = [is_sure(*pair, settings) for pair in zip(score, covariance, strict=True)]
-    return Estimates(guess, covariance, score, np.array(localized, bool))
+    score = _agreed_score(fused, backward, guess, steps, settings.near_m)
+    # Where both filters are sure, but not of the same position, there are two.
+    reason = np.where(backward.score > fused.score, backward.reason, fused.reason)
+    reason = np.where(reason == "", "look_alikes", reason)
+    return make_estimates(guess, covariance, score, reason, settings)
+
+
+def _agreed_score(
+    fused: Estimates, backward: Estimates, poses: Array, steps: Steps, near_m: float
+) -> Array:
+    """(Q,) probabilities of the smoothed poses: each is wrong only if both filters are.
+
+    The filters' scores at one query are based on overlapping tiles. So each filter is combined with
+    what the other one found where its tiles begin to be others.
+
+    Args:
+        fused: The estimates of the filter that runs forwards.
+        backward: Those of the filter that runs backwards.
+        poses: (Q, 3) smoothed poses.
+        steps: Odometry between the queries.
+        near_m: Distance up to which a filter agrees with a pose, metres.
+    """
+    ahead, behind = (_agreement(one, poses, near_m) for one in (fused, backward))
+    seen = steps.fresh.cumsum()
+    later = np.searchsorted(seen, seen + 1 - 1e-9)
+    earlier = np.searchsorted(seen, seen - 1 + 1e-9, side="right") - 1
+    with_later = np.append(behind, 0.0)[np.minimum(later, len(behind))]
+    with_earlier = np.append(ahead, 0.0)[np.maximum(earlier, -1)]
+    doubt = np.minimum((1 - ahead) * (1 - with_later), (1 - behind) * (1 - with_earlier))
+    return np.where(np.isfinite(poses[:, 0]), 1 - doubt, 0.0)
 
 
 def _agreement(estimates: Estimates, poses: Array, near_m: float) -> Array:
-    """Return (Q,) the scores of a filter where it is within ``near_m`` metres of ``poses``, else 0.
-
-    Args:
-        estimates: The filter's.
-        poses: (Q, 3) east, north, heading; only the positions are compared.
-        near_m: Metres.
-    """
+    """(Q,) the scores of a filter where it is within ``near_m`` metres of ``poses``, else 0."""
     gap = np.hypot(*(estimates.poses[:, :2] - poses[:, :2]).T)
     return np.where(gap < near_m, estimates.score, 0.0)
 
@@ -72,8 +91,8 @@ def _guess(
 
     Returns:
         (Q, 3) poses: those of the more probable filter where this is localized (in a segment
-        without any, where it is most probable, if above 0.5), continued by odometry elsewhere; NaN
-        in chains that have none. And the chains' first queries, ascending.
+        without any, where it is most probable), continued by odometry elsewhere; NaN in chains that
+        have none. And the chains' first queries, ascending.
     """
     first = backward.score > fused.score
     guess = np.where(first[:, None], backward.poses, fused.poses)
@@ -81,7 +100,7 @@ def _guess(
     sure = np.where(first, backward.localized, fused.localized)
     for segment in np.split(np.arange(len(guess)), np.flatnonzero(~steps.known))[1:]:
         best = segment[score[segment].argmax()]
-        sure[best] |= not sure[segment].any() and score[best] > 0.5
+        sure[best] |= not sure[segment].any() and score[best] > 0
     starts = []
     predicted, since = np.full(3, np.nan), 0.0
     for i in range(len(guess)):

@@ -18,6 +18,7 @@ from data_prep.city.raster import BUILDING, MapRaster
 from data_prep.geometry import Array, rotate
 from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Count, Fraction, Positive, Settings
+from maptile_loc.fuse.certainty import make_estimates
 from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps
 from maptile_loc.fuse.smoother import smooth
@@ -151,7 +152,7 @@ def left_out_poses(
     travelled = np.cumsum(steps.metres)
     count = len(fixes)
     poses, covariance = np.full((count, 3), np.nan), np.full((count, 3, 3), np.nan)
-    score, localized = np.zeros(count), np.zeros(count, bool)
+    score, reason = np.zeros(count), np.full(count, "", "U16")
     for block in np.unique(blocks):
         mine = blocks == block
         near = (travelled > travelled[mine].min() - reach_m) & (
@@ -162,8 +163,8 @@ def left_out_poses(
         fused = filter_causal(kept, steps, area_m2, settings)
         found = smooth(kept, steps, fused, area_m2, settings)
         poses[mine], covariance[mine] = found.poses[mine], found.covariance[mine]
-        score[mine], localized[mine] = found.score[mine], found.localized[mine]
-    return Estimates(poses, covariance, score, localized)
+        score[mine], reason[mine] = found.score[mine], found.reason[mine]
+    return make_estimates(poses, covariance, score, reason, settings)
 
 
 def sure_poses(found: Estimates, settings: TeachSettings) -> NDArray[np.bool_]:

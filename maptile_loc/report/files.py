@@ -242,6 +242,8 @@ def _stage_table(found: Localization) -> pd.DataFrame:
             **{key: stage.covariance[:, i, j] for key, (i, j) in COVARIANCE_COLUMNS.items()},
             "score": stage.score,
             "localized": stage.localized,
+            "protection_m": stage.protection_m,
+            "reason": stage.reason,
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
@@ -257,6 +259,8 @@ def _estimates(part: pd.DataFrame) -> Estimates:
         covariance=covariance,
         score=part["score"].to_numpy(np.float64),
         localized=part["localized"].to_numpy(np.bool_),
+        protection_m=part["protection_m"].to_numpy(np.float64),
+        reason=part["reason"].fillna("").to_numpy(np.str_),
     )
 
 

@@ -25,6 +25,10 @@ RECALL_M = (1, 2, 5, 10)
 """Position errors for which recall is given, metres."""
 RECALL_DEG = (1, 5)
 """Heading errors for which recall is given, degrees."""
+RIGHT_M = 5.0
+"""A fix is right if its position is at most this far off, metres."""
+WRONG_M = 10.0
+"""A fix is wrong if its position is farther off than this, metres."""
 MARGIN_M = 30.0
 """A query counts if its truth is at least this far inside the map, metres."""
 BIAS_REACH_M = 10.0
@@ -63,7 +67,13 @@ class Metrics(dict[str, Any]):
     Keys:
         ``stages`` and ``bias_removed``, each with, per stage, ``frames``, ``localized``,
         ``recall_1m`` .. ``recall_10m`` (0..1), ``median_m``, ``mean_m`` (of those with a pose),
-        ``p95_m``, ``heading_recall_1deg``, ``heading_recall_5deg`` (0..1), ``median_heading_deg``;
+        ``p95_m``, ``heading_recall_1deg``, ``heading_recall_5deg`` (0..1), ``median_heading_deg``,
+        ``availability`` (share of the right fixes, within ``RIGHT_M``, that are called localized),
+        ``localized_wrong_10m`` (number of those called localized that are farther off),
+        ``integrity`` (their share of all that are called localized), ``nees`` and ``nees_pose``
+        (squared errors of position and of pose, normalised by their covariances, over what is
+        expected, of those called localized: 1 is calibrated), ``protected`` (share of the finite
+        protection levels that hold the error), ``median_protection_m`` (of those called localized);
         ``map_bias_m`` (east, north), ``query_seconds_median``, ``search_area_km2``,
         ``outside_queries``, ``outside_localized``; ``notes``, lines for the user. None is unknown:
         no query counts, or a median falls on a query without a pose.
@@ -240,7 +250,58 @@ def _stage_metrics(stage: Estimates, truth: Array, counted: NDArray[np.bool_]) -
         "p95_m": _known(quantile(metres, 0.95)),
         **{f"heading_recall_{a}deg": _share(degrees <= a) for a in RECALL_DEG},
         "median_heading_deg": _known(quantile(degrees, 0.5)),
+        **reliability(stage, truth, counted),
     }
+
+
+def reliability(stage: Estimates, truth: Array, counted: NDArray[np.bool_]) -> StageMetrics:
+    """How far the scores, covariances and protection levels of a stage are to be trusted.
+
+    Args:
+        stage: Estimates of Q queries.
+        truth: (Q, 3) true poses.
+        counted: (Q,) queries that count.
+
+    Returns:
+        The metrics from ``availability`` on, as in ``Metrics``.
+    """
+    metres, _ = pose_errors(stage.poses[counted], truth[counted])
+    sure, level = stage.localized[counted], stage.protection_m[counted]
+    right, wrong = metres <= RIGHT_M, sure & (metres > WRONG_M)
+    bounded = np.isfinite(level)
+    expected = [
+        _known(float(value.mean())) if len(value) else None
+        for value in normalised_errors(stage, truth, counted & stage.localized)
+    ]
+    return {
+        "availability": _share(sure[right]),
+        "localized_wrong_10m": int(wrong.sum()),
+        "integrity": _share(wrong[sure]),
+        "nees": expected[0],
+        "nees_pose": expected[1],
+        "protected": _share(metres[bounded] <= level[bounded]),
+        "median_protection_m": _known(quantile(level[sure], 0.5)),
+    }
+
+
+def normalised_errors(
+    stage: Estimates, truth: Array, chosen: NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """Normalised squared errors of chosen estimates: of the (N,) positions, of the (M,) poses.
+
+    Each is divided by its degrees of freedom, so that 1 is expected (Bar-Shalom, Li and
+    Kirubarajan 2001, section 5.4). Poses without a true heading are left out of the second.
+    """
+    error = stage.poses[chosen] - truth[chosen]
+    error[:, 2] = wrap_angle(error[:, 2])
+    covariance = stage.covariance[chosen]
+    result = []
+    for size in (2, 3):
+        known = np.isfinite(error[:, :size]).all(axis=1) & np.isfinite(covariance).all(axis=(1, 2))
+        part, spread = error[known, :size], covariance[known, :size, :size]
+        solved = np.linalg.solve(spread, part[..., None])[..., 0]
+        result.append((part * solved).sum(axis=1) / size)
+    return result[0], result[1]
 
 
 def _share(mask: NDArray[np.bool_]) -> float | None:

@@ -27,8 +27,9 @@ def trajectory_table(found: Localization, stage: str | None = None) -> pd.DataFr
     Returns:
         Columns ``frame``, ``t_ns``, ``latitude`` and ``longitude`` (degrees, WGS 84), ``east`` and
         ``north`` (metres, map frame), ``heading_deg`` (counter-clockwise from grid east),
-        ``std_east`` and ``std_north`` (metres), ``std_heading_deg``, ``score`` (0..1) and
-        ``localized`` (never True without a pose).
+        ``std_east`` and ``std_north`` (metres), ``std_heading_deg``, ``score`` (0..1),
+        ``localized`` (never True without a pose), ``protection_m`` (metres, inf where the score is
+        too low for a protection level) and ``reason`` (why a query is not localized).
 
     Raises:
         MaptileError: The result has no such stage.
@@ -57,6 +58,8 @@ def trajectory_table(found: Localization, stage: str | None = None) -> pd.DataFr
             "std_heading_deg": np.degrees(std[:, 2]).round(5),
             "score": estimates.score.round(6),
             "localized": estimates.localized & has_pose,
+            "protection_m": estimates.protection_m.round(3),
+            "reason": estimates.reason,
         }
     )
 

@@ -67,9 +67,9 @@ def align(
         (east, north, heading): ``spread`` times the inverse of the negative curvature, plus the
         map's and the odometry's own. No candidate if the tile shows no wall.
     """
-    seen, start = evidence.points, candidates.poses
+    seen, start, wall_m2 = evidence.points, candidates.poses, evidence.total("wall")
     if len(start) == 0 or len(seen[0].xy) == 0:
-        return Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
+        return Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)), wall_m2)
 
     def score(poses: Array) -> Array:
         value = log_likelihood(poses, seen, rotation, fields)
@@ -90,7 +90,7 @@ def align(
     covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
     covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
     poses[:, 2] = wrap_angle(poses[:, 2])
-    return Fixes(Candidates(poses, candidates.log_scores), covariance)
+    return Fixes(Candidates(poses, candidates.log_scores), covariance, wall_m2)
 
 
 def _quadratic(values: Array) -> tuple[Array, Array]:

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
@@ -204,20 +203,20 @@ class Matcher:
         maxima, index = (one[0] for one in local_maxima(best[None], radius))
         where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
         mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
-        everywhere = float(torch.logsumexp(best.flatten(), 0))
-        # The likelihood's mass beside the peaks.
-        rest = everywhere + np.log(max(1 - np.exp(logsumexp(mass) - everywhere), 1e-6))
         chosen = which.flatten()[where].cpu().numpy()
         poses = np.column_stack([level.positions(where), tile.rotation + turns[chosen]])
+        prior = log_prior[chosen]
         if refine:
-            prior = log_prior[chosen]
             poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
             if self.prove:
-                poses, mass = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
+                poses, mass, prior = self._proven(
+                    poses, mass, prior, evidence, tile, turns, log_prior
+                )
         away = np.hypot(*(level.positions(index) - level.positions(where[:1])).T)
-        chance = by_chance(maxima.cpu().numpy(), away, len(maxima), self.settings)
-        places = float(level.allowed.sum())
-        log_scores = posterior(mass, rest, places, chance, evidence, self.settings)
+        wall_m2 = evidence.total("wall")
+        chance = by_chance(maxima.cpu().numpy(), away, len(maxima), wall_m2, self.settings)
+        likelier = prior - log_prior.max()
+        log_scores = posterior(mass, likelier, chance, wall_m2, self.settings)
         poses[:, 2] = wrap_angle(poses[:, 2])
         kept = distinct(poses, log_scores, self.settings)
         return Candidates(poses[kept], log_scores[kept])
@@ -231,18 +230,21 @@ class Matcher:
         tile: QueryTile,
         turns: Array,
         log_prior: Array,
-    ) -> tuple[Array, Array]:
-        """(K, 3) poses and their (K,) mass; the best pose of all is appended if it is another."""
+    ) -> tuple[Array, Array, Array]:
+        """(K, 3) poses, their (K,) mass and prior; the best pose of all is appended if new."""
         seen, rotation = evidence.points, tile.rotation
         score = (log_likelihood(poses, seen, rotation, self.fields) + prior).max()
         better = self.exact.better(evidence, rotation, turns, log_prior, float(score))
         if better is None:
-            return poses, mass
+            return poses, mass, prior
         pose, turn = better
-        found = refined(
-            pose[None], log_prior[turn : turn + 1], evidence, rotation, self.fields, self.settings
+        own = log_prior[turn : turn + 1]
+        found = refined(pose[None], own, evidence, rotation, self.fields, self.settings)
+        return (
+            np.concatenate([poses, found[0]]),
+            np.concatenate([mass, found[1]]),
+            np.concatenate([prior, own]),
         )
-        return np.concatenate([poses, found[0]]), np.concatenate([mass, found[1]])
 
     def _best(
         self,

@@ -13,7 +13,10 @@ from maptile_loc.report.formats import OutputFormat
 from maptile_loc.report.trajectory import stretches, trajectory_table, utc_times
 from maptile_loc.types import Localization
 
-COLUMNS = ("frame", "t_ns", "heading_deg", "std_east", "std_north", "std_heading_deg", "score")
+COLUMNS = (
+    *("frame", "t_ns", "heading_deg", "std_east", "std_north", "std_heading_deg", "score"),
+    "protection_m",
+)
 """Columns of the trajectory's table that become properties of a point."""
 
 
@@ -34,7 +37,8 @@ def write(found: Localization, path: Path) -> None:
         )
     times = utc_times(table["t_ns"].to_numpy())
     values = table[list(COLUMNS)]
-    rows = values.astype(object).where(values.notna(), None).to_dict("records")
+    known = values.notna() & ~np.isinf(values)
+    rows = values.astype(object).where(known, None).to_dict("records")
     features += [
         {
             "type": "Feature",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from scipy.special import logsumexp
@@ -10,6 +12,9 @@ from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
 from maptile_loc.search.engine.settings import SearchSettings
+
+LEAST_WALL_M2 = 10.0
+"""A tile with less wall evidence is judged as if it had this much, square metres."""
 
 
 def refined(
@@ -53,53 +58,85 @@ def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch
     return highest.flatten(1), index.flatten(1)
 
 
-def by_chance(maxima: Array, metres: Array, squares: float, settings: SearchSettings) -> float:
-    """The score that a tile reaches by chance, away from its best position.
+class Chance(NamedTuple):
+    """What a tile reaches by chance: the tail of its scores away from its best position.
+
+    The highest scores of the squares of the map exceed ``level`` by an exponential distribution, as
+    scores of random alignments do (Karlin and Altschul, PNAS 1990). All cells of one wall, and all
+    walls of one row of houses, fit or miss together there as they do at the true position; so
+    ``scale`` contains how strongly the pieces of evidence depend on each other.
+
+    Attributes:
+        level: Score that ``squares`` squares reach.
+        scale: Mean excess of these squares over the level.
+        squares: Their number.
+    """
+
+    level: float
+    scale: float
+    squares: float
+
+
+def by_chance(
+    maxima: Array, metres: Array, squares: float, wall_m2: float, settings: SearchSettings
+) -> Chance:
+    """The scores that a tile reaches by chance, away from its best position.
 
     Args:
         maxima: (N,) highest scores of squares of the map; -inf where the vehicle cannot be.
         metres: (N,) distances of these from the best position.
         squares: Number of squares of the whole map; those left out have lower scores.
-        settings: ``chance`` and ``distinct_m`` are read.
+        wall_m2: Wall evidence of the tile, square metres.
+        settings: ``chance*``, ``scale_per_wall_m2`` and ``elsewhere_m`` are read.
 
     Returns:
-        The score that a share ``chance`` of the squares far from the best one exceeds; 0 if there
-        is no such square.
+        The tail above the score that a share ``chance`` of the squares exceeds, or
+        ``chance_squares`` of them if these are more, or a tenth of those at hand if these are
+        fewer. The scale is that of a gamma prior with as
+        many squares, combined with those at hand. The level is 0 if no square is far from the best
+        one.
     """
-    elsewhere = maxima[(metres > 3 * settings.distinct_m) & np.isfinite(maxima)]
+    expected = settings.scale_per_root_wall * np.sqrt(wall_m2)
+    elsewhere = maxima[(metres > settings.elsewhere_m) & np.isfinite(maxima)]
     if len(elsewhere) == 0:
-        return 0.0
-    rank = min(int(settings.chance * squares), len(elsewhere) - 1)
-    return float(-np.partition(-elsewhere, rank)[rank])
+        return Chance(0.0, max(expected, 1.0), 1.0)
+    least = settings.chance_squares
+    # A tenth of the squares at hand still is a tail, if only some of the map was searched.
+    count = min(max(int(settings.chance * squares), least), len(elsewhere) // 10)
+    highest = -np.partition(-elsewhere, count)[: count + 1]
+    level = float(highest[count])
+    prior = settings.scale_squares
+    scale = (prior * expected + (highest[:count] - level).sum()) / (prior + count)
+    # All squares that reach the level count, and where a tile shows nothing these are all squares.
+    return Chance(level, max(float(scale), 1e-3), float((elsewhere >= level).sum()))
 
 
 def posterior(
-    mass: Array,
-    rest: float,
-    places: float,
-    chance: float,
-    evidence: Evidence,
-    settings: SearchSettings,
+    mass: Array, log_prior: Array, chance: Chance, wall_m2: float, settings: SearchSettings
 ) -> Array:
     """(K,) log-probabilities of the hypotheses.
 
+    The scores are tempered such that those by chance fall off as a likelihood ratio's do. One more
+    hypothesis is that the tile is nowhere on the map: its weight is the expected sum over all
+    squares that match by chance. A candidate whose score is low for the walls of the tile is less
+    probable.
+
     Args:
         mass: (K,) logarithm of the likelihood's sum around each.
-        rest: The same for all other positions.
-        places: Number of positions; all have the same prior probability.
-        chance: Score that the tile reaches by chance.
-        evidence: The tile's. One more hypothesis is that the tile is nowhere on the map.
-        settings: The log-odds of that hypothesis.
+        log_prior: (K,) logarithms of how probable their headings are, compared with the most
+            probable heading; contained in ``mass``.
+        chance: What the tile reaches by chance.
+        wall_m2: Wall evidence of the tile, square metres.
+        settings: ``temper``, ``nowhere_log_odds``, ``per_wall_m2`` and ``per_wall_std`` are read.
     """
-    total = logsumexp([*mass, rest]) - np.log(places)
-    nowhere = (
-        settings.nowhere_log_odds
-        + settings.nowhere_by_chance * chance
-        + settings.nowhere_per_wall_m2 * evidence.total("wall")
-        + settings.nowhere_per_free_m2 * evidence.total("free")
-        + settings.nowhere_per_road_m2 * evidence.total("surface")
-    )
-    return np.asarray(mass - np.log(places) - np.logaddexp(total, nowhere))
+    power = min(settings.temper / chance.scale, 1.0)
+    missing = settings.per_wall_m2 - mass / max(wall_m2, LEAST_WALL_M2)
+    low = np.maximum(missing, 0) / settings.per_wall_std
+    tempered = power * mass + (1 - power) * log_prior - 0.5 * low**2
+    # The mean of exp(power * excess), an exponential distribution's generating function.
+    mean = -np.log1p(-power * chance.scale)
+    nowhere = power * chance.level + np.log(chance.squares) + mean + settings.nowhere_log_odds
+    return np.asarray(tempered - logsumexp([*tempered, nowhere]))
 
 
 def distinct(poses: Array, log_scores: Array, settings: SearchSettings) -> list[int]:

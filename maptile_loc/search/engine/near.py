@@ -13,6 +13,7 @@ from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.likelihood import LikelihoodFields, coarser
 from maptile_loc.search.engine.hypotheses import (
+    Chance,
     by_chance,
     distinct,
     local_maxima,
@@ -105,19 +106,25 @@ class NearSearch:
         kept = distinct(poses, mass, self.settings)
         positions = math.prod(fields.channels.shape[1:])
         peak = first[kept[0]] + [row[kept[0]], column[kept[0]]]
-        chance = self._chance(best, first, peak, step, positions)
-        log_scores = posterior(mass[kept], -np.inf, positions, chance, evidence, self.settings)
+        wall_m2, prior = evidence.total("wall"), log_prior[chosen[kept]] - log_prior.max()
+        chance = self._chance(best, first, peak, step, positions, wall_m2)
+        log_scores = posterior(mass[kept], prior, chance, wall_m2, self.settings)
         return Candidates(poses[kept], log_scores)
 
-    def _chance(self, best: Array, first: Ints, peak: Ints, step: float, positions: float) -> float:
-        """The score that the tile reaches by chance in the (K, n^2) ``best`` scores of squares."""
+    def _chance(
+        self, best: Array, first: Ints, peak: Ints, step: float, positions: float, wall_m2: float
+    ) -> Chance:
+        """What the tile reaches by chance in the (K, n^2) ``best`` scores of squares."""
         count = math.isqrt(best.shape[1])
         side = max(1, round(self.settings.distinct_m / step))
         squares = torch.from_numpy(best.reshape(len(best), count, count))
         maxima, index = (one.numpy() for one in local_maxima(squares, side))
-        there = first[:, None] + np.stack(np.divmod(index, count), -1)
+        there = (first[:, None] + np.stack(np.divmod(index, count), -1)).reshape(-1, 2)
+        # Squares that overlap have the same maxima.
+        there, which = np.unique(there, axis=0, return_index=True)
         away = step * np.linalg.norm(there - peak, axis=-1)
-        return by_chance(maxima.ravel(), away.ravel(), positions / side**2, self.settings)
+        squares_on_map = positions / side**2
+        return by_chance(maxima.ravel()[which], away, squares_on_map, wall_m2, self.settings)
 
     def _grid(self, wide: bool) -> LikelihoodFields:
         if wide not in self._grids:

@@ -22,15 +22,20 @@ class SearchSettings(Settings):
         margin_m: Positions nearer to the map's edge are not searched: half of what is seen from
             there lies off the map, so almost any tile fits.
         radius_m: Half the side of the square that is searched around a candidate of a model.
-        chance: Share of the map's squares (``distinct_m`` wide) that exceed the score which a tile
-            is said to reach by chance.
-        nowhere_log_odds: Prior log-odds that a tile is nowhere on the map.
-        nowhere_by_chance: Log-odds that are added per unit of the score that the tile reaches by
-            chance.
-        nowhere_per_wall_m2: Log-odds that are added per square metre of observed wall: walls come
-            in rows, and rows fit in many positions.
-        nowhere_per_free_m2: Log-odds that are added per square metre of observed free space.
-        nowhere_per_road_m2: Log-odds that are added per square metre of observed road surface.
+        elsewhere_m: Distance from the best position beyond which a tile matches by chance, metres.
+            Nearer, walls that are right may match with a shift along the street.
+        chance: Share of the map's squares (``distinct_m`` wide) whose scores a tile is said to
+            reach by chance.
+        chance_squares: Smallest number of these squares.
+        scale_per_wall_m2: How far scores reached by chance spread, per square metre of observed
+            wall, before the map is searched; counts as much as ``chance_squares`` squares.
+        temper: Scores are divided by their spread by chance and multiplied by this. 1 would make
+            scores by chance fall off as exp(-score).
+        per_wall_m2: Score per square metre of observed wall that a tile reaches at its true
+            position, on average.
+        per_wall_std: Its standard deviation, over tiles, sensors and cities.
+        nowhere_log_odds: Log-odds that a tile is nowhere on the map rather than at one of the
+            squares that match by chance.
     """
 
     resolution: Positive = 1.0
@@ -43,9 +48,12 @@ class SearchSettings(Settings):
     hopeless: Positive = 30.0
     margin_m: NotNegative = 25.0
     radius_m: Positive = 20.0
-    chance: Fraction = 0.001
-    nowhere_log_odds: float = -4.0
-    nowhere_by_chance: float = 0.62
-    nowhere_per_wall_m2: float = 0.35
-    nowhere_per_free_m2: float = 0.0022
-    nowhere_per_road_m2: float = 0.02
+    elsewhere_m: NotNegative = 64.0
+    chance: Fraction = 0.0003
+    chance_squares: Count = 20
+    scale_per_root_wall: Positive = 0.35
+    scale_squares: Positive = 5.0
+    temper: Fraction = 0.85
+    per_wall_m2: float = 1.2
+    per_wall_std: Positive = 0.25
+    nowhere_log_odds: float = -0.5
