@@ -283,3 +283,16 @@ def test_the_drive_backwards_gives_the_same_positions():
     np.testing.assert_allclose(back.poses[::-1, :2], here.poses[:, :2], atol=0.05)
     np.testing.assert_allclose(back.covariance[::-1], here.covariance, rtol=0.1, atol=2e-3)
     np.testing.assert_allclose(back.score[::-1], here.score, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_smoother_is_never_behind_the_filter(seed):
+    rng = np.random.default_rng(seed)
+    truth, steps = drive(60, seed=seed)
+    fixes = fixes_at(truth, rng, right=rng.uniform(0.1, 1.0))
+    if seed % 3 == 0:
+        fixes[20:35] = [NONE] * 15
+    fused, smoothed = both(fixes, steps)
+    assert (smoothed.has_pose | ~fused.has_pose).all()
+    assert smoothed.localized.sum() >= fused.localized.sum()
+    assert not (smoothed.localized & (errors(smoothed, truth) > 10)).any()

@@ -31,6 +31,7 @@ from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.sources import open_drive
 from maptile_loc.config import save_settings
+from maptile_loc.report.findings import reason_counts
 from maptile_loc.report.formats import output_formats
 from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
 from maptile_loc.report.trajectory import local_origin
@@ -184,6 +185,7 @@ def _manifest(found: Localization) -> dict[str, Any]:
         "final": found.final,
         "stages": list(found.stages),
         "search_area_km2": found.search_area_km2,
+        "not_localized": reason_counts(found.trajectory),
         "crs": found.raster.crs.to_string(),
         "tum_origin": {"east": east, "north": north, "t_ns": 0},
         "versions": found.record.get("versions") or _versions(),

@@ -33,6 +33,16 @@ CAUTIOUS = 0.99
 """The uncertainty is cautious if more queries than this share lie within their 95 % ellipse."""
 
 
+REASON_TEXT = {
+    "few_walls": "too few walls in sight",
+    "straight_street": "the position along the street is open",
+    "look_alikes": "other positions look alike",
+    "too_short": "the drive is too short so far",
+    "off_map": "the scans do not fit the map",
+}
+"""The reasons why a query is not localized, in words."""
+
+
 class Finding(NamedTuple):
     """One fact about a localized drive.
 
@@ -84,6 +94,10 @@ def outcome_notes(found: Localization) -> tuple[str, ...]:
     """Return lines for the user about queries that are not localized, and the likely reasons."""
     localized = found.trajectory.localized
     notes = [gap.text for gap in gaps(localized, found.t_ns)]
+    counts = reason_counts(found.trajectory)
+    if counts:
+        words = [f"{REASON_TEXT[name]} ({number})" for name, number in counts.items()]
+        notes.append(f"queries are not localized because: {', '.join(words)}")
     if found.blind:
         verb = "query has" if found.blind == 1 else "queries have"
         notes.append(f"{found.blind} {verb} no points; see maptile inspect")
@@ -94,6 +108,13 @@ def outcome_notes(found: Localization) -> tuple[str, ...]:
             text += f" {alone} queries were, each by itself: the drive is too short to confirm them"
         notes.append(text)
     return tuple(notes)
+
+
+def reason_counts(stage: Estimates) -> dict[str, int]:
+    """Return how many queries are not localized for each reason, the most frequent one first."""
+    names, counts = np.unique(stage.reason[stage.reason != ""], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {str(names[i]): int(counts[i]) for i in order}
 
 
 def gaps(localized: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> list[Finding]:

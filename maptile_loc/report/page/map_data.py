@@ -10,6 +10,7 @@ import pandas as pd
 
 from data_prep.city.raster import MapRaster
 from data_prep.geometry import Array
+from maptile_loc.report.findings import REASON_TEXT
 from maptile_loc.report.pictures import ellipses, map_view, png_uri
 from maptile_loc.types import Estimates, Localization
 
@@ -71,6 +72,8 @@ def _stage(stage: Estimates, centre: Array) -> dict[str, Any]:
         **_poses(stage.poses, centre),
         "ellipse": [None if np.isnan(row[0]) else row for row in axes.round(3).tolist()],
         "score": _numbers(stage.score),
+        "level": _numbers(np.where(np.isinf(stage.protection_m), np.nan, stage.protection_m)),
+        "reason": [REASON_TEXT.get(str(reason), "") for reason in stage.reason],
         "ok": [int(ok) for ok in stage.localized & stage.has_pose],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_prep.geometry import Array
+from maptile_loc.report.findings import REASON_TEXT
 from maptile_loc.report.number_text import length
 from maptile_loc.report.pictures import (
     ERROR_COLOURS,
@@ -59,7 +60,8 @@ def _card(found: Localization, truth: Array | None, query: int, tile: QueryTile)
         if truth is not None and np.isfinite(truth[query, :2]).all():
             error = truth[query, :2] - pose[:2]
         beside = _on_map(found, query, tile, error)
-        caption = "" if final.localized[query] else "not localized"
+        caption = REASON_TEXT.get(str(final.reason[query]), "")
+        caption = f"not localized: {caption}" if caption else ""
         if error is not None:
             caption = f"error {length(float(np.hypot(*error)))}" + (f", {caption}" * bool(caption))
         caption = caption or "localized"

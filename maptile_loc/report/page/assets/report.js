@@ -290,7 +290,7 @@
     const s = stage(), e = s.ellipse[i], rows = [];
     if (data.truth) rows.push(["position error", s.x[i] === null ? "no pose" : metres(errors[i])], ["heading error", headings[i] === null ? "–" : `${headings[i].toFixed(2)}°`]);
     if (e !== null) rows.push(["95 % ellipse", `${metres(e[0])} × ${metres(e[1])}`]);
-    rows.push(["score", s.score[i] === null ? "–" : s.score[i].toFixed(2)], ["localized", s.ok[i] ? "yes" : "no"]);
+    rows.push(["score", s.score[i] === null ? "–" : s.score[i].toFixed(2)], ["localized", s.ok[i] ? "yes" : `no: ${s.reason[i]}`], ["protection level", s.level[i] === null ? "–" : `${s.level[i].toFixed(1)} m`]);
     tip.innerHTML = `<b>Query ${i}</b> · frame ${data.frame[i]} · ${clock(data.t[i])}` + rows.map(([a, b]) => `<div><span>${a}</span><span>${b}</span></div>`).join("");
     tip.hidden = false;
     const x = Math.min(event.pageX + 16, window.scrollX + document.documentElement.clientWidth - tip.offsetWidth - 8);
