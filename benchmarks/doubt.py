@@ -74,9 +74,9 @@ SOURCES = {
 """Maps in the folder of real data; roads of a raster become lines."""
 
 SENSORS = (
-    ("hdl64", 300.0, 0.0, 10.0),
-    ("robotcar", 600.0, 50.0, 20.0),
-    ("hdl32", 300.0, 20.0, 10.0),
+    ("hdl64", 300.0, 0.0, 20.0),
+    ("robotcar", 600.0, 50.0, 40.0),
+    ("hdl32", 300.0, 20.0, 20.0),
 )
 """Sensor, length of the route, of submaps, and distance between queries, metres."""
 

@@ -56,4 +56,4 @@ class SearchSettings(Settings):
     temper: Fraction = 0.85
     per_wall_m2: float = 1.2
     per_wall_std: Positive = 0.25
-    nowhere_log_odds: float = -0.5
+    nowhere_log_odds: float = 0.5
