@@ -9,6 +9,7 @@ import numpy as np
 from data_prep.drive import Drive, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse, transform_points
 from maptile_loc.score.evidence import make_evidence
+from maptile_loc.score.likelihood import LikelihoodFields
 from maptile_loc.types import Candidates, QueryTile
 
 START_NS = 1_700_000_000_000_000_000
@@ -177,6 +178,12 @@ def off(track, poses):
     error = se3_inverse(se3_inverse(truth[0]) @ truth) @ (se3_inverse(track.poses[0]) @ track.poses)
     turned = np.arccos(np.clip((np.trace(error[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1))
     return np.linalg.norm(error[:, :3, 3], axis=1), turned
+
+
+def bare_fields(channels, west, north, resolution):
+    """Likelihood fields of a map without buildings."""
+    building = np.zeros(channels.shape[1:], bool)
+    return LikelihoodFields(channels, west, north, resolution, building)
 
 
 def found_by(search: Any, tile: QueryTile, *arguments: Any, **options: Any) -> Candidates:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made_scene import found_by
+from made_scene import bare_fields, found_by
 from test_match import ALL_ROUND, FIELDS, LIKELIHOOD, SMALL, town_scene
 
 from data_prep.city.folder import open_city
 from maptile_loc.score.channels import CELL_CHANNELS, CHANNELS, index
 from maptile_loc.score.evidence import Evidence, make_evidence
-from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood, make_fields
+from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.search.engine.exact import SAME, ExactSearch
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.match import Matcher
@@ -78,9 +78,8 @@ def test_boxes_of_any_size_keep_the_best_pose(town_city, heading_step, side):
 def test_no_bound_is_below_a_score_in_its_box(channel, side):
     """For single points of evidence, on a map of noise."""
     rng = np.random.default_rng(side)
-    fields = LikelihoodFields(
-        rng.normal(size=(len(CHANNELS), 70, 70)).astype(np.float32), 0.0, 0.0, 1.0
-    )
+    noise = rng.normal(size=(len(CHANNELS), 70, 70)).astype(np.float32)
+    fields = bare_fields(noise, 0.0, 0.0, 1.0)
     allowed = torch.ones(20, 20, dtype=torch.bool)
     search = ExactSearch(fields, (11, 20), allowed, side, np.radians(4.0), CPU)
     turns = rng.uniform(-3, 3, 4)
@@ -118,7 +117,7 @@ def test_bounds_hold_for_directions_between_sectors():
     """On a constant map only the direction matters, and the bound is tight."""
     rng = np.random.default_rng(4)
     one = np.array([0.1, 0.6, 0.8, -0.9, 0.3, *[0] * 7], np.float32)
-    fields = LikelihoodFields(np.tile(one[:, None, None], (1, 90, 90)), 0.0, 0.0, 1.0)
+    fields = bare_fields(np.tile(one[:, None, None], (1, 90, 90)), 0.0, 0.0, 1.0)
     search = ExactSearch(
         fields, (44, 44), torch.ones(2, 2, dtype=torch.bool), 2, np.radians(4.0), CPU
     )

@@ -128,7 +128,7 @@ def test_samples_represent_the_whole_map(load, samples, known):
     assert truth[~near].max() == 0
     assert truth.sum() == pytest.approx(share)
     spread = np.sqrt((truth[:, None] * gap[:, :2] ** 2).sum(axis=0) / truth.sum())
-    np.testing.assert_allclose(spread, SETTINGS.align.map_std_m, rtol=0.05)
+    np.testing.assert_allclose(spread, samples.MAP_STD_M, rtol=0.05)
     peaks = slice(near.sum(), -samples.CHANCE // 2)
     assert np.exp(log_weight[peaks]).min() == pytest.approx(1 if known else 1 / samples.TURNS)
     if known:

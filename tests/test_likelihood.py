@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from made import UTM, blocks_raster, seen_walls
+from made_scene import bare_fields
 
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
@@ -20,7 +21,7 @@ from maptile_loc.score.channels import (
     SPINS,
 )
 from maptile_loc.score.evidence import Evidence, Points, make_evidence, turned
-from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood, make_fields
+from maptile_loc.score.likelihood import coarser, log_likelihood, make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.score.surroundings import signed_distance, surroundings
 from maptile_loc.search.engine.spectra import Correlator
@@ -213,7 +214,7 @@ def test_wrong_settings_are_errors():
 def test_coarser_fields_are_means():
     rng = np.random.default_rng(0)
     channels = rng.normal(size=(2, 7, 10)).astype(np.float32)
-    wide = coarser(LikelihoodFields(channels, 5.0, 9.0, 1.0), 3)
+    wide = coarser(bare_fields(channels, 5.0, 9.0, 1.0), 3)
     assert wide.channels.shape == (2, 3, 4)
     assert (wide.west, wide.north, wide.resolution) == (5.0, 9.0, 3.0)
     assert wide.channels[1, 1, 2] == pytest.approx(channels[1, 3:6, 6:9].mean())
@@ -267,7 +268,7 @@ def random_world(seed, size=24):
     """Random fields, and random points of each kind around the middle of a tile."""
     rng = np.random.default_rng(seed)
     channels = rng.normal(size=(len(CHANNELS), size, size + 7)).astype(np.float32)
-    fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 2.0)
+    fields = bare_fields(channels, 620_000.0, 5_736_000.0, 2.0)
     groups = [
         Points(
             group,
@@ -341,7 +342,7 @@ def test_search_and_score_agree_at_quarter_turns():
     """Cells turn into cells, so both agree up to rounding, also across the map's edge."""
     rng = np.random.default_rng(8)
     channels = rng.normal(size=(len(CHANNELS), 30, 37)).astype(np.float32)
-    fields = LikelihoodFields(channels, 620_000.0, 5_736_000.0, 1.0)
+    fields = bare_fields(channels, 620_000.0, 5_736_000.0, 1.0)
     images = rng.normal(size=(len(CELL_CHANNELS), 16, 16)).astype(np.float32)
     path = (rng.integers(-7, 7, (5, 2)) + 0.5).astype(np.float32)
     looks = rng.normal(size=(5, 3)).astype(np.float32)
@@ -362,7 +363,7 @@ def test_search_and_score_agree_at_any_turn():
         np.sin(2 * np.pi * (row * np.cos(a) + column * np.sin(a)) / 20 + b)
         for a, b in rng.uniform(0, 6, (len(CHANNELS), 2))
     ]
-    fields = LikelihoodFields(np.array(waves, np.float32), 620_000.0, 5_736_000.0, 1.0)
+    fields = bare_fields(np.array(waves, np.float32), 620_000.0, 5_736_000.0, 1.0)
     # Away from the corners, which a turn would push off the tile.
     images = np.zeros((len(CELL_CHANNELS), 32, 32), np.float32)
     images[:, 7:25, 7:25] = rng.random((len(CELL_CHANNELS), 18, 18))

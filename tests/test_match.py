@@ -500,3 +500,65 @@ def test_a_tile_of_a_mirrored_town_is_not_localized():
         tile = tile_at(truth)
         assert np.exp(found_by(here, tile, *KNOWN).log_scores[0]) > 0.7
         assert np.exp(found_by(elsewhere, tile, *KNOWN).log_scores[0]) < 0.5
+
+
+# --- Displaced buildings ----------------------------------------------------------------------
+
+
+def moved_map(raster, metres):
+    """A map with its buildings displaced to the east."""
+    shift = round(metres / raster.resolution)
+    data = raster.data.copy()
+    data[BUILDING] = np.roll(raster.data[BUILDING], shift, axis=1)
+    return replace(raster, data=data)
+
+
+def test_a_map_with_all_buildings_displaced_by_a_deviation_moves_the_fix_by_one():
+    """By symmetry: one building, or all together, move the fix by as much as themselves."""
+    truth = places(5, 1)[0]
+    tile = tile_at(truth)
+    evidence = make_evidence(tile, 1.0)
+    start = Candidates(np.array([[*truth, 0.0]]), np.zeros(1))
+    still, shifted = (
+        align(start, evidence, 0.0, make_fields(raster, 1.0, LIKELIHOOD), None, AlignSettings())
+        for raster in (RASTER, moved_map(RASTER, 1.0))
+    )
+    moved = shifted[0].poses[0, :2] - still[0].poses[0, :2]
+    np.testing.assert_allclose(moved, [1.0, 0.0], atol=0.15)
+
+
+def one_building_covariance(count):
+    """Covariance that displaced buildings add to a tile that shows ``count`` of them."""
+    raster = blocks_raster()
+    data = np.zeros_like(raster.data)
+    side = round(12 / raster.resolution)
+    middle = np.array([raster.height, raster.width]) // 2
+    spots = np.array([[-24, -24], [24, 24], [-24, 24], [24, -24]][:count])
+    for row, column in middle + np.round(spots / raster.resolution).astype(int):
+        data[BUILDING, row - side : row + side, column - side : column + side] = raster.data[
+            BUILDING
+        ].max()
+    raster = replace(raster, data=data)
+    tile = tile_at(raster.centre, raster=raster)
+    tile = replace(tile, ground=0 * tile.ground, path=tile.path[:0])  # roads stay where they are
+    evidence, fields = make_evidence(tile, 1.0), make_fields(raster, 1.0, LIKELIHOOD)
+    start = Candidates(np.array([[*raster.centre, 0.0]]), np.zeros(1))
+    settings = AlignSettings(building_std_m=0.5)
+    with_them = align(start, evidence, 0.0, fields, np.radians(0.1), settings)[1][0]
+    without = align(
+        start,
+        evidence,
+        0.0,
+        fields,
+        np.radians(0.1),
+        settings.model_copy(update={"building_std_m": 0.0}),
+    )[1][0]
+    return with_them - without
+
+
+def test_a_fix_rests_on_the_buildings_in_sight():
+    """One building moves the fix with it; the displacements of four average out."""
+    one, four = (one_building_covariance(count) for count in (1, 4))
+    np.testing.assert_allclose(one[:2, :2], 0.25 * np.eye(2), atol=1e-3)
+    assert np.trace(four[:2, :2]) < 0.6 * np.trace(one[:2, :2])
+    assert np.linalg.eigvalsh(four).min() > -1e-9

@@ -9,7 +9,7 @@ tiles are made along it, every second one with an unknown heading. The fit is a 
 (McFadden 1974): of all poses, the true one is to be the most probable. All poses are represented by
 a grid around the truth, the best candidates of the present score, and poses drawn at random
 (samples.py). As in alignment, the score need not explain the map's own shift there
-(align.map_std_m).
+(MAP_STD_M in samples.py).
 
 Without --try, the terms --free of the likelihood are fitted. Their smoothness (the penalty) is the
 one that predicts left-out cities best, unless it is given. The result is printed as YAML for

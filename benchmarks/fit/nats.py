@@ -36,7 +36,7 @@ class Nats:
         known: (N,) bool, whether the heading is known, of ``score`` and ``pose``.
         score: (N,) of the likelihood: negative log-posterior density of the true position, per m2,
             over the poses of ``Samples``. It depends on the sections submap, query, evidence and
-            likelihood, and on ``align.map_std_m``.
+            likelihood.
         pose: (N,) of the aligned candidates: negative log-density of the true pose, per m2 and rad,
             in the mixture of their normal distributions. It depends on all sections but fuse.
         nowhere: (N,) of the search on the map of another city, the same examples in another order:

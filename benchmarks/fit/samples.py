@@ -34,6 +34,9 @@ NEAR_STEP_M = 0.4
 NEAR_DRAWS = 2
 """Headings that are drawn per position of that grid."""
 
+MAP_STD_M = 0.25
+"""Standard deviation of the map's shift at a tile, metres per axis: the truth is spread by it."""
+
 PEAKS = 80
 """Candidates of the present score that are used, at most."""
 
@@ -90,7 +93,6 @@ class Sampler:
         self, raster: MapRaster, fields: LikelihoodFields, settings: LocalizeSettings
     ) -> None:
         search = settings.search.model_copy(update={"candidates": PEAKS, "refined": PEAKS})
-        self.map_std = settings.align.map_std_m
         self.fields, self.step = fields, fields.resolution
         self.matcher = Matcher(fields, settings.query.size_m, search)
         top, bottom, left, right = (self.matcher.box / self.step).astype(int)
@@ -132,7 +134,7 @@ class Sampler:
         poses = np.zeros((len(shift) * NEAR_DRAWS, 3)) + example.truth
         poses[:, :2] += np.tile(shift, (NEAR_DRAWS, 1))
         poses[:, 2] += _jitter(example.known, len(poses), rng)
-        density = -0.5 * (shift**2).sum(axis=1) / self.map_std**2
+        density = -0.5 * (shift**2).sum(axis=1) / MAP_STD_M**2
         density -= logsumexp(density) + np.log(NEAR_STEP_M**2)
         return poses, np.tile(density, NEAR_DRAWS)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pydantic
+from numpy.typing import NDArray
+from scipy import ndimage
 
-from data_prep.geometry import Array, wrap_angle
+from data_prep.geometry import Array, rotate, wrap_angle
 from data_prep.settings import NotNegative, Positive, Settings
-from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
+from maptile_loc.score.evidence import Evidence, Points
+from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood, point_likelihood
 from maptile_loc.types import Candidates, Fixes
 
 
@@ -20,20 +24,31 @@ class AlignSettings(Settings):
             The headings' spacing displaces a point ``lever_m`` metres away by the same distance.
         lever_m: Distance that converts a heading's spacing to metres.
         spread: Factor on the inverse curvature, fitted to the errors of fixes.
-        map_std_m: Standard deviation of the map's own local shift, metres, per axis.
+        building_std_m: Standard deviation of each building's displacement on the map, metres, per
+            axis.
+        near_building_m: Walls up to this far from a building are its walls.
         bend_deg: Standard deviation of the submap's bending by the odometry's error, degrees per
             square root of a metre of travel from the query to the end of the submap.
     """
 
     steps_m: tuple[Positive, ...] = pydantic.Field((1.0, 1.0, 0.7, 0.5, 0.5), min_length=1)
     lever_m: Positive = 20.0
-    spread: Positive = 0.38
-    map_std_m: NotNegative = 0.25
+    spread: Positive = 0.3
+    building_std_m: NotNegative = 0.5
+    near_building_m: Positive = 4.0
     bend_deg: NotNegative = 0.045
 
 
+F32 = NDArray[np.float32]
 OFFSETS = np.array(np.meshgrid([-1, 0, 1], [-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(3, 27).T
 """(27, 3) multiples of the spacing at which the likelihood is evaluated."""
+
+BY_BUILDINGS = ("wall", "free")
+"""Groups of evidence whose likelihood depends on buildings."""
+
+IMPROBABLE = 7.0
+"""Candidates less probable than the best by more than this, in nats, are taken to rest on one
+building."""
 
 LEAST_INFORMATION = np.diag([1e-4, 1e-4, 1e-2])
 """Information added to every fix: an unobserved direction has a deviation of 100 m or 10 rad."""
@@ -64,8 +79,8 @@ def align(
 
     Returns:
         Candidates in the same order with the same log-probabilities, and (K, 3, 3) covariances of
-        (east, north, heading): ``spread`` times the inverse of the negative curvature, plus the
-        map's and the odometry's own. No candidate if the tile shows no wall.
+        (east, north, heading): ``spread`` times the inverse of the negative curvature, plus what
+        displaced buildings and the odometry add. No candidate if the tile shows no wall.
     """
     seen, start, wall_m2 = evidence.points, candidates.poses, evidence.total("wall")
     if len(start) == 0 or len(seen[0].xy) == 0:
@@ -80,17 +95,85 @@ def align(
 
     poses = start.copy()
     for step in settings.steps_m:
-        scale = np.array([step, step, step / settings.lever_m])
-        values = score(poses[:, None] + OFFSETS * scale)
+        scale, before = np.array([step, step, step / settings.lever_m]), poses
+        values = score(before[:, None] + OFFSETS * scale)
         gradient, hessian = _quadratic(values)
-        poses = poses + _newton(gradient, hessian, values) * scale
+        poses = before + _newton(gradient, hessian, values) * scale
     information: Array = -hessian / np.outer(scale, scale)
     inverse = np.asarray(np.linalg.inv(_positive(information) + LEAST_INFORMATION), np.float64)
     covariance = settings.spread * inverse
-    covariance[:, [0, 1], [0, 1]] += settings.map_std_m**2
+    moved = np.diag([1.0, 1.0, 0.0]) * settings.building_std_m**2  # as if by one building
+    likely = candidates.log_scores > candidates.log_scores.max() - IMPROBABLE
+    for number, pose in enumerate(before):
+        covariance[number] += (
+            _displaced(pose, inverse[number], seen, rotation, fields, scale, settings)
+            if likely[number]
+            else moved
+        )
     covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
     poses[:, 2] = wrap_angle(poses[:, 2])
     return Fixes(Candidates(poses, candidates.log_scores), covariance, wall_m2)
+
+
+def _displaced(
+    pose: Array,
+    inverse: Array,
+    seen: Sequence[Points],
+    rotation: float,
+    fields: LikelihoodFields,
+    scale: Array,
+    settings: AlignSettings,
+) -> Array:
+    """(3, 3) covariance that the displacements of the map's buildings add to a pose.
+
+    All walls of a building are displaced with it. The maximum of the sum of the buildings'
+    quadratics moves by their displacements, weighted by inverse(H) H_b, with H_b the curvature of
+    building b alone. So a pose that rests on one building moves with it, and one that rests on many
+    by their mean.
+
+    Args:
+        pose: (3,) the pose around which the curvature is taken, near the maximum.
+        inverse: (3, 3) inverse of the negative curvature there, of all evidence.
+        seen: The tile's evidence.
+        rotation: The tile's ``rotation``, radians.
+        fields: The map's.
+        scale: (3,) spacing of the poses from which the curvature is taken.
+        settings: ``building_std_m`` and ``near_building_m``.
+    """
+    groups = [points for points in seen if points.group.name in BY_BUILDINGS]
+    values = np.concatenate(
+        [point_likelihood(pose + OFFSETS * scale, points, rotation, fields) for points in groups]
+    )
+    xy = np.concatenate([points.xy for points in groups])
+    number = _building_numbers(pose, xy, rotation, fields, settings.near_building_m)
+    _, number = np.unique(number, return_inverse=True)
+    sums = np.zeros((number.max() + 1, len(OFFSETS)))
+    np.add.at(sums, number, values)
+    own = _positive(-_quadratic(sums)[1] / np.outer(scale, scale))
+    moves = (inverse @ own)[..., :2]
+    return np.asarray(settings.building_std_m**2 * np.einsum("bij,bkj->ik", moves, moves))
+
+
+def _building_numbers(
+    pose: Array, xy: F32, rotation: float, fields: LikelihoodFields, near_m: float
+) -> NDArray[np.int64]:
+    """(N,) number of the building near each of (N, 2) points of a tile at a pose; 0 for none.
+
+    Buildings that touch are one. Of several near a point, one is taken.
+    """
+    turn = pose[2] - rotation
+    moved = pose[:2] + rotate(xy.astype(np.float64), turn)
+    height, width = fields.building.shape
+    column = ((moved[:, 0] - fields.west) // fields.resolution).astype(np.int64)
+    row = ((fields.north - moved[:, 1]) // fields.resolution).astype(np.int64)
+    reach = int(np.ceil(near_m / fields.resolution))
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    row, column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)
+    top, left = max(row.min() - reach, 0), max(column.min() - reach, 0)
+    part = fields.building[top : row.max() + reach + 1, left : column.max() + reach + 1]
+    label, _ = ndimage.label(part, np.ones((3, 3)))
+    near = np.where(part, label, ndimage.maximum_filter(label, 2 * reach + 1))
+    return np.where(inside, near[row - top, column - left], 0).astype(np.int64)
 
 
 def _quadratic(values: Array) -> tuple[Array, Array]:

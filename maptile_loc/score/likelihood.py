@@ -44,12 +44,14 @@ class LikelihoodFields:
         west: East coordinate of the outer corner of cell (0, 0), metres.
         north: North coordinate of that corner, metres.
         resolution: Metres per cell.
+        building: (H, W) bool, whether a building covers half of the cell or more.
     """
 
     channels: F32
     west: float
     north: float
     resolution: float
+    building: NDArray[np.bool_]
 
 
 def make_fields(
@@ -79,16 +81,22 @@ def make_fields(
     for field, channel in zip(channels, CHANNELS, strict=True):
         if channel.centred:
             field -= field.mean(dtype=np.float64)
-    return LikelihoodFields(channels, raster.west, raster.north, resolution)
+    return LikelihoodFields(channels, raster.west, raster.north, resolution, building >= 0.5)
 
 
 def coarser(fields: LikelihoodFields, factor: int) -> LikelihoodFields:
     """The means of blocks of ``factor`` x ``factor`` cells, with zeros beyond the map's edge."""
     height, width = fields.channels.shape[1:]
-    padded = np.pad(fields.channels, ((0, 0), (0, -height % factor), (0, -width % factor)))
+    edge = (0, -height % factor), (0, -width % factor)
+    padded = np.pad(fields.channels, ((0, 0), *edge))
     blocks = padded.reshape(len(padded), padded.shape[1] // factor, factor, -1, factor)
+    building = np.pad(fields.building, edge).reshape(*blocks.shape[1:])
     return LikelihoodFields(
-        blocks.mean(axis=(2, 4)), fields.west, fields.north, fields.resolution * factor
+        blocks.mean(axis=(2, 4)),
+        fields.west,
+        fields.north,
+        fields.resolution * factor,
+        building.mean(axis=(1, 3)) >= 0.5,
     )
 
 
@@ -121,6 +129,33 @@ def log_likelihood(
             total += np.cos(spin * turn) * (product[a, :, a] + product[b, :, b])
             total += np.sin(spin * turn) * (product[b, :, a] - product[a, :, b])
     return total.reshape(poses.shape[:-1])
+
+
+def point_likelihood(
+    poses: Array, points: Points, rotation: float, fields: LikelihoodFields
+) -> Array:
+    """(N, P) float64 log-likelihood ratio of each of N points of one group, at each pose.
+
+    Their sum over the points of all groups is ``log_likelihood``.
+
+    Args:
+        poses: (P, 3) east, north (metres, map frame), heading (radians) of the vehicle.
+        points: One group of the tile's evidence.
+        rotation: The tile's ``rotation``, radians.
+        fields: The map's.
+    """
+    group, turn = points.group, poses[:, 2] - rotation
+    sampled = _sample(fields, group.span, poses, turn, points.xy)
+    values = points.values.T[:, None]
+    total = np.zeros(sampled.shape[1:])
+    for number, channel in enumerate(group.channels):
+        if channel.spin == 0:
+            total += sampled[number] * values[number]
+    for a, b, spin in group.spins:
+        along = sampled[a] * values[a] + sampled[b] * values[b]
+        across = sampled[b] * values[a] - sampled[a] * values[b]
+        total += np.cos(spin * turn)[:, None] * along + np.sin(spin * turn)[:, None] * across
+    return total.T
 
 
 def _sample(fields: LikelihoodFields, channels: slice, poses: Array, turn: Array, xy: F32) -> F32:

@@ -116,6 +116,7 @@ class Matcher:
             fields.west + float(shift[1]),
             fields.north - float(shift[0]),
             fields.resolution,
+            fields.building[top:bottom, left:right],
         )
         self.box = box - shift[[0, 0, 1, 1]]
 
