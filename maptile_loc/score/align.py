@@ -106,7 +106,7 @@ def align(
     likely = candidates.log_scores > candidates.log_scores.max() - IMPROBABLE
     for number, pose in enumerate(before):
         covariance[number] += (
-            _displaced(pose, inverse[number], seen, rotation, fields, scale, settings)
+            _displaced(pose, information[number], seen, rotation, fields, scale, settings)
             if likely[number]
             else moved
         )
@@ -117,7 +117,7 @@ def align(
 
 def _displaced(
     pose: Array,
-    inverse: Array,
+    information: Array,
     seen: Sequence[Points],
     rotation: float,
     fields: LikelihoodFields,
@@ -127,13 +127,13 @@ def _displaced(
     """(3, 3) covariance that the displacements of the map's buildings add to a pose.
 
     All walls of a building are displaced with it. The maximum of the sum of the buildings'
-    quadratics moves by their displacements, weighted by inverse(H) H_b, with H_b the curvature of
-    building b alone. So a pose that rests on one building moves with it, and one that rests on many
-    by their mean.
+    quadratics moves by their displacements, weighted by inverse(sum of H) H_b, with H_b the
+    curvature of building b alone. So a pose that rests on one building moves with it, and one that
+    rests on many by their mean.
 
     Args:
         pose: (3,) the pose around which the curvature is taken, near the maximum.
-        inverse: (3, 3) inverse of the negative curvature there, of all evidence.
+        information: (3, 3) negative curvature there, of all evidence.
         seen: The tile's evidence.
         rotation: The tile's ``rotation``, radians.
         fields: The map's.
@@ -149,8 +149,9 @@ def _displaced(
     _, number = np.unique(number, return_inverse=True)
     sums = np.zeros((number.max() + 1, len(OFFSETS)))
     np.add.at(sums, number, values)
-    own = _positive(-_quadratic(sums)[1] / np.outer(scale, scale))
-    moves = (inverse @ own)[..., :2]
+    curved = -_quadratic(sums)[1] / np.outer(scale, scale)
+    own, rest = _positive(curved), _positive((information - curved.sum(axis=0))[None])[0]
+    moves = (np.linalg.inv(own.sum(axis=0) + rest + LEAST_INFORMATION) @ own)[..., :2]
     return np.asarray(settings.building_std_m**2 * np.einsum("bij,bkj->ik", moves, moves))
 
 
