@@ -1,11 +1,13 @@
 """Scores, covariances and protection levels on many simulated drives, and on maps of other cities.
 
 Run: python benchmarks/doubt.py [DATA] [--work FOLDER] [--seeds N] [--first SEED] [--only CITY ...]
+                                [--picture FILE]
 
 In each city, N vehicles with each kind of queries (SENSORS in turn, headings known and unknown in
-turn) are simulated along routes through a world that differs from the map, and localized. No
-setting was chosen with these cities; those on which settings were chosen are CHOSEN, and
---only helsinki prints their rows. Results stay in FOLDER; a finished drive is not localized again.
+turn) are simulated along routes through a world that differs from the map, and localized. The
+settings of scores and covariances were chosen on drives in CHOSEN, and on drives in Oxford with
+other seeds; --only helsinki prints their rows. Results stay in FOLDER; a finished drive is not
+localized again.
 
 Tables: by city and stage, how many fixes are right (within 5 m), how many of these are called
 localized (availability), how many that are called localized are more than 10 m off (integrity), the
@@ -217,15 +219,47 @@ def reliability(drives: list[Judged]) -> None:
     for low, high in pairwise(LEVELS):
         cells = []
         for stage in STAGES:
-            right = [
-                pose_errors(got.poses[chosen], one.truth[chosen])[0] <= RIGHT_M
-                for one in drives
-                for got in [one.found.stages[stage]]
-                for chosen in [one.counted & (got.score > low) & (got.score <= high)]
-            ]
-            those = np.concatenate(right)
+            those = np.concatenate(
+                [right[(score > low) & (score <= high)] for score, right in scored(drives, stage)]
+            )
             cells.append(f"{len(those)}, {those.mean():.3f}" if len(those) else "0")
         row(f"{low:g} to {high:g}", *cells)
+
+
+def diagram(drives: list[Judged], file: Path) -> None:
+    """Draw how often fixes are right by their scores, with a step per tenth of the fixes."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for stage in STAGES:
+        score, right = (
+            np.concatenate(column) for column in zip(*scored(drives, stage), strict=True)
+        )
+        order = np.array_split(np.argsort(score), 10)
+        points = [(score[part].mean(), right[part].mean()) for part in order]
+        axes.plot(*np.transpose(points), marker="o", label=stage)
+    axes.set(
+        xlabel="score", ylabel="share of fixes within 5 m", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03)
+    )
+    axes.legend()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def scored(drives: list[Judged], stage: str) -> list[tuple[Array, NDArray[np.bool_]]]:
+    """Scores of each drive's fixes that count, and whether they are right."""
+    parts = [(one, one.found.stages[stage]) for one in drives]
+    return [
+        (
+            got.score[one.counted],
+            pose_errors(got.poses[one.counted], one.truth[one.counted])[0] <= RIGHT_M,
+        )
+        for one, got in parts
+    ]
 
 
 def tables(drives: list[Judged]) -> None:
@@ -262,6 +296,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=13, metavar="N", help="drives per city")
     parser.add_argument("--first", type=int, default=100, metavar="SEED")
     parser.add_argument("--only", nargs="+", choices=SOURCES, metavar="CITY")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="reliability diagram, PNG")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     names = given.only or [name for name in SOURCES if name not in CHOSEN]
@@ -272,6 +307,8 @@ def main() -> None:
         drives += [judged(maps, name, given.first + seed, other) for seed in seeds]
     print(f"{stamp()}\n")
     tables(drives)
+    if given.picture is not None:
+        diagram(drives, given.picture)
 
 
 if __name__ == "__main__":
