@@ -83,7 +83,7 @@ class FuseSettings(Settings):
     trust: Fraction = 0.99
     max_std_m: Positive = 4.0
     risk: Fraction = 0.001
-    tail: float = pydantic.Field(6.0, gt=2)
+    tail: float = pydantic.Field(4.0, gt=2)
     few_walls_m2: NotNegative = 20.0
     short_m: NotNegative = 100.0
     rounds: Count = 10
