@@ -68,12 +68,13 @@ SOURCES = {
     "kth": "mcd_kth/kth.osm",
     "kitti00": "kitti_odometry/maps/00.tif",
     "kitti05": "kitti_odometry/maps/05.tif",
-    "kitti06": "kitti_odometry/maps/06.tif",
     "kitti08": "kitti_odometry/maps/08.tif",
+    "kitti06": "kitti_odometry/maps/06.tif",
     "kitti360_0000": "kitti360_0000/map.tif",
     "kitti360_0009": "kitti360_0009/map.tif",
 }
-"""Maps in the folder of real data; roads of a raster become lines."""
+"""Maps in the folder of real data; roads of a raster become lines. Maps that follow each other do
+not overlap: a tile of one is nowhere on the next. 05 and 06 do, and 00, 08 and kitti360_0009."""
 
 SENSORS = (
     ("hdl64", 300.0, 0.0, 20.0),
