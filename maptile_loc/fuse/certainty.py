@@ -41,7 +41,7 @@ def make_estimates(
             determined in one direction.
         settings: Limits.
     """
-    covariance = (covariance + np.swapaxes(covariance, 1, 2)) / 2  # rounding made them differ
+    covariance = (covariance + np.swapaxes(covariance, 1, 2)) / 2  # symmetric to the last bit
     std = worst_std(covariance)
     precise = np.asarray(std <= settings.max_std_m)
     localized = precise & (score >= settings.trust)

@@ -87,14 +87,13 @@ def by_chance(
         metres: (N,) distances of these from the best position.
         squares: Number of squares of the whole map; those left out have lower scores.
         wall_m2: Wall evidence of the tile, square metres.
-        settings: ``chance*``, ``scale_per_wall_m2`` and ``elsewhere_m`` are read.
+        settings: ``chance*``, ``scale_*`` and ``elsewhere_m`` are read.
 
     Returns:
-        The tail above the score that a share ``chance`` of the squares exceeds, or
+        The tail above the score that a share ``chance`` of the squares reaches, or
         ``chance_squares`` of them if these are more, or a tenth of those at hand if these are
-        fewer. The scale is that of a gamma prior with as
-        many squares, combined with those at hand. The level is 0 if no square is far from the best
-        one.
+        fewer. The scale is the mean of those at hand and of the expected one, which counts as
+        ``scale_squares`` squares. The level is 0 if no square is far from the best one.
     """
     expected = settings.scale_per_root_wall * np.sqrt(wall_m2)
     elsewhere = maxima[(metres > settings.elsewhere_m) & np.isfinite(maxima)]

@@ -27,8 +27,9 @@ class SearchSettings(Settings):
         chance: Share of the map's squares (``distinct_m`` wide) whose scores a tile is said to
             reach by chance.
         chance_squares: Smallest number of these squares.
-        scale_per_wall_m2: How far scores reached by chance spread, per square metre of observed
-            wall, before the map is searched; counts as much as ``chance_squares`` squares.
+        scale_per_root_wall: How far scores reached by chance spread, per square root of the square
+            metres of observed wall, as it is expected before the map is searched.
+        scale_squares: Number of squares as much as which this expectation counts.
         temper: Scores are divided by their spread by chance and multiplied by this. 1 would make
             scores by chance fall off as exp(-score).
         per_wall_m2: Score per square metre of observed wall that a tile reaches at its true
