@@ -296,3 +296,17 @@ def test_the_smoother_is_never_behind_the_filter(seed):
     assert (smoothed.has_pose | ~fused.has_pose).all()
     assert smoothed.localized.sum() >= fused.localized.sum()
     assert not (smoothed.localized & (errors(smoothed, truth) > 10)).any()
+
+
+def test_a_sure_segment_does_not_vouch_for_one_without_odometry_to_it():
+    truth, _ = drive(count=4)
+    steps = make_steps(truth, np.array([0, 0, 1, 1], np.int32), 20.0 * np.arange(4), 20.0, SETTINGS)
+    covariance = np.diag([0.25, 0.25, 1e-4])[None]
+    scores = (0.3, 0.001, 0.999, 0.999)  # doubtful before the gap, sure after it
+    fixes = [
+        Fixes(Candidates(pose[None], np.log([score])), covariance, 100.0)
+        for pose, score in zip(truth, scores, strict=True)
+    ]
+    _, smoothed = both(fixes, steps)
+    assert smoothed.localized.tolist() == [False, False, True, True]
+    assert smoothed.score[:2].max() < 0.6

@@ -44,7 +44,7 @@ def smooth(
         guess[chain], covariance[chain] = _settle(
             guess[chain], fixes[chain], steps[chain], settings
         )
-    score = _agreed_score(fused, backward, guess, steps, settings.near_m)
+    score = _agreed_score(fused, backward, guess, starts, steps, settings.near_m)
     # Where both filters are sure, but not of the same position, there are two.
     reason = np.where(backward.score > fused.score, backward.reason, fused.reason)
     reason = np.where(reason == "", "look_alikes", reason)
@@ -52,27 +52,36 @@ def smooth(
 
 
 def _agreed_score(
-    fused: Estimates, backward: Estimates, poses: Array, steps: Steps, near_m: float
+    fused: Estimates,
+    backward: Estimates,
+    poses: Array,
+    starts: list[int],
+    steps: Steps,
+    near_m: float,
 ) -> Array:
     """(Q,) probabilities of the smoothed poses: each is wrong only if both filters are.
 
     The filters' scores at one query are based on overlapping tiles. So each filter is combined with
-    what the other one found where its tiles begin to be others.
+    what the other one found where its tiles begin to be others, in the same chain.
 
     Args:
         fused: The estimates of the filter that runs forwards.
         backward: Those of the filter that runs backwards.
         poses: (Q, 3) smoothed poses.
+        starts: First query of each chain; nothing links the poses of different chains.
         steps: Odometry between the queries.
         near_m: Distance up to which a filter agrees with a pose, metres.
     """
     ahead, behind = (_agreement(one, poses, near_m) for one in (fused, backward))
-    seen = steps.fresh.cumsum()
+    last, seen = len(poses) - 1, steps.fresh.cumsum()
+    chain = np.searchsorted(starts, np.arange(len(poses)), side="right")
     later = np.searchsorted(seen, seen + 1 - 1e-9)
     earlier = np.searchsorted(seen, seen - 1 + 1e-9, side="right") - 1
-    with_later = np.append(behind, 0.0)[np.minimum(later, len(behind))]
-    with_earlier = np.append(ahead, 0.0)[np.maximum(earlier, -1)]
-    doubt = np.minimum((1 - ahead) * (1 - with_later), (1 - behind) * (1 - with_earlier))
+    doubt = np.ones(len(poses))
+    for own, other, index in ((ahead, behind, later), (behind, ahead, earlier)):
+        at = np.clip(index, 0, last)
+        linked = (at == index) & (chain[at] == chain)
+        doubt = np.minimum(doubt, (1 - own) * (1 - np.where(linked, other[at], 0.0)))
     return np.where(np.isfinite(poses[:, 0]), 1 - doubt, 0.0)
 
 
