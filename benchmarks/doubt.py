@@ -40,7 +40,6 @@ from data_prep.geometry import Array
 from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import trajectory_from_route
 from data_prep.sources import open_drive
-from maptile_loc.api import run_record
 from maptile_loc.config import load_settings
 from maptile_loc.pipeline import (
     LocalizeSettings,
@@ -51,6 +50,7 @@ from maptile_loc.pipeline import (
     load_recipe,
     localize,
     prepare_search,
+    run_record,
 )
 from maptile_loc.report.files import read_result
 from maptile_loc.report.metrics import RIGHT_M, WRONG_M, compare, normalised_errors, pose_errors
@@ -86,7 +86,7 @@ SENSORS = (
 SCAN_EVERY_M = 2.0
 """Distance between scans of a spinning LiDAR, metres."""
 
-FOREIGN = 10
+FOREIGN = 12
 """Tiles of each drive that are searched on another map."""
 
 LEVELS = (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 1.0)
@@ -148,18 +148,25 @@ class Maps:
         return self._engines[name]
 
 
-def judged(maps: Maps, name: str, seed: int, other: str) -> Judged:
-    """Localize one drive in the city ``name``, and some of its tiles on the map of ``other``."""
-    sensor, metres, submap_m, every_m = SENSORS[seed % len(SENSORS)]
-    heading = HeadingKnowledge("known" if seed // len(SENSORS) % 2 == 0 else "unknown")
-    label = f"{name}_{sensor}_{seed}"
-    folder, out = maps.work / "drives" / label, maps.work / "found" / f"{label}_{heading.kind}"
-    city = maps.city(name)
+def simulated(maps: Maps, name: str, seed: int) -> Path:
+    """The folder of a drive in the city ``name``, simulated if it is not there yet."""
+    sensor, metres, *_ = SENSORS[seed % len(SENSORS)]
+    folder, city = maps.work / "drives" / f"{name}_{sensor}_{seed}", maps.city(name)
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
         changes = [f"seed={seed}", f"every_m={0.0 if sensor == 'robotcar' else SCAN_EVERY_M}"]
         recipe = load_settings(SimulateSettings, "simulate", changes)
         simulate(city, trajectory_from_route(city, metres, seed), folder, sensor, recipe)
+    return folder
+
+
+def judged(maps: Maps, name: str, seed: int, other: str) -> Judged:
+    """Localize one drive in the city ``name``, and some of its tiles on the map of ``other``."""
+    sensor, _, submap_m, every_m = SENSORS[seed % len(SENSORS)]
+    heading = HeadingKnowledge("known" if seed // len(SENSORS) % 2 == 0 else "unknown")
+    label = f"{name}_{sensor}_{seed}"
+    out, city = maps.work / "found" / f"{label}_{heading.kind}", maps.city(name)
+    folder = simulated(maps, name, seed)
     drive = open_drive(folder)
     assert drive.truth is not None
     queries = Queries(submap_m, every_m, heading=heading, seed=seed)
@@ -168,7 +175,7 @@ def judged(maps: Maps, name: str, seed: int, other: str) -> Judged:
         kept = KeptTiles(tile_folder(maps.work, Path(name), folder, queries, settings))
         tiles = drive_tiles(city, drive, queries, settings, kept)
         found = localize(tiles, maps.engine(name), settings)
-        record = run_record(city, drive, queries, None) | {"method": "match"}
+        record = run_record(city, drive, queries, None, settings) | {"method": "match"}
         replace(found, record=record).save(out, drive.truth)
         chosen = np.unique(np.linspace(0, len(tiles) - 1, FOREIGN).astype(int)).tolist()
         elsewhere = maps.engine(other)

@@ -39,7 +39,6 @@ from data_prep.errors import MaptileError
 from data_prep.files import read_json, write_json
 from data_prep.geometry import Array, rotate, se2_from_se3
 from data_prep.sources import open_drive
-from maptile_loc.api import run_record
 from maptile_loc.device import pick_device
 from maptile_loc.models.parts.published import CARD
 from maptile_loc.pipeline import (
@@ -49,6 +48,7 @@ from maptile_loc.pipeline import (
     load_recipe,
     localize,
     prepare_search,
+    run_record,
 )
 from maptile_loc.report.files import read_result
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors, reliability
@@ -191,7 +191,7 @@ class Bench:
             tiles = replace(tiles, plan=first, rotation=tiles.rotation[:QUICK])
         engine = self.engine(where, method, model)
         found = localize(tiles, engine, self.settings)
-        record = run_record(where, track, queries, model) | {"method": method}
+        record = run_record(where, track, queries, model, self.settings) | {"method": method}
         shutil.rmtree(out, ignore_errors=True)
         replace(found, record=record).save(out, track.truth)
         spent = [kept.spent[number] for number in range(len(tiles))]

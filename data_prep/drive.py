@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from data_prep.errors import MaptileError
 from data_prep.geometry import Array, interpolate_angle, interpolate_se3
 
 Times = NDArray[np.int64]
@@ -49,6 +50,48 @@ class ScanBlock:
     origin: NDArray[np.float32]
     seconds: NDArray[np.float32] | None = None
     label: NDArray[np.int32] | None = None
+
+    @classmethod
+    def single(
+        cls,
+        t_ns: int,
+        points: ArrayLike,
+        origin: ArrayLike = (0.0, 0.0, 0.0),
+        seconds: ArrayLike | None = None,
+    ) -> ScanBlock:
+        """One scan.
+
+        Args:
+            t_ns: Its time, nanoseconds.
+            points: (N, 3) metres, vehicle frame; points that are not finite are left out.
+            origin: (3,) position of the sensor in the vehicle frame, metres.
+            seconds: (N,) time at which each point was measured, relative to ``t_ns``; None where it
+                is unknown, or where the scan is already motion-compensated.
+
+        Raises:
+            MaptileError: The arrays do not have these shapes.
+        """
+        xyz = np.asarray(points, np.float32)
+        own = None if seconds is None else np.asarray(seconds, np.float32)
+        if xyz.ndim != 2 or xyz.shape[1] != 3 or (own is not None and own.shape != xyz.shape[:1]):
+            raise MaptileError(
+                f"scan at {t_ns} ns: expected points of shape (N, 3), and N times or none, not "
+                f"{xyz.shape}" + ("" if own is None else f" and {own.shape}")
+            )
+        finite = np.isfinite(xyz).all(axis=1)
+        return cls(
+            np.array([t_ns], np.int64),
+            xyz[finite],
+            np.zeros(int(finite.sum()), np.int32),
+            np.asarray(origin, np.float32).reshape(1, 3),
+            None if own is None else own[finite],
+        )
+
+    @property
+    def last_ns(self) -> int:
+        """Time at which the last point was measured, nanoseconds."""
+        late = 0.0 if self.seconds is None else float(self.seconds.max(initial=0.0))
+        return int(self.t_ns[-1]) + round(late * 1e9)
 
 
 class ScanSource(Protocol):

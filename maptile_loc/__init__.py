@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     __version__: str
     from data_prep.city.folder import City as City
     from data_prep.drive import Drive as Drive
+    from data_prep.drive import ScanBlock as ScanBlock
     from data_prep.errors import MaptileError as MaptileError
     from data_prep.osm.source import OsmSource as OsmSource
     from data_prep.progress import Progress as Progress
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from maptile_loc.api import prepare_city as prepare_city
     from maptile_loc.api import simulate as simulate
     from maptile_loc.api import train as train
+    from maptile_loc.live.localizer import Localizer as Localizer
     from maptile_loc.types import Candidates as Candidates
     from maptile_loc.types import Estimates as Estimates
+    from maptile_loc.types import Fix as Fix
     from maptile_loc.types import HeadingKnowledge as HeadingKnowledge
     from maptile_loc.types import Localization as Localization
     from maptile_loc.types import Queries as Queries
@@ -47,11 +50,16 @@ _HOME = {
         "maptile_loc.api",
     ),
     **dict.fromkeys(
-        ("Candidates", "Estimates", "HeadingKnowledge", "Localization", "Queries", "QueryTile"),
+        (
+            *("Candidates", "Estimates", "Fix", "HeadingKnowledge"),
+            *("Localization", "Queries", "QueryTile"),
+        ),
         "maptile_loc.types",
     ),
     "City": "data_prep.city.folder",
     "Drive": "data_prep.drive",
+    "Localizer": "maptile_loc.live.localizer",
+    "ScanBlock": "data_prep.drive",
     "MaptileError": "data_prep.errors",
     "OsmSource": "data_prep.osm.source",
     "Progress": "data_prep.progress",

@@ -6,9 +6,9 @@ Cities and drives are given as objects or as paths. City first, then drive, ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_prep.city import folder as city_folder
 from data_prep.city.folder import City, CitySettings
@@ -22,11 +22,15 @@ from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
+from maptile_loc.live.replay import replay
+from maptile_loc.live.shared import shared_search
 from maptile_loc.odometry.stored import with_needed_odometry
 from maptile_loc.pipeline import (
+    LocalizeSettings,
+    MapSearch,
     drive_tiles,
     load_recipe,
-    prepare_search,
+    run_record,
     with_profile,
 )
 from maptile_loc.pipeline import localize as localize_tiles
@@ -135,7 +139,7 @@ def localize(
         heading: "known", "prior:DEG" or "unknown"; None: known where the drive has headings.
         submap_m: Metres of travel that are put together for a query; 0 is one scan.
         every_m: Metres of travel between queries; 0 is a query per scan.
-        online: Use nothing that comes after a query.
+        online: Use nothing that comes after a query: the drive is pushed to a ``Localizer``.
         odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
@@ -156,15 +160,31 @@ def localize(
     city, drive = _city(city), _drive(drive)
     queries = Queries(submap_m, every_m, online, _heading(heading or _default(drive)), seed)
     folder = None if model is None else Path(model)
-    engine = prepare_search(city, settings, method, prior, folder, pick_device(device), progress)
+    engine = shared_search(city, settings, method, prior, folder, pick_device(device), progress)
     if keep is not None:
         ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
-    about = run_record(city, drive, queries, folder)
-    about |= {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about |= {"sensor_profile": settings.query.wall.model_dump(mode="json")["profile"]}
+    given = {"odometry": odometry, "prior": prior, "device": device, "method": method}
+    about = run_record(city, drive, queries, folder, settings) | given
+    found = _localized(city, drive, queries, engine, settings, odometry, keep, progress)
+    notes = (*found.notes, *outcome_notes(found))
+    return replace(found, record=about | dict(found.record), notes=notes)
+
+
+def _localized(
+    city: City,
+    drive: Drive,
+    queries: Queries,
+    engine: MapSearch,
+    settings: LocalizeSettings,
+    odometry: str,
+    keep: PathLike | None,
+    progress: Progress,
+) -> Localization:
+    """The drive localized, as if live or afterwards."""
+    if queries.online:
+        return replay(drive, engine, queries, settings, odometry == "lidar", progress)
     drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
-    found = localize_tiles(drive_tiles(city, drive, queries, settings), engine, settings, progress)
-    return replace(found, record=about, notes=(*found.notes, *outcome_notes(found)))
+    return localize_tiles(drive_tiles(city, drive, queries, settings), engine, settings, progress)
 
 
 def train(
@@ -375,19 +395,3 @@ def _heading(heading: HeadingKnowledge | str) -> HeadingKnowledge:
 
 def _default(drive: Drive) -> str:
     return "unknown" if drive.heading is None else "known"
-
-
-def run_record(city: City, drive: Drive, queries: Queries, model: Path | None) -> dict[str, Any]:
-    """What ran, as ``run.json`` keeps it: plain values."""
-    origin = drive.origin
-    return {
-        "city": None if city.path is None else str(city.path.resolve()),
-        "city_content_hash": city.content_hash,
-        "drive": drive.name if origin is None else str(origin.path.resolve()),
-        "format": drive.format,
-        "sensors": None if origin is None else origin.sensors,
-        "start": None if origin is None else origin.start,
-        "end": None if origin is None else origin.end,
-        "model": None if model is None else str(model),
-        **asdict(queries),
-    }

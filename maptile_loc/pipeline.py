@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from maptile_loc.score.likelihood import LikelihoodFields, make_fields
 from maptile_loc.score.settings import EvidenceSettings, LikelihoodSettings
 from maptile_loc.search import METHODS
 from maptile_loc.search.engine.method import Disc, Method, Search, SearchTask
-from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.engine.settings import SearchSettings, TrackSettings
+from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.types import (
     Candidates,
     Estimates,
@@ -65,6 +66,7 @@ class LocalizeSettings(Settings):
     search: SearchSettings = SearchSettings()
     align: AlignSettings = AlignSettings()
     fuse: FuseSettings = FuseSettings()
+    track: TrackSettings = TrackSettings()
     known_heading_std_deg: Positive = 1.0
 
     def method(self, name: str) -> Settings:
@@ -130,11 +132,13 @@ class MapSearch:
         raster: The map.
         fields: Its likelihood fields.
         search: The method, built for it.
+        tracked: The search near predicted poses; None: live vehicles are not tracked.
     """
 
     raster: MapRaster
     fields: LikelihoodFields
     search: Search
+    tracked: TrackedSearch | None = None
 
 
 def prepare_search(
@@ -169,7 +173,9 @@ def prepare_search(
     task = SearchTask(
         city, fields, settings.query.size_m, settings.search, device, disc, model, progress
     )
-    return MapSearch(city.raster, fields, entry.build(task, settings.method(method)))
+    search = entry.build(task, settings.method(method))
+    tracked = TrackedSearch(fields, settings.query.size_m, search.area_km2, settings.search, device)
+    return MapSearch(city.raster, fields, search, tracked)
 
 
 def drive_tiles(
@@ -234,7 +240,7 @@ def localize(
         frame=tiles.plan.scan,
         t_ns=tiles.t_ns,
         stages=_stages(tiles, found, fixes, area_km2, settings),
-        final="fused" if tiles.queries.online else "smoothed",
+        final="smoothed",
         search_area_km2=area_km2,
         query_seconds=seconds,
         tiles=kept,
@@ -246,7 +252,12 @@ def localize(
 
 
 def fix_tile(
-    tile: QueryTile, queries: Queries, engine: MapSearch, settings: LocalizeSettings
+    tile: QueryTile,
+    queries: Queries,
+    engine: MapSearch,
+    settings: LocalizeSettings,
+    near: Array | None = None,
+    reach_rad: float = np.pi,
 ) -> tuple[Candidates, Fixes]:
     """The candidates of one query tile, and the same aligned.
 
@@ -255,11 +266,17 @@ def fix_tile(
         queries: What is known of its heading, and how far its submap reaches.
         engine: The map and the search method.
         settings: The recipe.
+        near: (K, 3) predicted poses, around which alone is searched; None: the whole map.
+        reach_rad: Largest difference from a predicted heading, radians.
     """
     heading, fields = queries.heading, engine.fields
     evidence = make_evidence(tile, fields.resolution, settings.evidence)
     turns, log_prior = heading_turns(heading, settings)
-    found = engine.search.candidates(tile, evidence, turns, log_prior)
+    if near is None:
+        found = engine.search.candidates(tile, evidence, turns, log_prior)
+    else:
+        assert engine.tracked is not None
+        found = engine.tracked.candidates(tile, evidence, near, turns, log_prior, reach_rad)
     std = None if heading.kind == "unknown" else np.radians(_heading_std(heading, settings))
     reach_m = queries.reach_m
     aligned = align(found, evidence, tile.rotation, fields, std, settings.align, reach_m)
@@ -300,12 +317,7 @@ def _stages(
     settings: LocalizeSettings,
 ) -> dict[str, Estimates]:
     """The estimates of every stage."""
-    spread = [settings.search.distinct_m / 2] * 2 + [np.radians(settings.search.heading_step_deg)]
-    grid = np.diag(np.square(spread))
-    coarse = [
-        Fixes(c, np.tile(grid, (len(c.poses), 1, 1)), fix.wall_m2)
-        for c, fix in zip(found, fixes, strict=True)
-    ]
+    coarse = coarse_fixes(found, fixes, settings.search)
     steps = query_steps(tiles, settings.fuse)
     area_m2 = max(area_km2 * 1e6, 1.0)
     fused = filter_causal(fixes, steps, area_m2, settings.fuse)
@@ -314,6 +326,37 @@ def _stages(
         "aligned": best_candidates(fixes, settings.fuse),
         "fused": fused,
         "smoothed": smooth(fixes, steps, fused, area_m2, settings.fuse),
+    }
+
+
+def coarse_fixes(
+    found: Sequence[Candidates], fixes: Sequence[Fixes], settings: SearchSettings
+) -> list[Fixes]:
+    """The candidates of Q queries before alignment, with the covariance of the search's grid."""
+    spread = [settings.distinct_m / 2] * 2 + [np.radians(settings.heading_step_deg)]
+    grid = np.diag(np.square(spread))
+    return [
+        Fixes(candidates, np.tile(grid, (len(candidates.poses), 1, 1)), fix.wall_m2)
+        for candidates, fix in zip(found, fixes, strict=True)
+    ]
+
+
+def run_record(
+    city: City, drive: Drive, queries: Queries, model: Path | None, settings: LocalizeSettings
+) -> dict[str, Any]:
+    """What ran, as ``run.json`` keeps it: plain values."""
+    origin = drive.origin
+    return {
+        "city": None if city.path is None else str(city.path.resolve()),
+        "city_content_hash": city.content_hash,
+        "drive": drive.name if origin is None else str(origin.path.resolve()),
+        "format": drive.format,
+        "sensors": None if origin is None else origin.sensors,
+        "start": None if origin is None else origin.start,
+        "end": None if origin is None else origin.end,
+        "model": None if model is None else str(model),
+        "sensor_profile": settings.query.wall.model_dump(mode="json")["profile"],
+        **asdict(queries),
     }
 
 

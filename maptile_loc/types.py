@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 STAGES = ("coarse", "aligned", "fused", "smoothed")
 """Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
 
-REASONS = ("few_walls", "straight_street", "look_alikes", "too_short", "off_map")
+REASONS = (
+    *("few_walls", "straight_street", "look_alikes", "too_short", "off_map"),
+    "no_odometry",
+)
 """Why a fix is not localized: the tile shows too few walls; the walls leave the position along the
 street open; the vehicle may as well be at another position; the drive is too short so far; the tile
-fits nowhere."""
+fits nowhere, or the position is off the map; live, the motion up to the scan is unknown."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,40 @@ class Estimates:
         return np.isfinite(self.poses[:, 0])
 
 
+@dataclass(frozen=True)
+class Fix:
+    """Where a live vehicle is, as known at one scan.
+
+    Attributes:
+        t_ns: Time of the scan, nanoseconds.
+        latitude, longitude: Degrees, WGS 84; NaN while nothing is known.
+        pose: (3,) float64 east, north (metres, map frame), heading (radians from grid east).
+        covariance: (3, 3) float64 of the pose, m2 and rad2.
+        score: 0..1: probability of the position.
+        localized: Whether the fix is to be relied on.
+        protection_m: Radius in metres that the position's error exceeds with a probability of
+            0.1 %; inf where the score is too low for one.
+        reason: Why it is not localized, one of ``REASONS``; "" if it is.
+        is_query: Whether the scan made a query; the pose of other scans is predicted by odometry.
+    """
+
+    t_ns: int
+    latitude: float
+    longitude: float
+    pose: Array
+    covariance: Array
+    score: float
+    localized: bool
+    protection_m: float
+    reason: str
+    is_query: bool
+
+    @property
+    def heading_deg(self) -> float:
+        """Heading in degrees, counter-clockwise from grid east."""
+        return float(np.degrees(self.pose[2]))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Localization:
     """A localized drive: poses and covariances of every stage, with the map and what ran.
@@ -190,11 +227,13 @@ class Localization:
         final: The stage that is the trajectory: "smoothed", or "fused" when run online.
         search_area_km2: Area that each query was searched in, square kilometres.
         query_seconds: (Q,) float64, seconds spent on each query; 0 where a query was skipped
-            because its submap has no points or its heading is missing.
+            because its submap has no points or its heading is missing. Online, these are the
+            seconds of the push that makes the query, and of no push are they 0.
         tiles: Query tiles kept for the report, by query number.
         raster: The map that the drive was localized on.
         record: What ran, as plain values for ``run.json``: ``city`` and ``drive`` (paths),
             ``city_content_hash``, ``format``, ``sensors``, ``method``, ...
+        tracked: (Q,) bool: the query was searched near its predicted pose only; None: none was.
         blind: Number of queries whose submap has no points.
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
@@ -209,6 +248,7 @@ class Localization:
     tiles: dict[int, QueryTile]
     raster: MapRaster
     record: Mapping[str, Any] = field(default_factory=dict)
+    tracked: NDArray[np.bool_] | None = None
     blind: int = 0
     settings: Settings | None = None
     notes: tuple[str, ...] = ()

@@ -8,9 +8,11 @@ import pyproj
 from data_prep.city.raster import MapRaster
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy
+from maptile_loc.live.replay import replay
 from maptile_loc.perceive.tiles import query_tiles
 from maptile_loc.pipeline import MapSearch, localize
 from maptile_loc.score.likelihood import make_fields
+from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher
 
 UTM = pyproj.CRS.from_epsg(32630)
@@ -79,6 +81,10 @@ def seen_walls(raster: MapRaster, east_north, heading: float, rng, reach_m: floa
 def localized(drive, raster, queries, settings):
     """``drive`` localized on ``raster`` by the search of the whole map."""
     fields = make_fields(raster, settings.search.resolution, settings.likelihood)
-    engine = MapSearch(raster, fields, Matcher(fields, settings.query.size_m, settings.search))
+    matcher = Matcher(fields, settings.query.size_m, settings.search)
+    near = TrackedSearch(fields, settings.query.size_m, matcher.area_km2, settings.search)
+    engine = MapSearch(raster, fields, matcher, near)
+    if queries.online:
+        return replay(drive, engine, queries, settings)
     tiles = query_tiles(drive, queries, raster.convergence, settings.submap, settings.query)
     return localize(tiles, engine, settings)

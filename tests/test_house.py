@@ -35,6 +35,7 @@ maptile_loc.models
 maptile_loc.search
 maptile_loc.fuse
 maptile_loc.pipeline
+maptile_loc.live
 maptile_loc.learn
 maptile_loc.report
 maptile_loc.api

@@ -29,7 +29,7 @@ from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse
 from data_prep.sources import open_drive
-from maptile_loc.odometry.levelling import levelled
+from maptile_loc.odometry.levelling import Leveller
 from maptile_loc.odometry.lidar_odometry import lidar_odometry
 from maptile_loc.odometry.odometry_settings import OdometrySettings
 
@@ -296,7 +296,8 @@ def test_roll_and_pitch_that_drift_are_levelled():
     poses = [np.eye(4)]
     for _ in range(400):
         poses.append(poses[-1] @ motion)
-    drawn = levelled(np.stack(poses), 10.0)
+    leveller = Leveller(poses[0], 10.0)
+    drawn = np.stack([leveller.pose, *(leveller.add(pose) for pose in poses[1:])])
     tilt = np.degrees(np.arccos(drawn[:, 2, 2]))
     turned = np.degrees(np.unwrap(np.arctan2(drawn[:, 1, 0], drawn[:, 0, 0]))[-1])
     assert tilt[200:] == pytest.approx(0.97, abs=0.1)

@@ -51,17 +51,6 @@ def test_queries_are_evenly_spaced_and_windows_shorter_at_the_ends():
     np.testing.assert_allclose(extents, [10, 20, 19], atol=1e-3)
 
 
-def test_online_submaps_use_no_later_scan():
-    clouds = post_seen_from(50)
-    drive = straight_drive(clouds)
-    plan = plan_queries(drive, Queries(submap_m=30.0, every_m=20.0))
-    submap = build_submap(drive, plan, 1, Queries(submap_m=30.0, online=True), SubmapSettings())
-    later = replace(drive, scans=ListedScans(drive.scans.t_ns, clouds[:21] + [POST * 9] * 29))
-    again = build_submap(later, plan, 1, Queries(submap_m=30.0, online=True), SubmapSettings())
-    np.testing.assert_array_equal(submap.points, again.points)
-    assert submap.origin[:, 0].max() == 0
-
-
 def test_a_submap_of_one_scan():
     drive = straight_drive(post_seen_from(10))
     plan = plan_queries(drive, Queries(submap_m=0.0, every_m=0.0))

@@ -51,6 +51,9 @@ SENSORS = {"hdl64": (0.0, 50.0), "robotcar": (50.0,)}
 EVERY_M = 20.0
 """Metres of travel between queries, of which some are chosen."""
 
+SCAN_M = 2.0
+"""Metres of travel between scans of a spinning LiDAR."""
+
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Penalties of squared second differences among which one is chosen."""
 
@@ -68,7 +71,7 @@ def city_examples(
 ) -> Iterator[Example]:
     """The examples of a city: all sensors, all lengths of submaps."""
     for sensor, lengths in SENSORS.items():
-        drive = training_drive(city, sensor, given.metres, given.work)
+        drive = training_drive(city, sensor, given.metres, given.work, every_m=SCAN_M)
         for submap_m in lengths:
             queries = Queries(submap_m, EVERY_M)
             yield from make_examples(

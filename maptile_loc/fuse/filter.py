@@ -7,7 +7,9 @@ holds the probability that the vehicle is at none of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -48,6 +50,84 @@ UNKNOWN = Bank(np.zeros((0, SIZE)), np.zeros((0, SIZE, SIZE)), np.zeros(0), 0.0)
 """The bank before the first candidate: the vehicle may be anywhere."""
 
 
+class Belief(NamedTuple):
+    """What the filter holds most probable.
+
+    Attributes:
+        pose: (3,) east, north (metres), heading (radians); NaN without any hypothesis.
+        covariance: (3, 3) of the pose.
+        score: Probability of the position.
+        alike: Whether other positions are more probable than none.
+    """
+
+    pose: Array
+    covariance: Array
+    score: float
+    alike: bool
+
+
+NOTHING = Belief(np.full(3, np.nan), np.full((3, 3), np.nan), 0.0, False)
+"""The belief without any hypothesis."""
+
+
+class Filter:
+    """The causal filter, one query at a time.
+
+    Args:
+        area_m2: Area that is searched; a wrong candidate may be anywhere in it.
+        settings: Noise, and size of the bank.
+    """
+
+    def __init__(self, area_m2: float, settings: FuseSettings) -> None:
+        self.area_m2, self.settings = area_m2, settings
+        self.bank = UNKNOWN
+
+    def restart(self) -> None:
+        """Forget all: the motion since the last query is unknown."""
+        self.bank = UNKNOWN
+
+    def predict(self, steps: Steps, number: int) -> None:
+        """Move the hypotheses along the step to query ``number``."""
+        self.bank = _predict(self.bank, steps, number, self.settings)
+
+    def update(self, fix: Fixes, fresh: float) -> None:
+        """Weigh the hypotheses by a query's candidates, and start new ones there.
+
+        Args:
+            fix: The candidates, at the pose that was predicted last.
+            fresh: Share 0..1 of the query's tile that earlier queries did not see.
+        """
+        bank = _update(self.bank, fix, fresh, self.area_m2, self.settings)
+        self.bank = _prune(bank, self.settings)
+
+    def doubt(self, elsewhere: float) -> None:
+        """Raise the probability that the vehicle is at no hypothesis to ``elsewhere``, if lower."""
+        bank, lost = self.bank, float(np.log(elsewhere))
+        if bank.lost < lost:
+            left = np.log1p(-elsewhere) - logsumexp(bank.weights)
+            self.bank = replace(bank, weights=bank.weights + left, lost=lost)
+
+    def belief(self) -> Belief:
+        """The most probable position now."""
+        return _best(self.bank, self.settings)
+
+    def ahead(self, steps: Steps, number: int) -> Belief:
+        """The belief after the step to query ``number``, which is not taken."""
+        bank, belief = self.bank, self.belief()
+        if len(bank.weights) == 0:
+            return belief
+        best = slice(best := int(bank.weights.argmax()), best + 1)
+        one = Bank(bank.states[best], bank.covariance[best], bank.weights[best], bank.lost)
+        moved = _predict(one, steps, number, self.settings)
+        return belief._replace(
+            pose=moved.states[0, POSE], covariance=moved.covariance[0, POSE, POSE]
+        )
+
+    def likely(self, least: float) -> Array:
+        """(H, 3) poses of the hypotheses with a probability of at least ``least``."""
+        return self.bank.states[self.bank.weights >= np.log(least), POSE]
+
+
 def filter_causal(
     fixes: list[Fixes], steps: Steps, area_m2: float, settings: FuseSettings
 ) -> Estimates:
@@ -62,16 +142,32 @@ def filter_causal(
     Returns:
         Estimates of Q poses; NaN while there is no hypothesis.
     """
-    bank = UNKNOWN
-    answers: list[tuple[Array, Array, float, bool]] = []
+    causal = Filter(area_m2, settings)
+    answers: list[Belief] = []
     for number, fix in enumerate(fixes):
-        bank = _predict(bank, steps, number, settings) if steps.known[number] else UNKNOWN
-        bank = _update(bank, fix, steps.fresh[number], area_m2, settings)
-        bank = _prune(bank, settings)
-        answers.append(_best(bank, settings))
-    pose, covariance, score, alike = (np.array(column) for column in zip(*answers, strict=True))
+        if steps.known[number]:
+            causal.predict(steps, number)
+        else:
+            causal.restart()
+        causal.update(fix, steps.fresh[number])
+        answers.append(causal.belief())
     wall_m2 = np.array([fix.wall_m2 for fix in fixes])
-    reason = likely_reason(wall_m2, alike, steps.travelled(), settings)
+    return estimates(answers, wall_m2, steps.travelled(), settings)
+
+
+def estimates(
+    beliefs: Sequence[Belief], wall_m2: Array, travelled_m: Array, settings: FuseSettings
+) -> Estimates:
+    """The estimates of Q beliefs.
+
+    Args:
+        beliefs: Of each query.
+        wall_m2: (Q,) wall evidence of each query's tile, square metres.
+        travelled_m: (Q,) metres of travel that each belief is based on.
+        settings: Limits.
+    """
+    pose, covariance, score, alike = (np.array(column) for column in zip(*beliefs, strict=True))
+    reason = likely_reason(wall_m2, alike, travelled_m, settings)
     return make_estimates(pose, covariance, score, reason, settings)
 
 
@@ -159,12 +255,12 @@ def _prune(bank: Bank, settings: FuseSettings) -> Bank:
     return Bank(bank.states[kept], bank.covariance[kept], merged[kept], lost)
 
 
-def _best(bank: Bank, settings: FuseSettings) -> tuple[Array, Array, float, bool]:
-    """Pose, covariance, score of the most probable hypothesis; whether others exceed ``lost``."""
+def _best(bank: Bank, settings: FuseSettings) -> Belief:
+    """The most probable hypothesis of a bank."""
     if len(bank.weights) == 0:
-        return np.full(3, np.nan), np.full((3, 3), np.nan), 0.0, False
+        return NOTHING
     best = int(bank.weights.argmax())
     pose, covariance = bank.states[best, POSE], bank.covariance[best, POSE, POSE]
     near = np.hypot(*(bank.states[:, :2] - pose[:2]).T) < settings.near_m
     score = float(np.exp(logsumexp(bank.weights[near])))
-    return pose, covariance, score, 1 - score > 2 * np.exp(bank.lost)
+    return Belief(pose, covariance, score, 1 - score > 2 * np.exp(bank.lost))

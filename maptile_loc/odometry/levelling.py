@@ -15,39 +15,41 @@ _STILL_RAD = 0.004
 """A vehicle that turns less between two scans may stand, radians."""
 
 
-def held(poses: Array) -> Array:
-    """Return (N, 4, 4) poses that stay exactly the same while the vehicle stands."""
-    result = poses.copy()
-    for i in range(1, len(poses)):
-        metres, turn = motion_size(se3_inverse(result[i - 1]) @ poses[i])
-        if metres < _STILL_M and turn < _STILL_RAD:
-            result[i] = result[i - 1]
-    return result
+class Leveller:
+    """Corrects the poses of one segment, one after the other.
 
-
-def levelled(poses: Array, over_m: float) -> Array:
-    """Return poses whose roll and pitch decay exponentially with the distance travelled.
+    A pose stays exactly the same while the vehicle stands. Roll and pitch decay exponentially with
+    the distance travelled; the first pose is level, and the motions keep their lengths.
 
     Args:
-        poses: (N, 4, 4) vehicle poses in a fixed frame, z up, metres.
+        first: (4, 4) raw pose of the segment's first scan, vehicle -> fixed frame, metres, z up.
         over_m: Roll and pitch decay by a factor of e over this distance, metres.
-
-    Returns:
-        (N, 4, 4); the first pose is level, and the motions keep their lengths.
     """
-    motions = se3_inverse(poses[:-1]) @ poses[1:]
-    drawn = [upright(poses[0])]
-    for motion in motions:
-        pose = drawn[-1] @ motion
-        share = 1 - np.exp(-np.linalg.norm(motion[:3, 3]) / over_m)
+
+    def __init__(self, first: Array, over_m: float) -> None:
+        self._held = first
+        self._over_m = over_m
+        self.pose = upright(first)
+
+    def add(self, raw: Array) -> Array:
+        """Take the next (4, 4) raw pose, and return the corrected one."""
+        motion = se3_inverse(self._held) @ raw
+        metres, turn = motion_size(motion)
+        if metres >= _STILL_M or turn >= _STILL_RAD:
+            self._held = raw
+            self.pose = self._drawn(self.pose @ motion, metres)
+        return self.pose
+
+    def _drawn(self, pose: Array, metres: float) -> Array:
+        """Return a pose, turned towards level by its share of ``metres`` of travel."""
+        share = 1 - np.exp(-metres / self._over_m)
         up = pose[:3, 2]
         axis = np.cross(up, [0.0, 0.0, 1.0])
         sine = np.linalg.norm(axis)
         if sine > 1e-9:
             turn = Rotation.from_rotvec(axis / sine * (share * np.arctan2(sine, up[2])))
             pose[:3, :3] = turn.as_matrix() @ pose[:3, :3]
-        drawn.append(pose)
-    return np.stack(drawn)
+        return pose
 
 
 def upright(pose: Array) -> Array:

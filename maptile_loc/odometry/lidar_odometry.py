@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.drive import Drive, PoseTrack
 from data_prep.errors import MaptileError
+from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
 from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.odometry.scan_tracker import MIN_POINTS, ScanTracker
@@ -42,6 +43,7 @@ def lidar_odometry(
             one another), have too few points, or do not determine the motion.
     """
     tracker = ScanTracker(settings)
+    found: list[tuple[int, Array, int]] = []
     planar, done, total = 0, 0, len(drive.scans.t_ns)
     progress("odometry", 0, total)
     for block in rounds(drive.scans):
@@ -50,12 +52,16 @@ def lidar_odometry(
         if planar >= _PLANAR_SCANS and not tracker.started:
             break
         scan = gather(block, ~flat, settings.min_range_m, settings.max_range_m)
-        tracker.add(int(block.t_ns[0]), scan)
+        begun = int(block.t_ns[0])
+        pose = tracker.add(begun, scan)
+        if pose is not None:
+            found.append((begun, pose, tracker.segment))
         done += len(block.t_ns)
         progress("odometry", done, total)
     if not tracker.started:
         raise MaptileError(f"{drive.name}: no odometry from its scans: {_reason(planar)}")
-    track = tracker.track()
+    t_ns, poses, segment = (np.array(column) for column in zip(*found, strict=True))
+    track = PoseTrack(t_ns, poses, segment.astype(np.int32))
     if total > 1 and not (np.diff(track.segment) == 0).any():
         raise MaptileError(
             f"{drive.name}: no odometry from its scans: no two of them fit together (open ground "

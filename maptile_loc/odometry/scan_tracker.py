@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
-from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack
+from data_prep.drive import MAX_BRIDGED_GAP_NS
 from data_prep.geometry import Array, se3_inverse
-from maptile_loc.odometry.levelling import held, levelled, upright
+from maptile_loc.odometry.levelling import Leveller, upright
 from maptile_loc.odometry.local_map import LocalMap
 from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.odometry.register import Fit
@@ -43,6 +45,9 @@ _CERTAIN_SHARE = 0.8
 _VELOCITY_NS = 80_000_000
 """The velocity is taken over at least this time, nanoseconds, to average the errors of poses."""
 
+_LAST = 64
+"""Poses that are kept for that: those of scans at up to 800 Hz."""
+
 _STEADY_M = 0.05
 """Standard deviation of a predicted position right after the last pose, metres."""
 
@@ -75,68 +80,58 @@ class ScanTracker:
 
     def __init__(self, settings: OdometrySettings) -> None:
         self._settings = settings
-        self._t_ns: list[int] = []
-        self._poses: list[Array] = []
-        self._segment: list[int] = []
+        self._last = deque[tuple[int, Array]](maxlen=_LAST)
+        self._leveller: Leveller | None = None
+        self._start = np.eye(4)
         self._misses = 0
+        self.segment = -1
 
     @property
     def started(self) -> bool:
         """Whether any scan had enough points."""
-        return bool(self._t_ns)
+        return self.segment >= 0
 
-    def add(self, t_ns: int, scan: Sweep) -> None:
+    def add(self, t_ns: int, scan: Sweep) -> Array | None:
         """Take the next scan: register it, reject it, or start a segment with it.
-
-        A scan of less than ``MIN_POINTS`` points is ignored. ``track`` returns the poses.
 
         Args:
             t_ns: Time of the scan, nanoseconds; later than that of the scan before.
             scan: Its points within range.
+
+        Returns:
+            (4, 4) pose of the vehicle at the scan, in segment ``segment``: metres, z up, level on
+            average. Each segment starts level, where the one before ends. None for a scan that is
+            rejected, or of less than ``MIN_POINTS`` points.
         """
         if len(scan.points) < MIN_POINTS:
-            return
-        if not self._t_ns or t_ns - self._t_ns[-1] > MAX_BRIDGED_GAP_NS:
-            self._start_segment(t_ns, scan)
-            return
-        pose = self._second(t_ns, scan) if self._has_one_scan() else self._next(t_ns, scan)
+            return None
+        if not self._last or t_ns - self._last[-1][0] > MAX_BRIDGED_GAP_NS:
+            return self._start_segment(t_ns, scan)
+        pose = self._second(t_ns, scan) if len(self._last) == 1 else self._next(t_ns, scan)
         if pose is not None:
-            self._append(t_ns, pose, self._segment[-1])
-            return
+            self._last.append((t_ns, pose))
+            self._misses = 0
+            assert self._leveller is not None
+            return self._start @ self._leveller.add(pose)
         self._misses += 1
-        if self._misses == _MISSES:
-            self._start_segment(t_ns, scan)
+        return self._start_segment(t_ns, scan) if self._misses == _MISSES else None
 
-    def track(self) -> PoseTrack:
-        """Return the poses found; each segment starts level, where the one before ends."""
-        segment = np.array(self._segment, np.int32)
-        first = np.flatnonzero(np.diff(segment)) + 1
-        pieces: list[Array] = []
-        start = np.eye(4)
-        for poses in np.split(np.stack(self._poses), first):
-            pieces.append(start @ levelled(held(poses), self._settings.level_over_m))
-            start = upright(pieces[-1][-1])
-        return PoseTrack(np.array(self._t_ns, np.int64), np.concatenate(pieces), segment)
-
-    def _append(self, t_ns: int, pose: Array, segment: int) -> None:
-        self._t_ns.append(t_ns)
-        self._poses.append(pose)
-        self._segment.append(segment)
-        self._misses = 0
-
-    def _has_one_scan(self) -> bool:
-        """Return whether the current segment has only its first scan."""
-        return len(self._segment) < 2 or self._segment[-2] != self._segment[-1]
-
-    def _start_segment(self, t_ns: int, scan: Sweep) -> None:
-        self._append(t_ns, np.eye(4), self._segment[-1] + 1 if self._segment else 0)
+    def _start_segment(self, t_ns: int, scan: Sweep) -> Array:
+        if self._leveller is not None:
+            self._start = upright(self._start @ self._leveller.pose)
+        self._leveller = Leveller(np.eye(4), self._settings.level_over_m)
+        self._last.clear()
+        self._last.append((t_ns, np.eye(4)))
         self._first = scan
+        self._misses = 0
+        self.segment += 1
+        return self._start @ self._leveller.pose
 
     def _second(self, t_ns: int, scan: Sweep) -> Array | None:
         """Return the pose of a segment's second scan, or None if no guess of the motion fits."""
         if len(split_ground(scan.points, self._settings.thin_m).standing) < _MIN_STANDING:
             return None
-        seconds = (t_ns - self._t_ns[-1]) / 1e9
+        seconds = (t_ns - self._last[-1][0]) / 1e9
         reach = self._settings.max_speed_m_s * seconds
         fits: list[Fit] = []
         for step in _first_steps(reach, seconds):
@@ -174,9 +169,10 @@ class ScanTracker:
 
     def _next(self, t_ns: int, scan: Sweep) -> Array | None:
         """Return the pose of a scan, predicted by the last motion; None if it is rejected."""
-        seconds = (t_ns - self._t_ns[-1]) / 1e9
+        last_ns, last = self._last[-1]
+        seconds = (t_ns - last_ns) / 1e9
         velocity = self._last_velocity()
-        guess = self._poses[-1] @ motion_of(velocity, seconds)
+        guess = last @ motion_of(velocity, seconds)
         at_rest = self._at_rest(scan, velocity)
         fit = self._map.fit(at_rest, guess, _STEADY_M + _STEADY_M_S2 * seconds**2)
         metres, turn = motion_size(se3_inverse(guess) @ fit.pose)
@@ -191,15 +187,10 @@ class ScanTracker:
 
     def _last_velocity(self) -> Array:
         """Return the (6,) velocity and turn rate over the last poses of the segment."""
-        before = len(self._t_ns) - 2
-        while (
-            before > 0
-            and self._segment[before - 1] == self._segment[-1]
-            and self._t_ns[-1] - self._t_ns[before] < _VELOCITY_NS
-        ):
-            before -= 1
-        motion = se3_inverse(self._poses[before]) @ self._poses[-1]
-        return velocity_of(motion, (self._t_ns[-1] - self._t_ns[before]) / 1e9)
+        last_ns, last = self._last[-1]
+        earlier = [entry for entry in self._last if last_ns - entry[0] >= _VELOCITY_NS]
+        then_ns, then = earlier[-1] if earlier else self._last[0]
+        return velocity_of(se3_inverse(then) @ last, (last_ns - then_ns) / 1e9)
 
     def _at_rest(self, scan: Sweep, velocity: Array) -> ScanParts:
         """Return a scan's thinned points, compensated for the vehicle's motion during the scan."""

@@ -20,6 +20,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
+TRUNCATE = 2.5
+"""The Gaussian weights of slopes end at this many standard deviations."""
+
+
 class KerbSettings(Settings):
     """How kerbs are found, and how the ground is followed up to them.
 
@@ -101,6 +105,39 @@ def kerb_votes(
         resolution: Metres per pixel.
         settings: Parameters.
     """
+    row, column, side = _surroundings(origin, size, resolution, settings)
+    centre = resolution * (np.array([column, -row]) + (side - size) / 2 * np.array([1, -1]))
+    _, first = np.unique(np.round(origin[:, :2]), axis=0, return_index=True)
+    near = origin[first] - np.append(centre, 0.0).astype(np.float32)
+    votes = np.zeros((2, size, size), np.int64)
+    votes[:, row : row + side, column : column + side] = _votes(
+        xy - centre.astype(np.float32), z, height, near, side, resolution, settings
+    )
+    return votes
+
+
+def _surroundings(
+    origin: F32, size: int, resolution: float, settings: KerbSettings
+) -> tuple[int, int, int]:
+    """First row and column, and side, of the part of a tile that kerbs can be seen in."""
+    reach = settings.range_m + TRUNCATE * settings.slope_m + 2 * resolution
+    low, high = origin[:, :2].min(axis=0) - reach, origin[:, :2].max(axis=0) + reach
+    side = min(2 * int(np.ceil((high - low).max() / resolution / 2)), size)
+    column = int(np.clip(low[0] / resolution + size / 2, 0, size - side))
+    row = int(np.clip(size / 2 - high[1] / resolution, 0, size - side))
+    return row, column, side
+
+
+def _votes(
+    xy: F32,
+    z: F32,
+    height: F32,
+    origin: F32,
+    size: int,
+    resolution: float,
+    settings: KerbSettings,
+) -> NDArray[np.int64]:
+    """The votes in a part of a tile; as ``kerb_votes``, but each position in ``origin`` counts."""
     flat = np.abs(height) < settings.flat_m
     ground = ground_heights(np.compress(flat, xy, axis=0), z[flat], size, resolution)
     east, north = rises(ground, resolution, settings.slope_m)
@@ -163,7 +200,9 @@ def rises(ground: F32, resolution: float, slope_m: float) -> tuple[F32, F32]:
     y = -np.arange(ground.shape[0])[:, None] * resolution
 
     def mean(values: F64) -> F64:
-        return ndimage.gaussian_filter(values, slope_m / resolution, mode="constant", truncate=2.5)
+        return ndimage.gaussian_filter(
+            values, slope_m / resolution, mode="constant", truncate=TRUNCATE
+        )
 
     total = np.maximum(mean(weight), 1e-9)
     mean_x, mean_y, mean_z = (mean(weight * value) / total for value in (x, y, z))
@@ -190,12 +229,11 @@ def _is_kerb(east: F32, north: F32, settings: KerbSettings) -> NDArray[np.bool_]
 
 
 def _directions(origin: F32, size: int, resolution: float, settings: KerbSettings) -> Directions:
-    """The directions from the (S, 3) positions of the sensor, one position per square metre."""
-    _, first = np.unique(np.round(origin[:, :2]), axis=0, return_index=True)
+    """The directions from (S, 3) positions of the sensor."""
     metres = np.arange(1.0, settings.range_m, settings.step_m)
     angle = np.arange(settings.directions) * (2 * np.pi / settings.directions)
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    x, y = (origin[first, axis, None, None] + metres * unit for axis, unit in enumerate((cos, sin)))
+    x, y = (origin[:, axis, None, None] + metres * unit for axis, unit in enumerate((cos, sin)))
     column = np.clip(x / resolution + size / 2, 0, size - 1).astype(np.int64)
     row = np.clip(size / 2 - y / resolution, 0, size - 1).astype(np.int64)
     return Directions(row * size + column, metres, cos, sin)

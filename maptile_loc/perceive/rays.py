@@ -162,30 +162,35 @@ def highest_view(rays: Rays, ray: NDArray[np.integer]) -> F32:
     order = np.lexsort((elevation, key))
     highest = order[np.append(np.diff(key[order]) > 0, True)]
     edge = np.zeros((rays.scans, 4))
-    ends = np.searchsorted(scan[highest], np.arange(rays.scans + 1))
-    for number in np.unique(scan):
-        chosen = highest[ends[number] : ends[number + 1]]
-        edge[number] = _upper_edge(
-            shape[chosen].astype(np.float64), elevation[chosen].astype(np.float64)
-        )
+    edge[np.unique(scan)] = _upper_edges(
+        shape[highest].astype(np.float64), elevation[highest].astype(np.float64), scan[highest]
+    )
     edge = edge.astype(np.float32)[scan]
     far, near = np.einsum("ni,ni->n", shape[:, :3], edge[:, :3]), edge[:, 3] * inverse
     far = np.maximum(far, (elevation - near).max() - TILT_DEG)
     return np.tan(np.radians(np.minimum(far + near, 80)))
 
 
-def _upper_edge(shape: NDArray[np.float64], top: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4,) a, b, c, s of a scan's upper edge, degrees and degrees times metres.
+def _upper_edges(
+    shape: NDArray[np.float64], top: NDArray[np.float64], scan: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """(S, 4) a, b, c, s of the scans' upper edges, degrees and degrees times metres.
 
     Args:
         shape: (K, 4) their factors at the highest returns.
         top: (K,) elevations of these, degrees.
+        scan: (K,) their scans, sorted; S are different.
     """
+    start = np.flatnonzero(np.diff(scan, prepend=-1))
+    count = np.diff(start, append=len(scan))
+    squares = shape[:, :, None] * shape[:, None]
     weight = np.ones(len(top))
     for _ in range(12):
-        normal = (shape * weight[:, None]).T @ shape + RIDGE
-        edge = np.linalg.solve(normal, (weight * top) @ shape)
-        last, weight = weight, np.where(top > shape @ edge, 1.0, 0.03)
+        normal = np.add.reduceat(weight[:, None, None] * squares, start) + RIDGE
+        right = np.add.reduceat((weight * top)[:, None] * shape, start)
+        edge = np.linalg.solve(normal, right[..., None])[..., 0]
+        fitted = np.einsum("ki,ki->k", shape, np.repeat(edge, count, axis=0))
+        last, weight = weight, np.where(top > fitted, 1.0, 0.03)
         if np.array_equal(weight, last):
             break
     return np.asarray(edge, np.float64)

@@ -57,24 +57,21 @@ def build_submap(
 ) -> Submap:
     """Put together the scans around query number ``query``.
 
-    The window is ``queries.submap_m`` metres of travel, centred on the query; online it ends at the
-    query. It is shorter at the ends of the drive and of an odometry segment; 0 m is the one scan.
+    The window is ``queries.submap_m`` metres of travel, centred on the query. It is shorter at the
+    ends of the drive and of an odometry segment; 0 m is the one scan.
 
     Args:
         drive: Scans and odometry.
         plan: The drive's queries.
         query: Index of the query in the plan.
-        queries: Length of the window, and whether it ends at the query.
+        queries: Length of the window.
         settings: How scans are thinned, and what labels mean.
     """
     centre = int(plan.scan[query])
     if queries.submap_m == 0:
         return _local(drive, drive.scans.read(centre, centre + 1), centre, settings)
-    ahead = 0.0 if queries.online else queries.reach_m
     metres = plan.travelled - plan.travelled[centre]
-    near = (plan.segment == plan.segment[centre]) & (metres >= -queries.reach_m) & (metres <= ahead)
-    if queries.online:
-        near[centre + 1 :] = False
+    near = (plan.segment == plan.segment[centre]) & (np.abs(metres) <= queries.submap_m / 2)
     window = np.flatnonzero(near)
     start, stop = int(window[0]), int(window[-1]) + 1
     here = len(drive.scans.read(centre, centre + 1).points)
@@ -116,14 +113,7 @@ def _runs(kept: NDArray[np.int64], centre: int) -> list[tuple[int, int]]:
 
 def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings) -> Submap:
     """Bring the scans of ``block`` into the vehicle frame at scan ``centre``."""
-    x, y, z = block.points.T - np.take(block.origin.T, block.scan, axis=1)
-    use = x * x + y * y + z * z <= settings.max_range_m**2
-    kind = None
-    table = settings.labels.get(drive.labels or "")
-    if block.label is not None and table is not None:
-        kind = kinds(block.label, table)
-        use &= kind != MOVING
-        kind = kind[use]
+    use, kind = usable(block, settings.max_range_m, settings.labels.get(drive.labels or ""))
     # Several times faster than points[use].
     points, scan = np.compress(use, block.points, axis=0), np.compress(use, block.scan)
     if drive.odometry is None:
@@ -133,18 +123,40 @@ def _local(drive: Drive, block: ScanBlock, centre: int, settings: SubmapSettings
     count = np.bincount(scan, minlength=len(block.t_ns))
     if block.seconds is not None:
         velocity, turn = _motion(block.t_ns, drive.odometry)
-        points += block.seconds[use, None] * _moved(points, turn, velocity, count)
+        points += block.seconds[use, None] * moved(points, turn, velocity, count)
     rotation = relative[:, :3, :3].astype(np.float32)
     shift = relative[:, :3, 3].astype(np.float32)
     return Submap(
-        _moved(points, rotation, shift, count),
+        moved(points, rotation, shift, count),
         scan,
         np.einsum("sij,sj->si", rotation, block.origin) + shift,
         kind,
     )
 
 
-def _moved(
+def usable(
+    block: ScanBlock, max_range_m: float, table: LabelTable | None
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8] | None]:
+    """Which of a block's points are used, and the classes of these.
+
+    Args:
+        block: The scans.
+        max_range_m: Points farther from their sensor are not used, metres.
+        table: Meaning of the labels; None: they are ignored.
+
+    Returns:
+        (N,) bool, False for far points and those on moving objects; (M,) uint8, or None.
+    """
+    x, y, z = block.points.T - np.take(block.origin.T, block.scan, axis=1)
+    use = x * x + y * y + z * z <= max_range_m**2
+    if block.label is None or table is None:
+        return use, None
+    kind = kinds(block.label, table)
+    use &= kind != MOVING
+    return use, kind[use]
+
+
+def moved(
     points: NDArray[np.float32],
     matrix: NDArray[np.float32],
     shift: NDArray[np.float32],

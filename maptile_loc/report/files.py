@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -124,8 +124,8 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         t_ns = parts[final]["t_ns"].to_numpy(np.int64)
     except (OSError, ValueError, KeyError) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None
-    seconds, blind, tiles = _read_queries(folder / "queries.npz")
-    if any(len(part) != len(seconds) for part in parts.values()):
+    queries = _read_queries(folder / "queries.npz")
+    if any(len(part) != len(queries.seconds) for part in parts.values()):
         raise MaptileError(f"{path}: damaged (not one row per stage and query); localize again")
     return Localization(
         frame=frame,
@@ -133,11 +133,12 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         stages=stages,
         final=final,
         search_area_km2=area,
-        query_seconds=seconds,
-        tiles=tiles,
+        query_seconds=queries.seconds,
+        tiles=queries.tiles,
         raster=_open_map(folder, run) if raster is None else raster,
         record=run,
-        blind=blind,
+        tracked=queries.tracked,
+        blind=queries.blind,
         settings=_read_settings(folder / "settings.yaml"),
         notes=notes,
     )
@@ -271,6 +272,7 @@ def _write_queries(found: Localization, path: Path) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "query_seconds": found.query_seconds,
         "blind": np.array(found.blind),
+        "tracked": np.zeros(len(found.t_ns), bool) if found.tracked is None else found.tracked,
     }
     for query, tile in found.tiles.items():
         channels = np.stack([tile.wall, tile.ground, tile.observed])
@@ -283,8 +285,16 @@ def _write_queries(found: Localization, path: Path) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def _read_queries(path: Path) -> tuple[Array, int, dict[int, QueryTile]]:
-    """Return (Q,) seconds, the number of queries without points, and the tiles by query."""
+class _StoredQueries(NamedTuple):
+    """What belongs to single queries, as in ``Localization``."""
+
+    seconds: Array
+    blind: int
+    tracked: NDArray[np.bool_] | None
+    tiles: dict[int, QueryTile]
+
+
+def _read_queries(path: Path) -> _StoredQueries:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             tiles = {}
@@ -301,6 +311,7 @@ def _read_queries(path: Path) -> tuple[Array, int, dict[int, QueryTile]]:
                         wall, ground, observed, resolution, rotation, road=road
                     )
             blind = int(arrays["blind"]) if "blind" in arrays else 0
-            return arrays["query_seconds"], blind, tiles
+            tracked = arrays["tracked"].astype(bool) if "tracked" in arrays else None
+            return _StoredQueries(arrays["query_seconds"], blind, tracked, tiles)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None

@@ -39,6 +39,7 @@ REASON_TEXT = {
     "look_alikes": "other positions look alike",
     "too_short": "the drive is too short so far",
     "off_map": "the scans do not fit the map",
+    "no_odometry": "the motion is unknown",
 }
 """The reasons why a query is not localized, in words."""
 

@@ -61,6 +61,10 @@ class Comparison:
         return np.nan_to_num(self.map_bias)
 
 
+ALONE = ("coarse", "aligned")
+"""Stages whose answers come from each query by itself, unless the vehicle is tracked."""
+
+
 class Metrics(dict[str, Any]):
     """The content of ``metrics.json``; printed, it is a table with a row per stage.
 
@@ -74,6 +78,8 @@ class Metrics(dict[str, Any]):
         (squared errors of position and of pose, normalised by their covariances, over what is
         expected, of those called localized: 1 is calibrated), ``protected`` (share of the finite
         protection levels that hold the error), ``median_protection_m`` (of those called localized);
+        of a live run, the stages of ``ALONE`` have ``tracked``, the share of queries that were
+        searched near their predicted pose only: such figures do not compare with others;
         ``map_bias_m`` (east, north), ``query_seconds_median``, ``search_area_km2``,
         ``outside_queries``, ``outside_localized``; ``notes``, lines for the user. None is unknown:
         no query counts, or a median falls on a query without a pose.
@@ -180,6 +186,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     rows.append(["chance", "", "", *chances, *[""] * 6])
     rows.append(["map bias removed", *[""] * (len(header) - 1)])
     rows += [_row(name, stage) for name, stage in metrics["bias_removed"].items()]
+    shares = {stage["tracked"] for stage in metrics["stages"].values() if "tracked" in stage}
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -196,19 +203,26 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         f"{metrics['outside_queries']} queries outside the map or less than {MARGIN_M:.0f} m "
         f"inside it, {metrics['outside_localized']} of them called localized"
     )
-    return "\n".join([*lines, "", "; ".join(facts), outside, *metrics["notes"]])
+    alone = [
+        f"{' and '.join(ALONE)} are tracked ({share:.0%} of the queries): not each by itself"
+        for share in shares
+    ]
+    return "\n".join([*lines, "", "; ".join(facts), outside, *alone, *metrics["notes"]])
 
 
 def _metrics(found: Localization, comparison: Comparison) -> Metrics:
     truth, counted = comparison.truth, comparison.counted
     moved = truth + np.append(comparison.shift, 0.0)
+
+    def stages(true: Array) -> dict[str, StageMetrics]:
+        return {
+            name: _stage_metrics(stage, true, counted) | _tracked(found, name)
+            for name, stage in found.stages.items()
+        }
+
     content = {
-        "stages": {
-            name: _stage_metrics(stage, truth, counted) for name, stage in found.stages.items()
-        },
-        "bias_removed": {
-            name: _stage_metrics(stage, moved, counted) for name, stage in found.stages.items()
-        },
+        "stages": stages(truth),
+        "bias_removed": stages(moved),
         "map_bias_m": [_known(value) for value in comparison.map_bias],
         "query_seconds_median": found.seconds_per_query,
         "search_area_km2": found.search_area_km2,
@@ -217,6 +231,13 @@ def _metrics(found: Localization, comparison: Comparison) -> Metrics:
         "notes": _notes(comparison),
     }
     return Metrics(content)
+
+
+def _tracked(found: Localization, stage: str) -> StageMetrics:
+    """What marks a stage whose queries were not searched each by itself over the whole map."""
+    if stage not in ALONE or found.tracked is None or not found.tracked.any():
+        return {}
+    return {"tracked": float(found.tracked.mean())}
 
 
 def _notes(comparison: Comparison) -> list[str]:

@@ -124,20 +124,21 @@ def facing(wall: F32, free: F32, resolution: float, neighbourhood_m: float) -> t
 
     Returns:
         (S, S) float32 east and north of the unit normal, 0 where neither side is freer, and 0..1
-        the straightness.
+        the straightness; all 0 in cells without wall evidence.
     """
     window = 2 * round(neighbourhood_m / resolution / 2 - 0.5) + 1
     var_x, var_y, covariance = local_moments(wall, window, resolution, 1e-9)
+    smooth = ndimage.gaussian_filter(free.astype(np.float64), window / 3)
+    slope = ndimage.sobel(smooth, 1), -ndimage.sobel(smooth, 0)
+    cell = np.nonzero(wall)
+    var_x, var_y, covariance = (moment[cell] for moment in (var_x, var_y, covariance))
     half, root = (var_x + var_y) / 2, np.hypot((var_x - var_y) / 2, covariance)
     along = np.arctan2(2 * covariance, var_x - var_y) / 2
     across = -np.sin(along), np.cos(along)
-    smooth = ndimage.gaussian_filter(free.astype(np.float64), window / 3)
-    uphill = across[0] * ndimage.sobel(smooth, 1) - across[1] * ndimage.sobel(smooth, 0)
-    side = np.sign(uphill)
+    side = np.sign(across[0] * slope[0][cell] + across[1] * slope[1][cell])
     straight = np.clip(root / np.maximum(half, 0.3 * resolution**2), 0, 1)
-    east, north, straightness = (
-        part.astype(np.float32) for part in (side * across[0], side * across[1], straight)
-    )
+    east, north, straightness = np.zeros((3, *wall.shape), np.float32)
+    east[cell], north[cell], straightness[cell] = side * across[0], side * across[1], straight
     return east, north, straightness
 
 
@@ -203,8 +204,8 @@ def _summed(values: F32, k: int) -> F32:
     """(..., S, S) -> (..., S / k, S / k) sums of blocks."""
     if k == 1:
         return values
-    side = values.shape[-1] // k
-    return values.reshape(*values.shape[:-2], side, k, side, k).sum(axis=(-3, -1))
+    rows = np.add.reduce([values[..., i::k, :] for i in range(k)])
+    return np.asarray(np.add.reduce([rows[..., i::k] for i in range(k)]))
 
 
 def _nonzero(group: Group, images: F32, resolution: float) -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,33 @@ SQUARES = 4
 """Squares that are correlated at a time."""
 
 Ints = NDArray[np.int_]
+
+
+class Squares(NamedTuple):
+    """Scores of a tile at all positions in K squares of a map.
+
+    Attributes:
+        scores: (K, n, n) highest score of all turns that were tried.
+        turn: (K, n, n) index of that turn.
+        first: (K, 2) row and column of each square's first position in the grid.
+        corner: (2,) east and north of the grid's first position, metres.
+        step: Metres between neighbouring positions.
+        wide: Whether this is the coarser of the two grids.
+        tried: Number of turns that were tried in each square.
+    """
+
+    scores: Array
+    turn: Ints
+    first: Ints
+    corner: Array
+    step: float
+    wide: bool
+    tried: int
+
+    def positions(self, square: Ints, row: Ints, column: Ints) -> Array:
+        """(N, 2) east and north of positions given by (N,) square, row and column, metres."""
+        cells = np.column_stack([self.first[square, 1] + column, -self.first[square, 0] - row])
+        return np.asarray(self.corner + cells * self.step)
 
 
 class NearSearch:
@@ -73,56 +101,113 @@ class NearSearch:
             Candidates with log-posteriors. The hypothesis that the tile is nowhere on the map is
             included; the rest of the map is not.
         """
-        fields = self._grid(wide := len(turns) > self.settings.few_turns)
-        step = fields.resolution
-        reach = max(1, round(self.settings.radius_m / step))
-        corner = np.column_stack([fields.north - starts[:, 1], starts[:, 0] - fields.west])
-        first = np.round(corner / step).astype(int) - reach
-        tried = _tried(starts[:, 2], turns, reach_rad)
-        best, which = self._best(fields, first, 2 * reach + 1, evidence, turns, log_prior, tried)
+        found = self.squares(evidence, starts, turns, log_prior, reach_rad)
+        step, count = found.step, found.scores.shape[1]
+        best = found.scores.reshape(len(starts), -1)
         flat = best.argmax(axis=1)
-        row, column = np.divmod(flat, 2 * reach + 1)
+        row, column = np.divmod(flat, count)
         every = np.arange(len(flat))
-        chosen = which[every, flat]
-        poses = np.column_stack(
-            [
-                fields.west + (first[:, 1] + column) * step,
-                fields.north - (first[:, 0] + row) * step,
-                tile.rotation + turns[chosen],
-            ]
-        )
+        chosen = found.turn[every, row, column]
+        turned_by = tile.rotation + turns[chosen]
+        poses = np.column_stack([found.positions(every, row, column), turned_by])
         # A hypothesis contains the likelihood's mass around its peak.
-        at = np.arange(2 * reach + 1)
+        at = np.arange(count)
         rows, columns = np.abs(at - row[:, None]), np.abs(at - column[:, None])
         around = np.maximum(rows[:, :, None], columns[:, None]) * step
         around = around.reshape(len(flat), -1) <= self.settings.distinct_m
         mass = np.asarray(logsumexp(np.where(around, best, -np.inf), axis=1))
-        if wide:
+        if found.wide:
             poses, mass = refined(
                 poses, log_prior[chosen], evidence, tile.rotation, self.fields, self.settings
             )
         poses[:, 2] = wrap_angle(poses[:, 2])
         # Squares that overlap find the same pose.
         kept = distinct(poses, mass, self.settings)
-        positions = math.prod(fields.channels.shape[1:])
-        peak = first[kept[0]] + [row[kept[0]], column[kept[0]]]
+        peak = found.first[kept[0]] + [row[kept[0]], column[kept[0]]]
         wall_m2, prior = evidence.total("wall"), log_prior[chosen[kept]] - log_prior.max()
-        chance = self._chance(best, first, peak, step, positions, wall_m2)
+        chance = self._chance(found, peak, wall_m2)
         log_scores = posterior(mass[kept], prior, chance, wall_m2, self.settings)
         return Candidates(poses[kept], log_scores)
 
-    def _chance(
-        self, best: Array, first: Ints, peak: Ints, step: float, positions: float, wall_m2: float
-    ) -> Chance:
-        """What the tile reaches by chance in the (K, n^2) ``best`` scores of squares."""
-        count = math.isqrt(best.shape[1])
+    def squares(
+        self,
+        evidence: Evidence,
+        starts: Array,
+        turns: Array,
+        log_prior: Array,
+        reach_rad: float = np.pi,
+        spectra: torch.Tensor | None = None,
+    ) -> Squares:
+        """The scores of all positions in the square around each start.
+
+        Args:
+            evidence: The tile's.
+            starts: As all that follow, as for ``candidates``.
+            turns: (T,) radians.
+            log_prior: (T,) log-probability of each.
+            reach_rad: Radians.
+            spectra: What ``spectra`` returns for these starts; None: they are computed.
+        """
+        fields = self._grid(wide := self.is_wide(turns))
+        first, reach = self._first(fields, starts)
+        tried = _tried(starts[:, 2], turns, reach_rad)
+        best, which = self._best(
+            fields, first, 2 * reach + 1, evidence, turns, log_prior, tried, spectra
+        )
+        shape = len(starts), 2 * reach + 1, 2 * reach + 1
+        return Squares(
+            best.reshape(shape),
+            which.reshape(shape),
+            first,
+            np.array([fields.west, fields.north]),
+            fields.resolution,
+            wide,
+            tried.shape[1],
+        )
+
+    def is_wide(self, turns: Array) -> bool:
+        """Whether (T,) turns are tried on the coarser grid."""
+        return len(turns) > self.settings.few_turns
+
+    def spectra(self, starts: Array, wide: bool) -> torch.Tensor:
+        """(K, C, B, B // 2 + 1) spectra of the fields in the square around each of (K, 3) starts.
+
+        Args:
+            starts: As for ``candidates``.
+            wide: On the coarser grid.
+        """
+        fields = self._grid(wide)
+        first, reach = self._first(fields, starts)
+        return self._spectra(fields, first, 2 * reach + 1)
+
+    def _first(self, fields: LikelihoodFields, starts: Array) -> tuple[Ints, int]:
+        """(K, 2) row and column of the squares' first positions, and their half side in cells."""
+        step = fields.resolution
+        reach = max(1, round(self.settings.radius_m / step))
+        corner = np.column_stack([fields.north - starts[:, 1], starts[:, 0] - fields.west])
+        return np.round(corner / step).astype(int) - reach, reach
+
+    def _block(self, fields: LikelihoodFields, count: int) -> tuple[int, int]:
+        """Cells along a tile's side, and along that of what it covers from ``count`` positions."""
+        side = round(self.tile_size_m / fields.resolution)
+        return side, side + count + count % 2
+
+    def _spectra(self, fields: LikelihoodFields, first: Ints, count: int) -> torch.Tensor:
+        side, block = self._block(fields, count)
+        cut = torch.from_numpy(_cut(fields.channels, first - side // 2, block))
+        return torch.fft.rfft2(cut.to(self.device))
+
+    def _chance(self, found: Squares, peak: Ints, wall_m2: float) -> Chance:
+        """What the tile reaches by chance in squares, away from its best position."""
+        step, first = found.step, found.first
         side = max(1, round(self.settings.distinct_m / step))
-        squares = torch.from_numpy(best.reshape(len(best), count, count))
-        maxima, index = (one.numpy() for one in local_maxima(squares, side))
-        there = (first[:, None] + np.stack(np.divmod(index, count), -1)).reshape(-1, 2)
+        maxima, index = (one.numpy() for one in local_maxima(torch.from_numpy(found.scores), side))
+        cells = np.stack(np.divmod(index, found.scores.shape[2]), -1)
+        there = (first[:, None] + cells).reshape(-1, 2)
         # Squares that overlap have the same maxima.
         there, which = np.unique(there, axis=0, return_index=True)
         away = step * np.linalg.norm(there - peak, axis=-1)
+        positions = math.prod(self._grid(found.wide).channels.shape[1:])
         squares_on_map = positions / side**2
         return by_chance(maxima.ravel()[which], away, squares_on_map, wall_m2, self.settings)
 
@@ -140,21 +225,26 @@ class NearSearch:
         turns: Array,
         log_prior: Array,
         tried: Ints,
+        spectra: torch.Tensor | None,
     ) -> tuple[Array, Ints]:
         """(K, count^2) best scores of squares that begin at (K, 2) ``first``, and their turns."""
-        side = round(self.tile_size_m / fields.resolution)
-        block = side + count + count % 2
+        _, block = self._block(fields, count)
         used, index = np.unique(tried, return_inverse=True)
         tiles = turned(evidence, turns[used], fields.resolution, self.device)
         spectrum = torch.fft.rfft2(tiles, s=(block, block)).conj()
         prior = torch.tensor(log_prior[tried], dtype=torch.float32, device=self.device)
         pick = torch.from_numpy(index.reshape(tried.shape)).to(self.device)
+        same = bool((tried == tried[0]).all())
         best, which = [], []
         for start in range(0, len(first), SQUARES):
             some = slice(start, start + SQUARES)
-            cut = torch.from_numpy(_cut(fields.channels, first[some] - side // 2, block))
-            squares = torch.fft.rfft2(cut.to(self.device))
-            product = torch.einsum("kcuv,ktcuv->ktuv", squares, spectrum[pick[some]])
+            squares = (
+                self._spectra(fields, first[some], count) if spectra is None else spectra[some]
+            )
+            tile = spectrum[pick[:1] if same else pick[some]]
+            product = squares[:, None, 0] * tile[:, :, 0]
+            for channel in range(1, squares.shape[1]):
+                product.addcmul_(squares[:, None, channel], tile[:, :, channel])
             scores = torch.fft.irfft2(product, s=(block, block))[..., :count, :count]
             value, at = (scores + prior[some, :, None, None]).max(1)
             best.append(value.flatten(1))

@@ -58,3 +58,37 @@ class SearchSettings(Settings):
     per_wall_m2: float = 1.2
     per_wall_std: Positive = 0.25
     nowhere_log_odds: float = 0.5
+
+
+class TrackSettings(Settings):
+    """When a live vehicle is searched near its predicted poses, and when on the whole map.
+
+    Attributes:
+        enabled: Whether a vehicle is tracked at all; otherwise every query searches the whole map.
+        least_score: Smallest probability of the position of a vehicle that is tracked.
+        max_std_m: Largest standard deviation of a predicted position that is tracked, metres.
+        least: Hypotheses of at least this probability are searched around.
+        most: Largest number of hypotheses that are searched around.
+        doubt: A query is in doubt if the probability that the vehicle is not at the predicted
+            position is higher than this, by the query alone.
+        near_m: Candidates this near to the predicted position agree with it, metres.
+        suspect_m: Metres of travel with queries in doubt after which the vehicle is no longer
+            localized, until a query agrees again.
+        doubt_m: Metres of travel with queries in doubt after which the whole map is searched. While
+            the vehicle is not localized, that far apart are the searches of the whole map.
+        elsewhere: If one of these searches finds another position with this probability, by the
+            query alone, the score of the predicted one falls to ``least_score``.
+        again_m: Metres of travel after which the whole map is searched in any case.
+    """
+
+    enabled: bool = True
+    least_score: Fraction = 0.5
+    max_std_m: Positive = 5.0
+    least: Fraction = 0.001
+    most: Count = 8
+    doubt: Fraction = 0.9995
+    near_m: Positive = 10.0
+    suspect_m: NotNegative = 0.0
+    doubt_m: NotNegative = 15.0
+    elsewhere: Fraction = 0.9
+    again_m: Positive = 1000.0

@@ -1,0 +1,133 @@
+"""Localize a vehicle live, from the scans that a recorder writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from maptile_loc.cli.parts import options
+
+if TYPE_CHECKING:
+    from maptile_loc.types import Fix
+
+COLUMNS = (
+    *("t_ns", "latitude", "longitude", "east", "north", "heading_deg"),
+    *("std_east", "std_north", "std_heading_deg"),
+    *("score", "localized", "protection_m", "reason", "is_query"),
+)
+"""Columns of ``fixes.csv``: as in ``trajectory.csv``, and whether the scan made a query."""
+
+
+@click.command()
+@click.argument("city", type=options.PATH)
+@click.argument("folder", type=options.PATH)
+@click.option("--out", type=options.PATH, help="CSV file to write a row per scan to.")
+@options.submap
+@options.every
+@click.option(
+    "--idle",
+    metavar="S",
+    type=click.FloatRange(0, min_open=True),
+    help="End after S seconds without a scan.  [default: end with Ctrl-C]",
+    show_default=False,
+)
+@click.option(
+    "--sensor-profile",
+    type=options.PATH,
+    show_default="the detector of the package",
+    help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
+)
+@options.device
+@options.seed
+@options.recipe("localize")
+@options.overrides
+def command(
+    city: Path,
+    folder: Path,
+    out: Path | None,
+    submap: float,
+    every: float,
+    idle: float | None,
+    sensor_profile: Path | None,
+    device: str,
+    seed: int,
+    config: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Localize a vehicle live on the map of CITY.
+
+    FOLDER is where a recorder writes: clouds/, each cloud named by its time in nanoseconds, and
+    optionally odometry.tum, which grows. Without it, the motion is found from the scans. The
+    heading is unknown.
+    """
+    import logging
+
+    import maptile_loc as ml
+    from maptile_loc.live.watch import OdometryTail, arriving
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if out is not None and out.exists():
+        raise ml.MaptileError(f"{out}: exists already; name another file, or remove it")
+    odometry = OdometryTail(folder / "odometry.tum")
+    localizer = ml.Localizer(
+        city,
+        submap_m=submap,
+        every_m=every,
+        sensor_profile=sensor_profile,
+        device=device,
+        seed=seed,
+        config=config,
+        overrides=overrides,
+    )
+    if out is not None:
+        out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
+    scans = sure = 0
+    try:
+        for scan in arriving(folder, idle):
+            for t_ns, pose, restart in odometry.new():
+                localizer.add_odometry(t_ns, pose, restart)
+            fix = localizer.add_scan(scan)
+            scans += 1
+            if fix is None:
+                continue
+            sure += fix.localized
+            if fix.is_query:
+                click.echo(in_words(fix))
+            if out is not None:
+                with out.open("a", encoding="ascii") as file:
+                    file.write(row(fix) + "\n")
+    except KeyboardInterrupt:
+        click.echo("")
+    finally:
+        localizer.close()
+    click.echo(f"{folder}: {sure} of {scans} scans localized")
+
+
+def in_words(fix: Fix) -> str:
+    """A fix as a line of the terminal."""
+    head = f"{fix.t_ns / 1e9:.3f} s"
+    if fix.latitude != fix.latitude:
+        return f"{head}  no position yet: {fix.reason}"
+    at = f"{head}  {fix.latitude:.6f}, {fix.longitude:.6f}  heading {fix.heading_deg:.1f} deg"
+    if fix.localized:
+        return f"{at}  localized, within {fix.protection_m:.1f} m"
+    return f"{at}  not sure: {fix.reason}"
+
+
+def row(fix: Fix) -> str:
+    """A fix as a row of ``fixes.csv``."""
+    import numpy as np
+
+    std = np.sqrt(np.diag(fix.covariance))
+    numbers = [
+        *(f"{value:.8f}" for value in (fix.latitude, fix.longitude)),
+        *(f"{value:.3f}" for value in (*fix.pose[:2], fix.heading_deg)),
+        *(f"{value:.3f}" for value in (*std[:2], np.degrees(std[2]))),
+        f"{fix.score:.4f}",
+        str(fix.localized),
+        f"{fix.protection_m:.2f}",
+    ]
+    blank = ["" if text in ("nan", "inf") else text for text in numbers]
+    return ",".join([str(fix.t_ns), *blank, fix.reason, str(fix.is_query)])

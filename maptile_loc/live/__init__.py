@@ -1,0 +1,1 @@
+"""Live localization: scans and odometry are pushed as they arrive."""

@@ -1,0 +1,375 @@
+"""A vehicle that is localized while it drives: scans and odometry are pushed, fixes come back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+
+from data_prep.city.folder import City, open_city
+from data_prep.drive import MAX_HEADING_AGE_NS, HeadingTrack, ScanBlock
+from data_prep.errors import MaptileError
+from data_prep.geometry import Array, se2_from_se3, wrap_angle
+from maptile_loc.device import pick_device
+from maptile_loc.fuse.filter import NOTHING, estimates
+from maptile_loc.live.shared import shared_search
+from maptile_loc.live.tracker import Answer, Tracker
+from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
+from maptile_loc.odometry.scan_tracker import ScanTracker
+from maptile_loc.odometry.sweep import gather, is_planar
+from maptile_loc.perceive.query_tile import make_tile
+from maptile_loc.perceive.scan_buffer import ScanBuffer
+from maptile_loc.pipeline import (
+    LocalizeSettings,
+    MapSearch,
+    load_recipe,
+    with_profile,
+)
+from maptile_loc.types import Fix, HeadingKnowledge, Queries, QueryTile
+
+_LOG = logging.getLogger(__name__)
+
+_PLANAR_SCANS = 100
+"""Without odometry, the vehicle is refused after this number of scans that lie in planes."""
+
+
+class Localizer:
+    """Localizes one vehicle on a city's map, from what came before each scan.
+
+    Push everything in the order of time: odometry (and headings, where they are known) up to a
+    scan, then the scan. Without odometry, the motion is found from the scans. One object serves one
+    vehicle and one thread; the map is shared by all vehicles on it.
+
+    Args:
+        city: A city, or its path.
+        heading: "unknown", "known" or "prior:DEG"; the latter two need ``add_heading``.
+        method: Search method of the whole map: "match", "mapnet", "cells" or "retrieval".
+        model: Folder of a trained model; None: the city's newest one of this method.
+        submap_m: Metres of travel that are put together for a query; 0 is one scan.
+        every_m: Metres of travel between queries; 0 is a query per scan.
+        odometry: "auto": what is pushed, and until then made from the scans; "lidar": made from the
+            scans.
+        prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
+        labels: Name of the table of the points' labels; None: labels are ignored.
+        background: Whether searches of the whole map run beside, so that a push never waits for
+            one. With False, the same pushes give the same fixes, to the last bit.
+        device: "auto", "cpu" or "cuda".
+        seed: Seed of all randomness.
+        config: Recipe: a name in ``configs/``, or a YAML file.
+        overrides: ``key=value`` strings that override single keys of the recipe.
+
+    Raises:
+        MaptileError: Something that is named does not exist or does not fit.
+    """
+
+    def __init__(
+        self,
+        city: City | Path | str,
+        *,
+        heading: str | HeadingKnowledge = "unknown",
+        method: str = "match",
+        model: Path | str | None = None,
+        submap_m: float = 50.0,
+        every_m: float = 20.0,
+        odometry: Literal["auto", "lidar"] = "auto",
+        prior: tuple[float, float, float] | None = None,
+        sensor_profile: Path | str | None = None,
+        labels: str | None = None,
+        background: bool = True,
+        device: str = "auto",
+        seed: int = 0,
+        config: Path | str = "localize",
+        overrides: Sequence[str] = (),
+    ) -> None:
+        settings = with_profile(load_recipe(config, overrides), sensor_profile)
+        city = city if isinstance(city, City) else open_city(Path(city))
+        known = HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
+        folder = None if model is None else Path(model)
+        engine = shared_search(city, settings, method, prior, folder, pick_device(device))
+        queries = Queries(submap_m, every_m, True, known, seed)
+        self._begin(engine, queries, settings, odometry, labels, background)
+
+    @classmethod
+    def on(
+        cls,
+        engine: MapSearch,
+        queries: Queries,
+        settings: LocalizeSettings,
+        odometry: Literal["auto", "lidar"] = "auto",
+        labels: str | None = None,
+        background: bool = True,
+    ) -> Self:
+        """A localizer on a map that is ready to be searched; the arguments are as above."""
+        new = cls.__new__(cls)
+        new._begin(engine, queries, settings, odometry, labels, background)
+        return new
+
+    def _begin(
+        self,
+        engine: MapSearch,
+        queries: Queries,
+        settings: LocalizeSettings,
+        odometry: Literal["auto", "lidar"],
+        labels: str | None,
+        background: bool,
+    ) -> None:
+        if odometry not in ("auto", "lidar"):
+            raise MaptileError(f"odometry {odometry!r}: there are auto and lidar")
+        self._engine, self._settings = engine, settings
+        self.queries = queries
+        """How queries are made."""
+        self._convergence = engine.raster.convergence
+        self._always_own = odometry == "lidar"
+        self._own: ScanTracker | None = ScanTracker(settings.odometry)
+        self._planar = 0
+        self._poses = PoseBuffer()
+        table = settings.submap.labels.get(labels or "")
+        self._scans = ScanBuffer(queries.submap_m, settings.submap, table)
+        self._tracker = Tracker(engine, queries, settings, background)
+        self._rng = np.random.default_rng(queries.seed)
+        self._headings: list[tuple[int, float]] = []
+        self._segment: int | None = None
+        self._start_m, self._stretch = 0.0, -1
+        self._last_ns: int | None = None
+        self._sure = self._queried = False
+        self._scan_count = 0
+        self.answer: Answer | None = None
+        """What the last scan's query found; None where the last scan made no query."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def tile(self) -> QueryTile | None:
+        """The tile of the last query."""
+        return self._tracker.tile
+
+    def travelled(self, motion: Motion) -> float:
+        """Metres of travel that the position at ``motion`` is based on."""
+        return self._tracker.travelled(motion)
+
+    def close(self) -> None:
+        """Stop what runs beside."""
+        self._tracker.close()
+
+    def add_odometry(self, t_ns: int, pose: Array, restart: bool = False) -> None:
+        """Push the odometry's pose at a time.
+
+        Args:
+            t_ns: Nanoseconds, on the scans' clock; later than that of the pose before.
+            pose: (4, 4) vehicle -> any fixed frame, z up, metres.
+            restart: Whether the motion since the pose before is unknown, as it is after a gap of
+                more than two seconds.
+
+        Raises:
+            MaptileError: The time is not later, or the pose is no rigid motion.
+        """
+        if self._always_own:
+            return
+        if self._own is not None:
+            self._own, self._poses, self._segment = None, PoseBuffer(), None
+        self._poses.add(int(t_ns), pose, restart)
+
+    def add_heading(self, t_ns: int, heading: float) -> None:
+        """Push the vehicle's true heading, for ``heading="known"`` or ``"prior:DEG"``.
+
+        Args:
+            t_ns: Nanoseconds; later than that of the heading before.
+            heading: Radians, counter-clockwise from true east (not grid east).
+
+        Raises:
+            MaptileError: The time is not later, or the heading is not finite.
+        """
+        if not np.isfinite(heading) or (self._headings and t_ns <= self._headings[-1][0]):
+            raise MaptileError(f"heading at {t_ns} ns: expected finite values at increasing times")
+        self._headings = [*self._headings[-1:], (int(t_ns), float(heading))]
+
+    def add_scan(self, scan: ScanBlock) -> Fix | None:
+        """Push a scan; returns where the vehicle is, as known now.
+
+        Args:
+            scan: One scan, such as ``ScanBlock.single`` makes.
+
+        Returns:
+            A fix for every scan, predicted by odometry between queries; None before the first
+            query.
+
+        Raises:
+            MaptileError: It is not one scan, or older than the scan before; or there is no
+                odometry, and none can be made of such scans.
+        """
+        motion = self.push(scan)
+        return self._fix(int(scan.t_ns[0]), motion) if self._queried else None
+
+    def push(self, scan: ScanBlock) -> Motion | None:
+        """Push a scan without making a fix; ``answer`` is what its query found, if it made one.
+
+        Returns:
+            The vehicle's motion at the scan; None where it is unknown.
+        """
+        t_ns = self._check(scan)
+        if self._own is not None:
+            self._register(scan)
+        motion = self._poses.at(t_ns)
+        if motion is None and self.queries.submap_m == self.queries.every_m == 0:
+            motion = Motion(np.eye(4), 0.0, -self._scan_count)  # a segment of its own
+        self.answer = None
+        if motion is None:
+            self._lose(t_ns, "no_odometry")
+            return None
+        if motion.segment != self._segment:
+            self._restart(motion)
+        if self._tracker.collect(motion):
+            self._forget()
+            self._judge(t_ns, motion)
+        due = self._due(motion.travelled)
+        if due or self._scans.wants(scan, motion.travelled):
+            moving = scan.seconds is not None and motion.segment >= 0
+            velocity = self._poses.velocity(t_ns, motion.segment) if moving else np.zeros(6)
+            self._scans.add(scan, motion.pose, velocity, motion.travelled)
+        if due:
+            self._query(t_ns, motion)
+        return motion
+
+    def _check(self, scan: ScanBlock) -> int:
+        """The time of a scan, nanoseconds."""
+        if len(scan.t_ns) != 1:
+            raise MaptileError(f"{len(scan.t_ns)} scans at once: push one at a time")
+        t_ns = int(scan.t_ns[0])
+        if self._last_ns is not None and t_ns < self._last_ns:
+            raise MaptileError(f"scan at {t_ns} ns: older than the scan before, {self._last_ns}")
+        self._last_ns = t_ns
+        self._scan_count += 1
+        return t_ns
+
+    def _register(self, scan: ScanBlock) -> None:
+        """Extend the odometry that is made from the scans."""
+        assert self._own is not None
+        flat = is_planar(scan)
+        self._planar += int(flat.sum())
+        moving = self.queries.submap_m > 0 or self.queries.every_m > 0
+        if self._planar >= _PLANAR_SCANS and not self._own.started and moving:
+            raise MaptileError(
+                "no odometry: push it (add_odometry); none can be made from the scans, for each "
+                "lies in a plane"
+            )
+        settings = self._settings.odometry
+        t_ns, segment = int(scan.t_ns[0]), self._own.segment
+        if t_ns == self._poses.last_ns:
+            return
+        pose = self._own.add(t_ns, gather(scan, ~flat, settings.min_range_m, settings.max_range_m))
+        if pose is not None:
+            self._poses.add(t_ns, pose, restart=self._own.segment != segment)
+
+    def _restart(self, motion: Motion) -> None:
+        """Start a segment of the odometry: what came before does not lead to it."""
+        if self._segment is not None and self._sure:
+            _LOG.warning("the odometry has a gap: the vehicle is searched on the whole map")
+        self._segment, self._sure = motion.segment, False
+        self._scans.clear()
+        self._tracker.restart(motion)
+        self._start_m, self._stretch = motion.travelled, -1
+
+    def _due(self, travelled: float) -> bool:
+        """Whether a scan makes a query: the first one of each stretch of ``every_m`` metres."""
+        if self.queries.every_m == 0:
+            return True
+        stretch = int((travelled - self._start_m) // self.queries.every_m)
+        due = stretch > self._stretch
+        self._stretch = max(stretch, self._stretch)
+        return due
+
+    def _query(self, t_ns: int, motion: Motion) -> None:
+        """Make a tile, search, and update the filter."""
+        rotation = self._rotation(t_ns, motion)
+        self._queried = True
+        if rotation is None or not self._scans.has_points:
+            self.answer = self._tracker.no_tile(motion, blind=rotation is not None)
+        else:
+            turn, settings = rotation, self._settings.query
+            self.answer = self._tracker.query(
+                lambda last_m: make_tile(self._scans.submap(last_m), turn, settings), motion
+            )
+        self._forget()
+        self._judge(t_ns, motion)
+
+    def _forget(self) -> None:
+        """Drop the scans of a position that was given up."""
+        if self._tracker.contradicted:
+            _LOG.warning("the vehicle is elsewhere than the odometry says")
+            self._scans.forget(self._settings.track.doubt_m)
+
+    def _rotation(self, t_ns: int, motion: Motion) -> float | None:
+        """Radians by which the query's cloud is turned; None if the heading is not known now.
+
+        The last heading is carried on by the odometry's turn since then.
+        """
+        if self.queries.heading.kind == "unknown":
+            return float(self._rng.uniform(-np.pi, np.pi))
+        if not self._headings:
+            return None
+        times, values = (np.array(column) for column in zip(*self._headings, strict=True))
+        late = t_ns - int(times[-1])
+        if late >= MAX_HEADING_AGE_NS:
+            return None
+        heading = float(HeadingTrack(times, values).at(np.array([t_ns]))[0])
+        then = self._poses.at(int(times[-1])) if late > 0 else None
+        if then is not None and then.segment == motion.segment:
+            heading += float(se2_from_se3(motion.pose)[2] - se2_from_se3(then.pose)[2])
+        return float(wrap_angle(heading + self._convergence))
+
+    def _fix(self, t_ns: int, motion: Motion | None) -> Fix:
+        """The fix at a scan."""
+        belief, travelled = NOTHING, 0.0
+        if motion is not None:
+            belief, travelled = self._tracker.belief(motion), self._tracker.travelled(motion)
+        one = estimates(
+            [belief], np.array([self._tracker.wall_m2]), np.array([travelled]), self._settings.fuse
+        )
+        pose, localized, reason = one.poses[0], bool(one.localized[0]), str(one.reason[0])
+        raster, level = self._engine.raster, float(one.protection_m[0])
+        if motion is None:
+            reason = "no_odometry"
+        elif np.isfinite(pose[0]) and not raster.inside(pose[:2]):
+            localized, reason, level = False, "off_map", np.inf
+        latitude, longitude = raster.projection.inverse(pose[:2])
+        return Fix(
+            t_ns,
+            float(latitude),
+            float(longitude),
+            pose,
+            one.covariance[0],
+            float(one.score[0]),
+            localized,
+            level,
+            reason,
+            self.answer is not None,
+        )
+
+    def _judge(self, t_ns: int, motion: Motion) -> None:
+        """Log when the vehicle becomes localized, and when it no longer is."""
+        fix = self._fix(t_ns, motion)
+        if fix.localized and not self._sure:
+            self._sure = True
+            metres = self._tracker.travelled(motion)
+            _LOG.info("localized after %.0f m: %.6f, %.6f", metres, fix.latitude, fix.longitude)
+        elif not fix.localized:
+            self._lose(t_ns, fix.reason)
+
+    def _lose(self, t_ns: int, reason: str) -> None:
+        if self._sure:
+            self._sure = False
+            _LOG.warning("no longer localized at %d ns: %s", t_ns, reason)

@@ -1,0 +1,282 @@
+"""The causal filter of a live vehicle: which part of the map each query searches, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data_prep.geometry import Array, se2_from_se3
+from maptile_loc.fuse.certainty import worst_std
+from maptile_loc.fuse.filter import Belief, Filter
+from maptile_loc.fuse.motion import (
+    POSE,
+    SIZE,
+    FuseSettings,
+    Steps,
+    initial_states,
+    make_steps,
+    move,
+)
+from maptile_loc.odometry.pose_buffer import Motion
+from maptile_loc.pipeline import NO_FIXES, LocalizeSettings, MapSearch, fix_tile
+from maptile_loc.types import Candidates, Fixes, Queries, QueryTile
+
+HEADING_STDS = 3.0
+"""Headings up to this many standard deviations from the predicted one are searched."""
+
+
+class Answer(NamedTuple):
+    """What a query found.
+
+    Attributes:
+        candidates: Before alignment.
+        fixes: The same, aligned; none where the tile shows no wall, or while a search runs beside.
+        tracked: Whether only the surroundings of the predicted poses were searched.
+        belief: Of the filter, after the query.
+        blind: Whether the scans have no points.
+    """
+
+    candidates: Candidates
+    fixes: Fixes
+    tracked: bool
+    belief: Belief
+    blind: bool = False
+
+
+class _Job(NamedTuple):
+    """A search of the whole map that runs beside.
+
+    Attributes:
+        found: Its result.
+        at: The vehicle's motion at the query.
+    """
+
+    found: Future[tuple[Candidates, Fixes]]
+    at: Motion
+
+
+class Tracker:
+    """The filter, and the searches that feed it.
+
+    Args:
+        engine: The map and the search method.
+        queries: What is known of headings, and how far submaps reach.
+        settings: The recipe.
+        background: Whether searches of the whole map run beside the queries. Their result is used
+            by the first call after it is there, carried forward by the odometry.
+    """
+
+    def __init__(
+        self, engine: MapSearch, queries: Queries, settings: LocalizeSettings, background: bool
+    ) -> None:
+        self._engine, self._queries, self._settings = engine, queries, settings
+        self._filter = Filter(max(engine.search.area_km2 * 1e6, 1.0), settings.fuse)
+        self._background = background
+        self._executor: ThreadPoolExecutor | None = None
+        self._job: _Job | None = None
+        self._at: Motion | None = None
+        self._begun_m = self._fresh_from_m = 0.0
+        self._searched_m = -np.inf
+        self._doubtful_m = 0.0
+        self.wall_m2 = 0.0
+        self.contradicted = False
+        """Whether the last call gave up a predicted position."""
+        self.tile: QueryTile | None = None
+        """The tile of the last query."""
+
+    @property
+    def searching(self) -> bool:
+        """Whether a search of the whole map runs beside."""
+        return self._job is not None
+
+    def restart(self, at: Motion) -> None:
+        """Forget all: the motion from earlier queries to ``at`` is unknown."""
+        self._filter.restart()
+        self._at, self._job = at, None
+        self._begun_m = at.travelled
+        self._fresh_from_m = self._searched_m = -np.inf
+        self._doubtful_m = 0.0
+
+    def query(self, make_tile: Callable[[float], QueryTile], at: Motion) -> Answer:
+        """Search for a tile, and update the filter.
+
+        Args:
+            make_tile: Makes the tile of the scans of the last metres of travel.
+            at: The vehicle's motion at the query.
+        """
+        metres = 0.0 if self._at is None else at.travelled - self._at.travelled
+        self._predict(at)
+        self.contradicted = False
+        found, fixes, tracked = NO_FIXES.candidates, NO_FIXES, False
+        near = self._near()
+        self.tile = make_tile(np.inf)
+        if near is not None:
+            found, fixes = self._search(self.tile, near)
+            tracked = True
+            self._compare(fixes, metres)
+        if self._whole_map(tracked, at):
+            if self._doubtful_m > 0:
+                self.tile = make_tile(self._doubtful_m)
+            if self._background:
+                self._start(self.tile, at)
+            else:
+                found, fixes = self._search(self.tile, None)
+                tracked = False
+                self._searched_m = at.travelled
+                self._contradict(fixes, at)
+        self.wall_m2 = fixes.wall_m2
+        self._update(fixes, at)
+        return Answer(found, fixes, tracked, self._own_belief())
+
+    def no_tile(self, at: Motion, blind: bool) -> Answer:
+        """The answer to a query without a tile.
+
+        Args:
+            at: The vehicle's motion at the query.
+            blind: Whether the scans have no points; otherwise the heading is missing.
+        """
+        self._predict(at)
+        self.wall_m2 = 0.0
+        return Answer(NO_FIXES.candidates, NO_FIXES, False, self._own_belief(), blind)
+
+    def collect(self, at: Motion) -> bool:
+        """Use the result of a search that ran beside, if it is there now; returns whether."""
+        if self._job is None or not self._job.found.done():
+            return False
+        job, self._job = self._job, None
+        _, fixes = job.found.result()
+        self._searched_m = job.at.travelled
+        self._predict(at)
+        steps = _steps(job.at, at, self._queries.submap_m, self._settings.fuse)
+        fixes = carried(fixes, steps, self._settings.fuse)
+        self._contradict(fixes, at)
+        self._update(fixes, at)
+        self.wall_m2 = fixes.wall_m2
+        return True
+
+    def belief(self, at: Motion) -> Belief:
+        """The belief at a time after the last query."""
+        if self._at is None or np.array_equal(at.pose, self._at.pose):
+            return self._own_belief()
+        return self._doubted(self._filter.ahead(self._step(at), 1))
+
+    def _own_belief(self) -> Belief:
+        return self._doubted(self._filter.belief())
+
+    def _doubted(self, belief: Belief) -> Belief:
+        """A belief that the last queries contradict has a score of ``least_score`` at most."""
+        track = self._settings.track
+        if self._doubtful_m <= track.suspect_m:
+            return belief
+        return belief._replace(score=min(belief.score, track.least_score))
+
+    def travelled(self, at: Motion) -> float:
+        """Metres of travel that the belief is based on."""
+        return at.travelled - self._begun_m
+
+    def close(self) -> None:
+        """Stop the search that runs beside, as soon as it can be."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _step(self, at: Motion) -> Steps:
+        assert self._at is not None
+        return _steps(self._at, at, self._queries.submap_m, self._settings.fuse)
+
+    def _predict(self, at: Motion) -> None:
+        self._filter.predict(self._step(at), 1)
+        self._at = at
+
+    def _update(self, fixes: Fixes, at: Motion) -> None:
+        if len(fixes.candidates.poses) == 0:
+            return
+        metres = at.travelled - self._fresh_from_m
+        length = max(self._queries.submap_m, self._settings.fuse.view_m)
+        self._filter.update(fixes, float(np.clip(metres / length, 1e-6, 1.0)))
+        self._fresh_from_m = at.travelled
+
+    def _near(self) -> Array | None:
+        """(K, 3) predicted poses to search around; None if the vehicle is not tracked now."""
+        track, belief = self._settings.track, self._filter.belief()
+        if not track.enabled or self._engine.tracked is None:
+            return None
+        sure = belief.score >= track.least_score
+        precise = worst_std(belief.covariance[None])[0] <= track.max_std_m
+        near = self._filter.likely(track.least)
+        return near if sure and precise and len(near) <= track.most else None
+
+    def _search(self, tile: QueryTile, near: Array | None) -> tuple[Candidates, Fixes]:
+        reach = np.pi
+        if near is not None:
+            std = float(np.sqrt(self._filter.belief().covariance[2, 2]))
+            step = np.radians(self._settings.search.heading_step_deg)
+            reach = max(HEADING_STDS * std, 1.5 * step)
+        return fix_tile(tile, self._queries, self._engine, self._settings, near, reach)
+
+    def _compare(self, fixes: Fixes, metres: float) -> None:
+        """Count the metres of travel over which queries contradict the predicted position."""
+        if fixes.wall_m2 < self._settings.fuse.few_walls_m2:
+            return
+        track, seen = self._settings.track, fixes.candidates
+        gap = np.hypot(*(seen.poses[:, :2] - self._filter.belief().pose[:2]).T)
+        here = float(np.exp(seen.log_scores[gap < track.near_m]).sum())
+        self._doubtful_m = self._doubtful_m + metres if 1 - here > track.doubt else 0.0
+
+    def _contradict(self, fixes: Fixes, at: Motion) -> None:
+        """Give up a predicted position if a search of the whole map finds another one."""
+        track, belief, seen = self._settings.track, self._filter.belief(), fixes.candidates
+        if not track.enabled or belief.score < track.least_score or len(seen.poses) == 0:
+            return
+        best = int(seen.log_scores.argmax())
+        away = np.hypot(*(seen.poses[best, :2] - belief.pose[:2]))
+        if away > track.near_m and np.exp(seen.log_scores[best]) > track.elsewhere:
+            self._filter.doubt(1 - track.least_score)
+            self.contradicted = True
+            # What contradicts the old position has not been used yet.
+            self._fresh_from_m = min(self._fresh_from_m, at.travelled - track.doubt_m)
+
+    def _whole_map(self, tracked: bool, at: Motion) -> bool:
+        """Whether a query searches the whole map, after what it found near the predictions."""
+        track, metres = self._settings.track, at.travelled - self._searched_m
+        unsure = self._filter.belief().score < self._settings.fuse.trust
+        doubtful = unsure or self._doubtful_m > track.doubt_m
+        return not tracked or metres > (track.doubt_m if doubtful else track.again_m)
+
+    def _start(self, tile: QueryTile, at: Motion) -> None:
+        """Start a search of the whole map beside, unless one runs."""
+        if self._job is not None:
+            return
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "map search", _one_thread)
+        work: Callable[..., tuple[Candidates, Fixes]] = fix_tile
+        found = self._executor.submit(work, tile, self._queries, self._engine, self._settings)
+        self._job = _Job(found, at)
+
+
+def _one_thread() -> None:
+    """Leave the other cores to the queries."""
+    torch.set_num_threads(1)
+
+
+def _steps(begin: Motion, end: Motion, submap_m: float, settings: FuseSettings) -> Steps:
+    """The odometry between two motions of one segment: the step number 1."""
+    poses = se2_from_se3(np.stack([begin.pose, end.pose]))
+    metres = np.array([begin.travelled, end.travelled])
+    return make_steps(poses, np.zeros(2, np.int32), metres, submap_m, settings)
+
+
+def carried(fixes: Fixes, steps: Steps, settings: FuseSettings) -> Fixes:
+    """The candidates of an earlier query, moved along step number 1 of the odometry."""
+    if len(fixes.candidates.poses) == 0:
+        return fixes
+    states = initial_states(fixes.candidates.poses)
+    covariance = np.tile(np.eye(SIZE), (len(states), 1, 1))
+    covariance[:, POSE, POSE] = fixes.covariance
+    moved, jacobian, noise = move(states, steps, 1, settings)
+    spread = jacobian @ covariance @ np.swapaxes(jacobian, 1, 2) + noise
+    candidates = Candidates(moved[:, POSE], fixes.candidates.log_scores)
+    return fixes._replace(candidates=candidates, covariance=spread[:, POSE, POSE])
