@@ -114,11 +114,12 @@ class Tracker:
         found, fixes, tracked = NO_FIXES.candidates, NO_FIXES, False
         near = self._near()
         self.tile = make_tile(np.inf)
-        if near is not None:
+        off_map = near is not None and not self._on_map(near[0])
+        if near is not None and not off_map:
             found, fixes = self._search(self.tile, near)
             tracked = True
             self._compare(fixes, metres)
-        if self._whole_map(tracked, at):
+        if self._whole_map(tracked, off_map, at):
             if self._doubtful_m > 0:
                 self.tile = make_tile(self._doubtful_m)
             if self._background:
@@ -127,6 +128,7 @@ class Tracker:
                 found, fixes = self._search(self.tile, None)
                 tracked = False
                 self._searched_m = at.travelled
+                fixes = self._believed(fixes, off_map)
                 self._contradict(fixes, at)
         self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
@@ -152,6 +154,8 @@ class Tracker:
         self._searched_m = job.at.travelled
         self._predict(at)
         steps = _steps(job.at, at, self._queries.submap_m, self._settings.fuse)
+        near = self._near()
+        fixes = self._believed(fixes, near is not None and not self._on_map(near[0]))
         fixes = carried(fixes, steps, self._settings.fuse)
         self._contradict(fixes, at)
         self._update(fixes, at)
@@ -233,15 +237,31 @@ class Tracker:
             return
         best = int(seen.log_scores.argmax())
         away = np.hypot(*(seen.poses[best, :2] - belief.pose[:2]))
-        if away > track.near_m and np.exp(seen.log_scores[best]) > track.elsewhere:
-            self._filter.doubt(1 - track.least_score)
+        probability = float(np.exp(seen.log_scores[best]))
+        if away > track.near_m and probability > track.elsewhere:
+            self._filter.doubt(min(probability, 1 - self._settings.fuse.miss))
             self.contradicted = True
             # What contradicts the old position has not been used yet.
             self._fresh_from_m = min(self._fresh_from_m, at.travelled - track.doubt_m)
 
-    def _whole_map(self, tracked: bool, at: Motion) -> bool:
+    def _on_map(self, pose: Array) -> bool:
+        """Whether a pose is where candidates can be."""
+        tracked = self._engine.tracked
+        assert tracked is not None
+        return bool(((pose[:2] >= tracked.low) & (pose[:2] <= tracked.high)).all())
+
+    def _believed(self, fixes: Fixes, off_map: bool) -> Fixes:
+        """What a search of the whole map found; nothing doubtful if the vehicle is off the map."""
+        seen = fixes.candidates.log_scores
+        if off_map and (len(seen) == 0 or np.exp(seen.max()) <= self._settings.track.elsewhere):
+            return NO_FIXES._replace(wall_m2=fixes.wall_m2)
+        return fixes
+
+    def _whole_map(self, tracked: bool, off_map: bool, at: Motion) -> bool:
         """Whether a query searches the whole map, after what it found near the predictions."""
         track, metres = self._settings.track, at.travelled - self._searched_m
+        if off_map:
+            return metres > track.off_map_m
         unsure = self._filter.belief().score < self._settings.fuse.trust
         doubtful = unsure or self._doubtful_m > track.doubt_m
         return not tracked or metres > (track.doubt_m if doubtful else track.again_m)
