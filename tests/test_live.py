@@ -356,7 +356,7 @@ def test_bad_pushes_are_refused_and_change_nothing() -> None:
         localizer.add_odometry(t_ns, np.eye(4))
     with pytest.raises(MaptileError, match="heading at"):
         localizer.add_heading(t_ns, np.nan)
-    with pytest.raises(MaptileError, match="there are auto and lidar"):
+    with pytest.raises(MaptileError, match="there are auto, lidar and pushed"):
         Localizer.on(ENGINE, Queries(), SETTINGS, odometry="wheels")
     localizer.add_odometry(t_ns + 1, np.eye(4))
     assert localizer.add_scan(ScanBlock.single(t_ns + 1, ROUTE.scans.clouds[5])) is not None
@@ -366,7 +366,7 @@ def test_line_scans_without_odometry_are_refused() -> None:
     localizer = Localizer.on(ENGINE, Queries(50.0, 20.0, True, UNKNOWN), SETTINGS)
     line = np.column_stack([np.zeros(300), np.linspace(-20, 20, 300), np.full(300, 1.0)])
     with pytest.raises(MaptileError, match="each lies in a plane"):
-        for i in range(200):
+        for i in range(300):
             localizer.add_scan(ScanBlock.single(i * SECOND // 50, line))
 
 

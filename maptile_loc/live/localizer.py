@@ -33,8 +33,11 @@ from maptile_loc.types import Fix, HeadingKnowledge, Queries, QueryTile
 
 _LOG = logging.getLogger(__name__)
 
-_PLANAR_SCANS = 100
-"""Without odometry, the vehicle is refused after this number of scans that lie in planes."""
+_PLANAR_NS = 5_000_000_000
+"""Without odometry, scans that lie in planes are refused after this time, nanoseconds."""
+
+OdometrySource = Literal["auto", "lidar", "pushed"]
+"""Where the odometry of a live vehicle comes from."""
 
 
 class Localizer:
@@ -51,8 +54,8 @@ class Localizer:
         model: Folder of a trained model; None: the city's newest one of this method.
         submap_m: Metres of travel that are put together for a query; 0 is one scan.
         every_m: Metres of travel between queries; 0 is a query per scan.
-        odometry: "auto": what is pushed, and until then made from the scans; "lidar": made from the
-            scans.
+        odometry: "pushed": what is pushed; "lidar": made from the scans; "auto": what is pushed,
+            and until the first pose made from the scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         labels: Name of the table of the points' labels; None: labels are ignored.
@@ -76,7 +79,7 @@ class Localizer:
         model: Path | str | None = None,
         submap_m: float = 50.0,
         every_m: float = 20.0,
-        odometry: Literal["auto", "lidar"] = "auto",
+        odometry: OdometrySource = "auto",
         prior: tuple[float, float, float] | None = None,
         sensor_profile: Path | str | None = None,
         labels: str | None = None,
@@ -100,7 +103,7 @@ class Localizer:
         engine: MapSearch,
         queries: Queries,
         settings: LocalizeSettings,
-        odometry: Literal["auto", "lidar"] = "auto",
+        odometry: OdometrySource = "auto",
         labels: str | None = None,
         background: bool = True,
     ) -> Self:
@@ -114,19 +117,20 @@ class Localizer:
         engine: MapSearch,
         queries: Queries,
         settings: LocalizeSettings,
-        odometry: Literal["auto", "lidar"],
+        odometry: OdometrySource,
         labels: str | None,
         background: bool,
     ) -> None:
-        if odometry not in ("auto", "lidar"):
-            raise MaptileError(f"odometry {odometry!r}: there are auto and lidar")
+        if odometry not in ("auto", "lidar", "pushed"):
+            raise MaptileError(f"odometry {odometry!r}: there are auto, lidar and pushed")
         self._engine, self._settings = engine, settings
         self.queries = queries
         """How queries are made."""
         self._convergence = engine.raster.convergence
         self._always_own = odometry == "lidar"
-        self._own: ScanTracker | None = ScanTracker(settings.odometry)
-        self._planar = 0
+        own = None if odometry == "pushed" else ScanTracker(settings.odometry)
+        self._own: ScanTracker | None = own
+        self._planar_since: int | None = None
         self._poses = PoseBuffer()
         table = settings.submap.labels.get(labels or "")
         self._scans = ScanBuffer(queries.submap_m, settings.submap, table)
@@ -258,16 +262,17 @@ class Localizer:
     def _register(self, scan: ScanBlock) -> None:
         """Extend the odometry that is made from the scans."""
         assert self._own is not None
-        flat = is_planar(scan)
-        self._planar += int(flat.sum())
+        t_ns, flat = int(scan.t_ns[0]), is_planar(scan)
+        if flat.any() and self._planar_since is None:
+            self._planar_since = t_ns
+        since = t_ns if self._planar_since is None else self._planar_since
         moving = self.queries.submap_m > 0 or self.queries.every_m > 0
-        if self._planar >= _PLANAR_SCANS and not self._own.started and moving:
+        if t_ns - since > _PLANAR_NS and not self._own.started and moving:
             raise MaptileError(
                 "no odometry: push it (add_odometry); none can be made from the scans, for each "
                 "lies in a plane"
             )
-        settings = self._settings.odometry
-        t_ns, segment = int(scan.t_ns[0]), self._own.segment
+        settings, segment = self._settings.odometry, self._own.segment
         if t_ns == self._poses.last_ns:
             return
         pose = self._own.add(t_ns, gather(scan, ~flat, settings.min_range_m, settings.max_range_m))

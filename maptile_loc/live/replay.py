@@ -122,7 +122,7 @@ def replay(
         engine,
         queries,
         settings,
-        "lidar" if own_odometry else "auto",
+        "lidar" if own_odometry or drive.odometry is None else "pushed",
         drive.labels,
         background=False,
     ) as localizer:
