@@ -18,6 +18,7 @@ two hours of driving.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,7 +100,8 @@ def recovery(data: Path, work: Path, count: int) -> None:
     maps = Maps(data, work, settings)
     names = [name for name in SOURCES if name not in CHOSEN]
     results: dict[str, list[tuple[float, int, int]]] = {kind: [] for kind in KINDS}
-    drives = ((name, FIRST_SEED + seed) for seed in range(1000) for name in names)
+    # All pairs of a city and one of 13 seeds, with the sensors in turn.
+    drives = ((names[i % len(names)], FIRST_SEED + i % 13) for i in itertools.count())
     engines: dict[str, MapSearch] = {}
     while sum(map(len, results.values())) < count:
         name, seed = next(drives)

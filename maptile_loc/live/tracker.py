@@ -120,16 +120,19 @@ class Tracker:
             tracked = True
             self._compare(fixes, metres)
         if self._whole_map(tracked, off_map, at):
-            if self._doubtful_m > 0:
+            recent = tracked and self._doubtful_m > self._settings.track.doubt_m
+            if recent:
                 self.tile = make_tile(self._doubtful_m)
             if self._background:
                 self._start(self.tile, at)
             else:
-                found, fixes = self._search(self.tile, None)
-                tracked = False
+                everywhere = self._search(self.tile, None)
                 self._searched_m = at.travelled
-                fixes = self._believed(fixes, off_map)
-                self._contradict(fixes, at)
+                whole = self._believed(everywhere[1], off_map)
+                self._contradict(whole, at)
+                # A tile of the last metres alone counts only if it fits elsewhere.
+                if self.contradicted or not recent:
+                    found, fixes, tracked = everywhere[0], whole, False
         self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
         return Answer(found, fixes, tracked, self._own_belief())
