@@ -33,12 +33,7 @@ COLUMNS = (
     help="End after S seconds without a scan.  [default: end with Ctrl-C]",
     show_default=False,
 )
-@click.option(
-    "--sensor-profile",
-    type=options.PATH,
-    show_default="the detector of the package",
-    help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
-)
+@options.sensor_profile
 @options.device
 @options.seed
 @options.recipe("localize")

@@ -49,12 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--prior", type=options.Numbers("LAT,LON,RADIUS"), help="Search only there (degrees, metres)."
 )
-@click.option(
-    "--sensor-profile",
-    type=options.PATH,
-    show_default="the detector of the package",
-    help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
-)
+@options.sensor_profile
 @options.device
 @options.seed
 @options.recipe("localize")

@@ -183,9 +183,10 @@ class Localizer:
         """
         if self._always_own:
             return
+        poses = self._poses if self._own is None else PoseBuffer()
+        poses.add(int(t_ns), pose, restart)
         if self._own is not None:
-            self._own, self._poses, self._segment = None, PoseBuffer(), None
-        self._poses.add(int(t_ns), pose, restart)
+            self._own, self._poses, self._segment = None, poses, None
 
     def add_heading(self, t_ns: int, heading: float) -> None:
         """Push the vehicle's true heading, for ``heading="known"`` or ``"prior:DEG"``.

@@ -53,10 +53,12 @@ class _Job(NamedTuple):
     Attributes:
         found: Its result.
         at: The vehicle's motion at the query.
+        recent: Whether the tile shows the last metres alone, after queries in doubt.
     """
 
     found: Future[tuple[Candidates, Fixes]]
     at: Motion
+    recent: bool
 
 
 class Tracker:
@@ -124,7 +126,7 @@ class Tracker:
             if recent:
                 self.tile = make_tile(self._doubtful_m)
             if self._background:
-                self._start(self.tile, at)
+                self._start(self.tile, at, recent)
             else:
                 everywhere = self._search(self.tile, None)
                 self._searched_m = at.travelled
@@ -150,6 +152,7 @@ class Tracker:
 
     def collect(self, at: Motion) -> bool:
         """Use the result of a search that ran beside, if it is there now; returns whether."""
+        self.contradicted = False
         if self._job is None or not self._job.found.done():
             return False
         job, self._job = self._job, None
@@ -161,8 +164,9 @@ class Tracker:
         fixes = self._believed(fixes, near is not None and not self._on_map(near[0]))
         fixes = carried(fixes, steps, self._settings.fuse)
         self._contradict(fixes, at)
-        self._update(fixes, at)
-        self.wall_m2 = fixes.wall_m2
+        if self.contradicted or not job.recent:
+            self._update(fixes, at)
+            self.wall_m2 = fixes.wall_m2
         return True
 
     def belief(self, at: Motion) -> Belief:
@@ -269,7 +273,7 @@ class Tracker:
         doubtful = unsure or self._doubtful_m > track.doubt_m
         return not tracked or metres > (track.doubt_m if doubtful else track.again_m)
 
-    def _start(self, tile: QueryTile, at: Motion) -> None:
+    def _start(self, tile: QueryTile, at: Motion, recent: bool) -> None:
         """Start a search of the whole map beside, unless one runs."""
         if self._job is not None:
             return
@@ -277,7 +281,7 @@ class Tracker:
             self._executor = ThreadPoolExecutor(1, "map search", _one_thread)
         work: Callable[..., tuple[Candidates, Fixes]] = fix_tile
         found = self._executor.submit(work, tile, self._queries, self._engine, self._settings)
-        self._job = _Job(found, at)
+        self._job = _Job(found, at, recent)
 
 
 def _one_thread() -> None:

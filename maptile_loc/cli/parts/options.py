@@ -77,6 +77,13 @@ overrides = click.option(
     help="Override one key of the recipe; repeatable.",
 )
 
+sensor_profile = click.option(
+    "--sensor-profile",
+    type=PATH,
+    show_default="the detector of the package",
+    help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
+)
+
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
