@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from data_prep.errors import MaptileError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -23,3 +26,19 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+@contextmanager
+def at_most(threads: int) -> Iterator[None]:
+    """Context manager that limits torch's threads on the CPU.
+
+    Threads of one computation wait for each other, so one without a core delays all.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, threads)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

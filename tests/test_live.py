@@ -420,6 +420,18 @@ def test_kitti_pushed_is_kitti_in_batch(data_dir, tmp_path) -> None:
     assert metrics["stages"]["aligned"]["tracked"] > 0.5
 
 
+@pytest.mark.realdata
+def test_real_line_scans_pushed_are_the_same_in_batch(data_dir, tmp_path) -> None:
+    """They were taken some 75 m south of the map: nowhere is a position claimed."""
+    import maptile_loc as ml
+
+    city = ml.prepare_city(data_dir / "oxford" / "oxford.osm", tmp_path / "city")
+    drive = ml.open_drive(data_dir / "robotcar_lms")
+    batch, asked = pushed_and_batch(city, drive, heading="unknown", submap_m=30.0, every_m=15.0)
+    assert len(asked) >= 5
+    assert not batch.stages["fused"].localized.any()
+
+
 def test_a_drive_with_gaps_pushed_is_the_same_in_batch(town_city, town_drive) -> None:
     """Line scans, and an odometry with two gaps: of 6 s, and a restart without one."""
     import maptile_loc as ml

@@ -6,13 +6,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from data_prep.files import write_error
+from maptile_loc.device import at_most
 
 
 def has_bf16(on_gpu: bool) -> bool:
@@ -26,20 +27,9 @@ def has_bf16(on_gpu: bool) -> bool:
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
-@contextmanager
-def threads(on_gpu: bool, workers: int) -> Iterator[None]:
-    """Context manager that limits torch's threads, so that each process that renders has a core.
-
-    Threads of one computation wait for each other, so one without a core delays all. On a GPU
-    nothing is limited.
-    """
-    before = torch.get_num_threads()
-    if not on_gpu:
-        torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) - workers)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def threads(on_gpu: bool, workers: int) -> AbstractContextManager[None]:
+    """Limits torch's threads, so that each process that renders has a core; none on a GPU."""
+    return nullcontext() if on_gpu else at_most((os.cpu_count() or 1) - workers)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -14,14 +15,13 @@ from data_prep.city.folder import City, open_city
 from data_prep.drive import MAX_HEADING_AGE_NS, HeadingTrack, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3, wrap_angle
-from maptile_loc.device import pick_device
+from maptile_loc.device import at_most, pick_device
 from maptile_loc.fuse.filter import NOTHING, estimates
 from maptile_loc.live.shared import shared_search
 from maptile_loc.live.tracker import Answer, Tracker
 from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
 from maptile_loc.odometry.scan_tracker import ScanTracker
 from maptile_loc.odometry.sweep import gather, is_planar
-from maptile_loc.perceive.query_tile import make_tile
 from maptile_loc.perceive.scan_buffer import ScanBuffer
 from maptile_loc.pipeline import (
     LocalizeSettings,
@@ -123,7 +123,7 @@ class Localizer:
     ) -> None:
         if odometry not in ("auto", "lidar", "pushed"):
             raise MaptileError(f"odometry {odometry!r}: there are auto, lidar and pushed")
-        self._engine, self._settings = engine, settings
+        self._engine, self._settings, self._background = engine, settings, background
         self.queries = queries
         """How queries are made."""
         self._convergence = engine.raster.convergence
@@ -133,7 +133,7 @@ class Localizer:
         self._planar_since: int | None = None
         self._poses = PoseBuffer()
         table = settings.submap.labels.get(labels or "")
-        self._scans = ScanBuffer(queries.submap_m, settings.submap, table)
+        self._scans = ScanBuffer(queries.submap_m, settings.submap, settings.query, table)
         self._tracker = Tracker(engine, queries, settings, background)
         self._rng = np.random.default_rng(queries.seed)
         self._headings: list[tuple[int, float]] = []
@@ -142,6 +142,7 @@ class Localizer:
         self._last_ns: int | None = None
         self._sure = self._queried = False
         self._scan_count = 0
+        self._judged: Fix | None = None
         self.answer: Answer | None = None
         """What the last scan's query found; None where the last scan made no query."""
 
@@ -217,7 +218,9 @@ class Localizer:
                 odometry, and none can be made of such scans.
         """
         motion = self.push(scan)
-        return self._fix(int(scan.t_ns[0]), motion) if self._queried else None
+        if not self._queried:
+            return None
+        return self._judged or self._fix(int(scan.t_ns[0]), motion)
 
     def push(self, scan: ScanBlock) -> Motion | None:
         """Push a scan without making a fix; ``answer`` is what its query found, if it made one.
@@ -225,13 +228,18 @@ class Localizer:
         Returns:
             The vehicle's motion at the scan; None where it is unknown.
         """
-        t_ns = self._check(scan)
+        # A search that runs beside has a core of its own.
+        with at_most(1) if self._background else nullcontext():
+            return self._push(scan, self._check(scan))
+
+    def _push(self, scan: ScanBlock, t_ns: int) -> Motion | None:
+        """Push a scan of time ``t_ns``."""
         if self._own is not None:
             self._register(scan)
         motion = self._poses.at(t_ns)
         if motion is None and self.queries.submap_m == self.queries.every_m == 0:
             motion = Motion(np.eye(4), 0.0, -self._scan_count)  # a segment of its own
-        self.answer = None
+        self.answer = self._judged = None
         if motion is None:
             self._lose(t_ns, "no_odometry")
             return None
@@ -305,10 +313,8 @@ class Localizer:
         if rotation is None or not self._scans.has_points:
             self.answer = self._tracker.no_tile(motion, blind=rotation is not None)
         else:
-            turn, settings = rotation, self._settings.query
-            self.answer = self._tracker.query(
-                lambda last_m: make_tile(self._scans.submap(last_m), turn, settings), motion
-            )
+            turn = rotation
+            self.answer = self._tracker.query(lambda last_m: self._scans.tile(turn, last_m), motion)
         self._forget()
         self._judge(t_ns, motion)
 
@@ -367,7 +373,7 @@ class Localizer:
 
     def _judge(self, t_ns: int, motion: Motion) -> None:
         """Log when the vehicle becomes localized, and when it no longer is."""
-        fix = self._fix(t_ns, motion)
+        self._judged = fix = self._fix(t_ns, motion)
         if fix.localized and not self._sure:
             self._sure = True
             metres = self._tracker.travelled(motion)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -51,14 +51,14 @@ class _Job(NamedTuple):
     """A search of the whole map that runs beside.
 
     Attributes:
-        found: Its result.
+        found: What was found with each tile.
         at: The vehicle's motion at the query.
-        recent: Whether the tile shows the last metres alone, after queries in doubt.
+        doubted: Whether the queries before contradict the predicted position.
     """
 
-    found: Future[tuple[Candidates, Fixes]]
+    found: Future[list[tuple[Candidates, Fixes]]]
     at: Motion
-    recent: bool
+    doubted: bool
 
 
 class Tracker:
@@ -119,22 +119,28 @@ class Tracker:
         off_map = near is not None and not self._on_map(near[0])
         if near is not None and not off_map:
             found, fixes = self._search(self.tile, near)
-            tracked = True
-            self._compare(fixes, metres)
+            tracked, shown = True, [fixes]
+            if self._queries.submap_m > 2 * self._settings.track.doubt_m:
+                # Only the last metres of a long submap show a jump soon.
+                last = make_tile(self._settings.track.doubt_m)
+                shown.append(self._search(last, near)[1])
+            self._compare(shown, metres)
         if self._whole_map(tracked, off_map, at):
-            recent = tracked and self._doubtful_m > self._settings.track.doubt_m
-            if recent:
-                self.tile = make_tile(self._doubtful_m)
+            doubted = tracked and self._doubtful_m > self._settings.track.doubt_m
+            # After a jump, only the last metres show where the vehicle is.
+            tiles = [make_tile(self._doubtful_m), self.tile] if doubted else [self.tile]
             if self._background:
-                self._start(self.tile, at, recent)
+                self._start(tiles, at, doubted)
             else:
-                everywhere = self._search(self.tile, None)
                 self._searched_m = at.travelled
-                whole = self._believed(everywhere[1], off_map)
-                self._contradict(whole, at)
-                # A tile of the last metres alone counts only if it fits elsewhere.
-                if self.contradicted or not recent:
-                    found, fixes, tracked = everywhere[0], whole, False
+                for tile in tiles:
+                    everywhere = self._search(tile, None)
+                    whole = self._believed(everywhere[1], off_map)
+                    self._contradict(whole, at)
+                    if self.contradicted or not doubted:
+                        found, fixes, tracked = everywhere[0], whole, False
+                        self.tile = tile
+                        break
         self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
         return Answer(found, fixes, tracked, self._own_belief())
@@ -156,17 +162,18 @@ class Tracker:
         if self._job is None or not self._job.found.done():
             return False
         job, self._job = self._job, None
-        _, fixes = job.found.result()
         self._searched_m = job.at.travelled
         self._predict(at)
         steps = _steps(job.at, at, self._queries.submap_m, self._settings.fuse)
         near = self._near()
-        fixes = self._believed(fixes, near is not None and not self._on_map(near[0]))
-        fixes = carried(fixes, steps, self._settings.fuse)
-        self._contradict(fixes, at)
-        if self.contradicted or not job.recent:
-            self._update(fixes, at)
-            self.wall_m2 = fixes.wall_m2
+        off_map = near is not None and not self._on_map(near[0])
+        for _, found in job.found.result():
+            fixes = carried(self._believed(found, off_map), steps, self._settings.fuse)
+            self._contradict(fixes, at)
+            if self.contradicted or not job.doubted:
+                self._update(fixes, at)
+                self.wall_m2 = fixes.wall_m2
+                break
         return True
 
     def belief(self, at: Motion) -> Belief:
@@ -228,14 +235,24 @@ class Tracker:
             reach = max(HEADING_STDS * std, 1.5 * step)
         return fix_tile(tile, self._queries, self._engine, self._settings, near, reach)
 
-    def _compare(self, fixes: Fixes, metres: float) -> None:
-        """Count the metres of travel over which queries contradict the predicted position."""
-        if fixes.wall_m2 < self._settings.fuse.few_walls_m2:
+    def _compare(self, shown: Sequence[Fixes], metres: float) -> None:
+        """Count the metres of travel over which queries contradict the predicted position.
+
+        Args:
+            shown: What was found near the predictions, by tiles of this query.
+            metres: Travel since the query before.
+        """
+        track, least_m2 = self._settings.track, self._settings.fuse.few_walls_m2
+        seen = [fixes.candidates for fixes in shown if fixes.wall_m2 >= least_m2]
+        if not seen:
             return
-        track, seen = self._settings.track, fixes.candidates
-        gap = np.hypot(*(seen.poses[:, :2] - self._filter.belief().pose[:2]).T)
-        here = float(np.exp(seen.log_scores[gap < track.near_m]).sum())
+        here = min(self._agreement(candidates) for candidates in seen)
         self._doubtful_m = self._doubtful_m + metres if 1 - here > track.doubt else 0.0
+
+    def _agreement(self, seen: Candidates) -> float:
+        """Probability of the candidates near the predicted position."""
+        gap = np.hypot(*(seen.poses[:, :2] - self._filter.belief().pose[:2]).T)
+        return float(np.exp(seen.log_scores[gap < self._settings.track.near_m]).sum())
 
     def _contradict(self, fixes: Fixes, at: Motion) -> None:
         """Give up a predicted position if a search of the whole map finds another one."""
@@ -273,15 +290,17 @@ class Tracker:
         doubtful = unsure or self._doubtful_m > track.doubt_m
         return not tracked or metres > (track.doubt_m if doubtful else track.again_m)
 
-    def _start(self, tile: QueryTile, at: Motion, recent: bool) -> None:
+    def _start(self, tiles: list[QueryTile], at: Motion, doubted: bool) -> None:
         """Start a search of the whole map beside, unless one runs."""
         if self._job is not None:
             return
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "map search", _one_thread)
-        work: Callable[..., tuple[Candidates, Fixes]] = fix_tile
-        found = self._executor.submit(work, tile, self._queries, self._engine, self._settings)
-        self._job = _Job(found, at, recent)
+
+        def work() -> list[tuple[Candidates, Fixes]]:
+            return [fix_tile(one, self._queries, self._engine, self._settings) for one in tiles]
+
+        self._job = _Job(self._executor.submit(work), at, doubted)
 
 
 def _one_thread() -> None:

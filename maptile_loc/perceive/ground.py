@@ -43,10 +43,9 @@ def height_above_ground(points: F32, start: F32, cell_m: float) -> F32:
 def _tenth_percentile(values: F32, index: NDArray[np.int64], cells: int) -> F32:
     """(cells,) tenth percentile of the (N,) values in each cell, NaN in empty cells."""
     bottom = values.min()
-    # Cell and height (millimetres, up to a kilometre) share one integer. Consecutive points are
-    # neighbours in space, so the keys are nearly sorted and a merge sort (stable) is fast.
+    # Cell and height (millimetres, up to a kilometre) share one integer.
     millimetres = np.clip((values - bottom) * 1000, 0, 2**20 - 1).astype(np.int64)
-    key = np.sort((index << 20) | millimetres, kind="stable")
+    key = np.sort((index << 20) | millimetres)
     count = np.bincount(index, minlength=cells)
     first = np.cumsum(count) - count
     filled = count > 0
@@ -83,9 +82,10 @@ def _grown(low: F32, seed: NDArray[np.bool_]) -> F32:
     known = seed.astype(np.float32)
     ground = np.where(seed, low, np.float32(0))
     while not known.all():
-        beside = ndimage.uniform_filter(known, 3, mode="constant")
+        both = np.stack([known, ground])
+        beside, mean = ndimage.uniform_filter(both, (1, 3, 3), mode="constant")
         edge = (known == 0) & (beside > 0.05)
-        expected = ndimage.uniform_filter(ground, 3, mode="constant")[edge] / beside[edge]
+        expected = mean[edge] / beside[edge]
         # The comparison is false for empty cells, which are NaN.
         ground[edge] = np.where(np.abs(low[edge] - expected) <= STEP_M, low[edge], expected)
         known[edge] = 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from data_prep.geometry import rotate
+from data_prep.geometry import Array, rotate
 from data_prep.settings import Count, Positive, Settings
 from maptile_loc.perceive.ground import height_above_ground
 from maptile_loc.perceive.kerbs import KerbSettings, kerb_votes, road_evidence
@@ -137,25 +137,81 @@ def upright_groups(seen: Survey, which: NDArray[np.bool_]) -> Iterator[Upright]:
         yield upright.take(slice(*np.searchsorted(upright.ray, group)))
 
 
-def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
-    """The query tile of a submap.
+@dataclass(frozen=True)
+class View:
+    """What one group of scans shows in the cells of a tile around a pose of the vehicle.
 
-    The wall evidence of a cell is the mean over the groups of scans that observed it: an object
-    that one group shows and another looks through has moved, or is no wall. Labelled points
-    give walls, ground and roads by their labels; without labels, roads are found by their kerbs.
+    Attributes:
+        wall: (S, S) float32, evidence of walls.
+        hit: (S, S) bool, where upright objects were hit.
+        seen: (3, S, S) bool, where a ray passed so low that there is no building, where a ray
+            passed, and where ground was hit.
+        votes: (2, S, S) uint16, votes that a cell is road, and that it is beside one; with labels,
+            whether it is.
+        xy: (N, 2) float32, points on upright objects, metres.
+        evidence: (N,) float32, evidence of walls in the cells of these points.
+        origin: (K, 3) float32, position of each scan's sensor, metres.
+        labelled: Whether the points have labels.
+    """
+
+    wall: F32
+    hit: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+    votes: NDArray[np.uint16]
+    xy: F32
+    evidence: F32
+    origin: F32
+    labelled: bool
+
+    def moved(self, pose: Array, resolution: float) -> View:
+        """The same in the cells of another tile.
+
+        A cell has the mean evidence of the points that lie in it there; of ``seen`` and ``votes``,
+        it takes the values at its centre.
+
+        Args:
+            pose: (3,) of this tile in the other one: x, y (metres), turn (radians).
+            resolution: Metres per pixel of both.
+        """
+        size = len(self.wall)
+        half = np.float32(size / 2)
+        centre = (np.arange(size, dtype=np.float32) + np.float32(0.5) - half) * np.float32(
+            resolution
+        )
+        x, y = centre - np.float32(pose[0]), -centre[:, None] - np.float32(pose[1])
+        cos, sin = (np.float32(f(pose[2]) / resolution) for f in (np.cos, np.sin))
+        column = np.floor((half + cos * x) + sin * y).astype(np.int32)
+        row = np.floor((half + sin * x) - cos * y).astype(np.int32)
+        inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+        source = np.where(inside, row * size + column, 0)
+        seen, votes = (
+            np.stack([image.ravel()[source] * inside for image in images])
+            for images in (self.seen, self.votes)
+        )
+        xy = rotate(self.xy, pose[2]) + pose[:2].astype(np.float32)
+        pixel, within = pixels(xy, size, resolution)
+        count = np.bincount(pixel, minlength=size * size).reshape(size, size)
+        total = np.bincount(pixel, self.evidence[within], size * size).reshape(size, size)
+        wall = (total / np.maximum(count, 1)).astype(np.float32)
+        origin = self.origin.copy()
+        origin[:, :2] = rotate(self.origin[:, :2], pose[2]) + pose[:2].astype(np.float32)
+        return replace(self, wall=wall, hit=count > 0, seen=seen, votes=votes, xy=xy, origin=origin)
+
+
+def make_views(submap: Submap, rotation: float, settings: QuerySettings) -> Iterator[View]:
+    """What each group of a submap's scans shows, one after the other.
+
+    Labelled points give walls, ground and roads by their labels; without labels, roads are found by
+    their kerbs.
 
     Args:
-        submap: Cloud in the vehicle frame.
-        rotation: Radians by which the cloud is turned counter-clockwise: the heading where it is
-            known, so that the tile is north-up.
+        submap: Cloud in the vehicle frame, at least one point.
+        rotation: Radians by which the cloud is turned counter-clockwise.
         settings: Size and resolution, and how walls and kerbs are detected.
     """
     size, resolution = settings.size, settings.resolution
-    if len(submap.points) == 0:
-        warnings.warn("a cloud without points makes an empty tile", RuntimeWarning, stacklevel=2)
-        nothing = np.zeros((size, size), np.float32)
-        return QueryTile(nothing, nothing, nothing, resolution, rotation, road=nothing)
     seen = survey(submap, rotation, settings)
+    labelled = seen.kind is not None
     if seen.kind is None:
         tall, low = settings.wall.may_be_wall(seen.height), np.abs(seen.height) < GROUND_BAND_M
     else:
@@ -166,41 +222,91 @@ def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> Query
     limit = np.maximum(settings.low_m, seen.sensor + ABOVE_SENSOR_M)
     low_until = (limit - seen.sensor) / np.maximum(seen.height - seen.sensor, 1e-3)
     reach = farthest(seen.rays, seen.rays.flat * np.clip(low_until, 0, 1))
-    wall, looks, free = np.zeros((3, size, size), np.float32)
-    kerbs = np.zeros((2, size, size), np.int64)
     for mine, (start, stop) in zip(upright_groups(seen, tall), groups(seen), strict=True):
-        hit = shown = _touched(mine.xy, size, resolution)
+        some, scans = slice(start, stop), slice(seen.rays.scan[start], seen.rays.scan[stop - 1] + 1)
+        origin, xy = seen.origin[scans], seen.xy[some]
+        wall = hit = _touched(mine.xy, size, resolution)
         if seen.kind is None:
-            shown = wall_evidence(mine, seen.bins, size, resolution, settings.wall)
-        scans = slice(seen.rays.scan[start], seen.rays.scan[stop - 1] + 1)
-        if seen.kind is None:
-            some = slice(start, stop)
-            cloud = seen.xy[some], submap.points[some, 2], seen.height[some]
-            kerbs += kerb_votes(*cloud, seen.origin[scans], size, resolution, settings.kerb)
-        passed = free_space(level[scans], seen.origin[scans], size, resolution)
-        wall += shown
-        looks += np.maximum(passed, np.maximum(hit, shown > 0))
-        free = np.maximum(free, free_space(reach[scans], seen.origin[scans], size, resolution))
+            wall = wall_evidence(mine, seen.bins, size, resolution, settings.wall)
+            cloud = xy, submap.points[some, 2], seen.height[some]
+            surface = kerb_votes(*cloud, origin, size, resolution, settings.kerb)
+        else:
+            which = (np.compress(seen.kind[some] == one, xy, axis=0) for one in (ROAD, GROUND))
+            surface = np.stack([_touched(one, size, resolution) for one in which])
+        passed, free = (free_space(far[scans], origin, size, resolution) for far in (level, reach))
+        ground = _touched(np.compress(low[some], xy, axis=0), size, resolution)
+        pixel, within = pixels(mine.xy, size, resolution)
+        yield View(
+            wall,
+            hit > 0,
+            np.stack([passed, free, ground]) > 0,
+            surface.astype(np.uint16),
+            mine.xy[within],
+            wall.ravel()[pixel],
+            origin,
+            labelled,
+        )
+
+
+def make_tile(submap: Submap, rotation: float, settings: QuerySettings) -> QueryTile:
+    """The query tile of a submap.
+
+    Args:
+        submap: Cloud in the vehicle frame.
+        rotation: Radians by which the cloud is turned counter-clockwise: the heading where it is
+            known, so that the tile is north-up.
+        settings: Size and resolution, and how walls and kerbs are detected.
+    """
+    if len(submap.points) == 0:
+        warnings.warn("a cloud without points makes an empty tile", RuntimeWarning, stacklevel=2)
+        return put_together([], rotation, settings)
+    return put_together(make_views(submap, rotation, settings), rotation, settings)
+
+
+def put_together(views: Iterable[View], rotation: float, settings: QuerySettings) -> QueryTile:
+    """The query tile of views in the same cells, in the order of time.
+
+    The wall evidence of a cell is the mean over the groups of scans that observed it: an object
+    that one group shows and another looks through has moved, or is no wall.
+
+    Args:
+        views: The views; labels count only if all have them.
+        rotation: The tile's ``rotation``, radians.
+        settings: Size and resolution, and how kerbs are detected.
+    """
+    wall, looks = np.zeros((2, settings.size, settings.size), np.float32)
+    free, ground = np.zeros((2, *wall.shape), bool)
+    votes = np.zeros((2, *wall.shape), np.int64)
+    origin, labelled = [np.zeros((0, 3), np.float32)], True
+    for view in views:
+        wall += view.wall
+        looks += view.seen[0] | view.hit | (view.wall > 0)
+        free |= view.seen[1]
+        ground |= view.seen[2]
+        votes += view.votes
+        origin.append(view.origin)
+        labelled &= view.labelled
     wall /= np.maximum(looks, 1)
-    ground = _touched(np.compress(low, seen.xy, axis=0), size, resolution)
-    observed = np.maximum(np.maximum(free, ground), wall > 0).astype(np.float32)
-    if seen.kind is None:
-        road = road_evidence(kerbs, settings.kerb)
+    if labelled:
+        road, beside = votes > 0
+        surface = np.where(road, 1, -1 * beside) * road.any()
     else:
-        road = _labelled_road(seen.xy, seen.kind, size, resolution)
-    return QueryTile(wall, ground, observed, resolution, rotation, _path(seen.origin), road)
-
-
-def _labelled_road(xy: F32, kind: NDArray[np.uint8], size: int, resolution: float) -> F32:
-    """(size, size) 1 on labelled road, -1 on other labelled ground; all 0 if there is no road."""
-    road, beside = (
-        _touched(np.compress(kind == one, xy, axis=0), size, resolution) for one in (ROAD, GROUND)
+        surface = road_evidence(votes, settings.kerb)
+    return QueryTile(
+        wall,
+        ground.astype(np.float32),
+        (free | ground | (wall > 0)).astype(np.float32),
+        settings.resolution,
+        rotation,
+        _path(np.concatenate(origin)),
+        surface.astype(np.float32),
     )
-    return np.where(road > 0, road, -beside) if road.any() else road
 
 
 def _path(origin: F32) -> F32:
     """(P, 2) mean sensor positions of at most ``PATH_POINTS`` parts of the trajectory, metres."""
+    if len(origin) == 0:
+        return np.zeros((0, 2), np.float32)
     parts = np.array_split(origin[:, :2], min(PATH_POINTS, len(origin)))
     return np.array([part.mean(axis=0) for part in parts], np.float32)
 

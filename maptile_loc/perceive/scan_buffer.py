@@ -1,26 +1,28 @@
-"""The latest scans of a vehicle, from which a submap is made that ends at the last one."""
+"""The latest scans of a vehicle, from which a tile is made that ends at the last one."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.drive import ScanBlock
-from data_prep.geometry import Array, se3_inverse
+from data_prep.geometry import Array, rotate, se2_from_se3, se3_inverse
 from maptile_loc.perceive.labels import LabelTable
+from maptile_loc.perceive.query_tile import QuerySettings, View, make_views, put_together
 from maptile_loc.perceive.submap import Submap, SubmapSettings, moved, usable
+from maptile_loc.types import QueryTile
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class KeptScan:
     """One scan in its own vehicle frame.
 
     Attributes:
-        t_ns: Its time, nanoseconds.
         pose: (4, 4) vehicle -> the odometry's frame.
         travelled: Metres travelled at its time.
         points: (N, 3) float32 metres, compensated for the vehicle's motion during the scan.
@@ -28,7 +30,6 @@ class KeptScan:
         kind: (N,) uint8, class of each point, or None.
     """
 
-    t_ns: int
     pose: Array
     travelled: float
     points: NDArray[np.float32]
@@ -36,26 +37,74 @@ class KeptScan:
     kind: NDArray[np.uint8] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Consecutive scans.
+
+    Attributes:
+        scans: The scans, in the order of time.
+        view: What they show around the vehicle at the last one; None until there are enough points.
+    """
+
+    scans: list[KeptScan]
+    view: View | None = None
+
+    @property
+    def middle_m(self) -> float:
+        """Metres travelled halfway from the first scan to the last."""
+        return (self.scans[0].travelled + self.scans[-1].travelled) / 2
+
+    def since(self, travelled: float) -> Group:
+        """The scans from some metres of travel on."""
+        if self.scans and self.scans[0].travelled >= travelled:
+            return self
+        return Group([scan for scan in self.scans if scan.travelled >= travelled])
+
+
+def submap_of(scans: Sequence[KeptScan]) -> Submap:
+    """The scans in the vehicle frame at the last one."""
+    count = np.array([len(scan.points) for scan in scans])
+    relative = se3_inverse(scans[-1].pose) @ np.stack([scan.pose for scan in scans])
+    rotation = relative[:, :3, :3].astype(np.float32)
+    shift = relative[:, :3, 3].astype(np.float32)
+    kinds = [scan.kind for scan in scans if scan.kind is not None]
+    return Submap(
+        moved(np.concatenate([scan.points for scan in scans]), rotation, shift, count),
+        np.repeat(np.arange(len(scans), dtype=np.int32), count),
+        np.einsum("sij,sj->si", rotation, np.stack([s.origin for s in scans])) + shift,
+        np.concatenate(kinds) if len(kinds) == len(scans) else None,
+    )
+
+
 class ScanBuffer:
     """The scans of the last metres of travel, thinned as they arrive.
+
+    As soon as a group of scans has ``tile.group_points`` points, what it shows is found: so a tile
+    takes the time of one group, however long its submap is.
 
     Args:
         submap_m: Metres of travel that are kept; 0: the last scan.
         settings: How scans are thinned.
+        tile: How they become a tile.
         table: Meaning of the scans' labels, or None.
     """
 
     def __init__(
-        self, submap_m: float, settings: SubmapSettings, table: LabelTable | None = None
+        self,
+        submap_m: float,
+        settings: SubmapSettings,
+        tile: QuerySettings,
+        table: LabelTable | None = None,
     ) -> None:
         self._submap_m, self._settings, self._table = submap_m, settings, table
-        self._kept: deque[KeptScan] = deque()
+        self._tile = tile
+        self._groups: deque[Group] = deque()
         self._next_m: dict[tuple[int, ...], float] = {}
         self._last: KeptScan | None = None
 
     def clear(self) -> None:
         """Forget all scans: the motion since them is unknown."""
-        self._kept.clear()
+        self._groups.clear()
         self._next_m.clear()
         self._last = None
 
@@ -74,7 +123,7 @@ class ScanBuffer:
     def add(self, scan: ScanBlock, pose: Array, velocity: Array, travelled: float) -> None:
         """Append a scan, and drop those that are too far back.
 
-        A scan that is not wanted is used by the next submap only if it is the last one.
+        A scan that is not wanted is used by the next tile only if it is the last one.
 
         Args:
             scan: One scan.
@@ -87,52 +136,84 @@ class ScanBuffer:
         if scan.seconds is not None and velocity.any():
             linear, angular = velocity[:3].astype(np.float32), velocity[3:].astype(np.float32)
             points = points + scan.seconds[use, None] * (np.cross(angular, points) + linear)
-        origin = scan.origin[0]
-        new = KeptScan(int(scan.t_ns[0]), pose, travelled, points, origin, kind)
-        self._last = new
-        while self._kept and self._kept[0].travelled < travelled - self._submap_m:
-            self._kept.popleft()
+        self._last = new = KeptScan(pose, travelled, points, scan.origin[0], kind)
+        self._drop(travelled - self._submap_m)
         if self.wants(scan, travelled):
             sensor = _sensor(scan)
             most = self._settings.max_points / len({*self._next_m, sensor})
             spacing = max(self._settings.spacing_m, self._submap_m * len(scan.points) / most)
             self._next_m[sensor] = travelled + spacing
-            self._kept.append(new)
+            self._keep(new)
+
+    def _drop(self, since_m: float) -> None:
+        """Drop old scans: those of a view all at once, when half of its travel is too old."""
+        while self._groups:
+            first = self._groups[0]
+            if first.view is None:
+                while first.scans and first.scans[0].travelled < since_m:
+                    first.scans.pop(0)
+                if first.scans:
+                    return
+            elif first.middle_m >= since_m:
+                return
+            self._groups.popleft()
+
+    def _keep(self, new: KeptScan) -> None:
+        """Append a scan to the last group, or begin one."""
+        if not self._groups or self._groups[-1].view is not None:
+            self._groups.append(Group([]))
+        scans = self._groups[-1].scans
+        scans.append(new)
+        if sum(len(scan.points) for scan in scans) >= self._tile.group_points:
+            self._groups[-1] = Group(scans, _view(scans, 0.0, self._tile))
+
+    def recent(self, last_m: float = math.inf) -> list[Group]:
+        """The scans of the last metres of travel; the last scan is always among them."""
+        last = self._last
+        assert last is not None, "a tile needs a scan"
+        groups = [group.since(last.travelled - last_m) for group in self._groups]
+        if not groups or last not in groups[-1].scans:
+            going_on = groups.pop().scans if groups and groups[-1].view is None else []
+            groups.append(Group([*going_on, last]))
+        return [group for group in groups if any(len(scan.points) for scan in group.scans)]
 
     @property
     def has_points(self) -> bool:
-        """Whether any scan of the submap has a point."""
-        scans = [*self._kept] if self._last is None else [*self._kept, self._last]
-        return any(len(scan.points) for scan in scans)
+        """Whether any scan of the next tile has a point."""
+        return self._last is not None and bool(self.recent())
 
     def forget(self, last_m: float) -> None:
         """Drop all scans but those of the last metres of travel."""
-        while self._kept and self._last is not None:
-            if self._kept[0].travelled >= self._last.travelled - last_m:
-                break
-            self._kept.popleft()
+        if self._last is not None:
+            since = self._last.travelled - last_m
+            self._groups = deque(group.since(since) for group in self._groups)
 
-    def submap(self, last_m: float = math.inf) -> Submap:
-        """The scans in the vehicle frame at the last one; this one is always among them.
+    def tile(self, rotation: float, last_m: float = math.inf) -> QueryTile:
+        """The tile around the vehicle at the last scan.
 
         Args:
+            rotation: Radians by which it is turned counter-clockwise, as in ``make_tile``.
             last_m: Only scans of the last metres of travel.
         """
-        last = self._last
-        assert last is not None, "a submap needs a scan"
-        recent = [scan for scan in self._kept if scan.travelled >= last.travelled - last_m]
-        scans = recent if recent and recent[-1] is last else [*recent, last]
-        count = np.array([len(scan.points) for scan in scans])
-        relative = se3_inverse(last.pose) @ np.stack([scan.pose for scan in scans])
-        rotation = relative[:, :3, :3].astype(np.float32)
-        shift = relative[:, :3, 3].astype(np.float32)
-        kinds = [scan.kind for scan in scans if scan.kind is not None]
-        return Submap(
-            moved(np.concatenate([scan.points for scan in scans]), rotation, shift, count),
-            np.repeat(np.arange(len(scans), dtype=np.int32), count),
-            np.einsum("sij,sj->si", rotation, np.stack([s.origin for s in scans])) + shift,
-            np.concatenate(kinds) if len(kinds) == len(scans) else None,
-        )
+        views, how = [], self._tile
+        for group in self.recent(last_m):
+            if group.view is None and group.scans[-1] is self._last:
+                views.append(_view(group.scans, rotation, how))
+                continue
+            view = group.view or _view(group.scans, 0.0, how)
+            views.append(view.moved(self._pose_of(group, rotation), how.resolution))
+        return put_together(views, rotation, how)
+
+    def _pose_of(self, group: Group, rotation: float) -> Array:
+        """(3,) pose of a group's view in the tile: x, y, metres, and turn, radians."""
+        assert self._last is not None
+        x, y, turn = se2_from_se3(se3_inverse(self._last.pose) @ group.scans[-1].pose)
+        return np.array([*rotate(np.array([x, y]), rotation), turn + rotation])
+
+
+def _view(scans: list[KeptScan], rotation: float, settings: QuerySettings) -> View:
+    """What scans show, as one group, around the vehicle at the last one."""
+    return next(make_views(submap_of(scans), rotation, settings))
 
 
 def _sensor(scan: ScanBlock) -> tuple[int, ...]:
