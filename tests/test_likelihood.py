@@ -21,7 +21,13 @@ from maptile_loc.score.channels import (
     SPINS,
 )
 from maptile_loc.score.evidence import Evidence, Points, make_evidence, turned
-from maptile_loc.score.likelihood import coarser, log_likelihood, make_fields
+from maptile_loc.score.likelihood import (
+    coarser,
+    log_likelihood,
+    make_fields,
+    of_each_point,
+    sample,
+)
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.score.surroundings import signed_distance, surroundings
 from maptile_loc.search.engine.spectra import Correlator
@@ -298,6 +304,34 @@ def test_the_score_equals_a_plain_loop(rotation):
     ]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert np.ptp(expected) > 5
+
+
+def test_the_score_is_the_sum_over_the_points():
+    fields, groups, rng = random_world(6)
+    poses = np.stack(
+        [
+            fields.west + rng.uniform(0, 60, 5),
+            fields.north - rng.uniform(0, 45, 5),
+            rng.uniform(-np.pi, np.pi, 5),
+        ],
+        axis=-1,
+    )
+    for one in sample(poses, groups, 0.4, fields):
+        found = of_each_point(one, poses[:, 2] - 0.4)
+        expected = [
+            log_likelihood(
+                poses[None], [Points(one.points.group, xy[None], values[None])], 0.4, fields
+            )[0]
+            for xy, values in zip(one.points.xy, one.points.values, strict=True)
+        ]
+        np.testing.assert_allclose(found.T, expected, atol=1e-5)
+
+
+def test_without_points_the_score_is_zero():
+    fields, groups, _ = random_world(5)
+    empty = groups[2]
+    assert len(empty.xy) == 0
+    assert not log_likelihood(np.zeros((2, 3, 3)), [empty], 0.0, fields).any()
 
 
 def test_the_score_off_the_map_is_zero():

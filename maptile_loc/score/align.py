@@ -11,8 +11,14 @@ from scipy import ndimage
 
 from data_prep.geometry import Array, rotate, wrap_angle
 from data_prep.settings import NotNegative, Positive, Settings
-from maptile_loc.score.evidence import Evidence, Points
-from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood, point_likelihood
+from maptile_loc.score.evidence import Evidence
+from maptile_loc.score.likelihood import (
+    LikelihoodFields,
+    Sample,
+    of_each_point,
+    sample,
+    total,
+)
 from maptile_loc.types import Candidates, Fixes
 
 
@@ -42,6 +48,24 @@ class AlignSettings(Settings):
 F32 = NDArray[np.float32]
 OFFSETS = np.array(np.meshgrid([-1, 0, 1], [-1, 0, 1], [-1, 0, 1], indexing="ij")).reshape(3, 27).T
 """(27, 3) multiples of the spacing at which the likelihood is evaluated."""
+
+UPPER = np.triu_indices(3)
+"""Rows and columns of a symmetric (3, 3) matrix's distinct entries."""
+
+
+def _quadratic_fit() -> Array:
+    """(27, 10) matrix that takes values at ``OFFSETS`` to a quadratic's coefficients.
+
+    The quadratic is fitted by least squares. Its coefficients are the constant, the gradient, and
+    the ``UPPER`` entries of the Hessian.
+    """
+    i, j = UPPER
+    squares = OFFSETS[:, i] * OFFSETS[:, j] * np.where(i == j, 0.5, 1.0)
+    return np.asarray(np.linalg.pinv(np.column_stack([np.ones(27), OFFSETS, squares])).T)
+
+
+FIT = _quadratic_fit()
+"""What ``_quadratic`` multiplies values with."""
 
 BY_BUILDINGS = ("wall", "free")
 """Groups of evidence whose likelihood depends on buildings."""
@@ -86,17 +110,16 @@ def align(
     if len(start) == 0 or len(seen[0].xy) == 0:
         return Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)), wall_m2)
 
-    def score(poses: Array) -> Array:
-        value = log_likelihood(poses, seen, rotation, fields)
-        if heading_std is not None:
-            turn = wrap_angle(poses[..., 2] - start[:, None, 2])
-            value -= 0.5 * (turn / heading_std) ** 2
-        return value
-
     poses = start.copy()
     for step in settings.steps_m:
         scale, before = np.array([step, step, step / settings.lever_m]), poses
-        values = score(before[:, None] + OFFSETS * scale)
+        around = before[:, None] + OFFSETS * scale
+        samples = sample(around.reshape(-1, 3), seen, rotation, fields)
+        turn = around[..., 2] - rotation
+        values = total(samples, turn.ravel()).reshape(turn.shape)
+        if heading_std is not None:
+            away = wrap_angle(around[..., 2] - start[:, None, 2])
+            values -= 0.5 * (away / heading_std) ** 2
         gradient, hessian = _quadratic(values)
         poses = before + _newton(gradient, hessian, values) * scale
     information: Array = -hessian / np.outer(scale, scale)
@@ -104,11 +127,13 @@ def align(
     covariance = settings.spread * inverse
     moved = np.diag([1.0, 1.0, 0.0]) * settings.building_std_m**2  # as if by one building
     likely = candidates.log_scores > candidates.log_scores.max() - IMPROBABLE
-    for number, pose in enumerate(before):
-        covariance[number] += (
-            _displaced(pose, information[number], seen, rotation, fields, scale, settings)
-            if likely[number]
-            else moved
+    covariance[~likely] += moved
+    by_buildings = [one for one in samples if one.points.group.name in BY_BUILDINGS]
+    for number in np.flatnonzero(likely):
+        rows = slice(number * len(OFFSETS), (number + 1) * len(OFFSETS))
+        own = [Sample(points, values[:, rows]) for points, values in by_buildings]
+        covariance[number] += _displaced(
+            before[number], information[number], own, rotation, fields, scale, settings
         )
     covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
     poses[:, 2] = wrap_angle(poses[:, 2])
@@ -118,7 +143,7 @@ def align(
 def _displaced(
     pose: Array,
     information: Array,
-    seen: Sequence[Points],
+    samples: Sequence[Sample],
     rotation: float,
     fields: LikelihoodFields,
     scale: Array,
@@ -134,22 +159,20 @@ def _displaced(
     Args:
         pose: (3,) the pose around which the curvature is taken, near the maximum.
         information: (3, 3) negative curvature there, of all evidence.
-        seen: The tile's evidence.
+        samples: Of the evidence that depends on buildings, at the 27 poses around this one.
         rotation: The tile's ``rotation``, radians.
         fields: The map's.
         scale: (3,) spacing of the poses from which the curvature is taken.
         settings: ``building_std_m`` and ``near_building_m``.
     """
-    groups = [points for points in seen if points.group.name in BY_BUILDINGS]
-    values = np.concatenate(
-        [point_likelihood(pose + OFFSETS * scale, points, rotation, fields) for points in groups]
-    )
-    xy = np.concatenate([points.xy for points in groups])
+    turn = pose[2] + OFFSETS[:, 2] * scale[2] - rotation
+    values = np.concatenate([of_each_point(one, turn) for one in samples], axis=1)
+    xy = np.concatenate([one.points.xy for one in samples])
     number = _building_numbers(pose, xy, rotation, fields, settings.near_building_m)
-    _, number = np.unique(number, return_inverse=True)
-    sums = np.zeros((number.max() + 1, len(OFFSETS)))
-    np.add.at(sums, number, values)
-    curved = -_quadratic(sums)[1] / np.outer(scale, scale)
+    # (N, B): which points belong to each building.
+    belongs = number[:, None] == np.unique(number)
+    sums = values.astype(np.float64) @ belongs.astype(np.float64)
+    curved = -_quadratic(sums.T)[1] / np.outer(scale, scale)
     own, rest = _positive(curved), _positive((information - curved.sum(axis=0))[None])[0]
     moves = (np.linalg.inv(own.sum(axis=0) + rest + LEAST_INFORMATION) @ own)[..., :2]
     return np.asarray(settings.building_std_m**2 * np.einsum("bij,bkj->ik", moves, moves))
@@ -179,11 +202,8 @@ def _building_numbers(
 
 def _quadratic(values: Array) -> tuple[Array, Array]:
     """Gradient (K, 3) and Hessian (K, 3, 3) of the quadratic through (K, 27) values."""
-    i, j = np.triu_indices(3)
-    design = np.column_stack(
-        [np.ones(27), OFFSETS, OFFSETS[:, i] * OFFSETS[:, j] * np.where(i == j, 0.5, 1.0)]
-    )
-    coefficients = values @ np.linalg.pinv(design).T
+    i, j = UPPER
+    coefficients = values @ FIT
     hessian = np.zeros((len(values), 3, 3))
     hessian[:, i, j] = hessian[:, j, i] = coefficients[:, 4:]
     return coefficients[:, 1:4], hessian

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +141,7 @@ class Group:
         """The group's channels in ``CHANNELS``."""
         return slice(self.first, self.first + len(self.channels))
 
-    @property
+    @cached_property
     def spins(self) -> tuple[tuple[int, int, int], ...]:
         """Index of the cosine, of the sine (both within the group), and spin of each direction."""
         names = [channel.name for channel in self.channels]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -113,60 +114,116 @@ def log_likelihood(
         rotation: The tile's ``rotation``, radians.
         fields: The map's.
     """
-    turn = poses.reshape(-1, 3)[:, 2] - rotation
-    total = np.zeros(len(turn))
-    for points in evidence:
-        if len(points.xy) == 0:
-            continue
-        group = points.group
-        sampled = _sample(fields, group.span, poses.reshape(-1, 3), turn, points.xy)
-        # (C, P, C): the sum over the points of each field times each channel.
-        product = (sampled @ points.values).astype(np.float64)
-        for number, channel in enumerate(group.channels):
-            if channel.spin == 0:
-                total += product[number, :, number]
-        for a, b, spin in group.spins:
-            total += np.cos(spin * turn) * (product[a, :, a] + product[b, :, b])
-            total += np.sin(spin * turn) * (product[b, :, a] - product[a, :, b])
-    return total.reshape(poses.shape[:-1])
+    samples = sample(poses.reshape(-1, 3), evidence, rotation, fields)
+    return total(samples, poses[..., 2].ravel() - rotation).reshape(poses.shape[:-1])
 
 
-def point_likelihood(
-    poses: Array, points: Points, rotation: float, fields: LikelihoodFields
-) -> Array:
-    """(N, P) float64 log-likelihood ratio of each of N points of one group, at each pose.
+class Sample(NamedTuple):
+    """The fields of one group of channels under the group's N points, at P poses.
 
-    Their sum over the points of all groups is ``log_likelihood``.
+    Attributes:
+        points: The points.
+        values: (C, P, N) float32, one field per channel of the group.
+    """
+
+    points: Points
+    values: F32
+
+
+def sample(
+    poses: Array, evidence: Sequence[Points], rotation: float, fields: LikelihoodFields
+) -> list[Sample]:
+    """The map's fields under a tile's points, for each group that has points.
 
     Args:
         poses: (P, 3) east, north (metres, map frame), heading (radians) of the vehicle.
-        points: One group of the tile's evidence.
-        rotation: The tile's ``rotation``, radians.
+        evidence: As all that follow, as for ``log_likelihood``.
+        rotation: Radians.
         fields: The map's.
     """
-    group, turn = points.group, poses[:, 2] - rotation
-    sampled = _sample(fields, group.span, poses, turn, points.xy)
-    values = points.values.T[:, None]
-    total = np.zeros(sampled.shape[1:])
+    seen = [points for points in evidence if len(points.xy)]
+    if not seen:
+        return []
+    xy = np.concatenate([points.xy for points in seen])
+    grid = _grid(poses, poses[:, 2] - rotation, xy, fields)
+    parts = torch.split(grid, [len(points.xy) for points in seen], 2)
+    images = torch.from_numpy(fields.channels)[None]
+    return [
+        Sample(points, _interpolated(images[:, points.group.span], part))
+        for points, part in zip(seen, parts, strict=True)
+    ]
+
+
+def total(samples: Sequence[Sample], turn: Array) -> Array:
+    """(P,) float64 log-likelihood ratio of all points of some samples, at each of P poses.
+
+    Args:
+        samples: Of all groups.
+        turn: (P,) radians by which the tile is turned at each pose.
+    """
+    result = np.zeros(len(turn))
+    for points, values in samples:
+        group = points.group
+        # (C, P, C): the sum over the points of each field times each channel.
+        product = (values @ points.values).astype(np.float64)
+        for number, channel in enumerate(group.channels):
+            if channel.spin == 0:
+                result += product[number, :, number]
+        for a, b, spin in group.spins:
+            result += np.cos(spin * turn) * (product[a, :, a] + product[b, :, b])
+            result += np.sin(spin * turn) * (product[b, :, a] - product[a, :, b])
+    return result
+
+
+def of_each_point(one: Sample, turn: Array) -> F32:
+    """(P, N) float32 log-likelihood ratio of each point of a sample, at each pose.
+
+    Args:
+        one: Of one group.
+        turn: (P,) radians by which the tile is turned at each pose.
+    """
+    group, fields, values = one.points.group, one.values, one.points.values.T
+    result = np.zeros(fields.shape[1:], np.float32)
     for number, channel in enumerate(group.channels):
         if channel.spin == 0:
-            total += sampled[number] * values[number]
+            result += fields[number] * values[number]
     for a, b, spin in group.spins:
-        along = sampled[a] * values[a] + sampled[b] * values[b]
-        across = sampled[b] * values[a] - sampled[a] * values[b]
-        total += np.cos(spin * turn)[:, None] * along + np.sin(spin * turn)[:, None] * across
-    return total.T
+        cos, sin = (f(spin * turn).astype(np.float32)[:, None] for f in (np.cos, np.sin))
+        result += fields[a] * (cos * values[a] - sin * values[b])
+        result += fields[b] * (sin * values[a] + cos * values[b])
+    return result
 
 
-def _sample(fields: LikelihoodFields, channels: slice, poses: Array, turn: Array, xy: F32) -> F32:
-    """(C, P, N) values of some fields under a tile's points (N, 2) ``xy``, at (P, 3) poses."""
+def _grid(poses: Array, turn: Array, xy: F32, fields: LikelihoodFields) -> torch.Tensor:
+    """(1, P, N, 2) where a tile's points (N, 2) lie on the map at (P, 3) poses: -1..1, the edges.
+
+    Args:
+        poses: East, north (metres, map frame); the heading is not read.
+        turn: (P,) radians by which the tile is turned at each pose.
+        xy: Metres, in the tile's frame.
+        fields: The map's.
+    """
     c, s = np.cos(turn).astype(np.float32)[:, None], np.sin(turn).astype(np.float32)[:, None]
+    x, y = np.ascontiguousarray(xy.T)
     # Relative to the raster's corner, float32 holds a city's coordinates to a millimetre.
     east = (poses[:, :1] - fields.west).astype(np.float32)
     south = (fields.north - poses[:, 1:2]).astype(np.float32)
     height, width = fields.channels.shape[1:]
-    across = (east + c * xy[:, 0] - s * xy[:, 1]) * (2 / (width * fields.resolution)) - 1
-    down = (south - s * xy[:, 0] - c * xy[:, 1]) * (2 / (height * fields.resolution)) - 1
-    grid = torch.from_numpy(np.stack([across, down], axis=-1).astype(np.float32))
-    image = torch.from_numpy(fields.channels[channels])[None]
-    return torch.nn.functional.grid_sample(image, grid[None], align_corners=False)[0].numpy()
+    grid = np.empty((1, len(poses), len(xy), 2), np.float32)
+    across = c * x
+    across += east
+    across -= s * y
+    across *= 2 / (width * fields.resolution)
+    np.subtract(across, 1, out=grid[0, ..., 0])
+    down = s * x
+    np.subtract(south, down, out=down)
+    down -= c * y
+    down *= 2 / (height * fields.resolution)
+    np.subtract(down, 1, out=grid[0, ..., 1])
+    return torch.from_numpy(grid)
+
+
+def _interpolated(image: torch.Tensor, grid: torch.Tensor) -> F32:
+    """(C, P, N) values of a (1, C, H, W) image, interpolated bilinearly; 0 beyond its edges."""
+    values: F32 = torch.nn.functional.grid_sample(image, grid, align_corners=False)[0].numpy()
+    return values
