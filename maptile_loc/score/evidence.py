@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -154,19 +155,11 @@ def turned(
         device: Where to compute.
     """
     turn = torch.tensor(turns, dtype=torch.float32, device=device)
-    c, s, zero = torch.cos(turn), torch.sin(turn), torch.zeros_like(turn)
-    images = torch.from_numpy(evidence.images).to(device)
-    if len(turns) == 1 and turns[0] == 0.0:
-        images = images[None]
-    else:
-        # Maps the output's (x right, y down) to the input's.
-        rows = torch.stack([torch.stack([c, -s, zero], 1), torch.stack([s, c, zero], 1)], 1)
-        size = [len(turns), *images.shape]
-        grid = torch.nn.functional.affine_grid(rows, size, align_corners=False)
-        images = torch.nn.functional.grid_sample(images.expand(size), grid, align_corners=False)
-    k = round(resolution / evidence.resolution)
-    if k > 1:
-        images = torch.nn.functional.avg_pool2d(images, k) * k**2
+    c, s = torch.cos(turn), torch.sin(turn)
+    images = torch.from_numpy(evidence.images).to(device)[None]
+    if len(turns) != 1 or turns[0] != 0.0:
+        images = _turned_images(images, c, s)
+    images = _block_sums(images, round(resolution / evidence.resolution))
     side = images.shape[-1]
     xy = torch.from_numpy(evidence.path).to(device)
     column = torch.floor((c[:, None] * xy[:, 0] - s[:, None] * xy[:, 1]) / resolution + side / 2)
@@ -183,6 +176,32 @@ def turned(
         cos, sin = (f(spin * turn)[:, None, None] for f in (torch.cos, torch.sin))
         channels[:, first], channels[:, second] = cos * a - sin * b, sin * a + cos * b
     return channels
+
+
+def _turned_images(images: torch.Tensor, c: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """(T, C, S, S) copies of (1, C, S, S) images, turned counter-clockwise.
+
+    Args:
+        images: Row 0 is north.
+        c: (T,) cosines of the turns.
+        s: (T,) sines.
+    """
+    size = images.shape[-1]
+    x = (torch.arange(size, device=images.device) + 0.5) * (2 / size) - 1
+    y, c, s = x[:, None], c[:, None, None], s[:, None, None]
+    # From the output's x (right) and y (down), -1..1, to the input's.
+    grid = torch.stack([c * x - s * y, s * x + c * y], -1)
+    every = images.expand(len(grid), -1, -1, -1)
+    return torch.nn.functional.grid_sample(every, grid, align_corners=False)
+
+
+def _block_sums(images: torch.Tensor, k: int) -> torch.Tensor:
+    """(..., S, S) -> (..., S / k, S / k) sums of blocks."""
+    sums = images[..., ::k, ::k].clone()
+    for row, column in itertools.product(range(k), range(k)):
+        if row + column > 0:
+            sums += images[..., row::k, column::k]
+    return sums
 
 
 def _path_values(path: F32, path_m: float) -> F32:

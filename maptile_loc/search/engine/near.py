@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
@@ -24,8 +26,8 @@ from maptile_loc.search.engine.hypotheses import (
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates, QueryTile
 
-SQUARES = 4
-"""Squares that are correlated at a time."""
+PAIRS = 64
+"""Pairs of a square and a turn that are correlated at a time."""
 
 Ints = NDArray[np.int_]
 
@@ -136,7 +138,7 @@ class NearSearch:
         turns: Array,
         log_prior: Array,
         reach_rad: float = np.pi,
-        spectra: torch.Tensor | None = None,
+        spectra: Iterable[torch.Tensor] | None = None,
     ) -> Squares:
         """The scores of all positions in the square around each start.
 
@@ -146,15 +148,18 @@ class NearSearch:
             turns: (T,) radians.
             log_prior: (T,) log-probability of each.
             reach_rad: Radians.
-            spectra: What ``spectra`` returns for these starts; None: they are computed.
+            spectra: What ``spectra`` returns for these starts, in parts; None: they are computed.
         """
         fields = self._grid(wide := self.is_wide(turns))
         first, reach = self._first(fields, starts)
+        count = 2 * reach + 1
         tried = _tried(starts[:, 2], turns, reach_rad)
-        best, which = self._best(
-            fields, first, 2 * reach + 1, evidence, turns, log_prior, tried, spectra
-        )
-        shape = len(starts), 2 * reach + 1, 2 * reach + 1
+        if spectra is None:
+            some = max(1, PAIRS // tried.shape[1])
+            parts = np.split(first, range(some, len(first), some))
+            spectra = (self._spectra(fields, part, count) for part in parts)
+        best, which = self._best(fields, count, evidence, turns, log_prior, tried, spectra)
+        shape = len(starts), count, count
         return Squares(
             best.reshape(shape),
             which.reshape(shape),
@@ -188,9 +193,12 @@ class NearSearch:
         return np.round(corner / step).astype(int) - reach, reach
 
     def _block(self, fields: LikelihoodFields, count: int) -> tuple[int, int]:
-        """Cells along a tile's side, and along that of what it covers from ``count`` positions."""
+        """Cells along a tile's side, and along that of what it covers from ``count`` positions.
+
+        The latter is rounded up to a size whose transform is fast.
+        """
         side = round(self.tile_size_m / fields.resolution)
-        return side, side + count + count % 2
+        return side, next_fast_len(side + count - 1, real=True)
 
     def _spectra(self, fields: LikelihoodFields, first: Ints, count: int) -> torch.Tensor:
         side, block = self._block(fields, count)
@@ -219,38 +227,64 @@ class NearSearch:
     def _best(
         self,
         fields: LikelihoodFields,
-        first: Ints,
         count: int,
         evidence: Evidence,
         turns: Array,
         log_prior: Array,
         tried: Ints,
-        spectra: torch.Tensor | None,
+        spectra: Iterable[torch.Tensor],
     ) -> tuple[Array, Ints]:
-        """(K, count^2) best scores of squares that begin at (K, 2) ``first``, and their turns."""
+        """(K, count^2) best scores of K squares, and their turns.
+
+        Args:
+            fields: The map's, on the grid that is searched.
+            count: Positions along a square's side.
+            evidence: The tile's.
+            turns: (T,) radians.
+            log_prior: (T,) log-probability of each.
+            tried: (K, n) indices of the turns that are tried in each square.
+            spectra: Of the squares, in parts.
+        """
         _, block = self._block(fields, count)
-        used, index = np.unique(tried, return_inverse=True)
+        same = bool((tried == tried[0]).all())
+        if same:
+            used, index = tried[0], np.tile(np.arange(tried.shape[1]), (len(tried), 1))
+        else:
+            used, index = np.unique(tried, return_inverse=True)
         tiles = turned(evidence, turns[used], fields.resolution, self.device)
-        spectrum = torch.fft.rfft2(tiles, s=(block, block)).conj()
+        # The rows below the tile are 0, and so are their transforms along the row.
+        rows = torch.fft.rfft(tiles, n=block)
+        spectrum = torch.fft.fft(rows, n=block, dim=-2).conj_physical()
         prior = torch.tensor(log_prior[tried], dtype=torch.float32, device=self.device)
         pick = torch.from_numpy(index.reshape(tried.shape)).to(self.device)
-        same = bool((tried == tried[0]).all())
-        best, which = [], []
-        for start in range(0, len(first), SQUARES):
-            some = slice(start, start + SQUARES)
-            squares = (
-                self._spectra(fields, first[some], count) if spectra is None else spectra[some]
-            )
-            tile = spectrum[pick[:1] if same else pick[some]]
-            product = squares[:, None, 0] * tile[:, :, 0]
-            for channel in range(1, squares.shape[1]):
-                product.addcmul_(squares[:, None, channel], tile[:, :, channel])
-            scores = torch.fft.irfft2(product, s=(block, block))[..., :count, :count]
-            value, at = (scores + prior[some, :, None, None]).max(1)
+        best, which, start = [], [], 0
+        some = max(1, PAIRS // tried.shape[1])
+        for squares in (few for part in spectra for few in torch.split(part, some)):
+            at = slice(start, start := start + len(squares))
+            tile = spectrum[None] if same else spectrum[pick[at]]
+            scores = _correlated(squares, tile, block, count) + prior[at, :, None, None]
+            value, turn = scores.max(1)
             best.append(value.flatten(1))
-            which.append(pick[some].gather(1, at.flatten(1)))
-        scores = torch.cat(best).cpu().numpy().astype(np.float64)
-        return scores, used[torch.cat(which).cpu().numpy()]
+            which.append(pick[at].gather(1, turn.flatten(1)))
+        highest = torch.cat(best).cpu().numpy().astype(np.float64)
+        return highest, used[torch.cat(which).cpu().numpy()]
+
+
+def _correlated(squares: torch.Tensor, tiles: torch.Tensor, block: int, count: int) -> torch.Tensor:
+    """(K, n, count, count) scores of n turned tiles in K squares, summed over the channels.
+
+    Args:
+        squares: (K, C, B, B // 2 + 1) spectra.
+        tiles: (K or 1, n, C, B, B // 2 + 1) conjugated spectra.
+        block: B, cells along a side.
+        count: Positions along a square's side.
+    """
+    product = squares[:, None, 0] * tiles[:, :, 0]
+    for channel in range(1, squares.shape[1]):
+        product.addcmul_(squares[:, None, channel], tiles[:, :, channel])
+    # Only the first positions are wanted of each column, and then of each row.
+    columns = torch.fft.ifft(product, dim=-2)[..., :count, :]
+    return torch.fft.irfft(columns, n=block)[..., :count]
 
 
 def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
@@ -262,11 +296,14 @@ def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
 
 def _cut(channels: NDArray[np.float32], first: Ints, side: int) -> NDArray[np.float32]:
     """(K, C, side, side) squares of (C, H, W) fields from (K, 2) row, column; 0 off the map."""
-    at = np.arange(side)
-    rows, columns = first[:, :1] + at, first[:, 1:] + at
-    height, width = channels.shape[1:]
-    on_map = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
-    values = channels[:, rows[:, :, None], columns[:, None]]
-    values *= on_map[0][:, :, None] & on_map[1][:, None]
-    return np.ascontiguousarray(values.swapaxes(0, 1))
+    squares = np.zeros((len(first), len(channels), side, side), np.float32)
+    last = np.minimum(first + side, channels.shape[1:])
+    for square, start, (bottom, right) in zip(squares, first, last, strict=True):
+        top, left = np.maximum(start, 0)
+        if top < bottom and left < right:
+            inside = (
+                slice(top - start[0], bottom - start[0]),
+                slice(left - start[1], right - start[1]),
+            )
+            square[:, *inside] = channels[:, top:bottom, left:right]
+    return squares

@@ -116,7 +116,7 @@ class TrackedSearch:
         # The samples are searched with the turns that are tried at the first prediction.
         samples = np.column_stack([self.samples[:, :2], np.full(len(self.samples), starts[0, 2])])
         wide = self.near.is_wide(turns)
-        spectra = torch.cat([self.near.spectra(starts, wide), self._sample_spectra(wide)])
+        spectra = self.near.spectra(starts, wide), self._sample_spectra(wide)
         every = np.concatenate([starts, samples])
         found = self.near.squares(evidence, every, turns, log_prior, reach_rad, spectra)
         side = max(1, round(self.settings.distinct_m / found.step))
