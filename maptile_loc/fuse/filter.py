@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.fuse.certainty import likely_reason, make_estimates
@@ -104,7 +103,7 @@ class Filter:
         """Raise the probability that the vehicle is at no hypothesis to ``elsewhere``, if lower."""
         bank, lost = self.bank, float(np.log(elsewhere))
         if bank.lost < lost:
-            left = np.log1p(-elsewhere) - logsumexp(bank.weights)
+            left = np.log1p(-elsewhere) - np.logaddexp.reduce(bank.weights)
             self.bank = replace(bank, weights=bank.weights + left, lost=lost)
 
     def belief(self) -> Belief:
@@ -190,7 +189,7 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
         return bank
     # The probability that no candidate is right. A vehicle that is lost or off the map expects
     # exactly that; one at a hypothesis expects it less.
-    left_over = max(1 - np.exp(logsumexp(probability)), settings.miss)
+    left_over = max(1 - np.exp(np.logaddexp.reduce(probability)), settings.miss)
     lost = np.logaddexp(bank.lost, np.log(fresh * settings.jump))
 
     jacobian, rest = observe(fix.covariance, settings)
@@ -210,8 +209,8 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     none = np.full((len(gained), 1), np.log(left_over * settings.unlisted))
     branches = np.hstack([probability + gained, none])
     limited = probability + np.minimum(gained, np.log(settings.positions))
-    evidence = logsumexp(np.hstack([limited, none]), axis=1)
-    weight = bank.weights + fresh * evidence - logsumexp(branches, axis=1)
+    evidence = np.logaddexp.reduce(np.hstack([limited, none]), axis=1)
+    weight = bank.weights + fresh * evidence - np.logaddexp.reduce(branches, axis=1)
     branches += weight[:, None]
     updated = bank.states[:, None] + np.einsum("hkia,hka->hki", gain, innovation)
     updated[..., 2] = wrap_angle(updated[..., 2])
@@ -237,7 +236,7 @@ def _initial_covariance(covariance: Array, jacobian: Array) -> Array:
 
 def _prune(bank: Bank, settings: FuseSettings) -> Bank:
     """Merge close hypotheses, keep the most probable, and normalise the weights."""
-    total = np.logaddexp(logsumexp(bank.weights), bank.lost)
+    total = np.logaddexp(np.logaddexp.reduce(bank.weights), bank.lost)
     weights = bank.weights - total
     negligible = np.log(settings.negligible)
     kept: list[int] = []
@@ -262,5 +261,5 @@ def _best(bank: Bank, settings: FuseSettings) -> Belief:
     best = int(bank.weights.argmax())
     pose, covariance = bank.states[best, POSE], bank.covariance[best, POSE, POSE]
     near = np.hypot(*(bank.states[:, :2] - pose[:2]).T) < settings.near_m
-    score = float(np.exp(logsumexp(bank.weights[near])))
+    score = float(np.exp(np.logaddexp.reduce(bank.weights[near])))
     return Belief(pose, covariance, score, 1 - score > 2 * np.exp(bank.lost))

@@ -25,7 +25,7 @@ from maptile_loc.score.channels import (
     index,
 )
 from maptile_loc.score.settings import EvidenceSettings
-from maptile_loc.score.surroundings import local_moments
+from maptile_loc.score.surroundings import central_moments, local_means
 from maptile_loc.types import QueryTile
 
 F32 = NDArray[np.float32]
@@ -100,15 +100,20 @@ def make_evidence(
             f"query tiles of {tile.size} pixels of {tile.resolution:g} m do not fit cells of "
             f"{resolution:g} m; see query.resolution, query.size_m and search.resolution"
         )
-    wall = tile.wall**settings.wall_power
+    wall, shown = np.zeros_like(tile.wall), np.nonzero(tile.wall > 0)
+    wall[shown] = tile.wall[shown] ** settings.wall_power
     free = tile.observed * (1 - wall)
     normal = facing(wall, free, tile.resolution, settings.neighbourhood_m)
     road = np.zeros_like(wall) if tile.road is None else tile.road
     cells = TileCells(wall, *normal, free, tile.ground, road)
-    images = [channel.source(cells) for channel in CELL_CHANNELS]
     area = np.float32(tile.resolution**2)
-    summed = np.stack([_summed(image.astype(np.float32), k) * area for image in images])
-    return Evidence(summed, tile.path, _path_values(tile.path, settings.path_m), resolution)
+    summed = [
+        _summed(channel.source(cells).astype(np.float32, copy=False), k) * area
+        for channel in CELL_CHANNELS
+    ]
+    return Evidence(
+        np.stack(summed), tile.path, _path_values(tile.path, settings.path_m), resolution
+    )
 
 
 def facing(wall: F32, free: F32, resolution: float, neighbourhood_m: float) -> tuple[F32, F32, F32]:
@@ -127,20 +132,45 @@ def facing(wall: F32, free: F32, resolution: float, neighbourhood_m: float) -> t
         (S, S) float32 east and north of the unit normal, 0 where neither side is freer, and 0..1
         the straightness; all 0 in cells without wall evidence.
     """
+    east, north, straightness = np.zeros((3, *wall.shape), np.float32)
+    cell = np.nonzero(wall != 0)
+    if len(cell[0]) == 0:
+        return east, north, straightness
     window = 2 * round(neighbourhood_m / resolution / 2 - 0.5) + 1
-    var_x, var_y, covariance = local_moments(wall, window, resolution, 1e-9)
-    smooth = ndimage.gaussian_filter(free.astype(np.float64), window / 3)
-    slope = ndimage.sobel(smooth, 1), -ndimage.sobel(smooth, 0)
-    cell = np.nonzero(wall)
-    var_x, var_y, covariance = (moment[cell] for moment in (var_x, var_y, covariance))
+    rows, columns = (
+        _part(index, 2 * window, size) for index, size in zip(cell, wall.shape, strict=True)
+    )
+    at = cell[0] - rows.start, cell[1] - columns.start
+    means = local_means(wall[rows, columns], window, resolution, rows.start, columns.start)
+    var_x, var_y, covariance = central_moments([mean[at] for mean in means], 1e-9)
     half, root = (var_x + var_y) / 2, np.hypot((var_x - var_y) / 2, covariance)
     along = np.arctan2(2 * covariance, var_x - var_y) / 2
     across = -np.sin(along), np.cos(along)
-    side = np.sign(across[0] * slope[0][cell] + across[1] * slope[1][cell])
+    smooth = ndimage.gaussian_filter(free[rows, columns].astype(np.float64), window / 3)
+    slope = _slope(smooth, *at)
+    side = np.sign(across[0] * slope[0] + across[1] * slope[1])
     straight = np.clip(root / np.maximum(half, 0.3 * resolution**2), 0, 1)
-    east, north, straightness = np.zeros((3, *wall.shape), np.float32)
     east[cell], north[cell], straightness[cell] = side * across[0], side * across[1], straight
     return east, north, straightness
+
+
+def _part(index: NDArray[np.int_], margin: int, size: int) -> slice:
+    """The range of some indices and of ``margin`` more on either side, within 0..size."""
+    return slice(max(int(index.min()) - margin, 0), min(int(index.max()) + margin + 1, size))
+
+
+def _slope(values: Array, row: NDArray[np.int_], column: NDArray[np.int_]) -> tuple[Array, Array]:
+    """(N,) slopes to the east and to the north in some cells of an image, as by Sobel's filter.
+
+    Args:
+        values: (H, W), row 0 is north; continued beyond its edges by its outermost cells.
+        row: (N,) rows of the cells.
+        column: (N,) columns.
+    """
+    rows = [np.clip(row + step, 0, values.shape[0] - 1) for step in (-1, 0, 1)]
+    columns = [np.clip(column + step, 0, values.shape[1] - 1) for step in (-1, 0, 1)]
+    (nw, n, ne), (w, _, e), (sw, s, se) = ([values[r, c] for c in columns] for r in rows)
+    return 2 * (e - w) + ((ne - nw) + (se - sw)), -(2 * (s - n) + ((sw - nw) + (se - ne)))
 
 
 def turned(
@@ -223,13 +253,18 @@ def _summed(values: F32, k: int) -> F32:
     """(..., S, S) -> (..., S / k, S / k) sums of blocks."""
     if k == 1:
         return values
-    rows = np.add.reduce([values[..., i::k, :] for i in range(k)])
-    return np.asarray(np.add.reduce([rows[..., i::k] for i in range(k)]))
+    rows = values[..., ::k, :].copy()
+    for row in range(1, k):
+        rows += values[..., row::k, :]
+    sums = rows[..., ::k].copy()
+    for column in range(1, k):
+        sums += rows[..., column::k]
+    return sums
 
 
 def _nonzero(group: Group, images: F32, resolution: float) -> Points:
     """The cells in which the group's first channel is not 0."""
-    row, column = np.nonzero(images[0])
+    row, column = np.nonzero(images[0] != 0)
     half = images.shape[-1] / 2
     xy = np.column_stack([column + 0.5 - half, half - row - 0.5]) * resolution
     return Points(group, xy.astype(np.float32), images[:, row, column].T.copy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,19 +92,42 @@ def local_moments(
     Returns:
         Three (H, W) float64 arrays, m2.
     """
-    x = np.arange(weight.shape[1])[None] * resolution
-    y = -np.arange(weight.shape[0])[:, None] * resolution
+    return central_moments(local_means(weight, window, resolution), least)
 
-    def mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
-        return ndimage.uniform_filter(values.astype(np.float64), window, mode="constant")
 
-    total = np.maximum(mean(weight), least)
-    mean_x, mean_y = mean(weight * x) / total, mean(weight * y) / total
-    var_x, var_y = (
-        mean(weight * x * x) / total - mean_x**2,
-        mean(weight * y * y) / total - mean_y**2,
-    )
-    return var_x, var_y, mean(weight * x * y) / total - mean_x * mean_y
+def local_means(
+    weight: NDArray[np.floating], window: int, resolution: float, top: int = 0, left: int = 0
+) -> list[NDArray[np.float64]]:
+    """Means of the weight w in a square around each cell, and of w times each monomial.
+
+    Args:
+        weight: (H, W), as all that follow but the corner, as for ``local_moments``.
+        window: Cells.
+        resolution: Metres per cell.
+        top: Row of the weight's first row in the image of which it is a part.
+        left: Column of its first column.
+
+    Returns:
+        Six (H, W) float64 means: of w, wx, wy, wxx, wyy and wxy, with x and y from the image's
+        first cell, metres.
+    """
+    height, width = weight.shape
+    x = np.arange(left, left + width)[None] * resolution
+    y = -np.arange(top, top + height)[:, None] * resolution
+    across, up = weight * x, weight * y
+    return [
+        ndimage.uniform_filter(values.astype(np.float64, copy=False), window, mode="constant")
+        for values in (weight, across, up, across * x, up * y, across * y)
+    ]
+
+
+def central_moments(
+    means: Sequence[NDArray[np.float64]], least: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The moments that ``local_moments`` returns, from some cells of what ``local_means`` does."""
+    total = np.maximum(means[0], least)
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = (mean / total for mean in means[1:])
+    return mean_xx - mean_x**2, mean_yy - mean_y**2, mean_xy - mean_x * mean_y
 
 
 def _course(road: NDArray[np.bool_], resolution: float, crossroads_m: float) -> tuple[F32, F32]:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence
@@ -47,7 +46,7 @@ def refined(
         scores = log_likelihood(around, seen, rotation, fields) + log_prior[:, None]
         poses = around[np.arange(len(poses)), scores.argmax(axis=1)]
     share = 1 / (2 * settings.coarser**2)
-    return poses, np.asarray(logsumexp(scores, axis=1) + np.log(share))
+    return poses, np.asarray(np.logaddexp.reduce(scores, axis=1) + np.log(share))
 
 
 def local_maxima(values: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +134,7 @@ def posterior(
     # The mean of exp(power * excess), an exponential distribution's generating function.
     mean = -np.log1p(-power * chance.scale)
     nowhere = power * chance.level + np.log(chance.squares) + mean + settings.nowhere_log_odds
-    return np.asarray(tempered - logsumexp([*tempered, nowhere]))
+    return np.asarray(tempered - np.logaddexp.reduce([*tempered, nowhere]))
 
 
 def distinct(poses: Array, log_scores: Array, settings: SearchSettings) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence
@@ -133,7 +132,7 @@ class TrackedSearch:
         if found.wide:
             poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
         else:
-            mass = np.asarray(logsumexp(windows, axis=1))
+            mass = np.asarray(np.logaddexp.reduce(windows, axis=1))
         wall_m2, likelier = evidence.total("wall"), prior - log_prior.max()
         elsewhere = found.scores[own:][self._elsewhere(predicted)]
         chance = self._chance(elsewhere, side, found.tried / len(turns), wall_m2)
