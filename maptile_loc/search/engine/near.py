@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -175,7 +176,9 @@ class NearSearch:
         return len(turns) > self.settings.few_turns
 
     def spectra(self, starts: Array, wide: bool) -> torch.Tensor:
-        """(K, C, B, B // 2 + 1) spectra of the fields in the square around each of (K, 3) starts.
+        """(F, K, C) spectra of the fields in the square around each of (K, 3) starts.
+
+        The F frequencies are those of the transform of a block of B x B cells, B (B // 2 + 1).
 
         Args:
             starts: As for ``candidates``.
@@ -203,7 +206,7 @@ class NearSearch:
     def _spectra(self, fields: LikelihoodFields, first: Ints, count: int) -> torch.Tensor:
         side, block = self._block(fields, count)
         cut = torch.from_numpy(_cut(fields.channels, first - side // 2, block))
-        return torch.fft.rfft2(cut.to(self.device))
+        return _by_frequency(torch.fft.rfft2(cut.to(self.device)).transpose(0, 1))
 
     def _chance(self, found: Squares, peak: Ints, wall_m2: float) -> Chance:
         """What the tile reaches by chance in squares, away from its best position."""
@@ -252,36 +255,53 @@ class NearSearch:
         else:
             used, index = np.unique(tried, return_inverse=True)
         tiles = turned(evidence, turns[used], fields.resolution, self.device)
-        # The rows below the tile are 0, and so are their transforms along the row.
-        rows = torch.fft.rfft(tiles, n=block)
-        spectrum = torch.fft.fft(rows, n=block, dim=-2).conj_physical()
+        # The rows below the tile are 0, and so are their transforms along the row. The inverse
+        # transform of the conjugate is the conjugate of the transform.
+        rows = torch.fft.rfft(tiles, n=block).conj_physical_()
+        spectrum = _by_frequency(torch.fft.ifft(rows, n=block, dim=-2, norm="forward"))
         prior = torch.tensor(log_prior[tried], dtype=torch.float32, device=self.device)
         pick = torch.from_numpy(index.reshape(tried.shape)).to(self.device)
         best, which, start = [], [], 0
-        some = max(1, PAIRS // tried.shape[1])
-        for squares in (few for part in spectra for few in torch.split(part, some)):
-            at = slice(start, start := start + len(squares))
-            tile = spectrum[None] if same else spectrum[pick[at]]
-            scores = _correlated(squares, tile, block, count) + prior[at, :, None, None]
-            value, turn = scores.max(1)
-            best.append(value.flatten(1))
-            which.append(pick[at].gather(1, turn.flatten(1)))
+        for part in spectra:
+            sizes = _runs(tried[start : start + part.shape[1]])
+            for squares in torch.split(part, sizes, 1):
+                at = slice(start, start := start + squares.shape[1])
+                tile = spectrum if same else spectrum[:, :, pick[at.start]]
+                scores = _correlated(squares, tile, block, count) + prior[at, :, None, None]
+                value, turn = scores.max(1)
+                best.append(value.flatten(1))
+                which.append(pick[at].gather(1, turn.flatten(1)))
         highest = torch.cat(best).cpu().numpy().astype(np.float64)
         return highest, used[torch.cat(which).cpu().numpy()]
+
+
+def _by_frequency(spectra: torch.Tensor) -> torch.Tensor:
+    """(A, B, R, W) spectra -> (R W, B, A): a matrix per frequency."""
+    return spectra.flatten(2).permute(2, 1, 0).contiguous()
+
+
+def _runs(tried: Ints) -> list[int]:
+    """Numbers of consecutive squares of which the same turns are tried, with few pairs of both.
+
+    Args:
+        tried: (K, n) indices of the turns that are tried in each square.
+    """
+    most = max(1, PAIRS // tried.shape[1])
+    alike = (len(list(same)) for _, same in itertools.groupby(map(tuple, tried)))
+    return [min(most, count - at) for count in alike for at in range(0, count, most)]
 
 
 def _correlated(squares: torch.Tensor, tiles: torch.Tensor, block: int, count: int) -> torch.Tensor:
     """(K, n, count, count) scores of n turned tiles in K squares, summed over the channels.
 
     Args:
-        squares: (K, C, B, B // 2 + 1) spectra.
-        tiles: (K or 1, n, C, B, B // 2 + 1) conjugated spectra.
-        block: B, cells along a side.
+        squares: (F, K, C) spectra.
+        tiles: (F, C, n) conjugated spectra.
+        block: Cells along a side of what was transformed.
         count: Positions along a square's side.
     """
-    product = squares[:, None, 0] * tiles[:, :, 0]
-    for channel in range(1, squares.shape[1]):
-        product.addcmul_(squares[:, None, channel], tiles[:, :, channel])
+    product = torch.bmm(squares, tiles).permute(1, 2, 0)
+    product = product.reshape(*product.shape[:2], block, block // 2 + 1)
     # Only the first positions are wanted of each column, and then of each row.
     columns = torch.fft.ifft(product, dim=-2)[..., :count, :]
     return torch.fft.irfft(columns, n=block)[..., :count]
