@@ -17,6 +17,7 @@ from data_prep.geometry import Array
 from maptile_loc.score.channels import (
     CELL_CHANNELS,
     CELL_GROUPS,
+    CHANNELS,
     PATH_GROUP,
     SPINS,
     Group,
@@ -186,21 +187,25 @@ def turned(
     """
     turn = torch.tensor(turns, dtype=torch.float32, device=device)
     c, s = torch.cos(turn), torch.sin(turn)
-    images = torch.from_numpy(evidence.images).to(device)[None]
-    if len(turns) != 1 or turns[0] != 0.0:
-        images = _turned_images(images, c, s)
-    images = _block_sums(images, round(resolution / evidence.resolution))
-    side = images.shape[-1]
+    images = torch.from_numpy(evidence.images).to(device)
+    k = round(resolution / evidence.resolution)
+    side = images.shape[-1] // k
+    channels = torch.zeros((len(turns), len(CHANNELS), side, side), device=device)
+    if len(turns) == 1 and turns[0] == 0.0:
+        rim, images = 0, images[None]
+    else:
+        rim = _rim(evidence.images) // k
+        images = _turned_images(images, c, s, rim * k)
+    inner = slice(rim, side - rim)
+    channels[:, : len(CELL_CHANNELS), inner, inner] = _block_sums(images, k)
     xy = torch.from_numpy(evidence.path).to(device)
     column = torch.floor((c[:, None] * xy[:, 0] - s[:, None] * xy[:, 1]) / resolution + side / 2)
     row = torch.floor(side / 2 - (s[:, None] * xy[:, 0] + c[:, None] * xy[:, 1]) / resolution)
     inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
     cell = (row * side + column).long().clamp(0, side * side - 1)
     values = torch.from_numpy(evidence.path_values).to(device).T
-    path = torch.zeros(len(values), len(turns), side * side, device=device)
-    for channel, value in zip(path, values, strict=True):
-        channel.scatter_add_(1, cell, value * inside)
-    channels = torch.cat([images, path.reshape(len(values), -1, side, side).transpose(0, 1)], 1)
+    for number, value in enumerate(values, PATH_GROUP.first):
+        channels[:, number].view(len(turns), -1).scatter_add_(1, cell, value * inside)
     for first, second, spin in SPINS:
         a, b = channels[:, first].clone(), channels[:, second]
         cos, sin = (f(spin * turn)[:, None, None] for f in (torch.cos, torch.sin))
@@ -208,16 +213,28 @@ def turned(
     return channels
 
 
-def _turned_images(images: torch.Tensor, c: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """(T, C, S, S) copies of (1, C, S, S) images, turned counter-clockwise.
+def _rim(images: F32) -> int:
+    """Number of cells along each edge of (C, S, S) images that no turn brings evidence to."""
+    half = images.shape[-1] / 2
+    row, column = np.nonzero(images.any(axis=0))
+    farthest = np.hypot(row + 0.5 - half, column + 0.5 - half).max(initial=0.0)
+    # Interpolation spreads a cell to those whose centres are less than a diagonal away.
+    return max(int(half - farthest - 1.5), 0)
+
+
+def _turned_images(
+    images: torch.Tensor, c: torch.Tensor, s: torch.Tensor, rim: int
+) -> torch.Tensor:
+    """(T, C, S - 2 rim, S - 2 rim) inner part of (C, S, S) images, turned counter-clockwise.
 
     Args:
         images: Row 0 is north.
         c: (T,) cosines of the turns.
         s: (T,) sines.
+        rim: Cells along each edge that are left out.
     """
     size = images.shape[-1]
-    x = (torch.arange(size, device=images.device) + 0.5) * (2 / size) - 1
+    x = (torch.arange(rim, size - rim, device=images.device) + 0.5) * (2 / size) - 1
     y, c, s = x[:, None], c[:, None, None], s[:, None, None]
     # From the output's x (right) and y (down), -1..1, to the input's.
     grid = torch.stack([c * x - s * y, s * x + c * y], -1)
