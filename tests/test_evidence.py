@@ -126,6 +126,44 @@ def test_normals_of_a_turned_tile_are_turned(quarters):
     np.testing.assert_allclose(there[2][seen], np.rot90(straight, quarters)[seen], atol=1e-4)
 
 
+def test_normals_and_straightness_equal_those_of_plain_filters():
+    """Moments and slopes in the whole tile, as scipy computes them."""
+    rng = np.random.default_rng(5)
+    wall = np.zeros((SIDE, SIDE), np.float32)
+    wall[9:50, 20:60] = rng.random((41, 40)) * (rng.random((41, 40)) < 0.2)
+    free = (rng.random((SIDE, SIDE)) * (wall == 0)).astype(np.float32)
+    east, north, straight = facing(wall, free, RESOLUTION, SETTINGS.neighbourhood_m)
+    smooth = ndimage.gaussian_filter(free.astype(np.float64), 7 / 3)
+    slope = ndimage.sobel(smooth, 1), -ndimage.sobel(smooth, 0)
+    for row, column in np.argwhere(wall)[::7]:
+        some = np.mgrid[row - 3 : row + 4, column - 3 : column + 4]
+        inside = ((some >= 0) & (some < SIDE)).all(axis=0)
+        r, c = some[:, inside]
+        spread = np.cov(c * RESOLUTION, -r * RESOLUTION, aweights=wall[r, c], ddof=0)
+        value, vector = np.linalg.eigh(spread)
+        if value[1] - value[0] < 1e-3:
+            continue
+        normal = vector[:, 0]
+        normal = normal * np.sign(normal @ [one[row, column] for one in slope])
+        np.testing.assert_allclose([east[row, column], north[row, column]], normal, atol=1e-4)
+        expected = (value[1] - value[0]) / 2 / max(value.mean(), 0.3 * RESOLUTION**2)
+        assert straight[row, column] == pytest.approx(min(expected, 1.0), abs=1e-5)
+
+
+def test_a_turned_tile_keeps_its_evidence_near_the_corners():
+    """Only cells that no turn brings evidence to are left out."""
+    images = np.zeros((PATH, 32, 32), np.float32)
+    # Scipy interpolates nothing beyond the centres of the outermost cells.
+    for row, column in ((1, 1), (16, 30), (9, 20)):
+        images[:] = 0
+        images[5, row, column] = 1.0
+        evidence = Evidence(images, NO_PATH, NO_LOOKS, 1.0)
+        for turn in (0.3, 1.1, 3.0):
+            expected = ndimage.rotate(images[5], np.degrees(turn), reshape=False, order=1)
+            found = turned(evidence, np.array([turn]), 1.0, CPU)[0, 5].numpy()
+            np.testing.assert_allclose(found[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1e-5)
+
+
 # --- Evidence ---------------------------------------------------------------------------------
 
 

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from made_scene import found_by
 from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, RASTER, places, tile_at
 
 from data_prep.geometry import wrap_angle
+from maptile_loc.score.evidence import make_evidence, turned
+from maptile_loc.score.likelihood import coarser
 from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.match import Matcher
@@ -80,3 +83,38 @@ def test_turns_far_from_the_start_are_not_tried() -> None:
     start[0, 2] = 0.1
     found = found_by(NEAR, tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
     assert np.hypot(*(found.poses[0, :2] - place)) < 2.0
+
+
+def test_squares_with_turns_of_their_own_score_as_each_alone() -> None:
+    """Squares are correlated together where the same turns are tried, else by themselves."""
+    first, second, third = places(5, 3)
+    starts = np.array([[*first, 0.0], [*second, 0.0], [*third, 2.0], [*first, -1.0]])
+    tile = tile_at(first, 0.0, rotation=0.0)
+    evidence = make_evidence(tile, FIELDS.resolution)
+    reach = np.radians(10.0)
+    together = NEAR.squares(evidence, starts, *ALL_ROUND, reach)
+    for number, start in enumerate(starts):
+        alone = NEAR.squares(evidence, start[None], *ALL_ROUND, reach)
+        np.testing.assert_allclose(together.scores[number], alone.scores[0], atol=1e-3)
+        assert (together.turn[number] == alone.turn[0]).mean() > 0.99
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_scores_of_a_square_are_sums_of_products(wide) -> None:
+    """The transforms, against the plain sum of images times fields at some positions."""
+    (place,) = places(5, 1)
+    turns, log_prior = ALL_ROUND if wide else KNOWN
+    evidence = make_evidence(tile_at(place, 0.0, rotation=0.0), FIELDS.resolution)
+    edge = [FIELDS.west + 5.0, FIELDS.north - 40.0, 0.0]
+    starts = np.array([[*place, 0.0], edge])
+    found = NEAR.squares(evidence, starts, turns, log_prior, 0.0)
+    fields = coarser(FIELDS, SETTINGS.coarser) if wide else FIELDS
+    image = turned(evidence, np.zeros(1), fields.resolution, torch.device("cpu"))[0].numpy()
+    side = image.shape[1]
+    margin = [(0, 0), (side, side), (side, side)]
+    padded = np.pad(fields.channels, margin).astype(np.float64)
+    for square, row, column in ((0, 0, 0), (0, 7, 3), (1, 2, 15), (1, 20, 0)):
+        top, left = found.first[square] + [row, column] - side // 2 + side
+        part = padded[:, top : top + side, left : left + side]
+        expected = (part * image).sum() + log_prior[0]
+        assert found.scores[square, row, column] == pytest.approx(expected, abs=2e-3)

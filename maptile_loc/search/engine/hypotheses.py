@@ -12,6 +12,9 @@ from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
 from maptile_loc.search.engine.settings import SearchSettings
 
+AROUND = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+"""(27, 3) multiples of the fine grid's spacing at which ``refined`` scores poses."""
+
 LEAST_WALL_M2 = 10.0
 """A tile with less wall evidence is judged as if it had this much, square metres."""
 
@@ -38,13 +41,19 @@ def refined(
         (K, 3) poses, and (K,) logarithms of the likelihood's mass around each.
     """
     seen = evidence.points
-    step, turn = fields.resolution, np.radians(settings.heading_step_deg / 2)
-    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    offsets = offsets * [step, step, turn]
-    for _ in range(2):
-        around = poses[:, None] + offsets
-        scores = log_likelihood(around, seen, rotation, fields) + log_prior[:, None]
-        poses = around[np.arange(len(poses)), scores.argmax(axis=1)]
+    spacing = [fields.resolution, fields.resolution, np.radians(settings.heading_step_deg / 2)]
+    around = poses[:, None] + AROUND * spacing
+    scores = log_likelihood(around, seen, rotation, fields) + log_prior[:, None]
+    every, best = np.arange(len(poses)), scores.argmax(axis=1)
+    around = around[every, best][:, None] + AROUND * spacing
+    # Some of the poses around the best one are scored already.
+    cell = AROUND[best][:, None] + AROUND
+    known = (np.abs(cell) <= 1).all(axis=2)
+    index = (cell.clip(-1, 1) + 1) @ [9, 3, 1]
+    scores = np.take_along_axis(scores, index, axis=1)
+    new = log_likelihood(around[None, ~known], seen, rotation, fields)[0]
+    scores[~known] = new + log_prior[np.nonzero(~known)[0]]
+    poses = around[every, scores.argmax(axis=1)]
     share = 1 / (2 * settings.coarser**2)
     return poses, np.asarray(np.logaddexp.reduce(scores, axis=1) + np.log(share))
 
