@@ -16,6 +16,8 @@ from test_localize import DRIVE, SETTINGS, START, STEP
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
+from maptile_loc.fuse.filter import Bank
+from maptile_loc.fuse.motion import initial_states
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed, replay
 from maptile_loc.live.shared import shared_search
@@ -100,6 +102,13 @@ def errors(found, xy: np.ndarray) -> np.ndarray:
 def sure(found) -> np.ndarray:
     """(N,) whether the fixes are localized."""
     return np.array([fix is not None and fix.localized for fix in found])
+
+
+def wait_for_the_search(localizer: Localizer) -> None:
+    """Until the search that runs beside has found something, if one runs."""
+    job = localizer._tracker._job
+    if job is not None:
+        job.found.result(60.0)
 
 
 ENGINE = engine_on()
@@ -213,6 +222,25 @@ def test_a_kidnapped_vehicle_is_found_again() -> None:
     assert (after[0] - 30) * 4.0 <= 100.0
     assert (sure(found) & wrong).sum() <= 6  # the odometry says that nothing has happened
     assert sure(found)[-5:].all() and not wrong[-5:].any()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_wrong_fix_is_given_up(background: bool) -> None:
+    """The submap is long, and all of it contradicts the position: none of it is from before."""
+    queries, found = Queries(60.0, 8.0, True, UNKNOWN), []
+    with Localizer.on(ENGINE, queries, SETTINGS, background=background) as one:
+        for number, scan in enumerate(feed(one, ROUTE)):
+            if number == 25:
+                wrong = np.array([[*(STRAIGHT[25] + [30.0, 50.0]), 0.0]])
+                spread = np.diag([1.0, 1.0, 1e-3, *[1.0] * 5])[None]
+                certain = np.log([0.999]), float(np.log(0.001))
+                one._tracker._filter.bank = Bank(initial_states(wrong), spread, *certain)
+            found.append(one.add_scan(scan))
+            wait_for_the_search(one)
+    right = sure(found) & (errors(found, STRAIGHT) < 2.0)
+    assert right[20:25].all()
+    assert not right[25]
+    assert right[25 + 60 // 4 :].all(), "not found again within 60 m"
 
 
 def test_after_a_gap_in_the_odometry_the_vehicle_is_found_again(caplog) -> None:

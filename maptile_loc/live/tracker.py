@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -119,12 +119,8 @@ class Tracker:
         off_map = near is not None and not self._on_map(near[0])
         if near is not None and not off_map:
             found, fixes = self._search(self.tile, near)
-            tracked, shown = True, [fixes]
-            if self._queries.submap_m > 2 * self._settings.track.doubt_m:
-                # Only the last metres of a long submap show a jump soon.
-                last = make_tile(self._settings.track.doubt_m)
-                shown.append(self._search(last, near)[1])
-            self._compare(shown, metres)
+            tracked = True
+            self._compare(fixes, metres)
         if self._whole_map(tracked, off_map, at):
             doubted = tracked and self._doubtful_m > self._settings.track.doubt_m
             # After a jump, only the last metres show where the vehicle is.
@@ -235,24 +231,14 @@ class Tracker:
             reach = max(HEADING_STDS * std, 1.5 * step)
         return fix_tile(tile, self._queries, self._engine, self._settings, near, reach)
 
-    def _compare(self, shown: Sequence[Fixes], metres: float) -> None:
-        """Count the metres of travel over which queries contradict the predicted position.
-
-        Args:
-            shown: What was found near the predictions, by tiles of this query.
-            metres: Travel since the query before.
-        """
-        track, least_m2 = self._settings.track, self._settings.fuse.few_walls_m2
-        seen = [fixes.candidates for fixes in shown if fixes.wall_m2 >= least_m2]
-        if not seen:
+    def _compare(self, fixes: Fixes, metres: float) -> None:
+        """Count the metres of travel over which queries contradict the predicted position."""
+        if fixes.wall_m2 < self._settings.fuse.few_walls_m2:
             return
-        here = min(self._agreement(candidates) for candidates in seen)
-        self._doubtful_m = self._doubtful_m + metres if 1 - here > track.doubt else 0.0
-
-    def _agreement(self, seen: Candidates) -> float:
-        """Probability of the candidates near the predicted position."""
+        track, seen = self._settings.track, fixes.candidates
         gap = np.hypot(*(seen.poses[:, :2] - self._filter.belief().pose[:2]).T)
-        return float(np.exp(seen.log_scores[gap < self._settings.track.near_m]).sum())
+        here = float(np.exp(seen.log_scores[gap < track.near_m]).sum())
+        self._doubtful_m = self._doubtful_m + metres if 1 - here > track.doubt else 0.0
 
     def _contradict(self, fixes: Fixes, at: Motion) -> None:
         """Give up a predicted position if a search of the whole map finds another one."""
@@ -265,8 +251,7 @@ class Tracker:
         if away > track.near_m and probability > track.elsewhere:
             self._filter.doubt(min(probability, 1 - self._settings.fuse.miss))
             self.contradicted = True
-            # What contradicts the old position has not been used yet.
-            self._fresh_from_m = min(self._fresh_from_m, at.travelled - track.doubt_m)
+            self._fresh_from_m = -np.inf  # what contradicts the old position has not been used yet
 
     def _on_map(self, pose: Array) -> bool:
         """Whether a pose is where candidates can be."""
