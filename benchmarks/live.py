@@ -8,8 +8,9 @@ push waits for the search. A vehicle has recovered at the first fix, after the d
 localized and within 5 m. Wrong fixes are those called localized that are more than 10 m off.
 
 latency: of the pushes that make a query, after the first sure fix, in the background mode: single
-scans of an HDL-64E and submaps of 20 m, on maps of 3 and 79 km2. "Near" is the time of a ready
-tile: candidates near the prediction, alignment and filter.
+scans of an HDL-64E and submaps of 20 m; KITTI 0005 on its map of 0.2 km2, and simulated drives on
+maps of 3 and 79 km2. "Near" is the time of a ready tile: candidates near the prediction, alignment
+and filter.
 
 memory: of a process that localizes a simulated LMS drive again and again, its times shifted, for
 two hours of driving.
@@ -190,11 +191,15 @@ def latency(data: Path, work: Path) -> None:
     karlsruhe = open_city(
         prepared(data / KITTI.parent / "2011_09_26_drive_0005.osm", work / "karlsruhe")
     )
+    medium = Maps(data, work, settings).city("kitti360_0009")
     large = open_city(prepared(data / "cities" / "north-bayreuth.osm.gz", work / "bayreuth"))
-    route = work / "bayreuth_hdl64"
-    if not route.exists():
-        recipe = load_settings(SimulateSettings, "simulate", [f"every_m={SCAN_EVERY_M / 2}"])
-        simulate(large, trajectory_from_route(large, 250.0, 1), route, "hdl64", recipe)
+    pairs = [(karlsruhe, open_drive(data / KITTI))]
+    for city in (medium, large):
+        route = work / f"{city.name}_hdl64"
+        if not route.exists():
+            recipe = load_settings(SimulateSettings, "simulate", [f"every_m={SCAN_EVERY_M / 2}"])
+            simulate(city, trajectory_from_route(city, 250.0, 1), route, "hdl64", recipe)
+        pairs.append((city, open_drive(route)))
     print(f"{stamp()}\n")
     head(
         "map",
@@ -206,7 +211,7 @@ def latency(data: Path, work: Path) -> None:
         "near, median ms",
         "near, 95 % ms",
     )
-    for city, drive in ((karlsruhe, open_drive(data / KITTI)), (large, open_drive(route))):
+    for city, drive in pairs:
         engine = prepare_search(city, settings)
         for name, submap_m, every_m in (("single scans", 0.0, 0.0), ("submaps of 20 m", 20.0, 5.0)):
             pushes, near = latencies(engine, drive, submap_m, every_m, settings)

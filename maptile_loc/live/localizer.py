@@ -320,9 +320,9 @@ class Localizer:
 
     def _forget(self) -> None:
         """Drop the scans of a position that was given up."""
-        if self._tracker.contradicted:
+        if self._tracker.contradicted_m is not None:
             _LOG.warning("the vehicle is elsewhere than the odometry says")
-            self._scans.forget(self._settings.track.doubt_m)
+            self._scans.forget(self._tracker.contradicted_m)
 
     def _rotation(self, t_ns: int, motion: Motion) -> float | None:
         """Radians by which the query's cloud is turned; None if the heading is not known now.

@@ -85,8 +85,8 @@ class Tracker:
         self._searched_m = -np.inf
         self._doubtful_m = 0.0
         self.wall_m2 = 0.0
-        self.contradicted = False
-        """Whether the last call gave up a predicted position."""
+        self.contradicted_m: float | None = None
+        """Metres of travel by whose scans the last call gave up a position; None: it did not."""
         self.tile: QueryTile | None = None
         """The tile of the last query."""
 
@@ -112,7 +112,7 @@ class Tracker:
         """
         metres = 0.0 if self._at is None else at.travelled - self._at.travelled
         self._predict(at)
-        self.contradicted = False
+        self.contradicted_m = None
         found, fixes, tracked = NO_FIXES.candidates, NO_FIXES, False
         near = self._near()
         self.tile = make_tile(np.inf)
@@ -133,7 +133,7 @@ class Tracker:
                     everywhere = self._search(tile, None)
                     whole = self._believed(everywhere[1], off_map)
                     self._contradict(whole, at)
-                    if self.contradicted or not doubted:
+                    if self.contradicted_m is not None or not doubted:
                         found, fixes, tracked = everywhere[0], whole, False
                         self.tile = tile
                         break
@@ -154,7 +154,7 @@ class Tracker:
 
     def collect(self, at: Motion) -> bool:
         """Use the result of a search that ran beside, if it is there now; returns whether."""
-        self.contradicted = False
+        self.contradicted_m = None
         if self._job is None or not self._job.found.done():
             return False
         job, self._job = self._job, None
@@ -166,7 +166,7 @@ class Tracker:
         for _, found in job.found.result():
             fixes = carried(self._believed(found, off_map), steps, self._settings.fuse)
             self._contradict(fixes, at)
-            if self.contradicted or not job.doubted:
+            if self.contradicted_m is not None or not job.doubted:
                 self._update(fixes, at)
                 self.wall_m2 = fixes.wall_m2
                 break
@@ -238,7 +238,8 @@ class Tracker:
         track, seen = self._settings.track, fixes.candidates
         gap = np.hypot(*(seen.poses[:, :2] - self._filter.belief().pose[:2]).T)
         here = float(np.exp(seen.log_scores[gap < track.near_m]).sum())
-        self._doubtful_m = self._doubtful_m + metres if 1 - here > track.doubt else 0.0
+        contradicts = here < (track.agrees if self._doubtful_m > 0 else 1 - track.doubt)
+        self._doubtful_m = self._doubtful_m + metres if contradicts else 0.0
 
     def _contradict(self, fixes: Fixes, at: Motion) -> None:
         """Give up a predicted position if a search of the whole map finds another one."""
@@ -250,7 +251,8 @@ class Tracker:
         probability = float(np.exp(seen.log_scores[best]))
         if away > track.near_m and probability > track.elsewhere:
             self._filter.doubt(min(probability, 1 - self._settings.fuse.miss))
-            self.contradicted = True
+            self.contradicted_m = max(self._doubtful_m, track.doubt_m)
+            self._doubtful_m = 0.0
             self._fresh_from_m = -np.inf  # what contradicts the old position has not been used yet
 
     def _on_map(self, pose: Array) -> bool:

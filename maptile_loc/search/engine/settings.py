@@ -71,6 +71,8 @@ class TrackSettings(Settings):
         most: Largest number of hypotheses that are searched around.
         doubt: A query is in doubt if the probability that the vehicle is not at the predicted
             position is higher than this, by the query alone.
+        agrees: The queries after one in doubt are in doubt, too, until one gives the predicted
+            position this probability.
         near_m: Candidates this near to the predicted position agree with it, metres.
         suspect_m: Metres of travel with queries in doubt after which the vehicle is no longer
             localized, until a query agrees again.
@@ -89,6 +91,7 @@ class TrackSettings(Settings):
     least: Fraction = 0.001
     most: Count = 8
     doubt: Fraction = 0.9995
+    agrees: Fraction = 0.01
     near_m: Positive = 10.0
     suspect_m: NotNegative = 0.0
     doubt_m: NotNegative = 15.0
