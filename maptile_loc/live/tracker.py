@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -129,14 +129,9 @@ class Tracker:
                 self._start(tiles, at, doubted)
             else:
                 self._searched_m = at.travelled
-                for tile in tiles:
-                    everywhere = self._search(tile, None)
-                    whole = self._believed(everywhere[1], off_map)
-                    self._contradict(whole, at)
-                    if self.contradicted_m is not None or not doubted:
-                        found, fixes, tracked = everywhere[0], whole, False
-                        self.tile = tile
-                        break
+                used = self._settle((self._search(one, None) for one in tiles), doubted, off_map)
+                if used is not None:
+                    found, fixes, tracked = *used, False
         self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
         return Answer(found, fixes, tracked, self._own_belief())
@@ -163,13 +158,13 @@ class Tracker:
         steps = _steps(job.at, at, self._queries.submap_m, self._settings.fuse)
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
-        for _, found in job.found.result():
-            fixes = carried(self._believed(found, off_map), steps, self._settings.fuse)
-            self._contradict(fixes, at)
-            if self.contradicted_m is not None or not job.doubted:
-                self._update(fixes, at)
-                self.wall_m2 = fixes.wall_m2
-                break
+        everywhere = (
+            (_, carried(one, steps, self._settings.fuse)) for _, one in job.found.result()
+        )
+        used = self._settle(everywhere, job.doubted, off_map)
+        if used is not None:
+            self._update(used[1], at)
+            self.wall_m2 = used[1].wall_m2
         return True
 
     def belief(self, at: Motion) -> Belief:
@@ -241,19 +236,45 @@ class Tracker:
         contradicts = here < (track.agrees if self._doubtful_m > 0 else 1 - track.doubt)
         self._doubtful_m = self._doubtful_m + metres if contradicts else 0.0
 
-    def _contradict(self, fixes: Fixes, at: Motion) -> None:
-        """Give up a predicted position if a search of the whole map finds another one."""
-        track, belief, seen = self._settings.track, self._filter.belief(), fixes.candidates
-        if not track.enabled or belief.score < track.least_score or len(seen.poses) == 0:
-            return
+    def _settle(
+        self, everywhere: Iterable[tuple[Candidates, Fixes]], doubted: bool, off_map: bool
+    ) -> tuple[Candidates, Fixes] | None:
+        """What counts of the searches of the whole map; None if the predicted position stays.
+
+        Args:
+            everywhere: What was found with each tile; in doubt, that of the last metres is first.
+            doubted: Whether the queries before contradict the predicted position.
+            off_map: Whether this position is off the map.
+        """
+        for number, (found, aligned) in enumerate(everywhere):
+            fixes = self._believed(aligned, off_map)
+            away, probability = self._best(fixes.candidates)
+            if away > self._settings.track.near_m and probability > self._settings.track.elsewhere:
+                self._contradict(probability)
+            if self.contradicted_m is not None or not doubted:
+                return found, fixes
+            if number == 0 and away <= self._settings.track.near_m:
+                # The best position of the whole map would hardly be this one by chance.
+                self._doubtful_m = 0.0
+                return None
+        return None
+
+    def _best(self, seen: Candidates) -> tuple[float, float]:
+        """Metres from the predicted position to the best candidate, and its probability."""
+        belief = self._filter.belief()
+        tracked = self._settings.track.enabled and belief.score >= self._settings.track.least_score
+        if not tracked or len(seen.poses) == 0:
+            return np.nan, 0.0
         best = int(seen.log_scores.argmax())
         away = np.hypot(*(seen.poses[best, :2] - belief.pose[:2]))
-        probability = float(np.exp(seen.log_scores[best]))
-        if away > track.near_m and probability > track.elsewhere:
-            self._filter.doubt(min(probability, 1 - self._settings.fuse.miss))
-            self.contradicted_m = max(self._doubtful_m, track.doubt_m)
-            self._doubtful_m = 0.0
-            self._fresh_from_m = -np.inf  # what contradicts the old position has not been used yet
+        return float(away), float(np.exp(seen.log_scores[best]))
+
+    def _contradict(self, elsewhere: float) -> None:
+        """Give up the predicted position: the vehicle is ``elsewhere``, with this probability."""
+        self._filter.doubt(min(elsewhere, 1 - self._settings.fuse.miss))
+        self.contradicted_m = max(self._doubtful_m, self._settings.track.doubt_m)
+        self._doubtful_m = 0.0
+        self._fresh_from_m = -np.inf  # what contradicts the old position has not been used yet
 
     def _on_map(self, pose: Array) -> bool:
         """Whether a pose is where candidates can be."""
