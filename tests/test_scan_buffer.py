@@ -192,6 +192,13 @@ def test_a_view_is_dropped_when_half_of_it_is_too_old() -> None:
     assert buffer.recent()[0].scans[0].travelled == 3.0
 
 
+def test_scans_of_a_line_scanner_are_seen_together() -> None:
+    buffer = driven(9000)  # six scans would be a group
+    assert [group.view for group in buffer.recent()] == [None]
+    expected = make_tile(cloud_of(buffer), 0.4, QuerySettings(group_points=9000))
+    np.testing.assert_array_equal(buffer.tile(0.4).wall, expected.wall)
+
+
 def test_a_part_of_a_group_is_seen_anew() -> None:
     groups = driven(4500).recent(last_m=4.0)
     assert [len(group.scans) for group in groups] == [2, 3]

@@ -17,6 +17,9 @@ from maptile_loc.perceive.query_tile import QuerySettings, View, make_views, put
 from maptile_loc.perceive.submap import Submap, SubmapSettings, moved, usable
 from maptile_loc.types import QueryTile
 
+FEW_SCANS = 4
+"""Groups of up to this many scans are those of a spinning LiDAR, which sees enough by itself."""
+
 
 @dataclass(frozen=True, eq=False)
 class KeptScan:
@@ -43,7 +46,7 @@ class Group:
 
     Attributes:
         scans: The scans, in the order of time.
-        view: What they show around the vehicle at the last one; None until there are enough points.
+        view: What they show around the vehicle at the last one; None if it is not found yet.
     """
 
     scans: list[KeptScan]
@@ -79,8 +82,10 @@ def submap_of(scans: Sequence[KeptScan]) -> Submap:
 class ScanBuffer:
     """The scans of the last metres of travel, thinned as they arrive.
 
-    As soon as a group of scans has ``tile.group_points`` points, what it shows is found: so a tile
-    takes the time of one group, however long its submap is.
+    As soon as a group of scans of a spinning LiDAR has ``tile.group_points`` points, what it shows
+    is found: so a tile takes the time of one group, however long its submap is. What a line scanner
+    shows is found for all scans at once: its groups lack the ground, and the upper edge of the
+    view, that the scans around them show.
 
     Args:
         submap_m: Metres of travel that are kept; 0: the last scan.
@@ -164,8 +169,11 @@ class ScanBuffer:
             self._groups.append(Group([]))
         scans = self._groups[-1].scans
         scans.append(new)
+        if len(scans) > FEW_SCANS:
+            return
         if sum(len(scan.points) for scan in scans) >= self._tile.group_points:
-            self._groups[-1] = Group(scans, _view(scans, 0.0, self._tile))
+            view = next(make_views(submap_of(scans), 0.0, self._tile))  # one group
+            self._groups[-1] = Group(scans, view)
 
     def recent(self, last_m: float = math.inf) -> list[Group]:
         """The scans of the last metres of travel; the last scan is always among them."""
@@ -195,25 +203,23 @@ class ScanBuffer:
             rotation: Radians by which it is turned counter-clockwise, as in ``make_tile``.
             last_m: Only scans of the last metres of travel.
         """
-        views, how = [], self._tile
+        views: list[View] = []
         for group in self.recent(last_m):
             if group.view is None and group.scans[-1] is self._last:
-                views.append(_view(group.scans, rotation, how))
+                views.extend(make_views(submap_of(group.scans), rotation, self._tile))
                 continue
-            view = group.view or _view(group.scans, 0.0, how)
-            views.append(view.moved(self._pose_of(group, rotation), how.resolution))
-        return put_together(views, rotation, how)
+            found = (
+                [group.view] if group.view else make_views(submap_of(group.scans), 0.0, self._tile)
+            )
+            pose = self._pose_of(group, rotation)
+            views.extend(view.moved(pose, self._tile.resolution) for view in found)
+        return put_together(views, rotation, self._tile)
 
     def _pose_of(self, group: Group, rotation: float) -> Array:
         """(3,) pose of a group's view in the tile: x, y, metres, and turn, radians."""
         assert self._last is not None
         x, y, turn = se2_from_se3(se3_inverse(self._last.pose) @ group.scans[-1].pose)
         return np.array([*rotate(np.array([x, y]), rotation), turn + rotation])
-
-
-def _view(scans: list[KeptScan], rotation: float, settings: QuerySettings) -> View:
-    """What scans show, as one group, around the vehicle at the last one."""
-    return next(make_views(submap_of(scans), rotation, settings))
 
 
 def _sensor(scan: ScanBlock) -> tuple[int, ...]:
