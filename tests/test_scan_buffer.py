@@ -186,7 +186,7 @@ def test_the_tile_of_one_group_is_that_of_its_cloud() -> None:
         np.testing.assert_array_equal(getattr(tile, name), getattr(expected, name))
 
 
-def test_a_view_is_dropped_when_half_of_it_is_too_old() -> None:
+def test_a_view_is_dropped_when_its_first_scan_is_too_old() -> None:
     buffer = driven(4500, submap_m=8.0)  # three scans each: 0-2, 3-5, 6-8, 9-11
     assert [len(group.scans) for group in buffer.recent()] == [3, 3, 3]
     assert buffer.recent()[0].scans[0].travelled == 3.0

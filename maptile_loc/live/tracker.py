@@ -159,7 +159,8 @@ class Tracker:
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
         everywhere = (
-            (_, carried(one, steps, self._settings.fuse)) for _, one in job.found.result()
+            (found, carried(aligned, steps, self._settings.fuse))
+            for found, aligned in job.found.result()
         )
         used = self._settle(everywhere, job.doubted, off_map)
         if used is not None:

@@ -52,14 +52,9 @@ class Group:
     scans: list[KeptScan]
     view: View | None = None
 
-    @property
-    def middle_m(self) -> float:
-        """Metres travelled halfway from the first scan to the last."""
-        return (self.scans[0].travelled + self.scans[-1].travelled) / 2
-
     def since(self, travelled: float) -> Group:
         """The scans from some metres of travel on."""
-        if self.scans and self.scans[0].travelled >= travelled:
+        if self.scans[0].travelled >= travelled:
             return self
         return Group([scan for scan in self.scans if scan.travelled >= travelled])
 
@@ -151,17 +146,13 @@ class ScanBuffer:
             self._keep(new)
 
     def _drop(self, since_m: float) -> None:
-        """Drop old scans: those of a view all at once, when half of its travel is too old."""
-        while self._groups:
+        """Drop old scans: those of a view all at once."""
+        while self._groups and self._groups[0].scans[0].travelled < since_m:
             first = self._groups[0]
-            if first.view is None:
-                while first.scans and first.scans[0].travelled < since_m:
-                    first.scans.pop(0)
-                if first.scans:
-                    return
-            elif first.middle_m >= since_m:
-                return
-            self._groups.popleft()
+            if first.view is None and len(first.scans) > 1:
+                first.scans.pop(0)
+            else:
+                self._groups.popleft()
 
     def _keep(self, new: KeptScan) -> None:
         """Append a scan to the last group, or begin one."""
@@ -194,7 +185,8 @@ class ScanBuffer:
         """Drop all scans but those of the last metres of travel."""
         if self._last is not None:
             since = self._last.travelled - last_m
-            self._groups = deque(group.since(since) for group in self._groups)
+            groups = (group.since(since) for group in self._groups)
+            self._groups = deque(group for group in groups if group.scans)
 
     def tile(self, rotation: float, last_m: float = math.inf) -> QueryTile:
         """The tile around the vehicle at the last scan.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -197,7 +196,8 @@ def turned(
         rim = _rim(evidence.images) // k
         images = _turned_images(images, c, s, rim * k)
     inner = slice(rim, side - rim)
-    channels[:, : len(CELL_CHANNELS), inner, inner] = _block_sums(images, k)
+    sums = torch.nn.functional.avg_pool2d(images, k, divisor_override=1)
+    channels[:, : len(CELL_CHANNELS), inner, inner] = sums
     xy = torch.from_numpy(evidence.path).to(device)
     column = torch.floor((c[:, None] * xy[:, 0] - s[:, None] * xy[:, 1]) / resolution + side / 2)
     row = torch.floor(side / 2 - (s[:, None] * xy[:, 0] + c[:, None] * xy[:, 1]) / resolution)
@@ -240,15 +240,6 @@ def _turned_images(
     grid = torch.stack([c * x - s * y, s * x + c * y], -1)
     every = images.expand(len(grid), -1, -1, -1)
     return torch.nn.functional.grid_sample(every, grid, align_corners=False)
-
-
-def _block_sums(images: torch.Tensor, k: int) -> torch.Tensor:
-    """(..., S, S) -> (..., S / k, S / k) sums of blocks."""
-    sums = images[..., ::k, ::k].clone()
-    for row, column in itertools.product(range(k), range(k)):
-        if row + column > 0:
-            sums += images[..., row::k, column::k]
-    return sums
 
 
 def _path_values(path: F32, path_m: float) -> F32:
