@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from data_prep.errors import MaptileError
 
@@ -30,15 +31,44 @@ def pick_device(device: str) -> str:
 
 @contextmanager
 def at_most(threads: int) -> Iterator[None]:
-    """Context manager that limits torch's threads on the CPU.
+    """Context manager that limits the threads of torch and of numpy's linear algebra on the CPU.
 
     Threads of one computation wait for each other, so one without a core delays all.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, threads)))
+    count = max(1, min(before, threads))
+    with threadpool_limits(count, "blas"):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+_LOCK = threading.Lock()
+_LIMIT = ExitStack()
+_inside = 0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Context manager that gives each computation of this process one thread.
+
+    The limit is the process's, not this thread's: of contexts that overlap, the last one to end
+    lifts it.
+    """
+    global _inside
+    with _LOCK:
+        if _inside == 0:
+            _LIMIT.enter_context(at_most(1))
+        _inside += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _LOCK:
+            _inside -= 1
+            if _inside == 0:
+                _LIMIT.close()

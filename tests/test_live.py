@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from made import ListedScans, blocks_raster, seen_walls
 from scipy.spatial.transform import Rotation
 from test_localize import DRIVE, SETTINGS, START, STEP
+from threadpoolctl import threadpool_info
 
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.errors import MaptileError
@@ -336,6 +338,24 @@ def test_an_answer_from_before_a_gap_is_dropped() -> None:
             if localizer._tracker.searching:
                 wait_for(lambda: localizer._tracker._job.found.done())
     assert np.hypot(*(fix.pose[:2] - elsewhere[7])) < 3.0
+
+
+def test_computations_have_one_thread_until_the_last_vehicle_is_closed() -> None:
+    def threads() -> set[int]:
+        return {torch.get_num_threads(), *(one["num_threads"] for one in threadpool_info())}
+
+    queries, before = Queries(12.0, 8.0, True, UNKNOWN), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = Localizer.on(ENGINE, queries, SETTINGS)
+        with Localizer.on(ENGINE, queries, SETTINGS):
+            first.close()
+            assert threads() == {1}
+        assert torch.get_num_threads() == 2
+        with Localizer.on(ENGINE, queries, SETTINGS, background=False):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def wait_for(done) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -15,7 +15,7 @@ from data_prep.city.folder import City, open_city
 from data_prep.drive import MAX_HEADING_AGE_NS, HeadingTrack, ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3, wrap_angle
-from maptile_loc.device import at_most, pick_device
+from maptile_loc.device import one_thread, pick_device
 from maptile_loc.fuse.filter import NOTHING, estimates
 from maptile_loc.live.shared import shared_search
 from maptile_loc.live.tracker import Answer, Tracker
@@ -60,7 +60,8 @@ class Localizer:
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         labels: Name of the table of the points' labels; None: labels are ignored.
         background: Whether searches of the whole map run beside, so that a push never waits for
-            one. With False, the same pushes give the same fixes, to the last bit.
+            one; each computation of the process then has one thread until ``close``. With False,
+            the same pushes give the same fixes, to the last bit.
         device: "auto", "cpu" or "cuda".
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
@@ -123,7 +124,10 @@ class Localizer:
     ) -> None:
         if odometry not in ("auto", "lidar", "pushed"):
             raise MaptileError(f"odometry {odometry!r}: there are auto, lidar and pushed")
-        self._engine, self._settings, self._background = engine, settings, background
+        self._engine, self._settings = engine, settings
+        self._limit = ExitStack()
+        if background:  # a search that runs beside has a core of its own
+            self._limit.enter_context(one_thread())
         self.queries = queries
         """How queries are made."""
         self._convergence = engine.raster.convergence
@@ -169,6 +173,7 @@ class Localizer:
     def close(self) -> None:
         """Stop what runs beside."""
         self._tracker.close()
+        self._limit.close()
 
     def add_odometry(self, t_ns: int, pose: Array, restart: bool = False) -> None:
         """Push the odometry's pose at a time.
@@ -228,12 +233,7 @@ class Localizer:
         Returns:
             The vehicle's motion at the scan; None where it is unknown.
         """
-        # A search that runs beside has a core of its own.
-        with at_most(1) if self._background else nullcontext():
-            return self._push(scan, self._check(scan))
-
-    def _push(self, scan: ScanBlock, t_ns: int) -> Motion | None:
-        """Push a scan of time ``t_ns``."""
+        t_ns = self._check(scan)
         if self._own is not None:
             self._register(scan)
         motion = self._poses.at(t_ns)
