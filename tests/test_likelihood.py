@@ -357,7 +357,7 @@ def scores_by_transform(fields, evidence, turns, rows, columns):
     channels = torch.from_numpy(fields.channels)
     side = evidence.images.shape[-1]
     correlator = Correlator(channels, side, rows, columns, CPU)
-    result = torch.zeros(len(turns), correlator.spectra.shape[1], *[correlator.block - side] * 2)
+    result = torch.zeros(len(turns), len(correlator.spectra), *[correlator.block - side] * 2)
     for start, blocks, scores in correlator.scores(turned(evidence, turns, fields.resolution, CPU)):
         result[start : start + len(scores), blocks] = scores
     return torch.stack([correlator.whole(one) for one in result]).numpy()

@@ -59,14 +59,15 @@ def test_scores_equal_brute_force(shape, side, rows, columns):
     np.testing.assert_allclose(found, brute_force(fields, tiles, rows, columns), atol=1e-3)
 
 
-@pytest.mark.parametrize(("turns", "blocks"), [(1, 1), (3, 2), (4, 64)])
-def test_scores_do_not_depend_on_the_size_of_parts(monkeypatch, turns, blocks):
-    monkeypatch.setattr(spectra, "TURNS", turns)
-    monkeypatch.setattr(spectra, "BLOCKS", blocks)
+@pytest.mark.parametrize("few", [1, 2, 3, 64])
+def test_scores_do_not_depend_on_the_size_of_parts(monkeypatch, few):
+    """With 6 blocks and 7 turns, the last part is smaller than the others, or the only one."""
+    monkeypatch.setattr(spectra, "PART", (32 * few) ** 2)
     rng = np.random.default_rng(7)
     fields = rng.normal(size=(2, 45, 60)).astype(np.float32)
     tiles = rng.normal(size=(7, 2, 6, 6)).astype(np.float32)
     correlator = Correlator(torch.from_numpy(fields), 6, (0, 45), (0, 60), CPU)
-    assert correlator.grid[0] * correlator.grid[1] > 4
+    assert correlator.block == 32
+    assert correlator.grid == (2, 3)
     expected = brute_force(fields, tiles, (0, 45), (0, 60))
     np.testing.assert_allclose(all_scores(correlator, tiles), expected, atol=1e-3)

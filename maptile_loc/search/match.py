@@ -257,7 +257,7 @@ class Matcher:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(R, C) highest score of all turns at each position, and the index of that turn."""
         side = correlator.block - correlator.side
-        shape = (correlator.spectra.shape[1], side, side)
+        shape = (len(correlator.spectra), side, side)
         best = torch.full(shape, -math.inf, device=self.device)
         which = torch.zeros(shape, dtype=torch.long, device=self.device)
         prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)

@@ -26,9 +26,12 @@ from data_prep.geometry import Array, rotate, wrap_angle
 from maptile_loc.score.channels import GROUPS, Group
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
-from maptile_loc.search.engine.spectra import TURNS, Correlator
+from maptile_loc.search.engine.spectra import Correlator
 
 Ints = NDArray[np.int_]
+
+TURNS = 16
+"""Turns that are bounded at a time."""
 
 SECTORS = 8
 """Sectors of directions. Evidence whose directions lie in one sector is bounded together."""

@@ -25,6 +25,7 @@ from maptile_loc.search.engine.hypotheses import (
     refined,
 )
 from maptile_loc.search.engine.settings import SearchSettings
+from maptile_loc.search.engine.spectra import correlated, spectra
 from maptile_loc.types import Candidates, QueryTile
 
 PAIRS = 64
@@ -139,7 +140,7 @@ class NearSearch:
         turns: Array,
         log_prior: Array,
         reach_rad: float = np.pi,
-        spectra: Iterable[torch.Tensor] | None = None,
+        parts: Iterable[torch.Tensor] | None = None,
     ) -> Squares:
         """The scores of all positions in the square around each start.
 
@@ -149,17 +150,17 @@ class NearSearch:
             turns: (T,) radians.
             log_prior: (T,) log-probability of each.
             reach_rad: Radians.
-            spectra: What ``spectra`` returns for these starts, in parts; None: they are computed.
+            parts: What ``spectra`` returns for these starts, in parts; None: they are computed.
         """
         fields = self._grid(wide := self.is_wide(turns))
         first, reach = self._first(fields, starts)
         count = 2 * reach + 1
         tried = _tried(starts[:, 2], turns, reach_rad)
-        if spectra is None:
+        if parts is None:
             some = max(1, PAIRS // tried.shape[1])
-            parts = np.split(first, range(some, len(first), some))
-            spectra = (self._spectra(fields, part, count) for part in parts)
-        best, which = self._best(fields, count, evidence, turns, log_prior, tried, spectra)
+            cut = np.split(first, range(some, len(first), some))
+            parts = (self._spectra(fields, part, count) for part in cut)
+        best, which = self._best(fields, count, evidence, turns, log_prior, tried, parts)
         shape = len(starts), count, count
         return Squares(
             best.reshape(shape),
@@ -176,9 +177,7 @@ class NearSearch:
         return len(turns) > self.settings.few_turns
 
     def spectra(self, starts: Array, wide: bool) -> torch.Tensor:
-        """(F, K, C) spectra of the fields in the square around each of (K, 3) starts.
-
-        The F frequencies are those of the transform of a block of B x B cells, B (B // 2 + 1).
+        """(K, C, f, B) spectra of the fields in the square around each of (K, 3) starts.
 
         Args:
             starts: As for ``candidates``.
@@ -206,7 +205,7 @@ class NearSearch:
     def _spectra(self, fields: LikelihoodFields, first: Ints, count: int) -> torch.Tensor:
         side, block = self._block(fields, count)
         cut = torch.from_numpy(_cut(fields.channels, first - side // 2, block))
-        return _by_frequency(torch.fft.rfft2(cut.to(self.device)).transpose(0, 1))
+        return spectra(cut.to(self.device), block)
 
     def _chance(self, found: Squares, peak: Ints, wall_m2: float) -> Chance:
         """What the tile reaches by chance in squares, away from its best position."""
@@ -235,7 +234,7 @@ class NearSearch:
         turns: Array,
         log_prior: Array,
         tried: Ints,
-        spectra: Iterable[torch.Tensor],
+        parts: Iterable[torch.Tensor],
     ) -> tuple[Array, Ints]:
         """(K, count^2) best scores of K squares, and their turns.
 
@@ -246,7 +245,7 @@ class NearSearch:
             turns: (T,) radians.
             log_prior: (T,) log-probability of each.
             tried: (K, n) indices of the turns that are tried in each square.
-            spectra: Of the squares, in parts.
+            parts: Of the squares, spectra in parts.
         """
         _, block = self._block(fields, count)
         same = bool((tried == tried[0]).all())
@@ -255,29 +254,21 @@ class NearSearch:
         else:
             used, index = np.unique(tried, return_inverse=True)
         tiles = turned(evidence, turns[used], fields.resolution, self.device)
-        # The rows below the tile are 0, and so are their transforms along the row. The inverse
-        # transform of the conjugate is the conjugate of the transform.
-        rows = torch.fft.rfft(tiles, n=block).conj_physical_()
-        spectrum = _by_frequency(torch.fft.ifft(rows, n=block, dim=-2, norm="forward"))
+        turned_tiles = spectra(tiles, block).conj_physical_()
         prior = torch.tensor(log_prior[tried], dtype=torch.float32, device=self.device)
         pick = torch.from_numpy(index.reshape(tried.shape)).to(self.device)
         best, which, start = [], [], 0
-        for part in spectra:
-            sizes = _runs(tried[start : start + part.shape[1]])
-            for squares in torch.split(part, sizes, 1):
-                at = slice(start, start := start + squares.shape[1])
-                tile = spectrum if same else spectrum[:, :, pick[at.start]]
-                scores = _correlated(squares, tile, block, count) + prior[at, :, None, None]
-                value, turn = scores.max(1)
+        for part in parts:
+            sizes = _runs(tried[start : start + len(part)])
+            for squares in torch.split(part, sizes):
+                at = slice(start, start := start + len(squares))
+                tile = turned_tiles if same else turned_tiles[pick[at.start]]
+                scores = correlated(squares, tile, count).transpose(0, 1)
+                value, turn = (scores + prior[at, :, None, None]).max(1)
                 best.append(value.flatten(1))
                 which.append(pick[at].gather(1, turn.flatten(1)))
         highest = torch.cat(best).cpu().numpy().astype(np.float64)
         return highest, used[torch.cat(which).cpu().numpy()]
-
-
-def _by_frequency(spectra: torch.Tensor) -> torch.Tensor:
-    """(A, B, R, W) spectra -> (R W, B, A): a matrix per frequency."""
-    return spectra.flatten(2).permute(2, 1, 0).contiguous()
 
 
 def _runs(tried: Ints) -> list[int]:
@@ -289,22 +280,6 @@ def _runs(tried: Ints) -> list[int]:
     most = max(1, PAIRS // tried.shape[1])
     alike = (len(list(same)) for _, same in itertools.groupby(map(tuple, tried)))
     return [min(most, count - at) for count in alike for at in range(0, count, most)]
-
-
-def _correlated(squares: torch.Tensor, tiles: torch.Tensor, block: int, count: int) -> torch.Tensor:
-    """(K, n, count, count) scores of n turned tiles in K squares, summed over the channels.
-
-    Args:
-        squares: (F, K, C) spectra.
-        tiles: (F, C, n) conjugated spectra.
-        block: Cells along a side of what was transformed.
-        count: Positions along a square's side.
-    """
-    product = torch.bmm(squares, tiles).permute(1, 2, 0)
-    product = product.reshape(*product.shape[:2], block, block // 2 + 1)
-    # Only the first positions are wanted of each column, and then of each row.
-    columns = torch.fft.ifft(product, dim=-2)[..., :count, :]
-    return torch.fft.irfft(columns, n=block)[..., :count]
 
 
 def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
