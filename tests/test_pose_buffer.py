@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from data_prep.drive import PoseTrack
 from data_prep.errors import MaptileError
@@ -43,6 +44,21 @@ def test_between_two_poses_it_agrees_with_the_track(seed: int, share: float) -> 
     np.testing.assert_allclose(found.pose, poses.at(np.array([t_ns]))[0], atol=1e-9)
     travelled = np.interp(t_ns - START, poses.t_ns - START, poses.travelled())
     assert found.travelled == pytest.approx(travelled, abs=1e-6)
+
+
+@given(st.integers(0, 1000))
+def test_all_rotations_are_interpolated_as_by_the_track(seed: int) -> None:
+    """Also those by about half a turn, around any axis."""
+    some = track(seed, count=8)
+    rotations = Rotation.random(8, np.random.default_rng(seed))
+    poses = some.poses.copy()
+    poses[:, :3, :3] = (rotations[0] ** 0.1 * rotations).as_matrix()
+    poses[1::2, :3, :3] = (Rotation.from_rotvec([0.3, 0.0, 0.1]) * rotations[::2]).as_matrix()
+    turning = PoseTrack(some.t_ns, poses, some.segment)
+    t_ns = (turning.t_ns[:-1] + turning.t_ns[1:]) // 2
+    expected, buffer = turning.at(t_ns)[::2], pushed(turning)
+    found = [buffer.at(int(one)).pose for one in t_ns[::2]]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_a_steady_motion_goes_on_after_the_last_pose() -> None:

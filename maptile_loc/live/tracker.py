@@ -88,7 +88,7 @@ class Tracker:
         self.contradicted_m: float | None = None
         """Metres of travel by whose scans the last call gave up a position; None: it did not."""
         self.tile: QueryTile | None = None
-        """The tile of the last query."""
+        """The tile of the last query; None if it was not needed."""
 
     @property
     def searching(self) -> bool:
@@ -115,8 +115,11 @@ class Tracker:
         self.contradicted_m = None
         found, fixes, tracked = NO_FIXES.candidates, NO_FIXES, False
         near = self._near()
-        self.tile = make_tile(np.inf)
         off_map = near is not None and not self._on_map(near[0])
+        if self._job is not None and (near is None or off_map):
+            self.tile, self.wall_m2 = None, 0.0  # nothing to do before the search has ended
+            return Answer(found, fixes, tracked, self._own_belief())
+        self.tile = make_tile(np.inf)
         if near is not None and not off_map:
             found, fixes = self._search(self.tile, near)
             tracked = True
