@@ -124,10 +124,14 @@ class Tracker:
             found, fixes = self._search(self.tile, near)
             tracked = True
             self._compare(fixes, metres)
+        elif self._doubtful_m > 0:
+            self._doubtful_m += metres
         if self._whole_map(tracked, off_map, at):
-            doubted = tracked and self._doubtful_m > self._settings.track.doubt_m
-            # After a jump, only the last metres show where the vehicle is.
-            tiles = [make_tile(self._doubtful_m), self.tile] if doubted else [self.tile]
+            doubted = near is not None and self._doubtful_m > self._settings.track.doubt_m
+            tiles = [self.tile]
+            if doubted and self._doubtful_m < self._queries.submap_m:
+                # After a jump, only the last metres show where the vehicle is.
+                tiles.insert(0, make_tile(self._doubtful_m))
             if self._background:
                 self._start(tiles, at, doubted)
             else:
@@ -250,14 +254,16 @@ class Tracker:
             doubted: Whether the queries before contradict the predicted position.
             off_map: Whether this position is off the map.
         """
+        track = self._settings.track
+        likely = track.elsewhere_in_doubt if doubted else track.elsewhere
         for number, (found, aligned) in enumerate(everywhere):
-            fixes = self._believed(aligned, off_map)
+            fixes = self._believed(aligned, off_map and not doubted)
             away, probability = self._best(fixes.candidates)
-            if away > self._settings.track.near_m and probability > self._settings.track.elsewhere:
+            if away > track.near_m and probability > likely:
                 self._contradict(probability)
             if self.contradicted_m is not None or not doubted:
                 return found, fixes
-            if number == 0 and away <= self._settings.track.near_m:
+            if number == 0 and away <= track.near_m:
                 # The best position of the whole map would hardly be this one by chance.
                 self._doubtful_m = 0.0
                 return None
@@ -296,11 +302,12 @@ class Tracker:
     def _whole_map(self, tracked: bool, off_map: bool, at: Motion) -> bool:
         """Whether a query searches the whole map, after what it found near the predictions."""
         track, metres = self._settings.track, at.travelled - self._searched_m
-        if off_map:
-            return metres > track.off_map_m
-        unsure = self._filter.belief().score < self._settings.fuse.trust
+        if not tracked and not off_map:
+            return True
+        unsure = tracked and self._filter.belief().score < self._settings.fuse.trust
         doubtful = unsure or self._doubtful_m > track.doubt_m
-        return not tracked or metres > (track.doubt_m if doubtful else track.again_m)
+        usual = track.off_map_m if off_map else track.again_m
+        return metres > (track.doubt_m if doubtful else usual)
 
     def _start(self, tiles: list[QueryTile], at: Motion, doubted: bool) -> None:
         """Start a search of the whole map beside, unless one runs."""

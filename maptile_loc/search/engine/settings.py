@@ -80,6 +80,7 @@ class TrackSettings(Settings):
             the vehicle is not localized, that far apart are the searches of the whole map.
         elsewhere: If one of these searches finds another position with this probability, by the
             query alone, the vehicle is at the predicted one only with what this leaves over.
+        elsewhere_in_doubt: The same, where the queries before are in doubt.
         off_map_m: Metres of travel between searches of the whole map while the predicted position
             is off it, or too near to its edge.
         again_m: Metres of travel after which the whole map is searched in any case.
@@ -96,5 +97,6 @@ class TrackSettings(Settings):
     suspect_m: NotNegative = 0.0
     doubt_m: NotNegative = 15.0
     elsewhere: Fraction = 0.9
+    elsewhere_in_doubt: Fraction = 0.5
     off_map_m: NotNegative = 100.0
     again_m: Positive = 1000.0
