@@ -53,7 +53,7 @@ class SearchSettings(Settings):
     chance: Fraction = 0.0003
     chance_squares: Count = 20
     scale_per_root_wall: Positive = 0.35
-    scale_squares: Positive = 5.0
+    scale_squares: Positive = 20.0
     temper: Fraction = 0.85
     per_wall_m2: float = 1.2
     per_wall_std: Positive = 0.25
