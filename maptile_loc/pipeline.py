@@ -46,6 +46,7 @@ from maptile_loc.types import (
     Localization,
     Queries,
     QueryTile,
+    candidate_table,
 )
 
 SHOWN_TILES = 12
@@ -246,6 +247,7 @@ def localize(
         tiles=kept,
         raster=engine.raster,
         blind=int(blind.sum()),
+        candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
         notes=tiles.drive.notes,
     )

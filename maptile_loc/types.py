@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -141,6 +141,21 @@ class Candidates(NamedTuple):
     log_scores: Array
 
 
+def candidate_table(found: Sequence[Candidates]) -> Array:
+    """The candidates of Q queries as one array, best first.
+
+    Returns:
+        (Q, K, 4) float64 east, north (metres), heading (radians), log-score; NaN where a query has
+        fewer than K.
+    """
+    most = max((len(one.poses) for one in found), default=0)
+    table = np.full((len(found), most, 4), np.nan)
+    for row, one in zip(table, found, strict=True):
+        order = np.argsort(-one.log_scores, kind="stable")
+        row[: len(order)] = np.column_stack([one.poses, one.log_scores])[order]
+    return table
+
+
 class Fixes(NamedTuple):
     """The aligned candidates of one query.
 
@@ -235,6 +250,8 @@ class Localization:
             ``city_content_hash``, ``format``, ``sensors``, ``method``, ...
         tracked: (Q,) bool: the query was searched near its predicted pose only; None: none was.
         blind: Number of queries whose submap has no points.
+        candidates: (Q, K, 4) float64, the aligned candidates of each query by itself, as from
+            ``candidate_table``; None if unknown.
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
     """
@@ -250,6 +267,7 @@ class Localization:
     record: Mapping[str, Any] = field(default_factory=dict)
     tracked: NDArray[np.bool_] | None = None
     blind: int = 0
+    candidates: Array | None = None
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
 

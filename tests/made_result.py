@@ -105,6 +105,7 @@ def random_localization(raster: MapRaster, count: int, seed: int) -> Localizatio
         raster,
         RECORD,
         blind=2,
+        candidates=rng.normal(size=(count, 5, 4)),
         notes=("a note",),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from made import blocks_raster
@@ -13,6 +14,7 @@ from made_result import estimates, localization, path, times, truth_track, write
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
+from maptile_loc.cli.evaluate import command as evaluate_command
 from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.metrics import (
     chance,
@@ -23,7 +25,8 @@ from maptile_loc.report.metrics import (
     reliability,
     truth_in_map,
 )
-from maptile_loc.types import Estimates
+from maptile_loc.report.recall import recall_at_n
+from maptile_loc.types import Candidates, Estimates, candidate_table
 
 FIGURES = {
     *("frames", "localized", "recall_1m", "recall_2m", "recall_5m", "recall_10m", "median_m"),
@@ -37,7 +40,7 @@ OF_LOCALIZED = (
 )
 ONCE = {
     *("stages", "bias_removed", "map_bias_m", "query_seconds_median", "search_area_km2"),
-    *("outside_queries", "outside_localized", "notes"),
+    *("outside_queries", "outside_localized", "notes", "recall_at_n", "radii_m"),
 }
 
 
@@ -75,6 +78,50 @@ def test_known_errors_give_known_metrics(raster):
     assert metrics["search_area_km2"] == raster.area_km2
     assert (metrics["outside_queries"], metrics["outside_localized"]) == (0, 0)
     assert metrics["notes"] == []
+
+
+def test_recall_at_n_counts_the_nearest_of_the_best_candidates(raster):
+    """Of 4 queries, the right candidate is the 1st, the 3rd, the 7th, and missing."""
+    poses = path(raster, 4)
+    far = np.tile(poses[:, None] + [40.0, 0.0, 0.0], (1, 8, 1))
+    far[0, 0], far[1, 2], far[2, 6] = poses[0] + [0.5, 0, 0], poses[1] + [0, 4, 0], poses[2]
+    scores = np.tile(-np.arange(8.0), (4, 1))[..., None]
+    found = replace(localization(raster, poses), candidates=np.concatenate([far, scores], 2))
+    recall = evaluate(found, truth_track(raster, times(4), poses))["recall_at_n"]
+    assert set(recall) == {"1", "5", "10", "50"}
+    assert [recall[n]["recall_1m"] for n in ("1", "5", "10", "50")] == [0.25, 0.25, 0.5, 0.5]
+    assert [recall[n]["recall_5m"] for n in ("1", "5", "10", "50")] == [0.25, 0.5, 0.75, 0.75]
+    assert recall["50"]["recall_25m"] == 0.75
+
+
+def test_a_query_without_candidates_is_a_miss(raster):
+    poses = path(raster, 2)
+    some = np.full((2, 3, 4), np.nan)
+    some[0, 0] = [*poses[0], -0.1]
+    truth = truth_track(raster, times(2), poses)
+    for candidates, share in ((some, 0.5), (some[:, :0], 0.0)):
+        found = replace(localization(raster, poses), candidates=candidates)
+        recall = evaluate(found, truth)["recall_at_n"]
+        assert {one["recall_1m"] for one in recall.values()} == {share}
+
+
+@given(st.integers(0, 1000))
+def test_recall_at_n_grows_with_n_and_with_the_distance(seed):
+    rng = np.random.default_rng(seed)
+    candidates, truth = rng.normal(0, 8, (20, 12, 4)), rng.normal(0, 8, (20, 3))
+    candidates[rng.random((20, 12)) < 0.3] = np.nan
+    recall = recall_at_n(candidates, truth, rng.random(20) < 0.9)
+    table = np.array([list(one.values()) for one in recall.values()])
+    assert (np.diff(table, axis=0) >= 0).all()
+    assert (np.diff(table, axis=1) >= 0).all()
+
+
+def test_candidates_are_put_into_one_table_best_first():
+    few = Candidates(np.array([[1.0, 2.0, 0.1], [3.0, 4.0, 0.2]]), np.array([-2.0, -1.0]))
+    none = Candidates(np.zeros((0, 3)), np.zeros(0))
+    table = candidate_table([few, none])
+    expected = [[[3.0, 4.0, 0.2, -1.0], [1.0, 2.0, 0.1, -2.0]], [[np.nan] * 4] * 2]
+    np.testing.assert_array_equal(table, expected)
 
 
 def test_errors_do_not_depend_on_the_localized_flag(raster):
@@ -283,6 +330,20 @@ def run_folder(raster, tmp_path):
     found = localization(raster, estimate, record=run | {"sensors": None})
     write_result(found, tmp_path / "o")
     return tmp_path / "o"
+
+
+def test_recall_is_given_for_more_radii_where_asked(run_folder):
+    """All errors are 1.25 m, but one pose is missing."""
+    metrics = evaluate_run(run_folder, (1.2, 1.3))
+    figures = metrics["stages"]["aligned"]
+    assert (figures["recall_1.2m"], figures["recall_1.3m"], figures["recall_2m"]) == (0, 0.95, 0.95)
+    assert metrics["radii_m"] == [1, 1.2, 1.3, 2, 5, 10]
+    shown = CliRunner().invoke(evaluate_command, [str(run_folder), "--radii", "1.3"])
+    assert "<=1.3m %" in shown.output
+    for wrong in ("near", "-1", "nan", ""):
+        assert (
+            CliRunner().invoke(evaluate_command, [str(run_folder), "--radii", wrong]).exit_code == 2
+        )
 
 
 def test_evaluate_run_writes_what_it_returns(run_folder):

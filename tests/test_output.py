@@ -68,7 +68,7 @@ def test_everything_but_the_tiles_is_read_back_bit_for_bit(raster, tmp_path, see
             expected, found = getattr(stage, field), getattr(back.stages[name], field)
             assert expected.dtype == found.dtype
             np.testing.assert_array_equal(expected, found)
-    for field in ("frame", "t_ns", "query_seconds", "final", "search_area_km2"):
+    for field in ("frame", "t_ns", "query_seconds", "candidates", "final", "search_area_km2"):
         np.testing.assert_array_equal(getattr(result, field), getattr(back, field))
     tile, found_tile = result.tiles[3], back.tiles[3]
     assert (tile.resolution, tile.rotation) == (found_tile.resolution, found_tile.rotation)

@@ -15,6 +15,7 @@ from data_prep.errors import MaptileError
 from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import evaluate_queries
+from maptile_loc.report.page.candidate_chart import candidate_chart
 from maptile_loc.report.page.html_report import overview_png, write_report
 from maptile_loc.report.page.page import render
 from maptile_loc.report.pictures import (
@@ -134,6 +135,23 @@ def test_the_page_evaluates_first_and_shows_those_figures(folder):
     np.testing.assert_allclose(np.delete(off, 3), np.delete(expected, 3), atol=2e-3)
     assert np.isnan(off[3])
     assert data["stages"]["aligned"]["ok"] == [int(i not in (3, 7)) for i in range(30)]
+
+
+def test_the_page_shows_recall_over_the_number_of_candidates(raster):
+    """The right candidate is the third of 6 for half of the queries, and missing for the others."""
+    poses = path(raster, 4)
+    candidates = np.tile(poses[:, None] + [90.0, 0, 0], (1, 6, 1))
+    candidates[:2, 2] = poses[:2]
+    candidates = np.concatenate([candidates, np.zeros((4, 6, 1))], 2)
+    chart = candidate_chart(candidates, poses, np.ones(4, bool))
+    lines = re.findall(r'points="([^"]+)"', chart)
+    assert len(lines) == 5
+    y = np.array([[float(xy.split(",")[1]) for xy in line.split()] for line in lines])
+    low, half = y[0, 0], y[0, -1]
+    np.testing.assert_allclose(y, np.tile([low] * 2 + [half] * 4, (5, 1)))
+    assert half < low  # up
+    assert candidate_chart(None, poses, np.ones(4, bool)) == ""
+    assert candidate_chart(candidates, poses, np.zeros(4, bool)) == ""
 
 
 def test_the_map_in_the_page_has_the_extent_of_the_raster(folder, raster):

@@ -11,9 +11,12 @@ from maptile_loc.cli.parts import console, options
 
 @click.command()
 @click.argument("out", type=options.PATH)
-def command(out: Path) -> None:
+@click.option(
+    "--radii", type=options.Numbers("M,..."), default=(), help="More errors to give recall for."
+)
+def command(out: Path, radii: tuple[float, ...]) -> None:
     """Compare the result in OUT with the drive's truth, and write OUT/metrics.json."""
     from maptile_loc.report.files import evaluate_run
 
-    click.echo(str(evaluate_run(out)))
+    click.echo(str(evaluate_run(out, radii)))
     console.say_next("report", out)

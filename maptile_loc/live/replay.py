@@ -24,7 +24,7 @@ from maptile_loc.pipeline import (
     best_candidates,
     coarse_fixes,
 )
-from maptile_loc.types import Localization, Queries, QueryTile
+from maptile_loc.types import Localization, Queries, QueryTile, candidate_table
 
 SCANS_AT_ONCE = 8
 """Scans that are read at a time."""
@@ -234,6 +234,7 @@ def _gathered(
         raster=engine.raster,
         tracked=np.array([answer.tracked for answer in answers]),
         blind=sum(answer.blind for answer in answers),
+        candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
         notes=drive.notes,
     )

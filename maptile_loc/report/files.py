@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -139,16 +139,21 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         record=run,
         tracked=queries.tracked,
         blind=queries.blind,
+        candidates=queries.candidates,
         settings=_read_settings(folder / "settings.yaml"),
         notes=notes,
     )
 
 
-def evaluate_run(folder: Path) -> Metrics:
+def evaluate_run(folder: Path, radii_m: Sequence[float] = ()) -> Metrics:
     """Evaluate the result in ``folder`` against its drive's truth.
 
     Writes ``metrics.json`` and ``errors.csv`` (per stage and query: truth in the map frame, errors,
     and whether the query counts) beside the result.
+
+    Args:
+        folder: The result.
+        radii_m: More position errors for which recall is given, metres.
 
     Raises:
         MaptileError: No result is there; its city or drive is gone; the drive has no truth, or
@@ -167,7 +172,7 @@ def evaluate_run(folder: Path) -> Metrics:
             f"{run['drive']}: the drive has no truth to evaluate against; "
             "its trajectory stands without metrics"
         )
-    evaluation = evaluate_queries(found, drive.truth)
+    evaluation = evaluate_queries(found, drive.truth, radii_m)
     comparison = evaluation.comparison
     if len(found.t_ns) and not (comparison.counted | comparison.outside).any():
         raise MaptileError(
@@ -274,6 +279,8 @@ def _write_queries(found: Localization, path: Path) -> None:
         "blind": np.array(found.blind),
         "tracked": np.zeros(len(found.t_ns), bool) if found.tracked is None else found.tracked,
     }
+    if found.candidates is not None:
+        arrays["candidates"] = found.candidates
     for query, tile in found.tiles.items():
         channels = np.stack([tile.wall, tile.ground, tile.observed])
         arrays[f"tile_{query}"] = np.round(np.clip(channels, 0, 1) * TILE_LEVELS).astype(np.uint8)
@@ -291,6 +298,7 @@ class _StoredQueries(NamedTuple):
     seconds: Array
     blind: int
     tracked: NDArray[np.bool_] | None
+    candidates: Array | None
     tiles: dict[int, QueryTile]
 
 
@@ -312,6 +320,12 @@ def _read_queries(path: Path) -> _StoredQueries:
                     )
             blind = int(arrays["blind"]) if "blind" in arrays else 0
             tracked = arrays["tracked"].astype(bool) if "tracked" in arrays else None
-            return _StoredQueries(arrays["query_seconds"], blind, tracked, tiles)
+            seconds, candidates = arrays["query_seconds"], arrays.get("candidates")
+            if candidates is not None and (candidates.ndim, candidates.shape[::2]) != (
+                3,
+                (len(seconds), 4),
+            ):
+                raise ValueError(f"candidates of shape {candidates.shape}")
+            return _StoredQueries(seconds, blind, tracked, candidates, tiles)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None

@@ -7,7 +7,7 @@ query without a pose is a miss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from data_prep.city.raster import MapRaster
 from data_prep.drive import Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
+from maptile_loc.report.recall import recall_at_n
 from maptile_loc.types import Estimates, Localization
 
 RECALL_M = (1, 2, 5, 10)
@@ -80,9 +81,11 @@ class Metrics(dict[str, Any]):
         protection levels that hold the error), ``median_protection_m`` (of those called localized);
         of a live run, the stages of ``ALONE`` have ``tracked``, the share of queries that were
         searched near their predicted pose only: such figures do not compare with others;
-        ``map_bias_m`` (east, north), ``query_seconds_median``, ``search_area_km2``,
-        ``outside_queries``, ``outside_localized``; ``notes``, lines for the user. None is unknown:
-        no query counts, or a median falls on a query without a pose.
+        ``recall_at_n``, as ``recall.recall_at_n`` (empty if the candidates are unknown);
+        ``radii_m``, the errors for which recall is given; ``map_bias_m`` (east, north),
+        ``query_seconds_median``, ``search_area_km2``, ``outside_queries``, ``outside_localized``;
+        ``notes``, lines for the user. None is unknown: no query counts, or a median falls on a
+        query without a pose.
     """
 
     def __str__(self) -> str:
@@ -116,10 +119,19 @@ def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
     return evaluate_queries(found, truth).metrics
 
 
-def evaluate_queries(found: Localization, truth: TruthTrack) -> Evaluation:
-    """Return the metrics of a localized drive, with the truth and the errors of every query."""
-    comparison = compare(found, truth)
-    return Evaluation(_metrics(found, comparison), comparison, _error_table(found, comparison))
+def evaluate_queries(
+    found: Localization, truth: TruthTrack, radii_m: Sequence[float] = ()
+) -> Evaluation:
+    """Return the metrics of a localized drive, with the truth and the errors of every query.
+
+    Args:
+        found: The localized drive.
+        truth: Its truth.
+        radii_m: More position errors than ``RECALL_M`` for which recall is given, metres.
+    """
+    comparison, radii = compare(found, truth), sorted({*RECALL_M, *radii_m})
+    metrics = _metrics(found, comparison, radii)
+    return Evaluation(metrics, comparison, _error_table(found, comparison))
 
 
 def compare(found: Localization, truth: TruthTrack) -> Comparison:
@@ -179,13 +191,14 @@ def chance(radius_m: float, area_km2: float) -> float:
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
     """Return the content of ``metrics.json`` as lines of text, with the recall by chance."""
-    header = ["", "frames", "localized", *(f"<={r}m %" for r in RECALL_M)]
+    radii = metrics["radii_m"]
+    header = ["", "frames", "localized", *(f"<={r:g}m %" for r in radii)]
     header += ["median m", "mean m", "p95 m", *(f"<={a}deg %" for a in RECALL_DEG), "median deg"]
-    rows = [_row(name, stage) for name, stage in metrics["stages"].items()]
-    chances = [f"{100 * chance(r, metrics['search_area_km2']):.2g}" for r in RECALL_M]
+    rows = [_row(name, stage, radii) for name, stage in metrics["stages"].items()]
+    chances = [f"{100 * chance(r, metrics['search_area_km2']):.2g}" for r in radii]
     rows.append(["chance", "", "", *chances, *[""] * 6])
     rows.append(["map bias removed", *[""] * (len(header) - 1)])
-    rows += [_row(name, stage) for name, stage in metrics["bias_removed"].items()]
+    rows += [_row(name, stage, radii) for name, stage in metrics["bias_removed"].items()]
     shares = {stage["tracked"] for stage in metrics["stages"].values() if "tracked" in stage}
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
@@ -210,19 +223,22 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", "; ".join(facts), outside, *alone, *metrics["notes"]])
 
 
-def _metrics(found: Localization, comparison: Comparison) -> Metrics:
+def _metrics(found: Localization, comparison: Comparison, radii_m: Sequence[float]) -> Metrics:
     truth, counted = comparison.truth, comparison.counted
     moved = truth + np.append(comparison.shift, 0.0)
 
     def stages(true: Array) -> dict[str, StageMetrics]:
         return {
-            name: _stage_metrics(stage, true, counted) | _tracked(found, name)
+            name: _stage_metrics(stage, true, counted, radii_m) | _tracked(found, name)
             for name, stage in found.stages.items()
         }
 
+    known = found.candidates
     content = {
         "stages": stages(truth),
         "bias_removed": stages(moved),
+        "recall_at_n": {} if known is None else recall_at_n(known, truth, counted),
+        "radii_m": list(radii_m),
         "map_bias_m": [_known(value) for value in comparison.map_bias],
         "query_seconds_median": found.seconds_per_query,
         "search_area_km2": found.search_area_km2,
@@ -258,14 +274,16 @@ def _notes(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _stage_metrics(stage: Estimates, truth: Array, counted: NDArray[np.bool_]) -> StageMetrics:
+def _stage_metrics(
+    stage: Estimates, truth: Array, counted: NDArray[np.bool_], radii_m: Sequence[float]
+) -> StageMetrics:
     metres, angle = pose_errors(stage.poses[counted], truth[counted])
     degrees = np.degrees(angle[~np.isnan(angle)])
     finite = metres[np.isfinite(metres)]
     return {
         "frames": int(counted.sum()),
         "localized": int(stage.localized[counted].sum()),
-        **{f"recall_{r}m": _share(metres <= r) for r in RECALL_M},
+        **{f"recall_{r:g}m": _share(metres <= r) for r in radii_m},
         "median_m": _known(quantile(metres, 0.5)),
         "mean_m": float(finite.mean()) if len(finite) else None,
         "p95_m": _known(quantile(metres, 0.95)),
@@ -333,7 +351,7 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _row(name: str, stage: Mapping[str, Any]) -> list[str]:
+def _row(name: str, stage: Mapping[str, Any], radii_m: Sequence[float]) -> list[str]:
     """Return the cells of one stage."""
 
     def cell(key: str, scale: float, digits: int) -> str:
@@ -344,7 +362,7 @@ def _row(name: str, stage: Mapping[str, Any]) -> list[str]:
         name,
         str(stage["frames"]),
         str(stage["localized"]),
-        *(cell(f"recall_{r}m", 100, 1) for r in RECALL_M),
+        *(cell(f"recall_{r:g}m", 100, 1) for r in radii_m),
         *(cell(key, 1, 2) for key in ("median_m", "mean_m", "p95_m")),
         *(cell(f"heading_recall_{a}deg", 100, 1) for a in RECALL_DEG),
         cell("median_heading_deg", 1, 2),

@@ -20,7 +20,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Numbers separated by commas.
 
     Args:
-        names: What they are, as ``LAT,LON``; there are as many as names.
+        names: What they are, as ``LAT,LON``; there are as many as names, or any number of
+            positive ones where the names end in ``...``.
     """
 
     name = "numbers"
@@ -39,7 +40,10 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             numbers = tuple(float(part) for part in value.split(","))
         except ValueError:
             numbers = ()
-        if len(numbers) != count:
+        if self.names.endswith("..."):
+            if not numbers or not all(0 < number < float("inf") for number in numbers):
+                self.fail(f"{value}: expected positive numbers, {self.names}", param, ctx)
+        elif len(numbers) != count:
             self.fail(f"{value}: expected {count} numbers, {self.names}", param, ctx)
         return numbers
 

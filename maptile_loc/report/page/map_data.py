@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data_prep.city.raster import MapRaster
 from data_prep.geometry import Array
@@ -30,7 +31,7 @@ def map_data(
     """
     raster = found.raster
     truth = None if errors is None else truth_at_queries(errors, found)
-    counted = None if errors is None else errors["counted"][errors["stage"] == found.final]
+    counted = None if errors is None else counted_queries(errors, found)
     view = map_view(raster, positions_shown(found, truth), MAP_MARGIN_M)
     bias = None if metrics is None else metrics["map_bias_m"]
     content = {
@@ -54,6 +55,11 @@ def truth_at_queries(errors: pd.DataFrame, found: Localization) -> Array:
     rows = errors[errors["stage"] == found.final]
     columns = ["truth_east", "truth_north", "truth_heading_deg"]
     return rows[columns].to_numpy(np.float64) * [1, 1, np.pi / 180]
+
+
+def counted_queries(errors: pd.DataFrame, found: Localization) -> NDArray[np.bool_]:
+    """Return (Q,) which queries count, from ``errors.csv``."""
+    return errors["counted"][errors["stage"] == found.final].to_numpy(bool)
 
 
 def positions_shown(found: Localization, truth: Array | None) -> Array:

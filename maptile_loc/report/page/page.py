@@ -18,7 +18,8 @@ import pandas as pd
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import chance
 from maptile_loc.report.number_text import UNKNOWN, number, percent
-from maptile_loc.report.page.map_data import map_data, truth_at_queries
+from maptile_loc.report.page.candidate_chart import candidate_chart
+from maptile_loc.report.page.map_data import counted_queries, map_data, truth_at_queries
 from maptile_loc.report.page.recall_tables import recall_section
 from maptile_loc.report.page.tile_cards import tile_section
 from maptile_loc.types import Localization
@@ -45,6 +46,8 @@ def render(
     """
     truth = None if errors is None else truth_at_queries(errors, found)
     findings = find(found, metrics, errors, reason)
+    counts = np.zeros(0, bool) if errors is None else counted_queries(errors, found)
+    candidates = candidate_chart(found.candidates, truth, counts)
     parts = {
         "title": html.escape(f"{found.drive_name} on {found.city_name}"),
         "lead": _lead(found),
@@ -56,7 +59,7 @@ def render(
         ),
         "curve_title": "Uncertainty along the drive" if truth is None else "Error along the drive",
         "curve_caption": _curve_caption(truth is not None),
-        "recall": "" if metrics is None else recall_section(found, metrics),
+        "recall": "" if metrics is None else recall_section(found, metrics, candidates),
         "tiles": tile_section(found, truth),
         "settings": _settings(found.record),
         "data": map_data(found, metrics, errors),

@@ -1,4 +1,4 @@
-"""The section of the page that shows recall: a chart and two tables."""
+"""The section of the page that shows recall: charts and tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from maptile_loc.report.number_text import number, percent
 from maptile_loc.types import Localization
 
 
-def recall_section(found: Localization, metrics: dict[str, Any]) -> str:
-    """Return the section as HTML; the script draws the chart."""
+def recall_section(found: Localization, metrics: dict[str, Any], candidates: str) -> str:
+    """Return the section as HTML; the script draws the chart of errors.
+
+    Args:
+        found: The localized drive.
+        metrics: The content of ``metrics.json``.
+        candidates: The chart of the candidates.
+    """
     captions = (
         ("stages", "Against the truth as it is. Every query counts, localized or not."),
         ("bias_removed", f"Without the map's constant shift{_shift_text(metrics)}."),
@@ -22,7 +28,7 @@ def recall_section(found: Localization, metrics: dict[str, Any]) -> str:
         '<section aria-labelledby="recall-title"><h2 id="recall-title">Recall</h2>'
         '<div class="two"><figure class="chart"><div id="chart-recall"></div>'
         '<figcaption><ul class="legend" id="recall-legend"></ul></figcaption></figure>'
-        f"{''.join(tables)}</div></section>"
+        f"{''.join(tables)}{candidates}</div></section>"
     )
 
 
