@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from stamp import head, row, stamp
 
 from maptile_loc import api
-from maptile_loc.pipeline import load_recipe
+from maptile_loc.recipe import load_recipe
 from maptile_loc.report.city.city_report import (
     ReportOptions,
     distinct_settings,

@@ -41,18 +41,10 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import trajectory_from_route
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.pipeline import (
-    LocalizeSettings,
-    MapSearch,
-    best_candidates,
-    drive_tiles,
-    fix_tile,
-    load_recipe,
-    localize,
-    prepare_search,
-    run_record,
-)
-from maptile_loc.report.files import read_result
+from maptile_loc.fuse.alone import best_candidates
+from maptile_loc.pipeline import MapSearch, drive_tiles, fix_tile, localize, prepare_search
+from maptile_loc.recipe import LocalizeSettings, load_recipe
+from maptile_loc.report.files import read_result, run_record
 from maptile_loc.report.metrics import RIGHT_M, WRONG_M, compare, normalised_errors, pose_errors
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 

@@ -41,16 +41,9 @@ from data_prep.geometry import Array, rotate, se2_from_se3
 from data_prep.sources import open_drive
 from maptile_loc.device import pick_device
 from maptile_loc.models.parts.published import CARD
-from maptile_loc.pipeline import (
-    LocalizeSettings,
-    MapSearch,
-    drive_tiles,
-    load_recipe,
-    localize,
-    prepare_search,
-    run_record,
-)
-from maptile_loc.report.files import read_result
+from maptile_loc.pipeline import MapSearch, drive_tiles, localize, prepare_search
+from maptile_loc.recipe import LocalizeSettings, load_recipe
+from maptile_loc.report.files import read_result, run_record
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors, reliability
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.engine.locator import newest_model

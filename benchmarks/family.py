@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from stamp import head, row, stamp
-from window import WindowSettings, optimise
 
 from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
@@ -34,6 +33,7 @@ from data_prep.files import read_json
 from data_prep.geometry import Array, wrap_angle
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
+from maptile_loc.fuse.window import WindowSettings, window_poses
 from maptile_loc.learn.adapt import AdaptSettings, adapt_to
 from maptile_loc.learn.data import RenderedBatches
 from maptile_loc.learn.loop import train
@@ -42,7 +42,8 @@ from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, se
 from maptile_loc.models.parts.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
-from maptile_loc.pipeline import drive_tiles, load_recipe
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import load_recipe
 from maptile_loc.render.vector_map import VectorMap, vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
@@ -196,7 +197,7 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
             row(entry.name, heading, "", *figures((poses[:, :2] - truth)[inside]))
             motion = sequence.odometry, sequence.segment, heading == "known"
             for label, settings in WINDOWS.items():
-                held = optimise(poses, *motion, settings)
+                held = window_poses(poses, *motion, settings, float(entry.model.deviation.mean()))
                 row(entry.name, heading, label, *figures((held[:, :2] - truth)[inside]))
     print()
 

@@ -13,7 +13,8 @@ from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Queries, QueryTile
 
 KITTI = Path("kitti_raw/2011_09_26/2011_09_26_drive_0005_sync")

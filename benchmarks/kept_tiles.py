@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.files import atomic_file
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Queries, QueryTile
 
 

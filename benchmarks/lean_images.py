@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from data_prep.city.folder import City, open_city
 from data_prep.geometry import Array
-from maptile_loc.pipeline import load_recipe
+from maptile_loc.recipe import load_recipe
 from maptile_loc.render.disguise import DisguiseSettings
 from maptile_loc.render.raycast import FREE_CELL, Worlds
 from maptile_loc.render.vector_map import vector_map

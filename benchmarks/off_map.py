@@ -17,14 +17,9 @@ from inputs import some_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
-from maptile_loc.pipeline import (
-    LocalizeSettings,
-    MapSearch,
-    best_candidates,
-    fix_tile,
-    load_recipe,
-    prepare_search,
-)
+from maptile_loc.fuse.alone import best_candidates
+from maptile_loc.pipeline import MapSearch, fix_tile, prepare_search
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent

@@ -37,7 +37,7 @@ from stamp import head, row, stamp
 from data_prep.simulate.record import SimulateSettings
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import LocalizeSettings, load_recipe
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 
 ROOT = Path(__file__).parent.parent
 """Root of the repository."""

@@ -25,7 +25,8 @@ from data_prep.sources import open_drive
 from maptile_loc.learn.data import RenderedBatches
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.learn.tile_sequence import see
-from maptile_loc.pipeline import drive_tiles, load_recipe
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import load_recipe
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings, render
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map

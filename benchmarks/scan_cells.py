@@ -15,7 +15,7 @@ from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.rays import pixels
 from maptile_loc.perceive.tiles import QueryTiles, query_tiles
 from maptile_loc.perceive.walls import wall_features
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import HeadingKnowledge, Queries
 
 Mask = NDArray[np.bool_]

@@ -43,15 +43,8 @@ from maptile_loc.learn.walls import EXACT, fit_detector, labelled_samples
 from maptile_loc.perceive.detector import SHIPPED, read_detector, write_detector
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import (
-    LocalizeSettings,
-    MapSearch,
-    drive_tiles,
-    load_recipe,
-    localize,
-    prepare_search,
-    with_profile,
-)
+from maptile_loc.pipeline import MapSearch, drive_tiles, localize, prepare_search
+from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.report.metrics import pose_errors, truth_in_map
 from maptile_loc.types import HeadingKnowledge, Queries
 

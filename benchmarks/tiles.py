@@ -41,7 +41,8 @@ from data_prep.geometry import Array
 from data_prep.sources import open_drive
 from maptile_loc import api
 from maptile_loc.perceive.tiles import QueryTiles, query_tiles
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles, load_recipe
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.metrics import truth_in_map
 from maptile_loc.types import HeadingKnowledge, Queries
 

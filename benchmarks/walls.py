@@ -44,7 +44,7 @@ from maptile_loc.perceive.query_tile import make_tile
 from maptile_loc.perceive.rays import pixels
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.perceive.tiles import query_tiles
-from maptile_loc.pipeline import LocalizeSettings, load_recipe
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent

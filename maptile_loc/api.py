@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data_prep.city import folder as city_folder
 from data_prep.city.folder import City, CitySettings
@@ -25,15 +25,10 @@ from maptile_loc.device import pick_device
 from maptile_loc.live.replay import replay
 from maptile_loc.live.shared import shared_search
 from maptile_loc.odometry.stored import with_needed_odometry
-from maptile_loc.pipeline import (
-    LocalizeSettings,
-    MapSearch,
-    drive_tiles,
-    load_recipe,
-    run_record,
-    with_profile,
-)
+from maptile_loc.pipeline import drive_tiles
 from maptile_loc.pipeline import localize as localize_tiles
+from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
+from maptile_loc.report.files import run_record
 from maptile_loc.report.findings import outcome_notes
 from maptile_loc.report.metrics import Metrics
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
@@ -105,8 +100,9 @@ def open_drive(
     Raises:
         MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
     """
-    names = None if sensors is None else tuple(sensors)
-    return open_source(Path(path), format, names, start, end, progress)
+    return open_source(
+        Path(path), format, tuple(sensors) if sensors else None, start, end, progress
+    )
 
 
 def localize(
@@ -121,6 +117,8 @@ def localize(
     online: bool = False,
     odometry: Literal["auto", "lidar"] = "auto",
     prior: tuple[float, float, float] | None = None,
+    search: bool = True,
+    pgo: bool = False,
     sensor_profile: PathLike | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -142,6 +140,8 @@ def localize(
         online: Use nothing that comes after a query: the drive is pushed to a ``Localizer``.
         odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        search: Whether the map is searched; otherwise a model's regressed poses are the result.
+        pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         device: "auto", "cpu" or "cuda".
         seed: Seed of all randomness.
@@ -158,33 +158,39 @@ def localize(
     """
     settings = with_profile(load_recipe(config, overrides), sensor_profile)
     city, drive = _city(city), _drive(drive)
-    queries = Queries(submap_m, every_m, online, _heading(heading or _default(drive)), seed)
-    folder = None if model is None else Path(model)
-    engine = shared_search(city, settings, method, prior, folder, pick_device(device), progress)
-    if keep is not None:
-        ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
-    given = {"odometry": odometry, "prior": prior, "device": device, "method": method}
-    about = run_record(city, drive, queries, folder, settings) | given
-    found = _localized(city, drive, queries, engine, settings, odometry, keep, progress)
-    notes = (*found.notes, *outcome_notes(found))
-    return replace(found, record=about | dict(found.record), notes=notes)
+    queries = Queries(submap_m, every_m, online, _heading(heading, drive), seed)
+    how = {"method": method, "odometry": odometry, "prior": prior, "device": device}
+    given = how | {"search": search, "pgo": pgo}
+    return _localized(city, drive, queries, settings, model, given, keep, progress)
 
 
 def _localized(
     city: City,
     drive: Drive,
     queries: Queries,
-    engine: MapSearch,
     settings: LocalizeSettings,
-    odometry: str,
+    model: PathLike | None,
+    given: dict[str, Any],
     keep: PathLike | None,
     progress: Progress,
 ) -> Localization:
-    """The drive localized, as if live or afterwards."""
+    """The drive localized, as if live or afterwards; ``given`` are arguments of ``localize``."""
+    if queries.online and (given["pgo"] or not given["search"]):
+        raise MaptileError("--search none and --pgo do not go with --online")
+    folder, on = None if model is None else Path(model), pick_device(given["device"])
+    engine = shared_search(city, settings, given["method"], given["prior"], folder, on, progress)
+    if keep is not None:
+        ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
+    about = run_record(city, drive, queries, folder, settings) | given
+    odometry = given["odometry"]
     if queries.online:
-        return replay(drive, engine, queries, settings, odometry == "lidar", progress)
-    drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
-    return localize_tiles(drive_tiles(city, drive, queries, settings), engine, settings, progress)
+        found = replay(drive, engine, queries, settings, odometry == "lidar", progress)
+    else:
+        drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
+        tiles = drive_tiles(city, drive, queries, settings)
+        found = localize_tiles(tiles, engine, settings, progress, given["search"], given["pgo"])
+    record, notes = about | dict(found.record), (*found.notes, *outcome_notes(found))
+    return replace(found, record=record, notes=notes)
 
 
 def train(
@@ -275,12 +281,12 @@ def adapt(
     if what == "walls":
         if out is None or model is not None or minutes is not None:
             raise MaptileError("walls are adapted with an out folder, without a model or minutes")
-        queries = Queries(submap_m, every_m, heading=_heading(heading or _default(drive)))
+        queries = Queries(submap_m, every_m, heading=_heading(heading, drive))
         chosen = config or "adapt_walls", overrides
         return _adapt_walls(city, drive, Path(out), queries, chosen, device, progress)
     if what != "model" or out is not None:
         raise MaptileError(f"what={what!r}, out={out}: a model has no out folder, walls have one")
-    queries = Queries(submap_m, every_m, heading=_heading(heading or "known"))
+    queries = Queries(submap_m, every_m, heading=_heading(heading or "known", drive))
     chosen = config or "mapnet_plus", overrides
     return _adapt_model(city, drive, model, queries, chosen, minutes, device, progress)
 
@@ -389,9 +395,6 @@ def _drive(drive: Drive | PathLike) -> Drive:
     return drive if isinstance(drive, Drive) else open_drive(drive)
 
 
-def _heading(heading: HeadingKnowledge | str) -> HeadingKnowledge:
+def _heading(heading: HeadingKnowledge | str | None, drive: Drive) -> HeadingKnowledge:
+    heading = heading or ("unknown" if drive.heading is None else "known")
     return HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
-
-
-def _default(drive: Drive) -> str:
-    return "unknown" if drive.heading is None else "known"

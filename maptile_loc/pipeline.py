@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pydantic
+from numpy.typing import NDArray
 
 from data_prep.city.folder import City
 from data_prep.city.raster import MapRaster
@@ -18,25 +16,19 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3
 from data_prep.progress import Progress, silent, tracked
-from data_prep.settings import Positive, Settings
-from maptile_loc.config import load_settings
-from maptile_loc.fuse.certainty import likely_reason, make_estimates
+from maptile_loc.fuse.alone import best_candidates, coarse_fixes
+from maptile_loc.fuse.certainty import make_estimates
 from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
-from maptile_loc.odometry.odometry_settings import OdometrySettings
-from maptile_loc.perceive.detector import cached_detector
-from maptile_loc.perceive.query_tile import QuerySettings
-from maptile_loc.perceive.submap import SubmapSettings
+from maptile_loc.fuse.window import window_poses
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
-from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.score.align import AlignSettings, align
+from maptile_loc.recipe import LocalizeSettings
+from maptile_loc.score.align import align
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
-from maptile_loc.score.settings import EvidenceSettings, LikelihoodSettings
 from maptile_loc.search import METHODS
-from maptile_loc.search.engine.method import Disc, Method, Search, SearchTask
-from maptile_loc.search.engine.settings import SearchSettings, TrackSettings
+from maptile_loc.search.engine.method import Disc, Method, Regressor, Search, SearchTask
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.types import (
     Candidates,
@@ -54,75 +46,6 @@ SHOWN_TILES = 12
 
 NO_FIXES = Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
 """The fixes of a query without a tile."""
-
-
-class LocalizeSettings(Settings):
-    """The sections of a localization recipe that every method reads."""
-
-    odometry: OdometrySettings = OdometrySettings()
-    submap: SubmapSettings = SubmapSettings()
-    query: QuerySettings = QuerySettings()
-    evidence: EvidenceSettings = EvidenceSettings()
-    likelihood: LikelihoodSettings = LikelihoodSettings()
-    search: SearchSettings = SearchSettings()
-    align: AlignSettings = AlignSettings()
-    fuse: FuseSettings = FuseSettings()
-    track: TrackSettings = TrackSettings()
-    known_heading_std_deg: Positive = 1.0
-
-    def method(self, name: str) -> Settings:
-        """The section of search method ``name``."""
-        section: Settings = getattr(self, name)
-        return section
-
-
-def load_recipe(config: str | Path = "localize", overrides: Sequence[str] = ()) -> LocalizeSettings:
-    """Read a localization recipe.
-
-    Args:
-        config: A name in ``configs/``, or a YAML file.
-        overrides: ``key.subkey=value`` strings.
-
-    Raises:
-        MaptileError: No such recipe, or a key or value that does not fit.
-    """
-    return load_settings(recipe_class(), config, overrides)
-
-
-def with_profile(settings: LocalizeSettings, folder: str | Path | None) -> LocalizeSettings:
-    """Return a recipe whose walls are found by the detector of a sensor profile.
-
-    Args:
-        settings: The recipe; it may name a profile itself (``query.wall.profile``).
-        folder: Folder of the profile; None: the one that the recipe names, if any.
-
-    Raises:
-        MaptileError: The folder holds no detector, or a damaged one; the recipe names another.
-    """
-    named = settings.query.wall.profile
-    found = named if folder is None else folder
-    if found is None:
-        return settings
-    found = Path(found).resolve()
-    if named is not None and named.resolve() != found:
-        raise MaptileError(f"sensor profile {found}: the recipe names {named}; give one of both")
-    cached_detector(found, FEATURES)
-    wall = settings.query.wall.model_copy(update={"profile": found})
-    query = settings.query.model_copy(update={"wall": wall})
-    return settings.model_copy(update={"query": query})
-
-
-@cache
-def recipe_class() -> type[LocalizeSettings]:
-    """The class of a whole localization recipe: ``LocalizeSettings`` and a section per method."""
-    sections: dict[str, Any] = {}
-    for name in METHODS.names():
-        method: Method = METHODS.load(name)
-        sections[name] = (method.settings, method.settings())
-    made: type[LocalizeSettings] = pydantic.create_model(
-        "LocalizeRecipe", __base__=LocalizeSettings, **sections
-    )
-    return made
 
 
 @dataclass(frozen=True)
@@ -200,6 +123,8 @@ def localize(
     engine: MapSearch,
     settings: LocalizeSettings,
     progress: Progress = silent,
+    search: bool = True,
+    pgo: bool = False,
 ) -> Localization:
     """Localize the queries of a drive on a map.
 
@@ -208,49 +133,100 @@ def localize(
         engine: The map and the search method.
         settings: The recipe.
         progress: Is called after each query.
+        search: Whether the map is searched; otherwise a model's own answers are the result.
+        pgo: Whether a model's own answers are optimised with the odometry, too.
 
     Raises:
-        MaptileError: No query has a point.
+        MaptileError: No query has a point; the method has no model that answers with a pose.
     """
-    found: list[Candidates] = []
-    fixes: list[Fixes] = []
-    count = len(tiles)
-    seconds, blind = np.zeros(count), np.zeros(count, bool)
-    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
-    kept: dict[int, QueryTile] = {}
-    for query in tracked(range(count), "localize", count, progress):
-        begun = time.perf_counter()
-        tile = tiles.tile(query)
-        if tile is None:
-            blind[query] = np.isfinite(tiles.rotation[query])
-            found.append(NO_FIXES.candidates)
-            fixes.append(NO_FIXES)
-            continue
-        candidates, aligned = fix_tile(tile, tiles.queries, engine, settings)
-        found.append(candidates)
-        fixes.append(aligned)
-        seconds[query] = time.perf_counter() - begun
-        if query in shown:
-            kept[query] = tile
-    if blind.all():
+    regressor = engine.search if isinstance(engine.search, Regressor) else None
+    if regressor is None and (pgo or not search):
+        raise MaptileError("--search none and --pgo need a regressed pose: use --method mapnet")
+    steps = query_steps(tiles, settings.fuse)
+    asked = _ask(tiles, engine, regressor, steps, settings, search, progress)
+    if asked.blind.all():
         raise MaptileError(
-            f"{tiles.drive.name}: not one usable point in the scans of {count} queries"
+            f"{tiles.drive.name}: not one usable point in the scans of {len(tiles)} queries"
         )
     area_km2 = engine.search.area_km2
+    stages: dict[str, Estimates] = {}
+    if regressor is not None:
+        stages["regressed"] = best_candidates(asked.own, settings.fuse)
+    if regressor is not None and pgo:
+        stages["pgo"] = _optimised(tiles, stages["regressed"], regressor.unit_m, settings)
+    if search:
+        stages |= _stages(steps, asked.found, asked.fixes, area_km2, settings)
+    final = asked.fixes if search else asked.own
     return Localization(
         frame=tiles.plan.scan,
         t_ns=tiles.t_ns,
-        stages=_stages(tiles, found, fixes, area_km2, settings),
-        final="smoothed",
+        stages=stages,
+        final=list(stages)[-1],
         search_area_km2=area_km2,
-        query_seconds=seconds,
-        tiles=kept,
+        query_seconds=asked.seconds,
+        tiles=asked.shown,
         raster=engine.raster,
-        blind=int(blind.sum()),
-        candidates=candidate_table([fix.candidates for fix in fixes]),
+        blind=int(asked.blind.sum()),
+        candidates=candidate_table([fix.candidates for fix in final]),
         settings=settings,
         notes=tiles.drive.notes,
     )
+
+
+class _Asked(NamedTuple):
+    """What each of Q queries found by itself.
+
+    Attributes:
+        own: A model's own poses; none without one.
+        found: Candidates before alignment; none where the map is not searched.
+        fixes: The same, aligned.
+        seconds: (Q,) spent; 0 where there is no tile.
+        blind: (Q,) whether the scans have no points.
+        shown: Some of the tiles, by query.
+    """
+
+    own: list[Fixes]
+    found: list[Candidates]
+    fixes: list[Fixes]
+    seconds: Array
+    blind: NDArray[np.bool_]
+    shown: dict[int, QueryTile]
+
+
+def _ask(
+    tiles: QueryTiles,
+    engine: MapSearch,
+    regressor: Regressor | None,
+    steps: Steps,
+    settings: LocalizeSettings,
+    search: bool,
+    progress: Progress,
+) -> _Asked:
+    """Ask the model, if there is one, and search the map for each query by itself."""
+    count = len(tiles)
+    asked = _Asked([], [], [], np.zeros(count), np.zeros(count, bool), {})
+    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
+    before: QueryTile | None = None
+    for query in tracked(range(count), "localize", count, progress):
+        begun = time.perf_counter()
+        own, found, fixes = NO_FIXES, NO_FIXES.candidates, NO_FIXES
+        tile = tiles.tile(query)
+        if tile is None:
+            asked.blind[query] = np.isfinite(tiles.rotation[query])
+        elif regressor is not None:
+            connected = before if steps.known[query] else None
+            own = regress_tile(tile, connected, tiles.queries, regressor, settings)
+        if tile is not None and search:
+            found, fixes = fix_tile(tile, tiles.queries, engine, settings)
+        asked.own.append(own)
+        asked.found.append(found)
+        asked.fixes.append(fixes)
+        if tile is not None:
+            asked.seconds[query] = time.perf_counter() - begun
+        if tile is not None and query in shown:
+            asked.shown[query] = tile
+        before = tile
+    return asked
 
 
 def fix_tile(
@@ -285,6 +261,40 @@ def fix_tile(
     return found, aligned
 
 
+def regress_tile(
+    tile: QueryTile,
+    before: QueryTile | None,
+    queries: Queries,
+    regressor: Regressor,
+    settings: LocalizeSettings,
+) -> Fixes:
+    """A model's own pose of one query tile.
+
+    Args:
+        tile: The query tile.
+        before: That of the query before, where odometry connects the two.
+        queries: What is known of the heading.
+        regressor: The search whose model answers.
+        settings: The recipe.
+    """
+    turns, log_prior = heading_turns(queries.heading, settings)
+    fix = regressor.regress(tile, before, turns, log_prior)
+    if queries.heading.kind != "unknown":
+        fix.covariance[:, 2, 2] = np.radians(_heading_std(queries.heading, settings)) ** 2
+    return fix._replace(wall_m2=float(tile.wall.sum()) * tile.resolution**2)
+
+
+def _optimised(
+    tiles: QueryTiles, regressed: Estimates, unit_m: float, settings: LocalizeSettings
+) -> Estimates:
+    """The regressed poses, optimised with the drive's odometry; covariances are unknown."""
+    plan, known = tiles.plan, tiles.queries.heading.kind == "known"
+    segment = plan.segment[plan.scan]
+    poses = window_poses(regressed.poses, query_motion(tiles), segment, known, settings.pgo, unit_m)
+    unknown, count = np.full((len(poses), 3, 3), np.nan), len(poses)
+    return make_estimates(poses, unknown, np.zeros(count), regressed.reason, settings.fuse)
+
+
 def heading_turns(heading: HeadingKnowledge, settings: LocalizeSettings) -> tuple[Array, Array]:
     """(T,) turns of the tile to try, radians, and their (T,) log-probabilities."""
     if heading.kind == "known":
@@ -312,7 +322,7 @@ def _disc(city: City, latitude: float, longitude: float, radius: float) -> Disc:
 
 
 def _stages(
-    tiles: QueryTiles,
+    steps: Steps,
     found: list[Candidates],
     fixes: list[Fixes],
     area_km2: float,
@@ -320,7 +330,6 @@ def _stages(
 ) -> dict[str, Estimates]:
     """The estimates of every stage."""
     coarse = coarse_fixes(found, fixes, settings.search)
-    steps = query_steps(tiles, settings.fuse)
     area_m2 = max(area_km2 * 1e6, 1.0)
     fused = filter_causal(fixes, steps, area_m2, settings.fuse)
     return {
@@ -331,57 +340,14 @@ def _stages(
     }
 
 
-def coarse_fixes(
-    found: Sequence[Candidates], fixes: Sequence[Fixes], settings: SearchSettings
-) -> list[Fixes]:
-    """The candidates of Q queries before alignment, with the covariance of the search's grid."""
-    spread = [settings.distinct_m / 2] * 2 + [np.radians(settings.heading_step_deg)]
-    grid = np.diag(np.square(spread))
-    return [
-        Fixes(candidates, np.tile(grid, (len(candidates.poses), 1, 1)), fix.wall_m2)
-        for candidates, fix in zip(found, fixes, strict=True)
-    ]
-
-
-def run_record(
-    city: City, drive: Drive, queries: Queries, model: Path | None, settings: LocalizeSettings
-) -> dict[str, Any]:
-    """What ran, as ``run.json`` keeps it: plain values."""
-    origin = drive.origin
-    return {
-        "city": None if city.path is None else str(city.path.resolve()),
-        "city_content_hash": city.content_hash,
-        "drive": drive.name if origin is None else str(origin.path.resolve()),
-        "format": drive.format,
-        "sensors": None if origin is None else origin.sensors,
-        "start": None if origin is None else origin.start,
-        "end": None if origin is None else origin.end,
-        "model": None if model is None else str(model),
-        "sensor_profile": settings.query.wall.model_dump(mode="json")["profile"],
-        **asdict(queries),
-    }
-
-
 def query_steps(tiles: QueryTiles, settings: FuseSettings) -> Steps:
     """The odometry between consecutive queries."""
-    plan, odometry = tiles.plan, tiles.drive.odometry
-    poses = np.zeros((len(tiles), 3)) if odometry is None else se2_from_se3(odometry.at(tiles.t_ns))
+    plan = tiles.plan
     segment, travelled = plan.segment[plan.scan], plan.travelled[plan.scan]
-    return make_steps(poses, segment, travelled, tiles.queries.submap_m, settings)
+    return make_steps(query_motion(tiles), segment, travelled, tiles.queries.submap_m, settings)
 
 
-def best_candidates(fixes: Sequence[Fixes], settings: FuseSettings) -> Estimates:
-    """The estimates of queries by themselves: the most probable candidate of each."""
-    count = len(fixes)
-    poses, covariance = np.full((count, 3), np.nan), np.full((count, 3, 3), np.nan)
-    score, alike = np.zeros(count), np.zeros(count, bool)
-    for number, (candidates, spread, _) in enumerate(fixes):
-        if len(candidates.poses):
-            best = int(candidates.log_scores.argmax())
-            poses[number], covariance[number] = candidates.poses[best], spread[best]
-            probability = np.exp(candidates.log_scores)
-            score[number] = probability[best]
-            alike[number] = 2 * (probability.sum() - probability[best]) > 1 - probability[best]
-    wall_m2 = np.array([fix.wall_m2 for fix in fixes])
-    reason = likely_reason(wall_m2, alike, np.full(count, np.inf), settings)
-    return make_estimates(poses, covariance, score, reason, settings)
+def query_motion(tiles: QueryTiles) -> Array:
+    """(Q, 3) x, y, heading of the queries in the odometry's frame; 0 without odometry."""
+    odometry = tiles.drive.odometry
+    return np.zeros((len(tiles), 3)) if odometry is None else se2_from_se3(odometry.at(tiles.t_ns))

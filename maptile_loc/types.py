@@ -238,8 +238,10 @@ class Localization:
     Attributes:
         frame: (Q,) int64, index of each query's scan in the drive.
         t_ns: (Q,) int64, time of each query, nanoseconds.
-        stages: Estimates by stage, keys as in ``STAGES``.
-        final: The stage that is the trajectory: "smoothed", or "fused" when run online.
+        stages: Estimates by stage, keys as in ``STAGES``; before them "regressed", the pose that a
+            model gave before the map was searched, and "pgo", the same optimised with the odometry.
+        final: The stage that is the trajectory: "smoothed", "fused" when run online, or "regressed"
+            or "pgo" where the map was not searched.
         search_area_km2: Area that each query was searched in, square kilometres.
         query_seconds: (Q,) float64, seconds spent on each query; 0 where a query was skipped
             because its submap has no points or its heading is missing. Online, these are the

@@ -29,7 +29,8 @@ from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.posterior import PosteriorMapNet
 from maptile_loc.models.regressor import MapNet
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.types import HeadingKnowledge, Queries
 

@@ -24,7 +24,7 @@ from maptile_loc.perceive.labels import (
     VEGETATION,
 )
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 

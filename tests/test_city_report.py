@@ -19,7 +19,7 @@ from data_prep.city.folder import City, content_hash, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.errors import MaptileError
 from maptile_loc import cli
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.report.city.city_report import (
     DISTRICT_M,

@@ -9,7 +9,7 @@ from data_prep.errors import MaptileError
 from data_prep.settings import Settings
 from maptile_loc.config import config_folder, load_settings, save_settings
 from maptile_loc.device import DEVICES, pick_device
-from maptile_loc.pipeline import load_recipe, recipe_class
+from maptile_loc.recipe import load_recipe, recipe_class
 
 
 class Inner(Settings):

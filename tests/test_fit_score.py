@@ -16,7 +16,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.score.settings import LikelihoodSettings

@@ -11,7 +11,7 @@ from conftest import ROOT
 from maptile_loc.learn.walls import UNKNOWN, Sample
 from maptile_loc.perceive.detector import BUILDING_CLASS
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.pipeline import load_recipe
+from maptile_loc.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ maptile_loc.render
 maptile_loc.models
 maptile_loc.search
 maptile_loc.fuse
+maptile_loc.recipe
 maptile_loc.pipeline
 maptile_loc.live
 maptile_loc.learn

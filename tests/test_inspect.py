@@ -15,7 +15,7 @@ from data_prep.city.folder import open_city
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3_from_xyzrpy
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.report.inspect.city_text import describe_city
 from maptile_loc.report.inspect.drive_text import (
     describe_drive,

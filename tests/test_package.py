@@ -25,7 +25,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_contains_the_recipes(wheel, tmp_path):
     script = (
         "from maptile_loc.config import config_folder\n"
-        "from maptile_loc.pipeline import load_recipe\n"
+        "from maptile_loc.recipe import load_recipe\n"
         "load_recipe()\n"
         "print(config_folder(), *sorted(p.stem for p in config_folder().glob('*.yaml')))"
     )

@@ -179,3 +179,20 @@ def test_the_grid_of_a_city_follows_its_roads(tmp_path: Path) -> None:
     assert apart.min(dim=0).values.max() <= half_diagonal + 1e-3  # and every grid point a position
     spacing = torch.cdist(model.grid, model.grid).fill_diagonal_(math.inf)
     assert spacing.min() == pytest.approx(recipe.grid_m)
+
+
+def test_the_answer_has_the_moments_near_the_most_probable_position() -> None:
+    """Of two peaks, the higher one counts; the other lowers the probability."""
+    log_p = peaks((20.0, -10.0, 0.7), (-40.0, 30.0, 0.3), width=9.0)
+    with torch.inference_mode():
+        answer = saying(make(), log_p).answer(torch.zeros(2, 3, 32, 32))
+    share, grid = np.exp(log_p.double().numpy()), GRID.double().numpy()
+    share /= share.sum()
+    near = np.hypot(*(grid - [20.0, -10.0]).T) < DECIDED_M
+    weight = share[near] / share[near].sum()
+    mean = weight @ grid[near]
+    off = grid[near] - mean
+    covariance = (weight[:, None] * off).T @ off + 10.0**2 / 12 * np.eye(2)
+    np.testing.assert_allclose(answer.offset[0], mean, atol=1e-3)
+    np.testing.assert_allclose(answer.covariance[1], covariance, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(answer.probability, share[near].sum(), rtol=1e-5)

@@ -62,7 +62,8 @@ from maptile_loc.perceive.labels import LABELS
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.submap import SubmapSettings
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles, load_recipe, prepare_search
+from maptile_loc.pipeline import drive_tiles, prepare_search
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.types import Candidates, Estimates, Fixes, Queries
 
 RASTER = blocks_raster(side_m=280.0)

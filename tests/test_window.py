@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-from importlib import import_module
-
 import numpy as np
 import pytest
-from conftest import ROOT
 from scipy.optimize import least_squares
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
+from maptile_loc.fuse.window import WindowSettings
+from maptile_loc.fuse.window import window_poses as optimise
 
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(ROOT / "benchmarks"))
-    window = import_module("window")
-
-WindowSettings, optimise = window.WindowSettings, window.optimise
 SETTINGS = WindowSettings()
 
 
@@ -62,6 +56,39 @@ def test_the_closed_form_is_the_least_squares_of_every_edge() -> None:
     best = least_squares(off, seen[:, :2].ravel()).x.reshape(-1, 2)
     found = optimise(seen, odometry, one_segment(poses), True, settings)
     np.testing.assert_allclose(found[:, :2], best, atol=1e-3)  # a single window
+
+
+def test_translations_are_compared_in_units() -> None:
+    """A problem in a unit of metres is that in metres, scaled; a robust scale stays in metres."""
+    poses, odometry = drive(9)
+    seen = regressed(poses, 8.0, 0.1)
+    unit, scale = 50.0, np.array([50.0, 50.0, 1.0])
+    for robust_m in (None, 10.0):
+        settings = WindowSettings(robust_m=robust_m)
+        found = optimise(seen, odometry, one_segment(poses), False, settings, unit)
+        small = WindowSettings(robust_m=None if robust_m is None else robust_m / unit)
+        centre = np.append(seen[:, :2].mean(axis=0), 0.0)
+        scaled = optimise(
+            (seen - centre) / scale, odometry / scale, one_segment(poses), False, small
+        )
+        np.testing.assert_allclose(found, centre + scaled * scale, atol=1e-3)
+    metres = optimise(seen, odometry, one_segment(poses), False, SETTINGS)
+    assert np.abs(found - metres).max() > 0.01  # the unit matters
+
+
+def test_poses_that_are_missing_stay_so() -> None:
+    poses, odometry = drive(9)
+    seen = regressed(poses)
+    seen[4] = np.nan
+    found = optimise(seen, odometry, one_segment(poses), True, SETTINGS)
+    assert np.isnan(found[4]).all()
+    kept = np.arange(9) != 4
+    alone = optimise(seen[kept], odometry[kept], one_segment(poses)[kept], True, SETTINGS)
+    np.testing.assert_allclose(found[kept], alone)
+    nothing = np.full((3, 3), np.nan)
+    np.testing.assert_array_equal(
+        optimise(nothing, odometry[:3], np.zeros(3, np.int32), True, SETTINGS), nothing
+    )
 
 
 def test_a_pose_depends_on_its_own_window_only() -> None:

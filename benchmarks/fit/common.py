@@ -20,7 +20,7 @@ from kept_tiles import KeptTiles, tile_folder
 from stamp import head, row, stamp
 
 from data_prep.errors import MaptileError
-from maptile_loc.pipeline import LocalizeSettings, load_recipe
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 
 __all__ = [
     "ROOT",

@@ -39,7 +39,7 @@ from training import CITIES, Example, make_examples, training_city, training_dri
 
 from data_prep.city.folder import City
 from data_prep.geometry import Array
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings

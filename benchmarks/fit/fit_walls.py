@@ -38,7 +38,8 @@ from maptile_loc.perceive.labels import LABELS
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Queries
 
 SENSORS = {"hdl64": (0.0, 10.0), "hdl32": (0.0, 15.0), "robotcar": (50.0, 50.0)}

@@ -16,7 +16,7 @@ from training import Example
 
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields
 from maptile_loc.score.surroundings import surroundings

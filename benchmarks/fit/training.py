@@ -24,7 +24,8 @@ from data_prep.simulate.trajectory import trajectory_from_route
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.tiles import QueryTiles
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 
 CITIES = ("helsinki.osm.pbf", "cambridge_ma.osm", "kotka_fi.osm.pbf")

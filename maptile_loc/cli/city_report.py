@@ -47,7 +47,7 @@ def command(
 
     CITY is a city folder, or a georeferenced raster (.tif) with --out.
     """
-    from maptile_loc.pipeline import load_recipe
+    from maptile_loc.recipe import load_recipe
     from maptile_loc.report.city.city_report import ReportOptions, city_report
 
     asked = ReportOptions(city, out, submap, sensor, places, device, seed)

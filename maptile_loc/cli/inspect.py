@@ -43,7 +43,7 @@ def command(
     Of a drive, one query tile is drawn too, made as the recipe says. A city is a folder or a
     georeferenced raster (.tif).
     """
-    from maptile_loc.pipeline import load_recipe
+    from maptile_loc.recipe import load_recipe
     from maptile_loc.report.inspect.summary import inspect
 
     settings = load_recipe(config, overrides)

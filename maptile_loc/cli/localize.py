@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts import console
+from maptile_loc.cli.parts import options as shared
 from maptile_loc.search import METHODS
-
-if TYPE_CHECKING:
-    from maptile_loc.types import HeadingKnowledge
 
 
 @click.command()
-@click.argument("city", type=options.PATH)
-@click.argument("drive", type=options.PATH)
-@click.option("--out", required=True, type=options.PATH, help="Folder to write the result to.")
+@click.argument("city", type=shared.PATH)
+@click.argument("drive", type=shared.PATH)
+@click.option("--out", required=True, type=shared.PATH, help="Folder to write the result to.")
 @click.option(
     "--method",
     type=click.Choice(METHODS.names()),
@@ -25,16 +23,16 @@ if TYPE_CHECKING:
     help=" ".join(f"{name}: {METHODS.summary(name)}" for name in METHODS.names()),
 )
 @click.option(
-    "--model", type=options.PATH, show_default="the city's newest", help="Folder of a model."
+    "--model", type=shared.PATH, show_default="the city's newest", help="Folder of a model."
 )
 @click.option(
     "--heading",
-    type=options.Heading(),
+    type=shared.Heading(),
     show_default="known where the drive has headings, else unknown",
     help="What is known of the heading; prior:DEG is known to a standard deviation.",
 )
-@options.submap
-@options.every
+@shared.submap
+@shared.every
 @click.option("--online", is_flag=True, help="Use nothing that comes after a query.")
 @click.option(
     "--odometry",
@@ -42,39 +40,37 @@ if TYPE_CHECKING:
     default="auto",
     help="auto: the drive's, or made from its scans if it has none; lidar: made from its scans.",
 )
-@options.drive_format()
+@shared.drive_format()
 @click.option("--sensors", metavar="NAME,...", show_default="the format's", help="Sensors to use.")
 @click.option("--start", metavar="S", type=float, help="Seconds from the first scan.")
 @click.option("--end", metavar="S", type=float, help="Seconds from the first scan.")
 @click.option(
-    "--prior", type=options.Numbers("LAT,LON,RADIUS"), help="Search only there (degrees, metres)."
+    "--prior", type=shared.Numbers("LAT,LON,RADIUS"), help="Search only there (degrees, metres)."
 )
-@options.sensor_profile
-@options.device
-@options.seed
-@options.recipe("localize")
-@options.overrides
+@click.option(
+    "--search",
+    type=click.Choice(["map", "none"]),
+    default="map",
+    help="none: a model's regressed poses are the result.",
+)
+@click.option("--pgo", is_flag=True, help="Optimise regressed poses with the odometry, too.")
+@shared.sensor_profile
+@shared.device
+@shared.seed
+@shared.recipe("localize")
+@shared.overrides
 def command(
     city: Path,
     drive: Path,
     out: Path,
-    method: str,
-    model: Path | None,
-    heading: HeadingKnowledge | None,
     submap: float,
     every: float,
-    online: bool,
-    odometry: str,
     format: str,
     sensors: str | None,
     start: float | None,
     end: float | None,
-    prior: tuple[float, float, float] | None,
-    sensor_profile: Path | None,
-    device: str,
-    seed: int,
-    config: str,
-    overrides: tuple[str, ...],
+    search: str,
+    **options: Any,
 ) -> None:
     """Localize DRIVE on the map of CITY.
 
@@ -89,25 +85,16 @@ def command(
         found = ml.localize(
             city,
             opened,
-            method=method,
-            model=model,
-            heading=heading,
             submap_m=submap,
             every_m=every,
-            online=online,
-            odometry="lidar" if odometry == "lidar" else "auto",
-            prior=prior,
-            sensor_profile=sensor_profile,
-            device=device,
-            seed=seed,
-            config=config,
-            overrides=overrides,
+            search=search == "map",
             keep=out,
             progress=progress,
+            **options,
         )
     metrics = found.save(out, opened.truth)
     console.say_notes(found.notes)
-    console.say_recipe(config)
+    console.say_recipe(options["config"])
     localized = int(found.trajectory.localized.sum())
     click.echo(f"{out}: {localized} of {len(found.t_ns)} queries localized")
     if metrics is not None:

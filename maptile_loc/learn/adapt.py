@@ -37,7 +37,8 @@ from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quate
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import MapNet, weighted
 from maptile_loc.odometry.stored import with_lidar_odometry
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles
+from maptile_loc.pipeline import drive_tiles
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.types import Queries
 

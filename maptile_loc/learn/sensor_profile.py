@@ -40,7 +40,8 @@ from maptile_loc.perceive.detector import (
 )
 from maptile_loc.perceive.tiles import QueryTiles
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import LocalizeSettings, drive_tiles, prepare_search
+from maptile_loc.pipeline import drive_tiles, prepare_search
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Queries
 
 RECIPE = "adapt.yaml"

@@ -33,7 +33,8 @@ from maptile_loc.learn.walls import (
 from maptile_loc.perceive.detector import BUILDING_CLASS, WallDetector
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.tiles import QueryTiles
-from maptile_loc.pipeline import NO_FIXES, LocalizeSettings, MapSearch, fix_tile, query_steps
+from maptile_loc.pipeline import NO_FIXES, MapSearch, fix_tile, query_steps
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.surroundings import signed_distance
 from maptile_loc.types import Estimates, Fixes
 

@@ -23,12 +23,8 @@ from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
 from maptile_loc.odometry.scan_tracker import ScanTracker
 from maptile_loc.odometry.sweep import gather, is_planar
 from maptile_loc.perceive.scan_buffer import ScanBuffer
-from maptile_loc.pipeline import (
-    LocalizeSettings,
-    MapSearch,
-    load_recipe,
-    with_profile,
-)
+from maptile_loc.pipeline import MapSearch
+from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.types import Fix, HeadingKnowledge, Queries, QueryTile
 
 _LOG = logging.getLogger(__name__)

@@ -14,16 +14,12 @@ from data_prep.drive import Drive, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
+from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.filter import estimates
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.tracker import Answer
-from maptile_loc.pipeline import (
-    SHOWN_TILES,
-    LocalizeSettings,
-    MapSearch,
-    best_candidates,
-    coarse_fixes,
-)
+from maptile_loc.pipeline import SHOWN_TILES, MapSearch
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Localization, Queries, QueryTile, candidate_table
 
 SCANS_AT_ONCE = 8

@@ -8,7 +8,8 @@ from weakref import WeakValueDictionary
 
 from data_prep.city.folder import City
 from data_prep.progress import Progress, silent
-from maptile_loc.pipeline import LocalizeSettings, MapSearch, prepare_search
+from maptile_loc.pipeline import MapSearch, prepare_search
+from maptile_loc.recipe import LocalizeSettings
 
 _ENGINES: WeakValueDictionary[tuple[str, ...], MapSearch] = WeakValueDictionary()
 """Maps that are in use, by city and settings."""

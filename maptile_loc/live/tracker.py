@@ -22,7 +22,8 @@ from maptile_loc.fuse.motion import (
     move,
 )
 from maptile_loc.odometry.pose_buffer import Motion
-from maptile_loc.pipeline import NO_FIXES, LocalizeSettings, MapSearch, fix_tile
+from maptile_loc.pipeline import NO_FIXES, MapSearch, fix_tile
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Candidates, Fixes, Queries, QueryTile
 
 HEADING_STDS = 3.0

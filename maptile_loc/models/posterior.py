@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from data_prep.geometry import Array
 from maptile_loc.models.parts.kind import Blueprint, ModelKind
+from maptile_loc.models.parts.rotation import angle_of_log_quaternion
 from maptile_loc.models.parts.tile_model import Batch
-from maptile_loc.models.regressor import MapNet, RegressorRecipe
+from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe
 
 SOFT_M = 8.0
 """Standard deviation of the target about the true position: nearby positions look alike."""
@@ -59,10 +60,29 @@ class PosteriorMapNet(MapNet):
         The offset is the expectation within ``DECIDED_M`` of the most probable position.
         """
         log_p, rotation = self.posterior(tiles)
+        return self._joined(self._decided(log_p)[0] @ self.grid, rotation)
+
+    def _decided(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        """The posterior (B, N) within ``DECIDED_M`` of its peak, and its (B,) probability there."""
         peak = self.grid[log_p.argmax(1)]
         near = torch.cdist(peak, self.grid) < DECIDED_M
-        share = torch.where(near, log_p, -torch.inf).softmax(1)
-        return self._joined(share @ self.grid, rotation)
+        kept = torch.where(near, log_p, -torch.inf)
+        return kept.softmax(1), kept.logsumexp(1).exp().clamp(max=1.0)
+
+    def answer(self, tiles: Tensor, before: Tensor | None = None) -> Answer:
+        """As ``MapNet.answer``, with the posterior's moments near its most probable position."""
+        log_p, rotation = self.posterior(tiles)
+        share, probability = self._decided(log_p)
+        offset = share @ self.grid
+        off = self.grid - offset[:, None]
+        covariance = torch.einsum("bn,bni,bnj->bij", share, off, off)
+        # A position of the grid stands for all that are nearest to it.
+        steps = torch.cat([axis.unique().diff() for axis in self.grid.T])
+        within = steps.min().square() / 12 if len(steps) else torch.zeros(())
+        covariance = covariance + within * torch.eye(2, device=offset.device)
+        zero = torch.zeros_like(offset[:, 0])
+        angle = zero if rotation is None else angle_of_log_quaternion(rotation[:, 0])
+        return Answer(offset, angle, covariance, probability)
 
     def expectation(self, tiles: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 2 or 3): as ``forward``, with the expectation over the whole grid.

@@ -10,7 +10,7 @@ relative term.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,22 @@ def weighted(error: Tensor, log_variance: Tensor) -> Tensor:
     return torch.exp(-log_variance) * error.abs().mean() + log_variance
 
 
+class Answer(NamedTuple):
+    """What a model says of B tiles.
+
+    Attributes:
+        offset: (B, 2) metres from the reference, east and north.
+        angle: (B,) directions of the tiles' x axes from grid east, radians.
+        covariance: (B, 2, 2) of the offset, square metres; NaN where the model estimates none.
+        probability: (B,) of the position; 0 where the model estimates none.
+    """
+
+    offset: Tensor
+    angle: Tensor
+    covariance: Tensor
+    probability: Tensor
+
+
 class MapNet(TileModel):
     """Tile -> 2D offset and, where the heading is unknown, direction.
 
@@ -112,6 +128,17 @@ class MapNet(TileModel):
         if self.rotation is None:
             return offset, torch.zeros_like(offset[:, 0])
         return offset, angle_of_log_quaternion(predicted[:, 2])
+
+    def answer(self, tiles: Tensor, before: Tensor | None = None) -> Answer:
+        """The model's answer to tiles (B, 3, S, S).
+
+        Args:
+            tiles: The tiles.
+            before: The tiles before them on the drive, likewise, which only VLocNet reads.
+        """
+        offset, angle = self.pose(tiles)
+        unknown = torch.full((len(tiles), 2, 2), torch.nan, device=offset.device)
+        return Answer(offset, angle, unknown, torch.zeros(len(tiles), device=offset.device))
 
     def expectation(self, tiles: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 2 or 3): the normalised poses that the loss is made of.

@@ -21,7 +21,7 @@ from maptile_loc.models.parts.kind import Blueprint, ModelKind
 from maptile_loc.models.parts.resnet import Block
 from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
 from maptile_loc.models.parts.tile_model import Batch
-from maptile_loc.models.regressor import MapNet, RegressorRecipe
+from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe
 
 MOTION_M = 10.0
 """Unit of the translations of the odometry stream, metres."""
@@ -154,6 +154,14 @@ class VLocNet(MapNet):
         if self.rotation is None:
             return offset, torch.zeros_like(offset[:, 0])
         return offset, angle_of_log_quaternion(poses[:, 2])
+
+    def answer(self, tiles: Tensor, before: Tensor | None = None) -> Answer:
+        """As ``MapNet.answer``; the tiles before are read where there are any."""
+        alone = super().answer(tiles)
+        if before is None:
+            return alone
+        offset, angle = self.pose_after(tiles, before)
+        return alone._replace(offset=offset, angle=angle)
 
     def objective(self, batch: Batch) -> Tensor:
         """The loss of the poses and, in tuples of several tiles, of the motions between them."""

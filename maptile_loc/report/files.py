@@ -11,6 +11,7 @@ import platform
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,20 +23,21 @@ import pydantic
 import yaml
 from numpy.typing import NDArray
 
-from data_prep.city.folder import open_city
+from data_prep.city.folder import City, open_city
 from data_prep.city.raster import ATTRIBUTION, MapRaster
-from data_prep.drive import TruthTrack
+from data_prep.drive import Drive, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, finish_swap, read_json, swapped_folder, write_json
 from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.sources import open_drive
 from maptile_loc.config import save_settings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.report.findings import reason_counts
 from maptile_loc.report.formats import output_formats
 from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
 from maptile_loc.report.trajectory import local_origin
-from maptile_loc.types import Estimates, Localization, QueryTile
+from maptile_loc.types import Estimates, Localization, Queries, QueryTile
 
 STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz")
 """Files from which ``read_result`` reads a result."""
@@ -56,6 +58,25 @@ class StoredSettings(Settings):
     """Settings as a result's ``settings.yaml`` holds them: its keys and values, unchecked."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+
+def run_record(
+    city: City, drive: Drive, queries: Queries, model: Path | None, settings: LocalizeSettings
+) -> dict[str, Any]:
+    """What ran, as ``run.json`` keeps it: plain values."""
+    origin = drive.origin
+    return {
+        "city": None if city.path is None else str(city.path.resolve()),
+        "city_content_hash": city.content_hash,
+        "drive": drive.name if origin is None else str(origin.path.resolve()),
+        "format": drive.format,
+        "sensors": None if origin is None else origin.sensors,
+        "start": None if origin is None else origin.start,
+        "end": None if origin is None else origin.end,
+        "model": None if model is None else str(model),
+        "sensor_profile": settings.query.wall.model_dump(mode="json")["profile"],
+        **asdict(queries),
+    }
 
 
 def write_result(

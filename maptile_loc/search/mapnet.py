@@ -16,7 +16,7 @@ from maptile_loc.render.view import tile_from_query
 from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
 from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.types import QueryTile
+from maptile_loc.types import Candidates, Fixes, QueryTile
 
 if TYPE_CHECKING:
     from maptile_loc.models.regressor import MapNet as MapNet
@@ -55,6 +55,32 @@ class MapNetLocator(ModelLocator["MapNet"]):
 
         super().__init__(folder, city, search, MapNet, np.radians(settings.heading_deg), device)
         self.folder, self.squares = folder, settings.squares
+        self.unit_m = float(self.model.deviation.mean())
+
+    def regress(
+        self, tile: QueryTile, before: QueryTile | None, turns: Array, log_prior: Array
+    ) -> Fixes:
+        """The model's own pose; arguments and result as in ``Regressor``.
+
+        The heading's standard deviation is ``heading_deg``.
+
+        Raises:
+            MaptileError: As ``starts``.
+        """
+        north_up(self.model.heading, turns, self.folder)
+        seen = [tile_from_query(one, self.view)[None] for one in (tile, before) if one is not None]
+        with torch.inference_mode():
+            answer = self.model.answer(*(one.to(self.model.device) for one in seen))
+        offset, angle, spread, probability = (one[0].double().cpu().numpy() for one in answer)
+        known = self.model.heading == "known"
+        turn = turns[np.argmax(log_prior)] if known else float(angle)
+        pose = np.append(self.reference + offset, wrap_angle(tile.rotation + turn))
+        covariance = np.zeros((1, 3, 3))
+        covariance[0, :2, :2] = spread
+        covariance[0, 2, 2] = self.reach_rad**2
+        with np.errstate(divide="ignore"):
+            log_score = np.log(probability)
+        return Fixes(Candidates(pose[None], np.array([log_score])), covariance)
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
         """(K, 3) east, north of the squares' centres (metres) and the turn of the tile (radians).

@@ -16,7 +16,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, ensure_folder, write_json, write_text
 from data_prep.progress import Progress, silent
 from maptile_loc.device import pick_device
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.report.city.distinctiveness import Distinctiveness, measure
 from maptile_loc.report.city.distinctiveness_map import Pair, draw_report
 from maptile_loc.report.city.road_views import SENSORS, DistinctSettings, Sensor, query_view

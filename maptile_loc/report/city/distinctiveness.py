@@ -17,7 +17,7 @@ from scipy import ndimage
 from data_prep.city.folder import City
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
-from maptile_loc.pipeline import LocalizeSettings
+from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.report.city.road_views import (
     DistinctSettings,

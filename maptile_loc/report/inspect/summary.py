@@ -16,7 +16,7 @@ from data_prep.progress import Progress, silent
 
 if TYPE_CHECKING:
     from data_prep.drive import Drive
-    from maptile_loc.pipeline import LocalizeSettings
+    from maptile_loc.recipe import LocalizeSettings
 
 LONGEST_SUBMAP_M = 1e5
 """Longest submap that can be asked for, metres of travel."""

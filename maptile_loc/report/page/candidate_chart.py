@@ -9,10 +9,13 @@ from data_prep.geometry import Array
 from maptile_loc.report.pictures import ERROR_COLOURS
 from maptile_loc.report.recall import WITHIN_M, nearest_of_best
 
-WIDTH, HEIGHT = 720, 240
-"""Of the chart, CSS pixels; it is scaled to the page."""
-LEFT, RIGHT, TOP, BOTTOM = 44, 700, 24, 200
-"""Edges of the axes."""
+SIZE = (720, 240)
+"""Width and height of the chart, CSS pixels; it is scaled to the page."""
+
+AXES = (44, 24, 700, 200)
+"""Left, top, right and bottom edge of the axes."""
+
+LEFT, TOP, RIGHT, BOTTOM = AXES
 
 
 def candidate_chart(
@@ -60,7 +63,7 @@ def candidate_chart(
         )
     return (
         '<figure class="chart"><div>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Share of the queries with '
+        f'<svg viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img" aria-label="Share of the queries with '
         f'one of the best N candidates near the truth">{"".join(parts)}</svg></div>'
         f'<figcaption><ul class="legend">{"".join(legend)}</ul>'
         "The candidates of each query by itself.</figcaption></figure>"

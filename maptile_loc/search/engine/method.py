@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from data_prep.city.folder import City
 from data_prep.geometry import Array
@@ -14,7 +14,7 @@ from data_prep.settings import Settings
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields
 from maptile_loc.search.engine.settings import SearchSettings
-from maptile_loc.types import Candidates, QueryTile
+from maptile_loc.types import Candidates, Fixes, QueryTile
 
 
 class Search(Protocol):
@@ -41,6 +41,34 @@ class Search(Protocol):
         Returns:
             Poses with the heading ``tile.rotation`` plus a turn, and their log-probabilities. What
             these leave over is the probability that the tile is nowhere on the map.
+        """
+        ...
+
+
+@runtime_checkable
+class Regressor(Protocol):
+    """A search whose model answers with a pose before anything is searched.
+
+    Attributes:
+        unit_m: Metres by which the model normalises offsets, the mean of both axes.
+    """
+
+    unit_m: float
+
+    def regress(
+        self, tile: QueryTile, before: QueryTile | None, turns: Array, log_prior: Array
+    ) -> Fixes:
+        """The model's own pose of a tile, as its only candidate.
+
+        Args:
+            tile: All but ``before``: as in ``Search.candidates``.
+            before: The tile of the query before, where odometry connects the two.
+            turns: (T,) radians.
+            log_prior: (T,) log-probability of each.
+
+        Returns:
+            The pose with its covariance (NaN where the model estimates none), and the logarithm of
+            its probability (-inf where the model estimates none).
         """
         ...
 

@@ -260,7 +260,7 @@
       });
     }
   }
-  const DASH = { coarse: "2 4", aligned: "", fused: "7 4", smoothed: "12 3 2 3" };
+  const DASH = { regressed: "1 3", pgo: "4 2 1 2", coarse: "2 4", aligned: "", fused: "7 4", smoothed: "12 3 2 3" };
   function recall() {
     const host = byId("chart-recall"), width = host.clientWidth, height = 300, top = 24, bottom = height - 40, right = width - marginRight;
     const counted = data.counted.filter((v) => v).length, names = Object.keys(data.stages), all = {};

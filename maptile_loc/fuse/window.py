@@ -2,8 +2,8 @@
 
 MapNet+PGO (Brahmbhatt et al., CVPR 2018, section 3.3), in the plane: in each window, the poses
 minimise their squared distances from the regressed poses and from the odometry between every pair,
-and the middle pose is kept. Two differences: metres are not normalised, and with ``robust_m``
-(off by default) an outlier among the regressed poses has little weight.
+and the middle pose is kept. As in the authors' code, translations are normalised. One difference:
+with ``robust_m`` (off by default) an outlier among the regressed poses has little weight.
 """
 
 from __future__ import annotations
@@ -38,26 +38,51 @@ class WindowSettings(Settings):
     robust_m: Positive | None = None
 
 
-def optimise(
+def window_poses(
+    poses: Array,
+    odometry: Array,
+    segment: NDArray[np.int32],
+    heading_known: bool,
+    settings: WindowSettings,
+    unit_m: float = 1.0,
+) -> Array:
+    """The regressed poses of a drive, optimised with its odometry.
+
+    Args:
+        poses: (Q, 3) regressed east, north, heading of consecutive queries; those that are NaN are
+            left out, and stay NaN.
+        odometry: (Q, 3) poses of the same queries in the odometry's frame.
+        segment: (Q,) segment of the odometry; no edge connects two segments, and a negative
+            number has no odometry.
+        heading_known: Whether the headings of ``poses`` are exact; then they are not changed.
+        settings: The window.
+        unit_m: Metres that count as much as a radian: those by which translations are normalised.
+
+    Returns:
+        (Q, 3) east, north, heading.
+    """
+    result, unit = poses.copy(), np.array([unit_m, unit_m, 1.0])
+    seen = np.isfinite(poses).all(axis=1)
+    if not seen.any():
+        return result
+    centre = np.array([*poses[seen, :2].mean(axis=0), 0.0])
+    scaled = settings
+    if settings.robust_m is not None:
+        scaled = settings.model_copy(update={"robust_m": settings.robust_m / unit_m})
+    result[seen] = centre + unit * _optimised(
+        (poses[seen] - centre) / unit, odometry[seen] / unit, segment[seen], heading_known, scaled
+    )
+    return result
+
+
+def _optimised(
     poses: Array,
     odometry: Array,
     segment: NDArray[np.int32],
     heading_known: bool,
     settings: WindowSettings,
 ) -> Array:
-    """The regressed poses of a drive, optimised with its odometry.
-
-    Args:
-        poses: (Q, 3) regressed east, north, heading of consecutive queries, all finite.
-        odometry: (Q, 3) poses of the same queries in the odometry's frame.
-        segment: (Q,) segment of the odometry; no edge connects two segments, and a negative
-            number has no odometry.
-        heading_known: Whether the headings of ``poses`` are exact; then they are not changed.
-        settings: The window.
-
-    Returns:
-        (Q, 3) east, north, heading.
-    """
+    """As ``window_poses``, of poses that are all finite, in units in which they are compared."""
     result = poses.copy()
     breaks = np.flatnonzero((np.diff(segment) != 0) | (segment[1:] < 0)) + 1
     for run in np.split(np.arange(len(poses)), breaks):
