@@ -22,11 +22,13 @@ from data_prep.city.raster import BUILDING
 from data_prep.errors import MaptileError
 from data_prep.geometry import wrap_angle
 from maptile_loc.config import load_settings
+from maptile_loc.learn import keeper
 from maptile_loc.learn.loop import read_checkpoint, train
 from maptile_loc.learn.pace import Pace
 from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.resnet import NetworkSettings
+from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.likelihood import make_fields
@@ -111,7 +113,8 @@ def test_the_card_has_the_error_of_the_published_weights(city: City, trained: Pa
 def test_a_checkpoint_holds_only_plain_values_and_tensors(trained: Path) -> None:
     checkpoint = read_checkpoint(trained / "training" / "best.ckpt")
     json.dumps(checkpoint["hyper_parameters"])
-    assert not (trained / "training" / "last.ckpt").exists()  # nothing to resume
+    assert not list(trained.rglob("last.ckpt"))  # nothing to resume
+    assert not (trained / "unfinished").exists()
 
 
 def test_the_same_seed_gives_the_same_weights(city: City, trained: Path) -> None:
@@ -146,15 +149,27 @@ LONG = TINY.model_copy(
 )
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, city: City) -> None:
+@pytest.fixture(scope="module")
+def straight(city: City) -> dict[str, torch.Tensor]:
+    """The weights of a training without an interruption."""
+    return load_file(train(city, LONG, device="cpu") / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    tmp_path: Path, city: City, straight: dict[str, torch.Tensor], name: str
+) -> None:
+    """It is stopped in the middle of an epoch; killed, it loses what is not kept yet."""
     assert city.folder is not None
     interrupted = open_city(Path(shutil.copytree(city.folder, tmp_path / "interrupted")))
     assert interrupted.folder is not None
     model = interrupted.folder / "models" / "long"
+    shutil.rmtree(model, ignore_errors=True)
     code = (
         "import signal, sys, torch; from pathlib import Path\n"
         "from data_prep.city.folder import open_city\n"
         "from data_prep.errors import MaptileError\n"
+        "from maptile_loc.learn import keeper\n"
         "from maptile_loc.learn.loop import train\n"
         "from maptile_loc.learn.settings import ModelSettings\n"
         "from maptile_loc.models.regressor import MapNet\n"
@@ -162,26 +177,27 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, city: Ci
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "settings = ModelSettings.model_validate_json(sys.argv[2])\n"
-        "learn = MapNet.training_step\n"
+        "learn, keep = MapNet.training_step, keeper.Keeper.on_train_batch_start\n"
         "def step(model, batch, number):\n"
-        "    if model.global_step == 65: signal.raise_signal(signal.SIGINT)\n"
+        f"    if model.global_step == 65: signal.raise_signal(signal.{name})\n"
         "    return learn(model, batch, number)\n"
-        "MapNet.training_step = step\n"
+        "def kept(one, trainer, *rest):\n"
+        "    keeper.KEEP_EVERY_S = 0.0 if trainer.global_step == 55 else 1e9\n"
+        "    keep(one, trainer, *rest)\n"
+        "MapNet.training_step, keeper.Keeper.on_train_batch_start = step, kept\n"
         "try: train(open_city(Path(sys.argv[1])), settings, device='cpu')\n"
         "except MaptileError as error: sys.exit(f'error: {error}')\n"
     )
     command = [sys.executable, "-c", code, str(interrupted.folder), LONG.model_dump_json()]
     child = subprocess.run(command, capture_output=True, text=True)
-    assert child.returncode == 1
-    assert "interrupted" in child.stderr
+    assert child.returncode == (-9 if name == "SIGKILL" else 1)
+    assert ("interrupted; the same command continues" in child.stderr) == (name != "SIGKILL")
     assert not (model / "model.json").exists()
-    assert 0 < read_checkpoint(model / "training" / "last.ckpt")["global_step"] <= 60
+    kept = read_checkpoint(model / "unfinished" / "last.ckpt")["global_step"]
+    assert kept == (55 if name == "SIGKILL" else 66)  # 5 epochs of 12 batches, and some
 
     train(interrupted, LONG, device="cpu")
-    train(city, LONG, device="cpu")
-    assert city.folder is not None
     resumed = load_file(model / "model.safetensors")
-    straight = load_file(city.folder / "models" / "long" / "model.safetensors")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     logs = list((model / "training" / "csv").glob("*/metrics.csv"))
     assert len(logs) == 2  # one per part: the second did not start afresh
@@ -192,7 +208,8 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(
 ) -> None:
     assert city.folder is not None
     folder = Path(shutil.copytree(city.folder, tmp_path / "city"))
-    state = folder / "models" / "mapnet" / "training"
+    model = folder / "models" / "mapnet"
+    state = Path(shutil.copytree(model / "training", model / "unfinished"))
     shutil.copy(state / "best.ckpt", state / "last.ckpt")
     changed = TINY.model_copy(update={"training": TrainingSettings(steps=4, epoch_steps=2)})
     train(open_city(folder), changed, device="cpu")
@@ -200,10 +217,33 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(
     assert card["training"]["steps"] == 4
 
 
+def test_a_retraining_leaves_what_a_finished_one_left_until_it_ends(
+    tmp_path: Path, city: City, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert city.folder is not None
+    folder = Path(shutil.copytree(city.folder, tmp_path / "city"))
+    model = folder / "models" / "mapnet"
+    files = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    other = TINY.model_copy(update={"seed": 5})
+
+    def stop(self: MapNet, batch: Batch, number: int) -> None:
+        raise keeper.Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapNet, "training_step", stop)
+        with pytest.raises(MaptileError, match="starts again: nothing was kept"):
+            train(open_city(folder), other, device="cpu")
+    assert all(path.read_bytes() == content for path, content in files.items())
+    train(open_city(folder), other, device="cpu")
+    assert (model / "model.safetensors").read_bytes() != files[model / "model.safetensors"]
+    assert not (model / "unfinished").exists()
+
+
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path, city: City, trained: Path) -> None:
     assert city.folder is not None
     folder = Path(shutil.copytree(city.folder, tmp_path / "city"))
-    state = folder / "models" / "mapnet" / "training"
+    model = folder / "models" / "mapnet"
+    state = Path(shutil.copytree(model / "training", model / "unfinished"))
     content = (state / "best.ckpt").read_bytes()
     (state / "last.ckpt").write_bytes(content[: len(content) // 2])
     with pytest.raises(MaptileError, match=r"last\.ckpt: damaged"):

@@ -7,6 +7,7 @@ it is rendered. So a resumed training uses the batches that an uninterrupted one
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -239,6 +240,7 @@ class TileDataModule(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
             prefetch_factor=PREFETCHED if self.workers else None,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_ignore_interrupts,
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -255,6 +257,11 @@ class TileDataModule(pl.LightningDataModule):
     def _trained(self) -> int:
         """The number of batches that the trainer has used so far."""
         return self.trainer.global_step if self.trainer is not None else 0
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Kept(Dataset[Batch]):

@@ -20,6 +20,7 @@ from data_prep.progress import Progress, silent
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.learn.data import TileDataModule
+from maptile_loc.learn.keeper import Keeper, Stopped
 from maptile_loc.learn.pace import Pace
 from maptile_loc.learn.runtime import disk_errors, has_bf16, quiet, threads
 from maptile_loc.learn.settings import Recipe
@@ -28,6 +29,9 @@ from maptile_loc.models.parts.kind import Blueprint
 from maptile_loc.models.parts.published import publish
 from maptile_loc.models.parts.tile_model import LOG_EVERY, TileModel
 from maptile_loc.render.vector_map import VectorMap, vector_map
+
+UNFINISHED = "unfinished"
+"""Folder of a training that runs or was interrupted; it replaces ``training`` when it ends."""
 
 LAST = "last.ckpt"
 """Name of the checkpoint that an interrupted training resumes from."""
@@ -55,7 +59,7 @@ def train(
 
     Returns:
         The model's folder: weights, card, ``config.yaml``, and ``training/`` with the best
-        checkpoint and the logs.
+        checkpoint and the logs. What a finished training left stays until this one ends.
 
     Raises:
         MaptileError: The city is a bare raster or has no roads; the folder cannot be written; there
@@ -78,17 +82,20 @@ def train(
     steps, heading = settings.training.epoch_steps, settings.heading
     data = TileDataModule(maps, settings.data, heading, settings.seed, steps, kind.paired)
     folder = city.folder / "models" / settings.name
-    checkpoint = _prepare(folder / "training", cities, settings, resume)
+    state = folder / UNFINISHED
+    checkpoint = _prepare(state, cities, settings, resume)
     recipe = settings.training
     pace = Pace(recipe.steps, minutes, recipe.warmup, recipe.learning_rate, progress)
     with quiet(), threads(on_gpu, data.workers), disk_errors(folder):
         model = model.to(memory_format=torch.channels_last)
-        trainer = _fit(model, data, folder / "training", checkpoint, pace, settings, on_gpu)
+        trainer = _fit(model, data, state, checkpoint, pace, settings, on_gpu)
         facts = _facts(settings, cities, trainer, pace)
         facts["validation"] = _validation(trainer, model, data)
         save_settings(settings, folder / "config.yaml")
         publish(folder, model, city, facts)
-        (folder / "training" / LAST).unlink()
+        (state / LAST).unlink(missing_ok=True)
+        shutil.rmtree(folder / "training", ignore_errors=True)
+        state.rename(folder / "training")
     return folder
 
 
@@ -138,7 +145,6 @@ def _fit(
         state,
         "best",
         monitor=judged_by,
-        save_last=True,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
@@ -150,17 +156,22 @@ def _fit(
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
         logger=[CSVLogger(state, "csv"), TensorBoardLogger(state, "tensorboard")],
-        callbacks=[pace, EarlyStopping(judged_by, patience=patience, check_finite=True), best],
+        callbacks=[
+            pace,
+            EarlyStopping(judged_by, patience=patience, check_finite=True),
+            best,
+            Keeper(state / LAST),
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=state,
     )
     try:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        raise MaptileError(
-            f"{state.parent}: interrupted; the same command continues from the last checkpoint"
-        ) from None
+    except (Stopped, SystemExit):  # the latter is Lightning's answer to a second Ctrl-C
+        kept = (state / LAST).is_file()
+        again = "continues from the last checkpoint" if kept else "starts again: nothing was kept"
+        raise MaptileError(f"{state.parent}: interrupted; the same command {again}") from None
     model.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
     return trainer
 
