@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -215,6 +216,25 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(
     train(open_city(folder), changed, device="cpu")
     card = json.loads((folder / "models" / "mapnet" / "model.json").read_text())
     assert card["training"]["steps"] == 4
+
+
+def test_signals_are_handled_as_before_after_a_training(
+    tmp_path: Path, city: City, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert city.folder is not None
+    where = open_city(Path(shutil.copytree(city.folder, tmp_path / "city")))
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    train(where, TINY, device="cpu")
+    assert [signal.getsignal(number) for number in numbers] == before
+
+    def fail(self: MapNet, batch: Batch, number: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MapNet, "training_step", fail)
+    with pytest.raises(ZeroDivisionError):
+        train(where, TINY, device="cpu")
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_a_retraining_leaves_what_a_finished_one_left_until_it_ends(

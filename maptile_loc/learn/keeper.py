@@ -58,8 +58,8 @@ class Keeper(pl.Callback):
         if self._asked:
             raise Stopped
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Listen no longer."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen no longer: before Lightning restores the handlers that were there before."""
         self._restore()
 
     def on_exception(
