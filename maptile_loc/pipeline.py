@@ -30,6 +30,7 @@ from maptile_loc.score.likelihood import LikelihoodFields, make_fields
 from maptile_loc.search import METHODS
 from maptile_loc.search.engine.method import Disc, Method, Regressor, Search, SearchTask
 from maptile_loc.search.engine.tracked import TrackedSearch
+from maptile_loc.search.engine.union import UnionLocator
 from maptile_loc.types import (
     Candidates,
     Estimates,
@@ -79,25 +80,32 @@ def prepare_search(
     Args:
         city: The city.
         settings: The recipe.
-        method: Name of the search method.
+        method: Name of the search method; of several by models, joined by "+", the positions of all
+            are searched.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
-        model: Folder of a trained model; None for the city's newest one of this method.
+        model: Folder of a trained model; None for the city's newest one of each method.
         device: "cpu" or "cuda".
         progress: Is called while the method is prepared.
 
     Raises:
-        MaptileError: No such method or model; the prior is not on the map, or of no use to the
-            method.
+        MaptileError: No such method or model, or one model for several methods; the prior is not on
+            the map, or of no use to the method.
     """
-    entry: Method = METHODS.load(method)
-    if prior is not None and not entry.takes_prior:
+    names = method.split("+")
+    entries: list[Method] = [METHODS.load(name) for name in names]
+    if model is not None and len(names) > 1:
+        raise MaptileError(f"--model: --method {method} takes the city's newest model of each")
+    if prior is not None and not all(entry.takes_prior for entry in entries):
         raise MaptileError("--prior narrows the search of the whole map: --method match")
     disc = None if prior is None else _disc(city, *prior)
     fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
     task = SearchTask(
         city, fields, settings.query.size_m, settings.search, device, disc, model, progress
     )
-    search = entry.build(task, settings.method(method))
+    built = [
+        entry.build(task, settings.method(name)) for name, entry in zip(names, entries, strict=True)
+    ]
+    search = UnionLocator(built) if len(built) > 1 else built[0]
     tracked = TrackedSearch(fields, settings.query.size_m, search.area_km2, settings.search, device)
     return MapSearch(city.raster, fields, search, tracked)
 

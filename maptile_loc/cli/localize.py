@@ -18,7 +18,7 @@ from maptile_loc.search import METHODS
 @click.option("--out", required=True, type=shared.PATH, help="Folder to write the result to.")
 @click.option(
     "--method",
-    type=click.Choice(METHODS.names()),
+    type=click.Choice([*METHODS.names(), "cells+retrieval"]),
     default="match",
     help=" ".join(f"{name}: {METHODS.summary(name)}" for name in METHODS.names()),
 )
