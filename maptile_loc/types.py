@@ -290,6 +290,11 @@ class Localization:
         return path.stem if path.suffix.lower() in {".tif", ".tiff"} else path.name
 
     @property
+    def candidates_alone(self) -> Array | None:
+        """``candidates``; None where some queries were searched near their predicted pose only."""
+        return None if self.tracked is not None and self.tracked.any() else self.candidates
+
+    @property
     def seconds_per_query(self) -> float | None:
         """Median seconds per query that was not skipped; None if there is none."""
         spent = self.query_seconds[self.query_seconds > 0]

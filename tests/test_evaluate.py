@@ -87,11 +87,24 @@ def test_recall_at_n_counts_the_nearest_of_the_best_candidates(raster):
     far[0, 0], far[1, 2], far[2, 6] = poses[0] + [0.5, 0, 0], poses[1] + [0, 4, 0], poses[2]
     scores = np.tile(-np.arange(8.0), (4, 1))[..., None]
     found = replace(localization(raster, poses), candidates=np.concatenate([far, scores], 2))
-    recall = evaluate(found, truth_track(raster, times(4), poses))["recall_at_n"]
+    metrics = evaluate(found, truth_track(raster, times(4), poses))
+    recall = metrics["recall_at_n"]
     assert set(recall) == {"1", "5", "10", "50"}
+    line = "a candidate within 5 m among the best 1: 25.0%, 5: 50.0%, 10: 75.0%, 50: 75.0%"
+    assert line in str(metrics).splitlines()
     assert [recall[n]["recall_1m"] for n in ("1", "5", "10", "50")] == [0.25, 0.25, 0.5, 0.5]
     assert [recall[n]["recall_5m"] for n in ("1", "5", "10", "50")] == [0.25, 0.5, 0.75, 0.75]
     assert recall["50"]["recall_25m"] == 0.75
+
+
+def test_candidates_near_a_predicted_pose_do_not_count(raster):
+    poses = path(raster, 4)
+    candidates = np.concatenate([poses, np.zeros((4, 1))], 1)[:, None]
+    found = replace(localization(raster, poses), candidates=candidates)
+    truth, tracked = truth_track(raster, times(4), poses), np.array([False, False, True, False])
+    assert evaluate(found, truth)["recall_at_n"]["1"]["recall_1m"] == 1.0
+    assert evaluate(replace(found, tracked=tracked), truth)["recall_at_n"] == {}
+    assert evaluate(replace(found, tracked=tracked & False), truth)["recall_at_n"] != {}
 
 
 def test_a_query_without_candidates_is_a_miss(raster):

@@ -81,7 +81,7 @@ class Metrics(dict[str, Any]):
         protection levels that hold the error), ``median_protection_m`` (of those called localized);
         of a live run, the stages of ``ALONE`` have ``tracked``, the share of queries that were
         searched near their predicted pose only: such figures do not compare with others;
-        ``recall_at_n``, as ``recall.recall_at_n`` (empty if the candidates are unknown);
+        ``recall_at_n``, as ``recall.recall_at_n`` (empty if candidates are unknown, or tracked);
         ``radii_m``, the errors for which recall is given; ``map_bias_m`` (east, north),
         ``query_seconds_median``, ``search_area_km2``, ``outside_queries``, ``outside_localized``;
         ``notes``, lines for the user. None is unknown: no query counts, or a median falls on a
@@ -220,7 +220,11 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         f"{' and '.join(ALONE)} are tracked ({share:.0%} of the queries): not each by itself"
         for share in shares
     ]
-    return "\n".join([*lines, "", "; ".join(facts), outside, *alone, *metrics["notes"]])
+    best = ", ".join(
+        f"{n}: {share[f'recall_{RIGHT_M:g}m']:.1%}" for n, share in metrics["recall_at_n"].items()
+    )
+    named = [f"a candidate within {RIGHT_M:g} m among the best {best}"] if best else []
+    return "\n".join([*lines, "", "; ".join(facts), outside, *named, *alone, *metrics["notes"]])
 
 
 def _metrics(found: Localization, comparison: Comparison, radii_m: Sequence[float]) -> Metrics:
@@ -233,7 +237,7 @@ def _metrics(found: Localization, comparison: Comparison, radii_m: Sequence[floa
             for name, stage in found.stages.items()
         }
 
-    known = found.candidates
+    known = found.candidates_alone
     content = {
         "stages": stages(truth),
         "bias_removed": stages(moved),

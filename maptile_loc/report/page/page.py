@@ -47,7 +47,7 @@ def render(
     truth = None if errors is None else truth_at_queries(errors, found)
     findings = find(found, metrics, errors, reason)
     counts = np.zeros(0, bool) if errors is None else counted_queries(errors, found)
-    candidates = candidate_chart(found.candidates, truth, counts)
+    candidates = candidate_chart(found.candidates_alone, truth, counts)
     parts = {
         "title": html.escape(f"{found.drive_name} on {found.city_name}"),
         "lead": _lead(found),
