@@ -24,6 +24,7 @@ from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed, replay
 from maptile_loc.live.shared import shared_search
 from maptile_loc.live.watch import OdometryTail, arriving
+from maptile_loc.odometry.pose_buffer import Motion
 from maptile_loc.pipeline import MapSearch
 from maptile_loc.recipe import load_recipe
 from maptile_loc.score.likelihood import make_fields
@@ -297,6 +298,19 @@ def test_off_the_map_nothing_is_localized_and_back_on_it_everything() -> None:
     assert {found[i].reason for i in np.flatnonzero(outside)[3:-3]} <= {"off_map", "few_walls"}
     assert sure(found)[10:20].all() and sure(found)[-18:].all()
     assert errors(found, xy)[sure(found)].max() < 5.0
+
+
+@pytest.mark.parametrize(("doubtful_m", "metres"), [(20.0, 15.0), (0.0, 100.0)])
+def test_off_the_map_a_vehicle_in_doubt_is_searched_sooner(doubtful_m, metres) -> None:
+    """A wrong position may lead off the map."""
+    with Localizer.on(ENGINE, Queries(), SETTINGS, background=False) as one:
+        tracker = one._tracker
+        tracker._searched_m, tracker._doubtful_m = 0.0, doubtful_m
+        asked = [
+            tracker._whole_map(False, True, Motion(np.eye(4), at, 0))
+            for at in (metres - 1.0, metres + 1.0)
+        ]
+    assert asked == [False, True]
 
 
 # --- in the background ---------------------------------------------------------------------------
