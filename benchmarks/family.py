@@ -151,17 +151,11 @@ def on_renders(city: City, entries: list[Entry], count: int) -> None:
         row("chance", heading, "", *figures(truth - np.median(truth, axis=0)))
         for entry in mine:
             with torch.inference_mode():
-                answers = [answer(entry.model, *batch.tiles.unbind(1)) for batch in tests]
+                pairs = [batch.tiles.unbind(1) for batch in tests]
+                answers = [entry.model.answer(tiles, before).offset for before, tiles in pairs]
             off = torch.cat(answers).double().numpy() - truth
             row(entry.name, heading, entry.settled, *figures(off))
     print()
-
-
-def answer(model: MapNet, before: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-    """(B, 2) offsets of ``tiles``, metres; only VLocNet reads the tiles ``before`` them."""
-    if isinstance(model, VLocNet):
-        return model.pose_after(tiles, before)[0]
-    return model.pose(tiles)[0]
 
 
 def rendered_per_second(ground: VectorMap) -> float:

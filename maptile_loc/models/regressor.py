@@ -89,6 +89,12 @@ class Answer(NamedTuple):
     probability: Tensor
 
 
+def of_unknown_error(offset: Tensor, angle: Tensor) -> Answer:
+    """The answer of a model that does not estimate how far off it is."""
+    unknown = torch.full((len(offset), 2, 2), torch.nan, device=offset.device)
+    return Answer(offset, angle, unknown, torch.zeros_like(angle))
+
+
 class MapNet(TileModel):
     """Tile -> 2D offset and, where the heading is unknown, direction.
 
@@ -136,9 +142,7 @@ class MapNet(TileModel):
             tiles: The tiles.
             before: The tiles before them on the drive, likewise, which only VLocNet reads.
         """
-        offset, angle = self.pose(tiles)
-        unknown = torch.full((len(tiles), 2, 2), torch.nan, device=offset.device)
-        return Answer(offset, angle, unknown, torch.zeros(len(tiles), device=offset.device))
+        return of_unknown_error(*self.pose(tiles))
 
     def expectation(self, tiles: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 2 or 3): the normalised poses that the loss is made of.

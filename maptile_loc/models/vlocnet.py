@@ -21,7 +21,7 @@ from maptile_loc.models.parts.kind import Blueprint, ModelKind
 from maptile_loc.models.parts.resnet import Block
 from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
 from maptile_loc.models.parts.tile_model import Batch
-from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe
+from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe, of_unknown_error
 
 MOTION_M = 10.0
 """Unit of the translations of the odometry stream, metres."""
@@ -157,11 +157,9 @@ class VLocNet(MapNet):
 
     def answer(self, tiles: Tensor, before: Tensor | None = None) -> Answer:
         """As ``MapNet.answer``; the tiles before are read where there are any."""
-        alone = super().answer(tiles)
         if before is None:
-            return alone
-        offset, angle = self.pose_after(tiles, before)
-        return alone._replace(offset=offset, angle=angle)
+            return super().answer(tiles)
+        return of_unknown_error(*self.pose_after(tiles, before))
 
     def objective(self, batch: Batch) -> Tensor:
         """The loss of the poses and, in tuples of several tiles, of the motions between them."""
