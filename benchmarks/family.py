@@ -35,10 +35,10 @@ from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.fuse.window import WindowSettings, window_poses
 from maptile_loc.learn.adapt import AdaptSettings, adapt_to
-from maptile_loc.learn.data import RenderedBatches
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings, ModelSettings
 from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
+from maptile_loc.learn.tiles.rendered import RenderedBatches
 from maptile_loc.models.parts.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet

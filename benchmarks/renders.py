@@ -22,9 +22,9 @@ from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
 from data_prep.geometry import Array
 from data_prep.sources import open_drive
-from maptile_loc.learn.data import RenderedBatches
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.learn.tile_sequence import see
+from maptile_loc.learn.tiles.rendered import RenderedBatches
 from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import load_recipe
 from maptile_loc.render.vector_map import vector_map

@@ -15,8 +15,10 @@ from small_city import small_city
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import BUILDING
 from data_prep.errors import MaptileError
-from maptile_loc.learn.data import EpochSampler, RenderedBatches, TileDataModule
+from maptile_loc.learn.data import EpochSampler, TileDataModule
+from maptile_loc.learn.loop import mean_and_deviation
 from maptile_loc.learn.settings import DataSettings
+from maptile_loc.learn.tiles.rendered import RenderedBatches
 from maptile_loc.render.disguise import DisguiseSettings, build_world
 from maptile_loc.render.raycast import EDGE_CELL, FREE_CELL, SOLID_CELL
 from maptile_loc.render.routes import road_graph
@@ -240,7 +242,7 @@ def test_positions_in_yards_are_outside_buildings(city_map: VectorMap) -> None:
 
 
 def test_mean_and_deviation_are_those_of_drawn_positions(city_map: VectorMap) -> None:
-    mean, deviation = city_map.mean_and_deviation()
+    mean, deviation = mean_and_deviation(*city_map.positions())
     generator = torch.Generator().manual_seed(0)
     samples = city_map.roads.draw(4000, city_map.weights, 1, (4.0, 4.0), 50.0, 0.0, generator)
     offsets = samples.centre[:, 0].double().numpy()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from maptile_loc.models.parts.resnet import NetworkSettings, ResNet
-from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.resnet import Block, NetworkSettings, ResNet
+from maptile_loc.models.parts.rotation import angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch, Heading
 from maptile_loc.models.regressor import MapNet, PoseLoss
 
@@ -39,12 +40,13 @@ def make_batch(tuples: int = 4, seed: int = 0) -> Batch:
     return Batch(tiles, offset, angle)
 
 
-PREDICTED = torch.tensor([[[0.5, 1.0, 0.1], [0.0, 2.0, 0.3], [1.0, 1.0, -0.2]]])
-TARGET = torch.tensor([[[0.0, 1.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.0, 0.2]]])
-# By hand: |t| = (.5 + .5 + .5 + 1 + 1 + 1) / 6, |q| = (.1 + .1 + .4) / 3;
-# motion of the prediction (-.5, 1, .2), (1, -1, -.5), of the target (.5, -.5, .2), (-.5, -1, 0):
-# |dt| = (1 + 1.5 + 1.5 + 0) / 4, |dq| = (0 + .5) / 2.
-T, Q, DT, DQ = 4.5 / 6, 0.6 / 3, 4.0 / 4, 0.5 / 2
+# East, north, cosine, sine.
+PREDICTED = torch.tensor([[[0.5, 1.0, 0.9, 0.1], [0.0, 2.0, 0.8, 0.3], [1.0, 1.0, 1.0, -0.2]]])
+TARGET = torch.tensor([[[0.0, 1.5, 1.0, 0.0], [0.5, 1.0, 0.8, 0.6], [0.0, 0.0, 0.8, 0.6]]])
+# By hand: |t| = (.5 + .5 + .5 + 1 + 1 + 1) / 6, |q| = (.1 + .1 + 0 + .3 + .2 + .8) / 6;
+# motion of the prediction (-.5, 1, -.1, .2), (1, -1, .2, -.5), of the target (.5, -.5, -.2, .6),
+# (-.5, -1, 0, 0): |dt| = (1 + 1.5 + 1.5 + 0) / 4, |dq| = (.1 + .4 + .2 + .5) / 4.
+T, Q, DT, DQ = 4.5 / 6, 1.5 / 6, 4.0 / 4, 1.2 / 4
 
 
 def test_the_loss_at_the_start_is_the_published_one() -> None:
@@ -94,15 +96,15 @@ def test_the_optimiser_has_the_weights_of_the_loss() -> None:
         assert given[id(parameter)]["weight_decay"] == 0
 
 
-def test_log_quaternions_agree_with_scipy() -> None:
+def test_rotations_agree_with_scipy_and_do_not_jump() -> None:
     angle = np.linspace(-9, 9, 41)
-    quaternion = Rotation.from_euler("z", angle[:, None]).as_quat()  # x y z w
-    quaternion *= np.sign(quaternion[:, 3:])  # the hemisphere w >= 0
-    expected = np.arctan2(quaternion[:, 2], quaternion[:, 3])
-    log_q = log_quaternion(torch.from_numpy(angle))
-    np.testing.assert_allclose(log_q.numpy(), expected, atol=1e-12)
-    back = angle_of_log_quaternion(log_q).numpy()
+    expected = Rotation.from_euler("z", angle[:, None]).as_matrix()[:, :2, 0]
+    pair = cosine_sine(torch.from_numpy(angle))
+    np.testing.assert_allclose(pair.numpy(), expected, atol=1e-12)
+    back = angle_of_cosine_sine(3 * pair).numpy()
     np.testing.assert_allclose(np.exp(1j * back), np.exp(1j * angle), atol=1e-12)
+    across = cosine_sine(torch.tensor([math.pi - 0.01, math.pi + 0.01]))
+    assert float((across[1] - across[0]).norm()) == pytest.approx(0.02, rel=1e-3)
 
 
 @pytest.mark.parametrize("heading", ["known", "unknown"])
@@ -112,13 +114,15 @@ def test_poses_are_denormalised_outputs(heading: Heading) -> None:
     with torch.no_grad():
         raw = model(batch.tiles.flatten(0, 1))
         offset, angle = model.pose(batch.tiles.flatten(0, 1))
-    assert raw.shape == (12, 3 if heading == "unknown" else 2)
+    assert raw.shape == (12, 4 if heading == "unknown" else 2)
     torch.testing.assert_close(offset[:, 0], raw[:, 0] * 100 + 10)
     torch.testing.assert_close(offset[:, 1], raw[:, 1] * 200 - 20)
     if heading == "known":
         assert angle.abs().max() == 0
     else:
-        torch.testing.assert_close(torch.cos(angle), torch.cos(2 * raw[:, 2]))
+        length = raw[:, 2:].norm(dim=1)
+        torch.testing.assert_close(length * torch.cos(angle), raw[:, 2])
+        torch.testing.assert_close(length * torch.sin(angle), raw[:, 3])
 
 
 def test_the_relative_term_counts_from_its_share_of_the_training() -> None:
@@ -180,3 +184,15 @@ def test_the_backbone_distinguishes_left_and_right() -> None:
     tile[..., 8:24, 2:6] = 1
     moved = torch.roll(tile, 20, dims=-1)
     assert not torch.allclose(network(tile), network(moved), atol=1e-3)
+
+
+def test_a_narrow_block_has_the_gradients_of_double_precision() -> None:
+    """Of fewer than 16 channels, oneDNN's strided 1x1 convolution is wrong; float64 avoids it."""
+    torch.manual_seed(0)
+    single = Block(4, 8, 2).to(memory_format=torch.channels_last)
+    double = copy.deepcopy(single).double()
+    tiles = torch.rand(3, 4, 17, 17).contiguous(memory_format=torch.channels_last)
+    for block, seen in ((single, tiles), (double, tiles.double())):
+        torch.autograd.backward(block(seen).square().sum())
+    for one, two in zip(single.parameters(), double.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad.float(), rtol=1e-3, atol=1e-3)

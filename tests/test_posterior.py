@@ -72,7 +72,7 @@ def test_a_posterior_sums_to_one() -> None:
     assert rotation is None
     _, rotation = make("unknown").eval().posterior(make_batch().tiles.flatten(0, 1))
     assert rotation is not None
-    assert rotation.shape == (12, 1)
+    assert rotation.shape == (12, 2)
 
 
 def test_of_two_peaks_the_more_probable_one_is_the_answer() -> None:
@@ -104,10 +104,10 @@ def test_the_loss_is_cross_entropy_and_the_pose_loss_of_the_expectation(
     if model.rotation is not None:
         with torch.no_grad():
             model.rotation.weight.zero_()
-            model.rotation.bias.fill_(0.2)
+            model.rotation.bias.copy_(torch.tensor([0.9, 0.2]))
     found = model.objective(batch).item()
     expected = (log_p.exp() @ GRID - torch.tensor([1.0, -2.0])) / torch.tensor([30.0, 60.0])
-    answers = expected if heading == "known" else torch.cat([expected, torch.tensor([0.2])])
+    answers = expected if heading == "known" else torch.cat([expected, torch.tensor([0.9, 0.2])])
     pose = model.loss(answers.expand(2, 2, -1), model.target(batch)).item()
     nats = []
     for truth in batch.offset.flatten(0, 1).double().numpy():

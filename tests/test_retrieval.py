@@ -12,9 +12,10 @@ from test_train import TINY
 
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
-from maptile_loc.learn.data import PairedBatches, RenderedBatches, SeveralCities
+from maptile_loc.learn.data import SeveralCities
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings
+from maptile_loc.learn.tiles.rendered import PairedBatches, RenderedBatches
 from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.render.vector_map import vector_map

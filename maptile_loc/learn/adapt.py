@@ -29,23 +29,19 @@ from data_prep.progress import Progress, silent
 from data_prep.settings import Positive, Settings
 from maptile_loc.config import load_settings, save_settings
 from maptile_loc.device import pick_device
-from maptile_loc.learn.data import RenderedBatches
 from maptile_loc.learn.settings import ModelSettings, Recipe
 from maptile_loc.learn.tile_sequence import TileSequence, see
+from maptile_loc.learn.tiles.supply import JUDGED_STREAM, LABELLED_STREAM, batches, supply
 from maptile_loc.models.parts.published import publish, read_model
-from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.rotation import angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import MapNet, weighted
 from maptile_loc.odometry.stored import with_lidar_odometry
 from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import LocalizeSettings
-from maptile_loc.render.vector_map import vector_map
+from maptile_loc.render.look import card_of_look, look_of_card
 from maptile_loc.types import Queries
 
-LABELLED_STREAM = 2
-"""Stream of random numbers of the rendered tuples; training uses streams 0 and 1."""
-JUDGED_STREAM = 3
-"""Stream of random numbers of the rendered tuples that measure the error before and after."""
 JUDGED_BATCHES = 20
 """Batches of rendered tuples that measure the error."""
 WARMUP_STEPS = 10
@@ -113,7 +109,7 @@ def adapt(
     if drive.odometry is None:
         drive = with_lidar_odometry(drive, localize.odometry, _folder(model_folder, drive.name))
     tiles = drive_tiles(city, drive, queries, localize)
-    sequence = see(tiles, recipe.data.view, progress)
+    sequence = see(tiles, recipe.data.look, progress)
     about = {"drive": drive.name, "submap_m": queries.submap_m, "every_m": queries.every_m}
     return adapt_to(city, model_folder, sequence, about, settings, minutes, device, progress)
 
@@ -128,17 +124,17 @@ def adapt_to(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Path:
-    """As ``adapt``, with the drive's tiles made before, in the view that the model was trained on.
+    """As ``adapt``, with the drive's tiles made before, in the look that the model was trained on.
 
     ``about`` is for the card: the name of the ``drive``, and how the tiles were made.
     """
     on = pick_device(device)
     recipe = _recipe(model_folder, city)
     model, card = read_model(model_folder, city, MapNet)
-    city_map = vector_map(city)
     data = recipe.data.model_copy(update={"batch_tuples": settings.rendered_tuples})
+    source = supply(city, data)
     rendered, judged = (
-        RenderedBatches(city_map, data, recipe.heading, settings.seed, stream)
+        batches(source, data, recipe.heading, settings.seed, stream)
         for stream in (LABELLED_STREAM, JUDGED_STREAM)
     )
     model = model.to(device=on, memory_format=torch.channels_last)
@@ -148,7 +144,7 @@ def adapt_to(
     folder = _folder(model_folder, about["drive"])
     facts: dict[str, Any] = {
         "name": folder.name,
-        "view": card["view"],
+        **card_of_look(look_of_card(card)),
         "validation": on_renders(model, judged),
         "training": card["training"],
         "adapted": about
@@ -201,15 +197,15 @@ def tune(
     rng = np.random.default_rng(settings.seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     numbers = range(settings.steps)
-    batches = DataLoader(rendered, batch_size=None, sampler=numbers, num_workers=workers)
+    loader = DataLoader(rendered, batch_size=None, sampler=numbers, num_workers=workers)
     model.eval()
     seconds, begun = math.inf if minutes is None else minutes * 60, time.monotonic()
     step, share = 0, 0.0
     progress("adapt", 0, PERCENT)
-    for batch in batches:
+    for batch in loader:
         chosen = tuples[rng.integers(len(tuples), size=settings.drive_tuples)]
         tiles = torch.from_numpy(sequence.tiles[chosen])
-        motion = torch.from_numpy(sequence.motion(chosen[:, :1], chosen[:, 1:])).float()
+        motion = torch.from_numpy(sequence.motion(chosen[:, :-1], chosen[:, 1:])).float()
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _rate(step, share)
         loss = model.objective(Batch(*(part.to(model.device) for part in batch)))
@@ -229,26 +225,27 @@ def tune(
 def motion_loss(model: MapNet, tiles: Tensor, motion: Tensor) -> Tensor:
     """The error of the motion between the regressed poses, weighted as MapNet's relative term.
 
-    Without a rotation, the translations are compared in the map's axes, normalised per axis. With
-    one, they are compared in the frame of the tuple's first pose, normalised by the mean deviation
-    of both axes (Brahmbhatt et al. 2018, section 3.2, for MapNet+).
+    The motions are those of consecutive pairs, each in the frame of the pair's earlier pose
+    (Brahmbhatt et al. 2018, section 3.2, and the code of MapNet+). Without a rotation, that frame
+    has the map's axes, and translations are normalised per axis; with one, by the mean deviation of
+    both axes.
 
     Args:
         model: An adaptable one.
-        tiles: (B, T, 3, S, S).
-        motion: (B, T - 1, 3) metres and radians, each later tile in the frame of the first.
+        tiles: (B, T, C, S, S).
+        motion: (B, T - 1, 3) metres and radians, each later tile in the frame of the one before.
     """
     poses = model.expectation(tiles.flatten(0, 1)).view(*tiles.shape[:2], -1)
-    moved = poses[:, 1:, :2] - poses[:, :1, :2]
+    moved = poses[..., :2].diff(dim=1)
     srx = model.loss.get_parameter("srx")
     if model.rotation is None:
         return weighted(moved - motion[..., :2] / model.deviation, srx)
-    angle = angle_of_log_quaternion(poses[..., 2])
-    c, s = torch.cos(angle[:, :1]), torch.sin(angle[:, :1])
+    angle = angle_of_cosine_sine(poses[..., 2:])
+    c, s = torch.cos(angle[:, :-1]), torch.sin(angle[:, :-1])
     east, north = (moved * model.deviation).unbind(-1)
     moved = torch.stack([c * east + s * north, c * north - s * east], -1)
     off = (moved - motion[..., :2]) / model.deviation.mean()
-    turned = log_quaternion(angle[:, 1:] - angle[:, :1] - motion[..., 2])
+    turned = cosine_sine(angle.diff(dim=1)) - cosine_sine(motion[..., 2])
     return weighted(off, srx) + weighted(turned, model.loss.get_parameter("srq"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from data_prep.files import read_json, write_json
+from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
@@ -24,14 +26,18 @@ from maptile_loc.learn.keeper import Keeper, Stopped
 from maptile_loc.learn.pace import Pace
 from maptile_loc.learn.runtime import disk_errors, has_bf16, quiet, threads
 from maptile_loc.learn.settings import Recipe
+from maptile_loc.learn.tiles.supply import Supply, supply
 from maptile_loc.models import kinds
 from maptile_loc.models.parts.kind import Blueprint
 from maptile_loc.models.parts.published import publish
 from maptile_loc.models.parts.tile_model import LOG_EVERY, TileModel
-from maptile_loc.render.vector_map import VectorMap, vector_map
+from maptile_loc.render.look import card_of_look
 
 UNFINISHED = "unfinished"
 """Folder of a training that runs or was interrupted; it replaces ``training`` when it ends."""
+
+LEAST_DEVIATION_M = 1.0
+"""Lower bound of the deviations by which offsets are normalised."""
 
 LAST = "last.ckpt"
 """Name of the checkpoint that an interrupted training resumes from."""
@@ -73,7 +79,7 @@ def train(
         )
     on_gpu = pick_device(device) == "cuda"
     kind, cities = kinds()[settings.kind], [city, *others]
-    maps = [vector_map(each) for each in cities]
+    maps = [supply(each, settings.data) for each in cities]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = make_model(settings, maps[0])
@@ -99,11 +105,14 @@ def train(
     return folder
 
 
-def make_model(settings: Recipe, city_map: VectorMap) -> TileModel:
+def make_model(settings: Recipe, city_map: Supply) -> TileModel:
     """An untrained model for a city; its weights are drawn from torch's random numbers."""
-    mean, deviation = city_map.mean_and_deviation()
+    positions, weights = city_map.positions()
+    mean, deviation = mean_and_deviation(positions, weights)
+    look = settings.data.look
     common: dict[str, Any] = {
-        "size": settings.data.view.size_px,
+        "size": look.size_px,
+        "channels": len(look.channels),
         "network": settings.network.model_dump(mode="json"),
         "heading": settings.heading,
         "mean": mean.tolist(),
@@ -111,8 +120,16 @@ def make_model(settings: Recipe, city_map: VectorMap) -> TileModel:
         "learning_rate": settings.training.learning_rate,
         "weight_decay": settings.training.weight_decay,
     }
-    blueprint = Blueprint(city_map, common, settings.training.relative_from)
+    blueprint = Blueprint(positions, weights, common, settings.training.relative_from)
     return kinds()[settings.kind].make(settings.own(), blueprint)
+
+
+def mean_and_deviation(positions: Array, weights: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of positions, (2,) each, by which offsets are normalised."""
+    share = (weights / weights.sum())[:, None]
+    mean = (share * positions).sum(0)
+    deviation = np.sqrt((share * (positions - mean) ** 2).sum(0))
+    return mean, np.maximum(deviation, LEAST_DEVIATION_M)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -193,7 +210,7 @@ def _facts(settings: Recipe, cities: list[City], trainer: pl.Trainer, pace: Pace
     """What the card of a model says of its training."""
     return {
         "name": settings.name,
-        "view": settings.data.view.model_dump(mode="json"),
+        **card_of_look(settings.data.look),
         "cities": [each.name for each in cities],
         "training": {
             "steps": trainer.global_step,

@@ -13,8 +13,10 @@ from maptile_loc.models import kinds
 from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.parts.tile_model import Heading
 from maptile_loc.render.disguise import DisguiseSettings
+from maptile_loc.render.look import Look
 from maptile_loc.render.routes import BESIDE_M
 from maptile_loc.render.view import ViewSettings
+from maptile_loc.render.window import WindowSettings
 
 
 class DataSettings(Settings):
@@ -44,6 +46,13 @@ class DataSettings(Settings):
     """What a tile shows, and its noise."""
     disguise: DisguiseSettings = DisguiseSettings()
     """How the variants of the city differ from the map."""
+    windows: WindowSettings | None = None
+    """Tiles are windows of the map raster, in place of views rendered from the map."""
+
+    @property
+    def look(self) -> Look:
+        """What the tiles show."""
+        return self.windows or self.view
 
     def processes(self) -> int:
         """The number of processes that render."""

@@ -15,7 +15,7 @@ from data_prep.files import atomic_file
 from data_prep.geometry import Array, se2_between, se2_compose, se2_from_se3, wrap_angle
 from data_prep.progress import Progress, silent, tracked
 from maptile_loc.perceive.tiles import QueryTiles
-from maptile_loc.render.view import ViewSettings, tile_from_query
+from maptile_loc.render.look import Look, in_look
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TileSequence:
     """Query tiles of a drive in order, and the motion of the vehicle between them.
 
     Attributes:
-        tiles: (Q, 3, S, S) float32, as of ``view.tile_from_query``.
+        tiles: (Q, C, S, S) float32, as of ``look.in_look``.
         rotation: (Q,) radians by which each vehicle frame was turned to make its tile.
         odometry: (Q, 3) east, north, heading of the vehicle in the odometry's frame.
         segment: (Q,) int32 of the odometry, negative where there is none.
@@ -65,12 +65,12 @@ def read_tile_sequence(path: Path) -> TileSequence:
         return TileSequence(**{field.name: content[field.name] for field in fields(TileSequence)})
 
 
-def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> TileSequence:
-    """The query tiles of a drive in the view of a model, without those that have no points.
+def see(tiles: QueryTiles, look: Look, progress: Progress = silent) -> TileSequence:
+    """The query tiles of a drive in the look of a model's tiles, without those that have no points.
 
     Args:
         tiles: The drive's query tiles.
-        view: Size and resolution of the model's tiles.
+        look: What the model's tiles show.
         progress: Is called after each tile.
 
     Raises:
@@ -80,7 +80,7 @@ def see(tiles: QueryTiles, view: ViewSettings, progress: Progress = silent) -> T
     if drive.odometry is None:
         raise MaptileError(f"{drive.name}: no odometry, so the motion between tiles is unknown")
     numbered = enumerate(tracked(tiles, "tiles", len(tiles), progress))
-    seen = {query: tile_from_query(tile, view) for query, tile in numbered if tile is not None}
+    seen = {query: in_look(tile, look) for query, tile in numbered if tile is not None}
     if not seen:
         raise MaptileError(f"{drive.name}: no usable point in its scans")
     kept = list(seen)

@@ -56,7 +56,7 @@ class CellsModel(TileModel):
         self.register_buffer("side", torch.ones(total))
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, N) log-probabilities of cells and (B, N, 2) positions in them.
+        """(B, C, S, S) -> (B, N) log-probabilities of cells and (B, N, 2) positions in them.
 
         The N cells are those of all partitions; the probabilities of each partition sum to 1. The
         positions are metres from the reference.
@@ -86,7 +86,7 @@ class CellsModel(TileModel):
         """The most probable positions.
 
         Args:
-            tiles: (B, 3, S, S).
+            tiles: (B, C, S, S).
             count: Number of positions, K.
 
         Returns:
@@ -134,7 +134,7 @@ class CellsModel(TileModel):
         return answers, distance, density
 
     def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, 2) the most probable position, (B,) zeros: there is no direction."""
+        """(B, C, S, S) -> (B, 2) the most probable position, (B,) zeros: there is no direction."""
         positions, _ = self.top(tiles, 1)
         return positions[:, 0], torch.zeros_like(positions[:, 0, 0])
 
@@ -147,9 +147,7 @@ class ClassifierRecipe(Settings):
 
 
 def _make(recipe: ClassifierRecipe, blueprint: Blueprint) -> CellsModel:
-    city_map = blueprint.city_map
-    weights = city_map.weights.double().numpy()
-    cells = make_cells(city_map.roads.midpoints(), weights, recipe.cells)
+    cells = make_cells(blueprint.positions, blueprint.weights, recipe.cells)
     model = CellsModel(counts=np.bincount(cells.partition).tolist(), **blueprint.common)
     model.centre.copy_(torch.from_numpy(cells.centre))
     model.side.copy_(torch.from_numpy(cells.side))

@@ -98,7 +98,7 @@ class DescriptorModel(TileModel):
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, length) float32 unit vectors."""
+        """(B, C, S, S) -> (B, length) float32 unit vectors."""
         if self.head == "layout":
             pooled = self.features(tiles)
         else:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from data_prep.geometry import Array
 from maptile_loc.models.parts.kind import Blueprint, ModelKind
-from maptile_loc.models.parts.rotation import angle_of_log_quaternion
+from maptile_loc.models.parts.rotation import angle_of_cosine_sine
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe
 
@@ -49,13 +49,13 @@ class PosteriorMapNet(MapNet):
         self.register_buffer("grid", torch.zeros(places, 2))
 
     def posterior(self, tiles: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, 3, S, S) -> (B, N) log-probabilities, and the log-quaternion (B, 1) or None."""
+        """(B, C, S, S) -> (B, N) log-probabilities, and cosine and sine (B, 2) or None."""
         features = self.features(tiles)
         log_p = functional.log_softmax(self.logits(features).float(), dim=1)
         return log_p, None if self.rotation is None else self.rotation(features).float()
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 2 or 3) float32: normalised offset, log-quaternion.
+        """(B, C, S, S) -> (B, 2 or 4) float32: normalised offset, cosine and sine.
 
         The offset is the expectation within ``DECIDED_M`` of the most probable position.
         """
@@ -81,11 +81,11 @@ class PosteriorMapNet(MapNet):
         within = steps.min().square() / 12 if len(steps) else torch.zeros(())
         covariance = covariance + within * torch.eye(2, device=offset.device)
         zero = torch.zeros_like(offset[:, 0])
-        angle = zero if rotation is None else angle_of_log_quaternion(rotation[:, 0])
+        angle = zero if rotation is None else angle_of_cosine_sine(rotation)
         return Answer(offset, angle, covariance, probability)
 
     def expectation(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 2 or 3): as ``forward``, with the expectation over the whole grid.
+        """(B, C, S, S) -> (B, 2 or 4): as ``forward``, with the expectation over the whole grid.
 
         It distinguishes two positions by the probability of each, so its gradient reaches both.
         """
@@ -107,7 +107,7 @@ class PosteriorMapNet(MapNet):
         return loss - (target * log_p).sum(1).mean()
 
     def _joined(self, offset: Tensor, rotation: Tensor | None) -> Tensor:
-        """(B, 2 or 3) of offsets (B, 2) in metres, which are normalised, and log-quaternions."""
+        """(B, 2 or 4) of offsets (B, 2) in metres, which are normalised, and of rotations."""
         normalised = (offset - self.mean) / self.deviation
         return normalised if rotation is None else torch.cat([normalised, rotation], 1)
 
@@ -120,9 +120,7 @@ class PosteriorRecipe(RegressorRecipe):
 
 
 def _make(recipe: PosteriorRecipe, blueprint: Blueprint) -> PosteriorMapNet:
-    city_map = blueprint.city_map
-    weights = city_map.weights.double().numpy()
-    grid = _grid(city_map.roads.midpoints()[weights > 0], recipe.grid_m)
+    grid = _grid(blueprint.positions[blueprint.weights > 0], recipe.grid_m)
     model = PosteriorMapNet(
         places=len(grid),
         relative=recipe.relative,

@@ -2,10 +2,10 @@
 
 After Brahmbhatt et al., Geometry-Aware Learning of Maps for Camera Localization (MapNet), CVPR
 2018, in the plane: the translation is the 2D offset from the city's reference tile, normalised per
-axis; the rotation, where the heading is unknown, is the log-quaternion of a turn about the
-vertical. As in the authors' code, the relative pose of two tiles is the difference of their pose
-vectors. PoseNet with learned weights (Kendall and Cipolla, CVPR 2017) is the same without the
-relative term.
+axis; the rotation, where the heading is unknown, is the cosine and the sine of the heading, because
+the published log-quaternion jumps at 180 degrees. As in the authors' code, the relative pose of two
+tiles is the difference of their pose vectors. PoseNet with learned weights (Kendall and Cipolla,
+CVPR 2017) is the same without the relative term.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data_prep.settings import Settings
 from maptile_loc.models.parts.kind import Blueprint, ModelKind
-from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.rotation import COMPONENTS, angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch, TileModel
 
 INITIAL_WEIGHTS = {"sx": 0.0, "sq": -3.0, "srx": 0.0, "srq": -3.0}
@@ -44,7 +44,7 @@ class PoseLoss(nn.Module):
         self.relative, self.rotation = relative, rotation
 
     def forward(self, predicted: Tensor, target: Tensor, relative: bool = True) -> Tensor:
-        """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion.
+        """The loss of poses (B, T, 2 or 4): normalised east, north, cosine and sine.
 
         ``relative=False`` omits the relative term.
         """
@@ -58,7 +58,7 @@ class PoseLoss(nn.Module):
         """Return the weighted error of the translation plus, where poses have one, of the rotation.
 
         Args:
-            error: (..., 2 or 3) predicted less true poses.
+            error: (..., 2 or 4) predicted less true poses.
             translation: Name of the learned weight of the translation: "sx" or "srx".
             rotation: Name of the learned weight of the rotation: "sq" or "srq".
         """
@@ -110,7 +110,7 @@ class MapNet(TileModel):
         self.save_hyperparameters()
         self.translation = nn.Linear(self.settings.features, 2)
         turned = self.heading == "unknown"
-        self.rotation = nn.Linear(self.settings.features, 1) if turned else None
+        self.rotation = nn.Linear(self.settings.features, COMPONENTS) if turned else None
         self.loss = PoseLoss(relative, turned)
         self.relative_from = relative_from
 
@@ -120,7 +120,7 @@ class MapNet(TileModel):
         return self.loss.relative
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 2 or 3) float32: normalised offset, log-quaternion."""
+        """(B, C, S, S) -> (B, 2 or 4) float32: normalised offset, cosine and sine."""
         features = self.features(tiles)
         heads = [self.translation(features)]
         if self.rotation is not None:
@@ -128,15 +128,15 @@ class MapNet(TileModel):
         return torch.cat(heads, dim=1).float()
 
     def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians."""
+        """(B, C, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians."""
         predicted = self(tiles)
         offset = predicted[:, :2] * self.deviation + self.mean
         if self.rotation is None:
             return offset, torch.zeros_like(offset[:, 0])
-        return offset, angle_of_log_quaternion(predicted[:, 2])
+        return offset, angle_of_cosine_sine(predicted[:, 2:])
 
     def answer(self, tiles: Tensor, before: Tensor | None = None) -> Answer:
-        """The model's answer to tiles (B, 3, S, S).
+        """The model's answer to tiles (B, C, S, S).
 
         Args:
             tiles: The tiles.
@@ -145,7 +145,7 @@ class MapNet(TileModel):
         return of_unknown_error(*self.pose(tiles))
 
     def expectation(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, 2 or 3): the normalised poses that the loss is made of.
+        """(B, C, S, S) -> (B, 2 or 4): the normalised poses that the loss is made of.
 
         Here they are those of ``forward``.
         """
@@ -160,11 +160,11 @@ class MapNet(TileModel):
         return loss
 
     def target(self, batch: Batch) -> Tensor:
-        """(B, T, 2 or 3) the true poses: normalised offset and, with a rotation, log-quaternion."""
+        """(B, T, 2 or 4) the true poses: normalised offset; with a rotation, cosine and sine."""
         offset = (batch.offset - self.mean) / self.deviation
         if self.rotation is None:
             return offset
-        return torch.cat([offset, log_quaternion(batch.angle)[..., None]], dim=-1)
+        return torch.cat([offset, cosine_sine(batch.angle)], dim=-1)
 
 
 class RegressorRecipe(Settings):

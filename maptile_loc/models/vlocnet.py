@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from maptile_loc.models.parts.kind import Blueprint, ModelKind
 from maptile_loc.models.parts.resnet import Block
-from maptile_loc.models.parts.rotation import angle_of_log_quaternion, log_quaternion
+from maptile_loc.models.parts.rotation import COMPONENTS, angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe, of_unknown_error
 
@@ -52,7 +52,7 @@ class PairLoss(nn.Module):
         self.rotation = rotation
 
     def poses(self, predicted: Tensor, target: Tensor, relative: bool = True) -> Tensor:
-        """The loss of poses (B, T, 2 or 3): normalised east, north and the log-quaternion.
+        """The loss of poses (B, T, 2 or 4): normalised east, north, cosine and sine.
 
         ``relative=False`` omits the geometric consistency.
         """
@@ -62,7 +62,7 @@ class PairLoss(nn.Module):
         return self._weighted(errors, "sx", "sq")
 
     def motions(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """The loss of motions (N, 2 or 3): forward, left in ``MOTION_M`` and the log-quaternion."""
+        """The loss of motions (N, 2 or 4): forward, left in ``MOTION_M``, cosine and sine."""
         return self._weighted([predicted - target], "mx", "mq")
 
     def _weighted(self, errors: list[Tensor], translation: str, rotation: str) -> Tensor:
@@ -71,11 +71,11 @@ class PairLoss(nn.Module):
         Each part is ``exp(-s) e + s``, with e the sum over ``errors`` and s a learned weight.
 
         Args:
-            errors: (..., 2 or 3) each: predicted less true values; the third is the rotation.
+            errors: (..., 2 or 4) each: predicted less true values; the last two are the rotation.
             translation: Name of the weight of the translation.
             rotation: Name of the weight of the rotation.
         """
-        terms = [(translation, slice(0, 2))] + [(rotation, slice(2, 3))] * self.rotation
+        terms = [(translation, slice(0, 2))] + [(rotation, slice(2, 4))] * self.rotation
         losses = []
         for name, part in terms:
             sizes = torch.stack([error[..., part].norm(dim=-1).mean() for error in errors])
@@ -109,7 +109,7 @@ class VLocNet(MapNet):
             nn.Flatten(),
             nn.Linear(MOTION_CELLS**2 * width, MOTION_FEATURES),
             nn.ReLU(),
-            nn.Linear(MOTION_FEATURES, 2 if self.rotation is None else 3),
+            nn.Linear(MOTION_FEATURES, 2 if self.rotation is None else 2 + COMPONENTS),
         )
         self.pair_loss = PairLoss(self.rotation is not None)
 
@@ -119,13 +119,13 @@ class VLocNet(MapNet):
         return False
 
     def shared_features(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, C, H, W), the features of each tile that both streams share."""
+        """(B, C, S, S) -> (B, C, H, W), the features of each tile that both streams share."""
         shared = self.backbone.stages[: self.shared]
         seen: Tensor = shared(tiles.contiguous(memory_format=torch.channels_last))
         return seen
 
     def regress(self, seen: Tensor, before: Tensor) -> Tensor:
-        """Shared features of tiles and of their predecessors (zeros: none) -> (B, 2 or 3) poses."""
+        """Shared features of tiles and of their predecessors (zeros: none) -> (B, 2 or 4) poses."""
         fused = functional.relu(self.fuse(torch.cat([seen, before], 1)))
         own = self.backbone.stages[self.shared :](fused)
         features = functional.relu(self.backbone.features(own.flatten(1)))
@@ -135,25 +135,25 @@ class VLocNet(MapNet):
         return torch.cat(heads, dim=1).float()
 
     def motion(self, before: Tensor, seen: Tensor) -> Tensor:
-        """Shared features -> (B, 2 or 3): the pose of the second tile in the frame of the first.
+        """Shared features -> (B, 2 or 4): the pose of the second tile in the frame of the first.
 
-        Forward and left in ``MOTION_M``, and the log-quaternion of the turn.
+        Forward and left in ``MOTION_M``, and cosine and sine of the turn.
         """
         moved: Tensor = self.odometry(torch.cat([before, seen], 1)).float()
         return moved
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) without predecessors -> (B, 2 or 3) float32, as ``MapNet``."""
+        """(B, C, S, S) without predecessors -> (B, 2 or 4) float32, as ``MapNet``."""
         seen = self.shared_features(tiles)
         return self.regress(seen, torch.zeros_like(seen))
 
     def pose_after(self, tiles: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``pose``, of tiles (B, 3, S, S) with their predecessors ``previous`` (B, 3, S, S)."""
+        """As ``pose``, of tiles (B, C, S, S) with their predecessors ``previous`` (B, C, S, S)."""
         poses = self.regress(self.shared_features(tiles), self.shared_features(previous))
         offset = poses[:, :2] * self.deviation + self.mean
         if self.rotation is None:
             return offset, torch.zeros_like(offset[:, 0])
-        return offset, angle_of_log_quaternion(poses[:, 2])
+        return offset, angle_of_cosine_sine(poses[:, 2:])
 
     def answer(self, tiles: Tensor, before: Tensor | None = None) -> Answer:
         """As ``MapNet.answer``; the tiles before are read where there are any."""
@@ -178,14 +178,14 @@ class VLocNet(MapNet):
         return loss
 
     def motion_target(self, batch: Batch) -> Tensor:
-        """(B, T - 1, 2 or 3) the true motions between the tiles of a tuple, as of ``motion``."""
+        """(B, T - 1, 2 or 4) the true motions between the tiles of a tuple, as of ``motion``."""
         angle = batch.angle[:, :-1]
         c, s = torch.cos(angle), torch.sin(angle)
         east, north = batch.offset.diff(dim=1).unbind(-1)
         moved = torch.stack([c * east + s * north, c * north - s * east], -1) / MOTION_M
         if self.rotation is None:
             return moved
-        return torch.cat([moved, log_quaternion(batch.angle.diff(dim=1))[..., None]], dim=-1)
+        return torch.cat([moved, cosine_sine(batch.angle.diff(dim=1))], dim=-1)
 
 
 def _make(recipe: RegressorRecipe, blueprint: Blueprint) -> VLocNet:

@@ -46,10 +46,15 @@ class DisguiseSettings(Settings):
     """Trees and poles per square kilometre: they stop every ray."""
     clutter_per_km2: float = Field(2500.0, ge=0)
     """Parked cars, hedges and bushes per square kilometre: they stop low rays only."""
+    road_shift_m: float = Field(0.7, ge=0)
+    """Standard deviation per axis by which each road is displaced."""
+    road_edge_m: float = Field(0.5, ge=0)
+    """Standard deviation by which the edges of each road are displaced outwards."""
 
     def nothing(self) -> DisguiseSettings:
         """The settings of a world that equals the map, at the same resolution."""
-        zeros = ("shift_m", "missing", "new_per_km2", "trunks_per_km2", "clutter_per_km2")
+        buildings = ("shift_m", "missing", "new_per_km2", "trunks_per_km2", "clutter_per_km2")
+        zeros = (*buildings, "road_shift_m", "road_edge_m")
         return self.model_copy(update=dict.fromkeys(zeros, 0.0))
 
 
@@ -100,6 +105,36 @@ def build_world(
         )
     cells[[0, -1]] = EDGE_CELL
     cells[:, [0, -1]] = EDGE_CELL
+    return cells
+
+
+def build_roads(
+    surfaces: NDArray[np.object_],
+    bounds: tuple[float, float, float, float],
+    settings: DisguiseSettings,
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """The road surface in one random variant of the city.
+
+    Args:
+        surfaces: (R,) shapely polygons of the roads.
+        bounds: West, south, east, north of the world.
+        settings: How it differs from the map.
+        rng: Source of all randomness.
+
+    Returns:
+        (H, W) uint8, 1 on roads; the cells are those of ``build_world``.
+    """
+    west, south, east, north = bounds
+    step = settings.resolution
+    shape = (max(3, round((north - south) / step)), max(3, round((east - west) / step)))
+    cells = np.zeros(shape, np.uint8)
+    moved = _shifted(surfaces, settings.road_shift_m * rng.standard_normal((len(surfaces), 2)))
+    moved = shapely.buffer(moved, settings.road_edge_m * rng.standard_normal(len(surfaces)))
+    moved = moved[~shapely.is_empty(moved)]
+    if len(moved):
+        transform = Affine(step, 0, west, 0, -step, north)
+        rasterize(((shape, 1) for shape in moved), out=cells, transform=transform)
     return cells
 
 

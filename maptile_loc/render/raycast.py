@@ -34,12 +34,14 @@ class Worlds:
             are ``EDGE_CELL``. Row 0 is north.
         west, north: Plane coordinates of the outer corner of cell (0, 0), metres.
         resolution: Metres per cell.
+        roads: (N, H, W) uint8, 1 on the surface of roads; None where no view shows roads.
     """
 
     cells: Tensor
     west: float
     north: float
     resolution: float
+    roads: Tensor | None = None
 
     def free(self, world: Tensor, positions: Tensor) -> Tensor:
         """(B, T) bool: whether the cell at each position is free or holds clutter only.
@@ -48,11 +50,20 @@ class Worlds:
             world: (B,) int64, the variant that each tuple belongs to.
             positions: (B, T, 2) float32 east, north in metres.
         """
-        _, rows, columns = self.cells.shape
+        return self._at(self.cells, world, positions) < SOLID_CELL
+
+    def on_road(self, world: Tensor, positions: Tensor) -> Tensor:
+        """(B, T) bool: whether each position is on a road's surface; arguments as in ``free``."""
+        assert self.roads is not None
+        return self._at(self.roads, world, positions) > 0
+
+    def _at(self, grid: Tensor, world: Tensor, positions: Tensor) -> Tensor:
+        """The cells of a (N, H, W) grid at positions; beyond the edge, those at the edge."""
+        _, rows, columns = grid.shape
         row = ((self.north - positions[..., 1]) / self.resolution).floor().long()
         column = ((positions[..., 0] - self.west) / self.resolution).floor().long()
         row, column = row.clamp(0, rows - 1), column.clamp(0, columns - 1)
-        return self.cells[world[:, None], row, column] < SOLID_CELL
+        return grid[world[:, None], row, column]
 
 
 class PlaneRays(NamedTuple):

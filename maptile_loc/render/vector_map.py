@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import rasterio.features
 import shapely
+import shapely.geometry
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,7 +16,7 @@ from data_prep.city.folder import City
 from data_prep.city.raster import ROAD, MapRaster
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
-from maptile_loc.render.disguise import CELL_M, DisguiseSettings, build_world
+from maptile_loc.render.disguise import CELL_M, DisguiseSettings, build_roads, build_world
 from maptile_loc.render.raycast import Worlds
 from maptile_loc.render.routes import RoadGraph, road_graph
 from maptile_loc.render.view import ViewSettings, render
@@ -29,8 +31,6 @@ RASTER_DIRECTIONS = 12
 """Directions that are tried for each of a raster's lines."""
 RASTER_WIDTH_M = 2.0
 """Width that the lines of a raster are given."""
-LEAST_DEVIATION_M = 1.0
-"""Lower bound of the deviations by which offsets are normalised."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,37 @@ class VectorMap:
         weights: (E,) float32, the relative frequency with which a route begins on each piece of
             road: its length, or 0 outside the city's tiles.
         bounds: West, south, east, north of the map.
+        surfaces: (R,) shapely polygons of the roads' surfaces.
     """
 
     buildings: NDArray[np.object_]
     roads: RoadGraph
     weights: Tensor
     bounds: tuple[float, float, float, float]
+    surfaces: NDArray[np.object_]
 
-    def mean_and_deviation(self) -> tuple[Array, Array]:
-        """(2,) mean and (2,) standard deviation of the positions on roads, metres.
+    def positions(self) -> tuple[Array, Array]:
+        """(E, 2) positions on roads, metres, and their (E,) relative frequency in training."""
+        return self.roads.midpoints(), self.weights.double().numpy()
 
-        Offsets are normalised by them.
+    def world(
+        self, disguise: DisguiseSettings, rng: np.random.Generator, roads: bool = False
+    ) -> Worlds:
+        """One random variant of the city that differs from the map as ``disguise`` says.
+
+        With ``roads``, it has the surfaces of roads.
         """
-        middle = self.roads.midpoints()
-        share = (self.weights / self.weights.sum()).double().numpy()[:, None]
-        mean = (share * middle).sum(0)
-        deviation = np.sqrt((share * (middle - mean) ** 2).sum(0))
-        return mean, np.maximum(deviation, LEAST_DEVIATION_M)
-
-    def world(self, disguise: DisguiseSettings, rng: np.random.Generator) -> Worlds:
-        """One random variant of the city that differs from the map as ``disguise`` says."""
         west, _, _, north = self.bounds
         cells = build_world(self.buildings, self.roads.middle(), self.bounds, disguise, rng)
-        return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution)
+        surface = None
+        if roads:
+            surface = torch.from_numpy(build_roads(self.surfaces, self.bounds, disguise, rng))[None]
+        return Worlds(torch.from_numpy(cells)[None], west, north, disguise.resolution, surface)
 
-    def exact_world(self, resolution: float = CELL_M) -> Worlds:
-        """The city exactly as it is on the map; ``resolution`` is in metres per cell."""
+    def exact_world(self, resolution: float = CELL_M, roads: bool = False) -> Worlds:
+        """The city exactly as it is on the map, at ``resolution`` metres per cell."""
         exact = DisguiseSettings(resolution=resolution).nothing()
-        return self.world(exact, np.random.default_rng(0))
+        return self.world(exact, np.random.default_rng(0), roads)
 
 
 def vector_map(city: City) -> VectorMap:
@@ -88,9 +91,11 @@ def vector_map(city: City) -> VectorMap:
     drivable = table[table["kind"] == "road"] if (table["kind"] == "road").any() else table
     lines = [shapely.get_coordinates(line) + shift for line in drivable.geometry]
     widths = drivable["width"].to_numpy(np.float64)
+    surfaces = shapely.buffer(drivable.geometry.to_numpy(), widths / 2, cap_style="flat")
     if not lines:
         lines = _lines_of_raster(city.raster, city.reference)
         widths = np.full(len(lines), RASTER_WIDTH_M)
+        surfaces = _surfaces_of_raster(city.raster)
     graph = road_graph(lines, widths)
     tiles = city.tiles()
     tiles = tiles[~tiles["empty"]]
@@ -103,11 +108,16 @@ def vector_map(city: City) -> VectorMap:
             "choose a larger area"
         )
     raster = city.raster
+    buildings, surfaces = (
+        np.asarray(shapely.transform(shapes, lambda xy: xy + shift))
+        for shapes in (city.buildings().geometry.to_numpy(), surfaces)
+    )
     return VectorMap(
-        np.asarray(shapely.transform(city.buildings().geometry.to_numpy(), lambda xy: xy + shift)),
+        buildings,
         graph,
         weights,
         (raster.west - east, raster.south - north, raster.east - east, raster.north - north),
+        surfaces,
     )
 
 
@@ -124,7 +134,7 @@ def render_exact(
         generator: Source of the rays' randomness.
 
     Returns:
-        (B, 3, S, S) float32, as of ``view.render``.
+        (B, C, S, S) float32, as of ``view.render``.
     """
     around = view.without_noise().model_copy(update={"line_scanner": 0.0})
     zeros = torch.zeros(len(paths))
@@ -140,6 +150,13 @@ def _covered(points: NDArray[np.float32], centres: Array, half: float) -> NDArra
     covered = np.zeros(len(points), np.float32)
     covered[inside] = 1
     return covered
+
+
+def _surfaces_of_raster(raster: MapRaster) -> NDArray[np.object_]:
+    """(R,) polygons of the connected road surfaces of a raster, in the map frame."""
+    road = (raster.data[ROAD] > 0).astype(np.uint8)
+    found = rasterio.features.shapes(road, mask=road > 0, transform=raster.transform)
+    return np.array([shapely.geometry.shape(shape) for shape, _ in found], object)
 
 
 def _lines_of_raster(raster: MapRaster, reference: Array) -> list[Array]:

@@ -2,7 +2,7 @@
 
 A vehicle travels a short path through the tile's centre and casts many rays, each from its own
 point of the path. A ray ends at the first obstacle; what it crosses is observed to be free. The
-result has the channels of ``types.QueryTile``: wall evidence, ground, observed.
+result has channels of ``types.QueryTile``: wall evidence, ground, observed, road.
 
 Frames: the *plane* is that of ``raycast``. The *tile* frame has its origin at the tile's centre;
 its x axis points at ``angle`` (radians counter-clockwise from east), 0 for a north-up tile. Row 0
@@ -12,7 +12,7 @@ is the tile's +y side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,14 +22,18 @@ from torch.nn import functional
 
 from data_prep.settings import Settings
 from maptile_loc.render.raycast import COMPACT_EVERY, GridRays, PlaneRays, Worlds, cast_rays
+from maptile_loc.render.surface import SurfaceSettings, UniformDraw, road_evidence
 from maptile_loc.types import QueryTile
 
+Channel = Literal["wall", "ground", "observed", "road"]
+"""A channel of a tile: wall evidence; ground seen; 1 where a ray ended or passed; road evidence,
+1 on a road's surface, -1 beside. All but the last are 0..1."""
 WALL_CHANNEL = 0
-"""Channel of a rendered tile: wall evidence, 0..1."""
+"""Number of the wall evidence in a tile with the default channels."""
 GROUND_CHANNEL = 1
-"""Channel of a rendered tile: ground seen, 0..1."""
+"""Number of the ground, likewise."""
 OBSERVED_CHANNEL = 2
-"""Channel of a rendered tile: 1 where a ray ended or passed, else 0."""
+"""Number of what is observed, likewise."""
 TILT_RAD = 0.2
 """The scan planes of a line scanner deviate from the perpendicular of the track by up to this."""
 SHORTEST_PATH = 0.2
@@ -40,9 +44,6 @@ MISSING_BLOCKS = 16
 """A tile has this many blocks along a side that may lack their wall evidence."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Step between the directions of consecutive rays, in turns: it spreads them evenly."""
-
-UniformDraw = Callable[..., Tensor]
-"""``uniform(low, high, *shape)`` returns (B, *shape) uniform random numbers."""
 
 
 class ViewSettings(Settings):
@@ -55,6 +56,8 @@ class ViewSettings(Settings):
     """Pixels along a tile's side."""
     resolution: float = Field(1.5, gt=0)
     """Metres per pixel."""
+    channels: tuple[Channel, ...] = Field(("wall", "ground", "observed"), min_length=1)
+    """What a network is given, in this order."""
     travel_m: float = Field(50.0, ge=0)
     """Length of the path from which a tile is seen."""
     range_m: float = Field(50.0, gt=0)
@@ -83,6 +86,8 @@ class ViewSettings(Settings):
     """Evidence per ray that hits a pixel (it saturates): the limits of a log-uniform draw."""
     angle_noise_deg: float = Field(1.0, ge=0)
     """Standard deviation of the tile's direction: a known heading is not exact."""
+    surface: SurfaceSettings = SurfaceSettings()
+    """Of the road channel."""
 
     @property
     def size_m(self) -> float:
@@ -103,7 +108,7 @@ class ViewSettings(Settings):
             "wall_gain": (20.0, 20.0),
             "angle_noise_deg": 0.0,
         }
-        return self.model_copy(update=exact)
+        return self.model_copy(update=exact | {"surface": SurfaceSettings.exact()})
 
 
 def render(
@@ -128,7 +133,7 @@ def render(
         generator: Source of all randomness, on the device of the worlds.
 
     Returns:
-        (B, 3, S, S) float32 in 0..1: wall evidence, ground, observed.
+        (B, C, S, S) float32, the channels of ``settings``.
     """
     batch, device = len(paths), paths.device
 
@@ -146,24 +151,24 @@ def render(
     # A ray without a hit observes free space only as far as the ground returns echoes.
     crossed = torch.where(ends.hit, ends.distance, ground_reach)
     depth = ends.distance + settings.depth_noise_m * normal(settings.rays)
-
     turned = angle + math.radians(settings.angle_noise_deg) * normal()
     seeing = (kept & ~ends.inside).flatten().nonzero().squeeze(1)
     lines = _in_tile(rays, seeing, centre, turned, settings)
     ground_reach, crossed = ground_reach.flatten()[seeing], crossed.flatten()[seeing]
     ground, beyond = _mark(lines, ground_reach, crossed, batch, settings)
     struck = _count(lines, depth.flatten()[seeing], ends.hit.flatten()[seeing], batch, settings)
-    weakest, strongest = settings.wall_gain
-    gain = torch.exp(uniform(math.log(weakest), math.log(strongest), 1, 1))
-    wall = 1 - torch.exp(-gain * struck)
-    if settings.missing_walls > 0:
-        wall = wall * _remaining(settings, uniform)
+    wall = _evidence(struck, settings, uniform)
     observed = torch.maximum(torch.maximum(ground, beyond), (wall > 0).float())
     if settings.spurious > 0:
         size = (settings.size_px, settings.size_px)
         wrong = uniform(0, 1, *size) < uniform(0, settings.spurious, 1, 1)
         wall = torch.maximum(wall, wrong * observed * uniform(*SPURIOUS_WALL, 1, 1))
-    return torch.stack([wall, ground * (1 - wall), observed], dim=1)
+    made = {"wall": wall, "ground": ground * (1 - wall), "observed": observed}
+    if "road" in settings.channels:
+        place = _places(centre, turned, settings)
+        seen = made["ground"], settings.surface
+        made["road"] = road_evidence(worlds, world, place, paths, *seen, uniform)
+    return torch.stack([made[name] for name in settings.channels], dim=1)
 
 
 def tile_from_query(query: QueryTile, settings: ViewSettings) -> Tensor:
@@ -174,16 +179,23 @@ def tile_from_query(query: QueryTile, settings: ViewSettings) -> Tensor:
         settings: The view that the model was trained on.
 
     Returns:
-        (3, S, S) float32. Each pixel is the maximum of the query's pixels within it. Where a wall
+        (C, S, S) float32, the channels of ``settings``. Each pixel is the maximum of the query's
+        pixels within it; of the road evidence, the mean of those where it is known. Where a wall
         is, ground is reduced by the wall evidence, as in ``render``.
     """
-    channels = np.stack([query.wall, query.ground, query.observed])
+    road = np.zeros_like(query.wall) if query.road is None else query.road
+    channels = np.stack([query.wall, query.ground, query.observed, road])
     tile = torch.from_numpy(np.ascontiguousarray(channels, np.float32))
     spare = round((query.size - settings.size_m / query.resolution) / 2)
     tile = functional.pad(tile, [-spare] * 4)
     size = (settings.size_px, settings.size_px)
-    wall, ground, observed = functional.adaptive_max_pool2d(tile, size)
-    return torch.stack([wall, ground * (1 - wall), observed])
+    wall, ground, observed = functional.adaptive_max_pool2d(tile[:3], size)
+    made = {"wall": wall, "ground": ground * (1 - wall), "observed": observed}
+    if "road" in settings.channels:
+        known = torch.stack([tile[3], (tile[3] != 0).float()])
+        total, count = functional.adaptive_avg_pool2d(known, size)
+        made["road"] = total / count.clamp_min(1e-6)
+    return torch.stack([made[name] for name in settings.channels])
 
 
 def _rays(paths: Tensor, settings: ViewSettings, uniform: UniformDraw) -> PlaneRays:
@@ -231,6 +243,15 @@ def _in_tile(
     return GridRays(*(part.flatten()[seeing] for part in every))
 
 
+def _places(centre: Tensor, angle: Tensor, settings: ViewSettings) -> Tensor:
+    """(B, S, S, 2) plane metres of the centres of the tiles' pixels."""
+    size = settings.size_px
+    local = (torch.arange(size, device=centre.device) + 0.5 - size / 2) * settings.resolution
+    c, s = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+    x, y = local[None, None, :], -local[None, :, None]
+    return torch.stack([c * x - s * y, s * x + c * y], -1) + centre[:, None, None]
+
+
 def _pixel(lines: GridRays, distance: Tensor, side: int) -> Tensor:
     """(N,) flat index of the pixel at ``distance`` (pixels) along each ray; outside: a margin's."""
     row = torch.addcmul(lines.row, lines.d_row, distance).to(torch.int64).clamp_(0, side - 1)
@@ -265,6 +286,14 @@ def _count(
     pixel = _pixel(lines, distance / settings.resolution, side)[hit]
     count = torch.bincount(pixel, minlength=batch * side**2)
     return count.view(batch, side, side)[:, 1:-1, 1:-1].float()
+
+
+def _evidence(struck: Tensor, settings: ViewSettings, uniform: UniformDraw) -> Tensor:
+    """(B, S, S) wall evidence of pixels by the rays that struck them; some of it is missing."""
+    weakest, strongest = settings.wall_gain
+    gain = torch.exp(uniform(math.log(weakest), math.log(strongest), 1, 1))
+    wall = 1 - torch.exp(-gain * struck)
+    return wall * _remaining(settings, uniform) if settings.missing_walls > 0 else wall
 
 
 def _remaining(settings: ViewSettings, uniform: UniformDraw) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from data_prep.city.folder import City
 from data_prep.geometry import Array
 from data_prep.settings import Count, Positive, Settings
-from maptile_loc.render.view import tile_from_query
+from maptile_loc.render.look import in_look
 from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
 from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.near import NearSearch
@@ -66,7 +66,7 @@ class CellsLocator(ModelLocator["CellsModel"]):
             asked = spaced_turns(turns, log_prior, step)
         count = self.settings.places
         with torch.inference_mode():
-            seen = turned_tiles(tile_from_query(tile, self.view), asked).to(self.model.device)
+            seen = turned_tiles(in_look(tile, self.look), asked).to(self.model.device)
             offset, score = self.model.top(
                 seen, count if len(asked) == 1 else self.settings.per_turn
             )

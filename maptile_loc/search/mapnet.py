@@ -12,7 +12,7 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import Count, Positive, Settings
-from maptile_loc.render.view import tile_from_query
+from maptile_loc.render.look import in_look
 from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
 from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.near import NearSearch
@@ -68,7 +68,7 @@ class MapNetLocator(ModelLocator["MapNet"]):
             MaptileError: As ``starts``.
         """
         north_up(self.model.heading, turns, self.folder)
-        seen = [tile_from_query(one, self.view)[None] for one in (tile, before) if one is not None]
+        seen = [in_look(one, self.look)[None] for one in (tile, before) if one is not None]
         with torch.inference_mode():
             answer = self.model.answer(*(one.to(self.model.device) for one in seen))
         offset, angle, spread, probability = (one[0].double().cpu().numpy() for one in answer)
@@ -94,7 +94,7 @@ class MapNetLocator(ModelLocator["MapNet"]):
         """
         north_up(self.model.heading, turns, self.folder)
         with torch.inference_mode():
-            seen = tile_from_query(tile, self.view)[None].to(self.model.device)
+            seen = in_look(tile, self.look)[None].to(self.model.device)
             offset, angle = self.model.pose(seen)
         place = self.reference + offset[0].double().cpu().numpy()
         known = self.model.heading == "known"

@@ -15,9 +15,10 @@ from data_prep.files import atomic_file
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Count, Positive, Settings
+from maptile_loc.render.look import in_look
 from maptile_loc.render.routes import BESIDE_M
 from maptile_loc.render.vector_map import render_exact, vector_map
-from maptile_loc.render.view import ViewSettings, tile_from_query
+from maptile_loc.render.view import ViewSettings
 from maptile_loc.search.engine.locator import ModelLocator, model_folder, near_search
 from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.near import NearSearch
@@ -79,7 +80,8 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         if kept is not None and kept.is_file():
             database = load_file(kept, device=device)
         else:
-            database = describe(self.model, self.view, city, settings.every_m, progress)
+            assert isinstance(self.look, ViewSettings)  # descriptors are trained on nothing else
+            database = describe(self.model, self.look, city, settings.every_m, progress)
             if kept is not None:
                 kept.parent.mkdir(exist_ok=True)
                 with atomic_file(kept) as path:
@@ -90,7 +92,7 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         """(K, 3) east, north (metres) and turn (radians) of the most similar views, best first."""
         asked = spaced_turns(turns, log_prior, np.radians(self.settings.heading_step_deg))
         with torch.inference_mode():
-            seen = turned_tiles(tile_from_query(tile, self.view), asked)
+            seen = turned_tiles(in_look(tile, self.look), asked)
             descriptors = self.model(seen.to(self.model.device))
             similar, turn = (self._database @ descriptors.T).max(1)
             # The views next to the best one are much like it.
@@ -123,7 +125,7 @@ def describe(
     """
     city_map = vector_map(city)
     roads, half = city_map.roads, len(city_map.roads.start) // 2
-    world = city_map.exact_world()
+    world = city_map.exact_world(roads="road" in view.channels)
     generator = torch.Generator().manual_seed(0)
     length = roads.length()[:half]
     counted = torch.where(city_map.weights[:half] > 0, length, 0).cumsum(0)

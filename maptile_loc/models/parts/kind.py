@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from data_prep.geometry import Array
 from data_prep.settings import Settings
 from maptile_loc.models.parts.tile_model import TileModel
-from maptile_loc.render.vector_map import VectorMap
 
 S = TypeVar("S", bound=Settings)
 
@@ -18,12 +18,14 @@ class Blueprint:
     """What every kind needs to make a model for a city.
 
     Attributes:
-        city_map: The city's map.
+        positions: (P, 2) float64, where training tiles lie, metres from the reference.
+        weights: (P,) float64, their relative frequency.
         common: The arguments of ``TileModel``.
         relative_from: Share of the training after which MapNet's relative term counts.
     """
 
-    city_map: VectorMap
+    positions: Array
+    weights: Array
     common: dict[str, Any]
     relative_from: float
 

@@ -19,6 +19,7 @@ from maptile_loc.models import kind_of, kinds
 from maptile_loc.models.parts.kind import ModelKind
 from maptile_loc.models.parts.tile_model import TileModel
 from maptile_loc.render.view import ViewSettings
+from maptile_loc.render.window import WindowSettings
 from maptile_loc.weights import save_weights
 
 CARD = "model.json"
@@ -45,7 +46,8 @@ class _Card(pydantic.BaseModel):
 
     kind: str = "mapnet"
     city: _CityOfCard
-    view: ViewSettings
+    view: ViewSettings | None = None
+    windows: WindowSettings | None = None
     model: dict[str, Any]
 
 
@@ -117,9 +119,11 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise MaptileError(f"{folder / CARD}: not the card of a model")
     check_version(folder, card.get("version"), FORMAT_VERSION, "train again")
     try:
-        _Card.model_validate(card)
+        read = _Card.model_validate(card)
+        key = "" if read.view or read.windows else "view"
     except pydantic.ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
+    if key:
         raise MaptileError(
             f"{folder / CARD}: damaged, {key!r} is missing or wrong; train again"
         ) from None

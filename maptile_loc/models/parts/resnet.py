@@ -33,16 +33,20 @@ class Block(nn.Module):
         self.first = _convolution(inputs, outputs, 3, stride)
         self.second = _convolution(outputs, outputs, 3, 1)
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else _convolution(inputs, outputs, 1, stride)
+        self.shortcut = nn.Identity() if same else _convolution(inputs, outputs, 1, 1)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         inner = self.second(functional.relu(self.first(x)))
-        return functional.relu(inner + self.shortcut(x))
+        # Pixels are left out beforehand: oneDNN's gradient of a 1x1 convolution with a stride writes
+        # beyond its memory where there are fewer than 16 channels (its issue 6035).
+        kept = x[..., :: self.stride, :: self.stride]
+        return functional.relu(inner + self.shortcut(kept))
 
 
 class ResNet(nn.Module):
-    """(B, 3, S, S) tiles -> (B, features) vectors.
+    """(B, C, S, S) tiles -> (B, features) vectors.
 
     The last feature map is flattened, not averaged, because the position of a wall in the tile
     carries the position of the tile.
@@ -50,15 +54,16 @@ class ResNet(nn.Module):
     Args:
         size: Pixels along a tile's side, S.
         settings: Size of the network.
+        inputs: Channels of the tiles, C.
 
     Attributes:
         channels: Of the last feature map.
     """
 
-    def __init__(self, size: int, settings: NetworkSettings) -> None:
+    def __init__(self, size: int, settings: NetworkSettings, inputs: int = 3) -> None:
         super().__init__()
         width = settings.width
-        stages: list[nn.Module] = [_convolution(3, width, 7, STEM_STRIDE), nn.ReLU()]
+        stages: list[nn.Module] = [_convolution(inputs, width, 7, STEM_STRIDE), nn.ReLU()]
         side = math.ceil(size / STEM_STRIDE)
         for number, blocks in enumerate(settings.blocks):
             outputs = settings.width * 2**number
@@ -71,7 +76,7 @@ class ResNet(nn.Module):
         self.features = nn.Linear(width * side**2, settings.features)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, features), not negative."""
+        """(B, C, S, S) -> (B, features), not negative."""
         return functional.relu(self.features(self.stages(tiles).flatten(1)))
 
 

@@ -1,26 +1,24 @@
-"""Rotations about the vertical as logarithms of unit quaternions, as MapNet regresses them.
+"""Rotations about the vertical as regressed by the networks: cosine and sine of the angle.
 
-Brahmbhatt et al., Geometry-Aware Learning of Maps for Camera Localization, CVPR 2018, section 3.1:
-log q = (v / |v|) arccos(u) for q = (u, v) with u >= 0. About the vertical, only the vertical part
-is not zero; it is half the angle.
+MapNet regresses the logarithm of a quaternion (Brahmbhatt et al., CVPR 2018, section 3.1), which
+about the vertical is half the angle. It jumps between two headings that differ by little about
+180 degrees. Cosine and sine are continuous.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-
-def log_quaternion(angle: Tensor) -> Tensor:
-    """The z component of the log-quaternion of a turn about z by ``angle`` radians.
-
-    It is half the wrapped angle, in [-pi/2, pi/2).
-    """
-    return (torch.remainder(angle + math.pi, 2 * math.pi) - math.pi) / 2
+COMPONENTS = 2
+"""Numbers that represent a rotation."""
 
 
-def angle_of_log_quaternion(log_q: Tensor) -> Tensor:
-    """The angle in [-pi, pi) of a log-quaternion: the inverse of ``log_quaternion``."""
-    return torch.remainder(2 * log_q + math.pi, 2 * math.pi) - math.pi
+def cosine_sine(angle: Tensor) -> Tensor:
+    """(...) radians -> (..., 2) cosine and sine."""
+    return torch.stack([torch.cos(angle), torch.sin(angle)], -1)
+
+
+def angle_of_cosine_sine(pair: Tensor) -> Tensor:
+    """(..., 2) regressed cosine and sine, of any length -> (...) the angle in [-pi, pi]."""
+    return torch.atan2(pair[..., 1], pair[..., 0])

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """Tuples of tiles and their poses.
 
     Attributes:
-        tiles: (B, T, 3, S, S) float32, the channels of ``render.view``.
+        tiles: (B, T, C, S, S) float32, the channels of ``render.view`` or ``render.window``.
         offset: (B, T, 2) float32 east, north of the tiles' centres from the reference, metres.
         angle: (B, T) float32, direction of the tiles' x axes from grid east, radians.
     """
@@ -42,6 +42,7 @@ class TileModel(pl.LightningModule, ABC):
         mean, deviation: Metres per axis, by which offsets are normalised.
         learning_rate: The peak rate of AdamW.
         weight_decay: Of AdamW.
+        channels: Of the tiles, C.
 
     Attributes:
         judged_by: The validation metric whose minimum selects the published weights.
@@ -61,10 +62,11 @@ class TileModel(pl.LightningModule, ABC):
         deviation: list[float],
         learning_rate: float,
         weight_decay: float,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.settings = NetworkSettings.model_validate(network)
-        self.backbone = ResNet(size, self.settings)
+        self.backbone = ResNet(size, self.settings, channels)
         self.heading: Heading = heading
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
@@ -73,12 +75,12 @@ class TileModel(pl.LightningModule, ABC):
         self._errors: list[Tensor] = []
 
     def features(self, tiles: Tensor) -> Tensor:
-        """(B, 3, S, S) tiles -> (B, F) feature vectors of the backbone."""
+        """(B, C, S, S) tiles -> (B, F) feature vectors of the backbone."""
         seen: Tensor = self.backbone(tiles.contiguous(memory_format=torch.channels_last))
         return seen
 
     def pose(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians.
+        """(B, C, S, S) -> (B, 2) offsets in metres and (B,) directions of the tiles in radians.
 
         Raises:
             TypeError: The model is a descriptor, which estimates no pose.

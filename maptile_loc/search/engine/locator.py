@@ -12,7 +12,7 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from data_prep.files import read_json
 from data_prep.geometry import Array
-from maptile_loc.render.view import ViewSettings
+from maptile_loc.render.look import look_of_card
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.search.engine.method import SearchTask
 from maptile_loc.search.engine.near import NearSearch
@@ -61,7 +61,7 @@ class ModelLocator(ABC, Generic[M]):
 
         model, self.card = read_model(folder, city, expected)
         self.model = model.to(device=device, memory_format=torch.channels_last)
-        self.view = ViewSettings.model_validate(self.card["view"])
+        self.look = look_of_card(self.card)
         self.reference, self.search, self.reach_rad = city.reference, search, reach_rad
         self.area_km2 = city.raster.area_km2
 

@@ -1,0 +1,1 @@
+"""Where training tiles come from: rendered views, or windows of the map raster."""
