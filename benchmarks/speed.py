@@ -49,7 +49,8 @@ from maptile_loc.score.channels import CHANNELS
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
 from maptile_loc.search import METHODS
-from maptile_loc.search.engine.method import Disc, Method, Search, SearchTask
+from maptile_loc.search.engine.area import Area
+from maptile_loc.search.engine.method import Method, Search, SearchTask
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import HeadingKnowledge, QueryTile
 
@@ -221,7 +222,7 @@ def measure(name: str, where: City, model: Path | None, mode: str, device: str) 
     for position, tile in zip(truth, tiles, strict=True):
         begun, worked = time.perf_counter(), time.process_time()
         if mode == "tracking":
-            disc = Disc(float(position[0]), float(position[1]), DISC_M)
+            disc = Area.disc(float(position[0]), float(position[1]), DISC_M)
             search = Matcher(fields, size, settings.search, disc, device)
         best = query(tile)[:1]
         wait(device)

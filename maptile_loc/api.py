@@ -31,6 +31,7 @@ from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.report.files import run_record
 from maptile_loc.report.findings import outcome_notes
 from maptile_loc.report.metrics import Metrics
+from maptile_loc.search.engine.area import searched_area
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 
 PathLike = str | Path
@@ -59,8 +60,7 @@ def prepare_city(
         The city, open.
 
     Raises:
-        MaptileError: The source cannot be read or holds no building, or the folder cannot be
-            written.
+        MaptileError: The source cannot be read or holds no building; the folder is not writable.
     """
     settings = load_settings(CitySettings, config, overrides)
     if source is None:
@@ -117,6 +117,7 @@ def localize(
     online: bool = False,
     odometry: Literal["auto", "lidar"] = "auto",
     prior: tuple[float, float, float] | None = None,
+    near: Sequence[str] = (),
     search: bool = True,
     pgo: bool = False,
     sensor_profile: PathLike | None = None,
@@ -140,6 +141,7 @@ def localize(
         online: Use nothing that comes after a query: the drive is pushed to a ``Localizer``.
         odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        near: Names of streets or buildings, near one of which alone is searched.
         search: Whether the map is searched; otherwise a model's regressed poses are the result.
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
@@ -159,8 +161,8 @@ def localize(
     settings = with_profile(load_recipe(config, overrides), sensor_profile)
     city, drive = _city(city), _drive(drive)
     queries = Queries(submap_m, every_m, online, _heading(heading, drive), seed)
-    how = {"method": method, "odometry": odometry, "prior": prior, "device": device}
-    given = how | {"search": search, "pgo": pgo}
+    how = {"method": method, "odometry": odometry, "prior": prior, "near": tuple(near)}
+    given = how | {"device": device, "search": search, "pgo": pgo}
     return _localized(city, drive, queries, settings, model, given, keep, progress)
 
 
@@ -178,7 +180,8 @@ def _localized(
     if queries.online and (given["pgo"] or not given["search"]):
         raise MaptileError("--search none and --pgo do not go with --online")
     folder, on = None if model is None else Path(model), pick_device(given["device"])
-    engine = shared_search(city, settings, given["method"], given["prior"], folder, on, progress)
+    area = searched_area(city, given["prior"], given["near"], settings.search.near_m)
+    engine = shared_search(city, settings, given["method"], area, folder, on, progress)
     if keep is not None:
         ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
     about = run_record(city, drive, queries, folder, settings) | given
@@ -203,7 +206,7 @@ def train(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Path:
-    """Train a model of a city on tiles rendered from its map alone.
+    """Train a model of a city on tiles made from its map alone.
 
     Args:
         city: A city, or its path.
@@ -218,8 +221,7 @@ def train(
         The model's folder, ``CITY/models/NAME``.
 
     Raises:
-        MaptileError: The city has no folder or no roads; no such recipe or device; the training
-            was interrupted, and can be resumed.
+        MaptileError: The city has no folder or no roads; no such recipe or device; interrupted.
     """
     from maptile_loc.learn import loop
     from maptile_loc.learn.settings import ModelSettings
@@ -259,13 +261,11 @@ def adapt(
         model: Folder of the model; None: the city's newest one of method "mapnet". It stays as is.
         out: Folder of the sensor profile that is written; for walls, which need it.
         minutes: Stop after this many minutes; for a model.
-        heading: "known" or "unknown", as the model was trained (None: known); for walls as in
-            ``localize``.
+        heading: As the model was trained (None: known); for walls as in ``localize``.
         submap_m: Metres of travel per query tile; 0 is one scan.
         every_m: Metres of travel between query tiles; 0 is one per scan.
         device: "auto", "cpu" or "cuda".
-        config: Recipe: a name in ``configs/``, or a YAML file; None: ``mapnet_plus`` for a model,
-            ``adapt_walls`` for walls.
+        config: Recipe; None: ``mapnet_plus`` for a model, ``adapt_walls`` for walls.
         overrides: ``key=value`` strings that override single keys of the recipe.
         progress: Is called as the work proceeds.
 

@@ -28,7 +28,8 @@ from maptile_loc.score.align import align
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
 from maptile_loc.search import METHODS
-from maptile_loc.search.engine.method import Disc, Method, Regressor, Search, SearchTask
+from maptile_loc.search.engine.area import Area
+from maptile_loc.search.engine.method import Method, Regressor, Search, SearchTask
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.engine.union import UnionLocator
 from maptile_loc.types import (
@@ -70,7 +71,7 @@ def prepare_search(
     city: City,
     settings: LocalizeSettings,
     method: str = "match",
-    prior: tuple[float, float, float] | None = None,
+    area: Area | None = None,
     model: Path | None = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -82,25 +83,22 @@ def prepare_search(
         settings: The recipe.
         method: Name of the search method; of several by models, joined by "+", the positions of all
             are searched.
-        prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        area: The only part of the map that is searched; None: all of it.
         model: Folder of a trained model; None for the city's newest one of each method.
         device: "cpu" or "cuda".
         progress: Is called while the method is prepared.
 
     Raises:
-        MaptileError: No such method or model, or one model for several methods; the prior is not on
-            the map, or of no use to the method.
+        MaptileError: No such method or model, or one model for several methods; nothing of the
+            area is on the map.
     """
     names = method.split("+")
     entries: list[Method] = [METHODS.load(name) for name in names]
     if model is not None and len(names) > 1:
         raise MaptileError(f"--model: --method {method} takes the city's newest model of each")
-    if prior is not None and not all(entry.takes_prior for entry in entries):
-        raise MaptileError("--prior narrows the search of the whole map: --method match")
-    disc = None if prior is None else _disc(city, *prior)
     fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
     task = SearchTask(
-        city, fields, settings.query.size_m, settings.search, device, disc, model, progress
+        city, fields, settings.query.size_m, settings.search, device, area, model, progress
     )
     built = [
         entry.build(task, settings.method(name)) for name, entry in zip(names, entries, strict=True)
@@ -320,13 +318,6 @@ def heading_turns(heading: HeadingKnowledge, settings: LocalizeSettings) -> tupl
 
 def _heading_std(heading: HeadingKnowledge, settings: LocalizeSettings) -> float:
     return max(heading.std_deg, settings.known_heading_std_deg)
-
-
-def _disc(city: City, latitude: float, longitude: float, radius: float) -> Disc:
-    east, north = city.raster.projection.forward(latitude, longitude)
-    if not radius > 0 or not city.raster.inside(np.array([east, north]), -radius):
-        raise MaptileError(f"--prior {latitude},{longitude},{radius:g}: not on this city's map")
-    return Disc(float(east), float(north), radius)
 
 
 def _stages(

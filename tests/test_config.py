@@ -112,7 +112,7 @@ def test_every_shipped_recipe_fits_its_settings():
 
     kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
     kinds |= {"mapnet_plus": AdaptSettings, "adapt_walls": TeachSettings}
-    models = ("mapnet", "posenet", "posterior", "cells", "retrieval", "vlocnet")
+    models = ("mapnet", "posenet", "posterior", "tiles", "cells", "retrieval", "vlocnet")
     kinds |= dict.fromkeys(models, ModelSettings)
     recipes = sorted(config_folder().glob("*.yaml"))
     assert {path.stem for path in recipes} >= {*kinds, "city", "oxford"}

@@ -20,8 +20,8 @@ from maptile_loc.score.align import AlignSettings, align
 from maptile_loc.score.evidence import Evidence, make_evidence, turned
 from maptile_loc.score.likelihood import log_likelihood, make_fields
 from maptile_loc.score.settings import LikelihoodSettings
+from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.hypotheses import Chance, by_chance, posterior
-from maptile_loc.search.engine.method import Disc
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import Candidates
@@ -58,8 +58,8 @@ def tile_at(east_north, heading=0.0, seed=0, raster=RASTER, rotation=None, query
     return make_tile(Submap(cloud, scan, np.zeros((1, 3), np.float32)), turn, query)
 
 
-def matcher(fields=FIELDS, prior=None, **changes):
-    return Matcher(fields, QUERY.size_m, SearchSettings(**changes), prior)
+def matcher(fields=FIELDS, area=None, **changes):
+    return Matcher(fields, QUERY.size_m, SearchSettings(**changes), area)
 
 
 def places(seed, count, raster=RASTER):
@@ -223,22 +223,22 @@ def test_shifting_the_world_shifts_the_candidates():
 @pytest.mark.parametrize("how", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
 def test_a_prior_narrows_the_search(how):
     truth = RASTER.centre
-    disc = Disc(truth[0] + 20, truth[1], 40.0)
-    search = matcher(prior=disc)
+    search = matcher(area=Area.disc(truth[0] + 20, truth[1], 40.0))
     assert search.area_km2 == pytest.approx(np.pi * 0.04**2, rel=0.02)
     found = found_by(search, tile_at(truth), *how)
     # Where the grid is made finer afterwards a position may move by two of its steps.
     slack = 0.0 if how is KNOWN else 2 * np.sqrt(2)
-    away = np.hypot(*(found.poses[:, :2] - [disc.east, disc.north]).T)
+    away = np.hypot(*(found.poses[:, :2] - [truth[0] + 20, truth[1]]).T)
     assert (away <= 40.0 + slack).all()
     assert np.hypot(*(found.poses[0, :2] - truth)) < 1.5
-    beside = found_by(matcher(prior=replace(disc, east=truth[0] + 60)), tile_at(truth), *how)
+    aside = matcher(area=Area.disc(truth[0] + 60, truth[1], 40.0))
+    beside = found_by(aside, tile_at(truth), *how)
     assert (np.hypot(*(beside.poses[:, :2] - truth).T) > 15).all()
 
 
 def test_a_prior_of_no_area_leaves_the_nearest_position():
     east, north = RASTER.centre + [0.3, 0.4]
-    search = matcher(prior=Disc(float(east), float(north), 0.01))
+    search = matcher(area=Area.disc(float(east), float(north), 0.01))
     found = found_by(search, tile_at((east, north)), *KNOWN)
     assert len(found.poses) == 1
     assert np.hypot(*(found.poses[0, :2] - [east, north])) < 1.0
@@ -246,7 +246,7 @@ def test_a_prior_of_no_area_leaves_the_nearest_position():
 
 def test_a_prior_off_the_map_is_an_error():
     with pytest.raises(MaptileError, match="nowhere to search"):
-        matcher(prior=Disc(RASTER.west - 100.0, RASTER.north, 50.0))
+        matcher(area=Area.disc(RASTER.west - 100.0, RASTER.north, 50.0))
 
 
 @pytest.mark.parametrize("margin", [0.0, 25.0, 60.0])

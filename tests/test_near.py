@@ -1,120 +1,156 @@
+"""Words as a prior: the search near streets and buildings that are named."""
+
 from __future__ import annotations
 
+from pathlib import Path
+
+import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 import torch
-from made_scene import found_by
-from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, RASTER, places, tile_at
 
-from data_prep.geometry import wrap_angle
-from maptile_loc.score.evidence import make_evidence, turned
-from maptile_loc.score.likelihood import coarser
-from maptile_loc.search.engine.near import NearSearch
-from maptile_loc.search.engine.settings import SearchSettings
-from maptile_loc.search.match import Matcher
+import maptile_loc as ml
+from data_prep.city.folder import City, CitySettings, prepare_city
+from data_prep.city.names import named_area
+from data_prep.errors import MaptileError
+from data_prep.osm.source import OsmSource
+from maptile_loc.search.engine.area import Area, searched_area
 
-SETTINGS = SearchSettings()
-NEAR = NearSearch(FIELDS, QUERY.size_m, SETTINGS)
-EVERYWHERE = Matcher(FIELDS, QUERY.size_m, SETTINGS)
-SPAN = RASTER.height * RASTER.resolution
-
-
-def at(place):
-    """A start pose at ``place``, with heading 0."""
-    return np.array([[*place, 0.0]])
+STREETS = {
+    "Banbury Road": 0.0,
+    "Parks Road": 100.0,
+    "Saint-Émile Street": 200.0,
+    "North Parade": 300.0,
+    "South Parade": 390.0,
+}
+"""Streets from south to north, by their metres east of the first; a lane crosses them all."""
 
 
-@pytest.mark.parametrize("turns", [KNOWN, ALL_ROUND], ids=["known", "unknown"])
-def test_it_agrees_with_the_search_of_the_whole_map(turns) -> None:
-    """Squares that cover the map give its best pose, with its probability."""
-    west, south = RASTER.west + 25, RASTER.south + 25
-    across, up = np.meshgrid(*(np.arange(20, size - 25, 40.0) for size in (SPAN, SPAN)))
-    grid = np.column_stack([west + across.ravel(), south + up.ravel(), 0 * up.ravel()])
-    for place in places(3, 4):
-        rotation = None if turns is KNOWN else 0.9
-        tile = tile_at(place, 0.3, rotation=rotation)
-        all_over = found_by(EVERYWHERE, tile, *turns)
-        near = found_by(NEAR, tile, grid, *turns)
-        np.testing.assert_allclose(near.poses[0], all_over.poses[0], atol=1e-9)
-        assert near.log_scores[0] == pytest.approx(all_over.log_scores[0], abs=0.5)
+def write_map(path: Path, names: bool = True) -> None:
+    """A small map in EPSG:32630: parallel streets, a lane across them, named buildings."""
+    rows = []
+    for name, east in STREETS.items():
+        line = shapely.LineString([(620000 + east, 5735000), (620000 + east, 5735400)])
+        rows.append({"name": name, "highway": "residential", "building": None, "geometry": line})
+    lane = shapely.LineString([(620000, 5735200), (620390, 5735200)])
+    rows.append({"name": "Cross Lane", "highway": "service", "building": None, "geometry": lane})
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        x, y = 620010 + 60 * (number % 6) + rng.uniform(0, 20), 5735010 + 38 * (number // 6)
+        box = shapely.box(x, y, x + rng.uniform(8, 25), y + rng.uniform(8, 25))
+        name = "Keble College" if number == 20 else None
+        rows.append({"name": name, "highway": None, "building": "yes", "geometry": box})
+    table = gpd.GeoDataFrame(rows, crs="EPSG:32630").to_crs("EPSG:4326")
+    (table if names else table.drop(columns="name")).to_file(path)
 
 
-def test_candidates_are_inside_the_square() -> None:
-    (place,) = places(3, 1)
-    found = found_by(NEAR, tile_at(place), at(place) + [40.0, 0.0, 0.0], *KNOWN)
-    east, north = np.abs(found.poses[:, :2] - place - [40.0, 0.0]).T
-    assert (east <= 20.5).all()
-    assert (north <= 20.5).all()
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> City:
+    folder = tmp_path_factory.mktemp("near")
+    write_map(folder / "map.geojson")
+    return prepare_city(OsmSource(path=folder / "map.geojson"), folder / "city", CitySettings())
 
 
-def test_overlapping_squares_give_a_candidate_once() -> None:
-    (place,) = places(3, 1)
-    tile = tile_at(place)
-    once = found_by(NEAR, tile, at(place), *KNOWN)
-    thrice = found_by(
-        NEAR, tile, at(place) + np.array([[0.0, 0, 0], [3, 1, 0], [-2, 4, 0]]), *KNOWN
-    )
-    np.testing.assert_allclose(thrice.poses[0], once.poses[0])
-    gap = np.hypot(*(thrice.poses[:, None, :2] - thrice.poses[:, :2]).T)
-    assert (gap[np.triu_indices(len(gap), 1)] > 2.9).all()
+def bounds(area: shapely.Geometry) -> np.ndarray:
+    return np.array(area.bounds) - [620000, 5735000, 620000, 5735000]
 
 
-def test_squares_across_the_edge_of_the_map_are_searched() -> None:
-    corner = np.array([[FIELDS.west + 2, FIELDS.north - 2, 0.0]])
-    found = found_by(NEAR, tile_at(places(3, 1)[0]), corner, *KNOWN)
-    assert np.isfinite(found.poses).all()
-    assert np.isfinite(found.log_scores).all()
+def test_names_travel_in_the_tables(city: City) -> None:
+    assert set(city.roads()["name"]) == {*STREETS, "Cross Lane"}
+    assert (city.buildings()["name"] != "").sum() == 1
 
 
-def test_a_turned_tile_gives_the_same_pose() -> None:
-    (place,) = places(5, 1)
-    plain = found_by(NEAR, tile_at(place, 0.3, rotation=0.3), at(place), *ALL_ROUND)
-    turned = found_by(NEAR, tile_at(place, 0.3, rotation=2.0), at(place), *ALL_ROUND)
-    assert np.hypot(*(plain.poses[0, :2] - turned.poses[0, :2])) < 1.5
-    assert abs(wrap_angle(plain.poses[0, 2] - turned.poses[0, 2])) < np.radians(4.1)
+@pytest.mark.parametrize("text", ["Banbury Road", "banbury  road", "BANBURY-ROAD", "banbury"])
+def test_a_name_is_found_as_people_write_it(city: City, text: str) -> None:
+    np.testing.assert_allclose(bounds(named_area(city, [text], 30.0)), [-30, -30, 30, 430], atol=1)
 
 
-def test_turns_far_from_the_start_are_not_tried() -> None:
-    (place,) = places(5, 1)
-    tile = tile_at(place, 0.0, rotation=0.0)
-    start = np.array([[*place, 2.0]])
-    found = found_by(NEAR, tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
-    assert abs(wrap_angle(found.poses[0, 2] - 2.0)) < np.radians(10 + 2 * 2 + 0.1)
-    start[0, 2] = 0.1
-    found = found_by(NEAR, tile, start, *ALL_ROUND, reach_rad=np.radians(10.0))
-    assert np.hypot(*(found.poses[0, :2] - place)) < 2.0
+def test_accents_do_not_matter(city: City) -> None:
+    expected = bounds(named_area(city, ["Saint-Émile Street"], 10.0))
+    np.testing.assert_array_equal(bounds(named_area(city, ["saint emile street"], 10.0)), expected)
 
 
-def test_squares_with_turns_of_their_own_score_as_each_alone() -> None:
-    """Squares are correlated together where the same turns are tried, else by themselves."""
-    first, second, third = places(5, 3)
-    starts = np.array([[*first, 0.0], [*second, 0.0], [*third, 2.0], [*first, -1.0]])
-    tile = tile_at(first, 0.0, rotation=0.0)
-    evidence = make_evidence(tile, FIELDS.resolution)
-    reach = np.radians(10.0)
-    together = NEAR.squares(evidence, starts, *ALL_ROUND, reach)
-    for number, start in enumerate(starts):
-        alone = NEAR.squares(evidence, start[None], *ALL_ROUND, reach)
-        np.testing.assert_allclose(together.scores[number], alone.scores[0], atol=1e-3)
-        assert (together.turn[number] == alone.turn[0]).mean() > 0.99
+def test_a_building_is_found(city: City) -> None:
+    college = city.buildings().set_index("name").geometry["Keble College"]
+    area = named_area(city, ["keble"], 50.0)
+    assert area.area == pytest.approx(college.buffer(50).area, rel=1e-6)
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_scores_of_a_square_are_sums_of_products(wide) -> None:
-    """The transforms, against the plain sum of images times fields at some positions."""
-    (place,) = places(5, 1)
-    turns, log_prior = ALL_ROUND if wide else KNOWN
-    evidence = make_evidence(tile_at(place, 0.0, rotation=0.0), FIELDS.resolution)
-    edge = [FIELDS.west + 5.0, FIELDS.north - 40.0, 0.0]
-    starts = np.array([[*place, 0.0], edge])
-    found = NEAR.squares(evidence, starts, turns, log_prior, 0.0)
-    fields = coarser(FIELDS, SETTINGS.coarser) if wide else FIELDS
-    image = turned(evidence, np.zeros(1), fields.resolution, torch.device("cpu"))[0].numpy()
-    side = image.shape[1]
-    margin = [(0, 0), (side, side), (side, side)]
-    padded = np.pad(fields.channels, margin).astype(np.float64)
-    for square, row, column in ((0, 0, 0), (0, 7, 3), (1, 2, 15), (1, 20, 0)):
-        top, left = found.first[square] + [row, column] - side // 2 + side
-        part = padded[:, top : top + side, left : left + side]
-        expected = (part * image).sum() + log_prior[0]
-        assert found.scores[square, row, column] == pytest.approx(expected, abs=2e-3)
+def test_several_names_are_one_or_the_other_and_joined_ones_are_both(city: City) -> None:
+    one, other = (named_area(city, [name], 60.0) for name in ("Banbury Road", "Parks Road"))
+    either = named_area(city, ["Banbury Road", "Parks Road"], 60.0)
+    both = named_area(city, ["Banbury Road & Parks Road"], 60.0)
+    assert either.area == pytest.approx(one.union(other).area)
+    assert both.area == pytest.approx(one.intersection(other).area)
+    assert both.area > 0
+    with pytest.raises(MaptileError, match="nothing is within 60 m of all of them"):
+        named_area(city, ["Banbury Road & South Parade"], 60.0)
+
+
+def test_an_unknown_name_is_answered_with_the_most_similar_ones(city: City) -> None:
+    with pytest.raises(MaptileError, match=r"'Banbery Rd': nothing .* Banbury Road"):
+        named_area(city, ["Banbery Rd"], 50.0)
+    with pytest.raises(MaptileError, match=r"that name$"):
+        named_area(city, ["Xyzzy"], 50.0)
+    with pytest.raises(MaptileError, match=r"that name$"):
+        named_area(city, [" - "], 50.0)
+
+
+def test_an_ambiguous_name_is_answered_with_what_has_it(city: City) -> None:
+    with pytest.raises(MaptileError, match="2 names have it, such as North Parade, South Parade"):
+        named_area(city, ["parade"], 50.0)
+
+
+def test_a_city_without_names_is_refused_with_the_remedy(city: City, tmp_path: Path) -> None:
+    write_map(tmp_path / "map.geojson", names=False)
+    source = OsmSource(path=tmp_path / "map.geojson")
+    unnamed = prepare_city(source, tmp_path / "city", CitySettings())
+    with pytest.raises(MaptileError, match="no street or building has a name"):
+        named_area(unnamed, ["Banbury Road"], 50.0)
+    for file in ("roads.parquet", "buildings.parquet"):  # as cities were made before
+        path = tmp_path / "city" / file
+        gpd.read_parquet(path).drop(columns="name").to_parquet(path)
+    with pytest.raises(MaptileError, match="made without names; prepare it again"):
+        named_area(unnamed, ["Banbury Road"], 50.0)
+
+
+def test_a_circle_and_a_name_are_both_kept(city: City) -> None:
+    centre = 620000.0, 5735100.0
+    latitude, longitude = city.raster.projection.inverse(np.array(centre))
+    area = searched_area(city, (float(latitude), float(longitude), 80.0), ["Banbury Road"], 40.0)
+    assert area is not None
+    disc, street = Area.disc(*centre, 80.0).shape, named_area(city, ["Banbury Road"], 40.0)
+    assert area.shape.area == pytest.approx(disc.intersection(street).area, rel=1e-6)
+    with pytest.raises(MaptileError, match="--near and --prior"):
+        searched_area(city, (float(latitude), float(longitude), 80.0), ["South Parade"], 40.0)
+    assert searched_area(city, None, [], 40.0) is None
+
+
+def test_starts_outside_are_left_out_and_the_best_is_moved_in_if_all_are() -> None:
+    area = Area.disc(0.0, 0.0, 10.0)
+    starts = np.array([[30.0, 0.0, 0.1], [5.0, 0.0, 0.2], [-9.0, 0.0, 0.3]])
+    np.testing.assert_array_equal(area.drawn_in(starts), starts[1:])
+    np.testing.assert_allclose(area.drawn_in(starts[:1]), [[10.0, 0.0, 0.1]], atol=1e-2)
+
+
+def test_every_method_answers_near_what_is_named(
+    tmp_path: Path, city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drive along one street is found there, by each method; beside another, it is not."""
+    torch.manual_seed(0)
+    tiny = ["training.steps=2", "training.epoch_steps=2", "data.batch_tuples=2", "data.workers=0"]
+    tiny += ["data.validation_tuples=2", "network.width=8", "network.features=16"]
+    assert city.folder is not None
+    drive = ml.simulate(city, tmp_path / "drive", sensor="hdl64", length_m=60.0, seed=1)
+    for config in ("cells", "retrieval", "mapnet"):
+        ml.train(city, config=config, overrides=[*tiny, f"name={config}"])
+    area = named_area(city, ["Cross Lane"], 75.0)
+    for method in ("match", "cells", "retrieval", "mapnet", "cells+retrieval"):
+        found = ml.localize(city, drive, method=method, near=["cross lane"], every_m=30.0)
+        kept = found.candidates[..., :2].reshape(-1, 2)
+        kept = kept[np.isfinite(kept).all(1)]
+        assert len(kept)
+        # Alignment may move a candidate by some metres.
+        assert shapely.contains_xy(area.buffer(5.0), *kept.T).all(), method
+        assert found.search_area_km2 <= area.area / 1e6 + 1e-9, method

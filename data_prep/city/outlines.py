@@ -18,7 +18,8 @@ from data_prep.osm.tables import BUILDING_COLUMNS, ROAD_COLUMNS
 def building_outlines(raster: MapRaster) -> gpd.GeoDataFrame:
     """Return a building table (columns ``BUILDING_COLUMNS``) of a raster.
 
-    The polygons are the outlines of its connected building pixels; heights and levels are NaN.
+    The polygons are the outlines of its connected building pixels; they have no name, height or
+    levels.
     """
     band = raster.data[BUILDING]
     shapes = rasterio.features.shapes(band, band > 0, transform=raster.transform)
@@ -27,7 +28,8 @@ def building_outlines(raster: MapRaster) -> gpd.GeoDataFrame:
     )
     unknown = np.full(len(geometry), np.nan)
     names = [f"raster/{index}" for index in range(len(geometry))]
-    columns = {"osm_id": np.array(names, object), "height": unknown, "levels": unknown}
+    columns = {"osm_id": np.array(names, object), "name": np.full(len(names), "")}
+    columns |= {"height": unknown, "levels": unknown}
     table = gpd.GeoDataFrame(columns, geometry=geometry, crs=raster.crs)
     return table[list(BUILDING_COLUMNS)]
 
@@ -35,5 +37,5 @@ def building_outlines(raster: MapRaster) -> gpd.GeoDataFrame:
 def no_roads(crs: pyproj.CRS) -> gpd.GeoDataFrame:
     """Return an empty road table (columns ``ROAD_COLUMNS``) in ``crs``."""
     text, number = np.empty(0, str), np.empty(0)
-    columns = {"osm_id": text, "highway": text, "width": number, "kind": text}
+    columns = {"osm_id": text, "name": text, "highway": text, "width": number, "kind": text}
     return gpd.GeoDataFrame(columns, geometry=[], crs=crs)[list(ROAD_COLUMNS)]

@@ -58,13 +58,13 @@ PATH_WIDTHS_M = {
 
 TAGS_READ = {
     *("building", "building:levels", "height", "indoor", "layer", "location", "tunnel"),
-    *("area", "highway", "lanes", "width"),
+    *("area", "highway", "lanes", "width", "name"),
 }
 """The tags that the tables depend on; readers may drop all others."""
 
-BUILDING_COLUMNS = ("osm_id", "height", "levels", "geometry")
+BUILDING_COLUMNS = ("osm_id", "name", "height", "levels", "geometry")
 """Columns of a building table: see ``buildings_table``."""
-ROAD_COLUMNS = ("osm_id", "highway", "width", "kind", "geometry")
+ROAD_COLUMNS = ("osm_id", "name", "highway", "width", "kind", "geometry")
 """Columns of a road table: see ``roads_table``."""
 
 _MAX_HEIGHT_M = 1000.0
@@ -146,9 +146,9 @@ def buildings_table(features: Features, crs: pyproj.CRS) -> tuple[gpd.GeoDataFra
     Invalid polygons are repaired; those without an area are left out.
 
     Returns:
-        A table with the columns ``osm_id``, ``height`` (metres: the height tag, else the levels
-        times ``LEVEL_HEIGHT_M``, else NaN), ``levels`` (NaN if unknown) and ``geometry``
-        ((Multi)Polygon, metres); and the number of polygons that were left out.
+        A table with the columns ``osm_id``, ``name`` (may be empty), ``height`` (metres: the
+        height tag, else the levels times ``LEVEL_HEIGHT_M``, else NaN), ``levels`` (NaN if unknown)
+        and ``geometry`` ((Multi)Polygon, metres); and the number of polygons that were left out.
     """
     geometry = _polygons(_project(features.geometry, crs))
     keep = shapely.area(geometry) > 0
@@ -158,6 +158,7 @@ def buildings_table(features: Features, crs: pyproj.CRS) -> tuple[gpd.GeoDataFra
     table = gpd.GeoDataFrame(
         {
             "osm_id": np.array(features.osm_id, object)[keep],
+            "name": _given_names(features)[keep],
             "height": height[keep],
             "levels": levels[keep],
         },
@@ -171,9 +172,10 @@ def roads_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
     """Return the road table in ``crs``, sorted by ``osm_id``.
 
     Returns:
-        A table with a row per line. Columns: ``osm_id``; ``highway``, the tag; ``width`` (metres:
-        the width tag, else the lanes times ``LANE_WIDTH_M``, else the width of the class); ``kind``
-        (``road`` or ``path``); ``geometry`` (LineString, metres).
+        A table with a row per line. Columns: ``osm_id``; ``name`` (may be empty) and
+        ``highway``, the tags; ``width`` (metres: the width tag, else the lanes times
+        ``LANE_WIDTH_M``, else the width of the class); ``kind`` (``road`` or ``path``);
+        ``geometry`` (LineString, metres).
     """
     lines, index = shapely.get_parts(_project(features.geometry, crs), return_index=True)
     keep = (shapely.get_type_id(lines) == shapely.GeometryType.LINESTRING) & (
@@ -186,6 +188,7 @@ def roads_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
     table = gpd.GeoDataFrame(
         {
             "osm_id": np.array(features.osm_id, object)[index],
+            "name": _given_names(features)[index],
             "highway": highway[index],
             "width": width[index],
             "kind": kind[index],
@@ -194,6 +197,11 @@ def roads_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
         crs=crs,
     )
     return _sorted(table)
+
+
+def _given_names(features: Features) -> NDArray[np.object_]:
+    """(N,) the names of features, empty without one."""
+    return np.array([tags.get("name", "") for tags in features.tags], object)
 
 
 def _is_hidden(tags: Tags, tunnel: bool = True) -> bool:

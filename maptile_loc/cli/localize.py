@@ -48,6 +48,12 @@ from maptile_loc.search import METHODS
     "--prior", type=shared.Numbers("LAT,LON,RADIUS"), help="Search only there (degrees, metres)."
 )
 @click.option(
+    "--near",
+    metavar="NAME",
+    multiple=True,
+    help="Search only near a street or building; several: near one of them; A & B: near both.",
+)
+@click.option(
     "--search",
     type=click.Choice(["map", "none"]),
     default="map",

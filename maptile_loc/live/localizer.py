@@ -25,6 +25,7 @@ from maptile_loc.odometry.sweep import gather, is_planar
 from maptile_loc.perceive.scan_buffer import ScanBuffer
 from maptile_loc.pipeline import MapSearch
 from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
+from maptile_loc.search.engine.area import searched_area
 from maptile_loc.types import Fix, HeadingKnowledge, Queries, QueryTile
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Localizer:
         odometry: "pushed": what is pushed; "lidar": made from the scans; "auto": what is pushed,
             and until the first pose made from the scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
+        near: Names of streets or buildings, near one of which alone is searched.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         labels: Name of the table of the points' labels; None: labels are ignored.
         background: Whether searches of the whole map run beside, so that a push never waits for
@@ -78,6 +80,7 @@ class Localizer:
         every_m: float = 20.0,
         odometry: OdometrySource = "auto",
         prior: tuple[float, float, float] | None = None,
+        near: Sequence[str] = (),
         sensor_profile: Path | str | None = None,
         labels: str | None = None,
         background: bool = True,
@@ -90,7 +93,8 @@ class Localizer:
         city = city if isinstance(city, City) else open_city(Path(city))
         known = HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
         folder = None if model is None else Path(model)
-        engine = shared_search(city, settings, method, prior, folder, pick_device(device))
+        area = searched_area(city, prior, near, settings.search.near_m)
+        engine = shared_search(city, settings, method, area, folder, pick_device(device))
         queries = Queries(submap_m, every_m, True, known, seed)
         self._begin(engine, queries, settings, odometry, labels, background)
 

@@ -10,6 +10,7 @@ from data_prep.city.folder import City
 from data_prep.progress import Progress, silent
 from maptile_loc.pipeline import MapSearch, prepare_search
 from maptile_loc.recipe import LocalizeSettings
+from maptile_loc.search.engine.area import Area
 
 _ENGINES: WeakValueDictionary[tuple[str, ...], MapSearch] = WeakValueDictionary()
 """Maps that are in use, by city and settings."""
@@ -21,7 +22,7 @@ def shared_search(
     city: City,
     settings: LocalizeSettings,
     method: str = "match",
-    prior: tuple[float, float, float] | None = None,
+    area: Area | None = None,
     model: Path | None = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -33,11 +34,17 @@ def shared_search(
     Raises:
         MaptileError: As ``prepare_search``.
     """
-    asked = (method, str(prior), str(model), device, settings.model_dump_json())
+    asked = (
+        method,
+        area.shape.wkb_hex if area else "",
+        str(model),
+        device,
+        settings.model_dump_json(),
+    )
     key = (city.content_hash, str(city.path), *asked)
     with _LOCK:
         found = _ENGINES.get(key)
         if found is None:
-            found = prepare_search(city, settings, method, prior, model, device, progress)
+            found = prepare_search(city, settings, method, area, model, device, progress)
             _ENGINES[key] = found
     return found

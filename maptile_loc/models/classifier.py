@@ -82,12 +82,15 @@ class CellsModel(TileModel):
         astray = (target * (position - truth).abs().sum(2)).sum(1) / SOFT_M
         return (surprise + astray).mean() / len(self.counts)
 
-    def top(self, tiles: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def top(
+        self, tiles: Tensor, count: int, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The most probable positions.
 
         Args:
             tiles: (B, C, S, S).
             count: Number of positions, K.
+            allowed: (N,) bool, the only cells that count; None: all of them.
 
         Returns:
             (B, K, 2) metres from the reference and (B, K) log-scores: the mean over the partitions
@@ -95,7 +98,7 @@ class CellsModel(TileModel):
             at least ``2 SOFT_M`` apart; where fewer exist, the others have a score of minus
             infinity.
         """
-        answers, distance, density = self._density(tiles)
+        answers, distance, density = self._density(tiles, allowed)
         chosen, scores = [], []
         rest = density
         for _ in range(count):
@@ -106,7 +109,9 @@ class CellsModel(TileModel):
             rest = torch.where(row < 2 * SOFT_M, -torch.inf, rest)
         return torch.stack(chosen, 1), torch.stack(scores, 1) / len(self.counts)
 
-    def _density(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _density(
+        self, tiles: Tensor, allowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The joint density of all partitions at the positions of their most probable cells.
 
         The density of a partition is a mixture of Gaussians about its cells' positions, on a floor;
@@ -116,6 +121,8 @@ class CellsModel(TileModel):
             (B, M, 2) positions, (B, M, M) the distances between them, (B, M) log-densities.
         """
         log_p, position = self(tiles)
+        if allowed is not None:
+            log_p = torch.where(allowed, log_p, -torch.inf)
         best = [
             part.topk(min(MIXED, part.shape[1]), 1) for part in torch.split(log_p, self.counts, 1)
         ]

@@ -21,7 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_prep.settings import Settings
-from maptile_loc.render.raycast import COMPACT_EVERY, GridRays, PlaneRays, Worlds, cast_rays
+from maptile_loc.render.raycast import (
+    COMPACT_EVERY,
+    GridRays,
+    PlaneRays,
+    RayEnds,
+    Worlds,
+    cast_rays,
+)
 from maptile_loc.render.surface import SurfaceSettings, UniformDraw, road_evidence
 from maptile_loc.types import QueryTile
 
@@ -40,8 +47,12 @@ SHORTEST_PATH = 0.2
 """Share of ``travel_m`` that the shortest path has, of tiles with a short path."""
 SPURIOUS_WALL = (0.2, 1.0)
 """Range of the wall evidence of spurious pixels."""
-MISSING_BLOCKS = 16
-"""A tile has this many blocks along a side that may lack their wall evidence."""
+WEAK_WALL = (0.1, 0.6)
+"""Range of the factor by which wall evidence is weak."""
+ECHOES = 3
+"""Points at which a ray's hit is seen: a wall is as thick as its relief."""
+BLOCKS = 16
+"""A tile has this many blocks along a side that may lack their wall evidence, or have it weak."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Step between the directions of consecutive rays, in turns: it spreads them evenly."""
 
@@ -72,17 +83,24 @@ class ViewSettings(Settings):
     """Share of rays that clutter stops."""
     range_loss: float = Field(0.4, ge=0, lt=1)
     """The largest share by which a tile's range is reduced below ``range_m``."""
-    ground_range: tuple[float, float] = (8.0, 30.0)
+    ground_range: tuple[float, float] = (6.0, 24.0)
     """Metres up to which ground is seen: the limits of a uniform draw per tile."""
+    uneven_ground: float = Field(0.3, ge=0)
+    """Standard deviation of the logarithm of that range, between the rays of a tile."""
+    free_rays: float = Field(0.6, ge=0, le=1)
+    """The largest share of a tile's rays without a hit that show free space beyond the ground."""
     drop_rays: float = Field(0.3, ge=0, lt=1)
     """The largest share of a tile's rays that return nothing."""
-    depth_noise_m: float = Field(0.5, ge=0)
-    """Standard deviation of a hit along its ray: relief of walls, drift within the submap."""
-    missing_walls: float = Field(0.25, ge=0, lt=1)
+    depth_noise_m: tuple[float, float] = (0.4, 1.2)
+    """Standard deviation of a hit along its ray (relief of walls, drift within the submap): the
+    limits of a uniform draw per tile."""
+    missing_walls: float = Field(0.5, ge=0, lt=1)
     """The largest share of a tile's area that lacks its wall evidence, in square blocks."""
-    spurious: float = Field(0.02, ge=0, lt=1)
-    """The largest share of a tile's observed pixels with wall evidence where no wall is."""
-    wall_gain: tuple[float, float] = (0.5, 4.0)
+    weak_walls: float = Field(0.6, ge=0, le=1)
+    """The largest share of a tile's area in which wall evidence is weak, in square blocks."""
+    spurious: float = Field(0.05, ge=0, lt=1)
+    """The largest share of a tile's observed area with wall evidence where no wall is."""
+    wall_gain: tuple[float, float] = (1.5, 12.0)
     """Evidence per ray that hits a pixel (it saturates): the limits of a log-uniform draw."""
     angle_noise_deg: float = Field(1.0, ge=0)
     """Standard deviation of the tile's direction: a known heading is not exact."""
@@ -101,9 +119,12 @@ class ViewSettings(Settings):
             "low_rays": 0.0,
             "range_loss": 0.0,
             "ground_range": (self.range_m, self.range_m),
+            "uneven_ground": 0.0,
+            "free_rays": 0.0,
             "drop_rays": 0.0,
-            "depth_noise_m": 0.0,
+            "depth_noise_m": (0.0, 0.0),
             "missing_walls": 0.0,
+            "weak_walls": 0.0,
             "spurious": 0.0,
             "wall_gain": (20.0, 20.0),
             "angle_noise_deg": 0.0,
@@ -147,21 +168,23 @@ def render(
     reach = settings.range_m * uniform(1 - settings.range_loss, 1, 1)
     ends = cast_rays(worlds, world, rays, reach)
     kept = uniform(0, 1, settings.rays) >= uniform(0, settings.drop_rays, 1)
-    ground_reach = torch.minimum(ends.distance, uniform(*settings.ground_range, 1))
-    # A ray without a hit observes free space only as far as the ground returns echoes.
-    crossed = torch.where(ends.hit, ends.distance, ground_reach)
-    depth = ends.distance + settings.depth_noise_m * normal(settings.rays)
+    uneven = torch.exp(settings.uneven_ground * normal(settings.rays))
+    ground_reach, crossed = _free(ends, uneven, settings, uniform)
+    noise = uniform(*settings.depth_noise_m, 1)
+    depths = [ends.distance + noise * normal(settings.rays) for _ in range(ECHOES)]
     turned = angle + math.radians(settings.angle_noise_deg) * normal()
     seeing = (kept & ~ends.inside).flatten().nonzero().squeeze(1)
     lines = _in_tile(rays, seeing, centre, turned, settings)
     ground_reach, crossed = ground_reach.flatten()[seeing], crossed.flatten()[seeing]
     ground, beyond = _mark(lines, ground_reach, crossed, batch, settings)
-    struck = _count(lines, depth.flatten()[seeing], ends.hit.flatten()[seeing], batch, settings)
+    hit = ends.hit.flatten()[seeing]
+    struck = torch.stack(
+        [_count(lines, depth.flatten()[seeing], hit, batch, settings) for depth in depths]
+    ).mean(0)
     wall = _evidence(struck, settings, uniform)
     observed = torch.maximum(torch.maximum(ground, beyond), (wall > 0).float())
     if settings.spurious > 0:
-        size = (settings.size_px, settings.size_px)
-        wrong = uniform(0, 1, *size) < uniform(0, settings.spurious, 1, 1)
+        wrong = _blobs(settings, uniform)
         wall = torch.maximum(wall, wrong * observed * uniform(*SPURIOUS_WALL, 1, 1))
     made = {"wall": wall, "ground": ground * (1 - wall), "observed": observed}
     if "road" in settings.channels:
@@ -288,17 +311,43 @@ def _count(
     return count.view(batch, side, side)[:, 1:-1, 1:-1].float()
 
 
+def _free(
+    ends: RayEnds, uneven: Tensor, settings: ViewSettings, uniform: UniformDraw
+) -> tuple[Tensor, Tensor]:
+    """(B, K) metres up to which rays show ground, and up to which they show free space.
+
+    Most rays without a hit observe free space only as far as the ground returns echoes.
+    """
+    ground = torch.minimum(ends.distance, uniform(*settings.ground_range, 1) * uneven)
+    free = uniform(0, 1, settings.rays) < uniform(0, settings.free_rays, 1)
+    beyond = torch.maximum(ground, ends.distance * free * uniform(0, 1, settings.rays))
+    return ground, torch.where(ends.hit, ends.distance, beyond)
+
+
 def _evidence(struck: Tensor, settings: ViewSettings, uniform: UniformDraw) -> Tensor:
     """(B, S, S) wall evidence of pixels by the rays that struck them; some of it is missing."""
     weakest, strongest = settings.wall_gain
     gain = torch.exp(uniform(math.log(weakest), math.log(strongest), 1, 1))
     wall = 1 - torch.exp(-gain * struck)
-    return wall * _remaining(settings, uniform) if settings.missing_walls > 0 else wall
+    if settings.missing_walls > 0:
+        wall = wall * ~_blocks(settings.missing_walls, settings, uniform)
+    if settings.weak_walls > 0:
+        weak = _blocks(settings.weak_walls, settings, uniform)
+        wall = torch.where(weak, wall * uniform(*WEAK_WALL, 1, 1), wall)
+    return wall
 
 
-def _remaining(settings: ViewSettings, uniform: UniformDraw) -> Tensor:
-    """(B, S, S): 1 where walls keep their evidence, 0 in random square blocks."""
-    blocks = (1, MISSING_BLOCKS, MISSING_BLOCKS)
-    missing = uniform(0, 1, *blocks) < uniform(0, settings.missing_walls, 1, 1, 1)
+def _blobs(settings: ViewSettings, uniform: UniformDraw) -> Tensor:
+    """(B, S, S) bool, squares of 2 x 2 pixels: of each tile up to a share of ``spurious``."""
+    half = math.ceil(settings.size_px / 2)
+    chosen = uniform(0, 1, half, half) < uniform(0, settings.spurious, 1, 1)
+    large = chosen.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return large[:, : settings.size_px, : settings.size_px]
+
+
+def _blocks(most: float, settings: ViewSettings, uniform: UniformDraw) -> Tensor:
+    """(B, S, S) bool, random square blocks: of each tile up to a share of ``most``."""
+    blocks = (1, BLOCKS, BLOCKS)
+    chosen = uniform(0, 1, *blocks) < uniform(0, most, 1, 1, 1)
     size = (settings.size_px, settings.size_px)
-    return functional.interpolate((~missing).float(), size, mode="nearest")[:, 0]
+    return functional.interpolate(chosen.float(), size, mode="nearest")[:, 0] > 0

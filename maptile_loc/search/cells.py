@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 import torch
 
 from data_prep.city.folder import City
@@ -57,6 +58,15 @@ class CellsLocator(ModelLocator["CellsModel"]):
         if self.model.heading == "known":
             self.reach_rad = np.radians(settings.heading_step_deg)
         self.settings = settings
+        self.allowed = None
+        if search.area is not None:
+            places = self.reference + self.model.centre.double().cpu().numpy()
+            half = self.model.side.double().cpu().numpy() / 2
+            corner = np.column_stack([half, half])
+            reached = shapely.intersects(
+                search.area.shape, shapely.box(*(places - corner).T, *(places + corner).T)
+            )
+            self.allowed = torch.from_numpy(reached).to(self.model.device)
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
         """(K, 3) east, north (metres) and turn (radians) of the likeliest positions, best first."""
@@ -67,9 +77,8 @@ class CellsLocator(ModelLocator["CellsModel"]):
         count = self.settings.places
         with torch.inference_mode():
             seen = turned_tiles(in_look(tile, self.look), asked).to(self.model.device)
-            offset, score = self.model.top(
-                seen, count if len(asked) == 1 else self.settings.per_turn
-            )
+            each = count if len(asked) == 1 else self.settings.per_turn
+            offset, score = self.model.top(seen, each, self.allowed)
         places = self.reference + offset.double().cpu().numpy()
         turn = np.broadcast_to(asked[:, None], score.shape)
         found = np.column_stack([places.reshape(-1, 2), turn.ravel()])

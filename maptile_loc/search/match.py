@@ -14,6 +14,7 @@ from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import Settings
 from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood
+from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.exact import ExactSearch
 from maptile_loc.search.engine.hypotheses import (
     by_chance,
@@ -22,7 +23,7 @@ from maptile_loc.search.engine.hypotheses import (
     posterior,
     refined,
 )
-from maptile_loc.search.engine.method import Disc, Method, SearchTask
+from maptile_loc.search.engine.method import Method, SearchTask
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.engine.spectra import Correlator
 from maptile_loc.types import Candidates, QueryTile
@@ -76,29 +77,28 @@ class Matcher:
         fields: LikelihoodFields,
         tile_size_m: float,
         settings: SearchSettings,
-        prior: Disc | None = None,
+        area: Area | None = None,
         device: str = "cpu",
         prove: bool = False,
     ) -> None:
         self.fields, self.tile_size_m = fields, tile_size_m
-        self.settings, self.prior, self.prove = settings, prior, prove
+        self.settings, self.area, self.prove = settings, area, prove
         self.device = torch.device(device)
         height, width = (side * fields.resolution for side in fields.channels.shape[1:])
         margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
         box = np.array([margin, height - margin, margin, width - margin])
-        if prior is not None:
-            south, east = fields.north - prior.north, prior.east - fields.west
-            radius = prior.radius * np.array([-1, 1])
-            box[[0, 2]] = np.maximum(box[[0, 2]], [south + radius[0], east + radius[0]])
-            box[[1, 3]] = np.minimum(box[[1, 3]], [south + radius[1], east + radius[1]])
+        if area is not None:
+            west, south, east, north = area.shape.bounds
+            box[[0, 2]] = np.maximum(box[[0, 2]], [fields.north - north, west - fields.west])
+            box[[1, 3]] = np.minimum(box[[1, 3]], [fields.north - south, east - fields.west])
         if not (box[1] >= box[0] and box[3] >= box[2]):
             raise MaptileError(
                 f"nowhere to search: all of it is within {settings.margin_m:g} m of the map's edge"
             )
-        area = (box[1] - box[0]) * (box[3] - box[2])
-        if prior is not None:
-            area = min(area, math.pi * prior.radius**2)
-        self.area_km2 = float(area) / 1e6
+        size_m2 = float((box[1] - box[0]) * (box[3] - box[2]))
+        if area is not None:
+            size_m2 = min(size_m2, area.shape.area)
+        self.area_km2 = size_m2 / 1e6
         # Only the part that tiles in the box can cover is kept, in whole cells of the wide grid.
         cell = settings.coarser * fields.resolution
         if tile_size_m / cell % 2:
@@ -167,12 +167,14 @@ class Matcher:
         west, north = self.part.west + columns[0] * step, self.part.north - rows[0] * step
         shape = rows[1] - rows[0], columns[1] - columns[0]
         allowed = torch.ones(shape, dtype=torch.bool, device=self.device)
-        if self.prior is not None:
-            up = north - step * torch.arange(shape[0], device=self.device) - self.prior.north
-            right = west + step * torch.arange(shape[1], device=self.device) - self.prior.east
-            near = up[:, None] ** 2 + right[None] ** 2
-            # At least the position next to the centre.
-            allowed = near <= max(self.prior.radius**2, float(near.min()))
+        if self.area is not None:
+            east = west + step * np.arange(shape[1])
+            up = north - step * np.arange(shape[0])
+            places = np.stack(np.meshgrid(east, up), -1).reshape(-1, 2)
+            within = self.area.within(places)
+            if not within.any():
+                within[self.area.nearest(places)] = True
+            allowed = torch.from_numpy(within.reshape(shape)).to(self.device)
         return Level(allowed, step, west, north, rows, columns)
 
     def _correlator(self, fields: LikelihoodFields, level: Level) -> Correlator:
@@ -298,8 +300,8 @@ def _peaks(
 
 def _build(task: SearchTask, settings: MatchSettings) -> Matcher:
     return Matcher(
-        task.fields, task.tile_size_m, task.settings, task.prior, task.device, settings.exact
+        task.fields, task.tile_size_m, task.settings, task.area, task.device, settings.exact
     )
 
 
-METHOD = Method(MatchSettings, _build, takes_prior=True)
+METHOD = Method(MatchSettings, _build)

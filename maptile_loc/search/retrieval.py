@@ -87,6 +87,11 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
                 with atomic_file(kept) as path:
                     save_file({name: value.cpu() for name, value in database.items()}, path)
         self._database, self._places = database["descriptors"], database["places"]
+        if search.area is not None:
+            places = self.reference + self._places.double().cpu().numpy()
+            within = torch.from_numpy(search.area.within(places)).to(self._places.device)
+            if within.any():  # else the nearest part of the area is searched
+                self._database, self._places = self._database[within], self._places[within]
 
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
         """(K, 3) east, north (metres) and turn (radians) of the most similar views, best first."""

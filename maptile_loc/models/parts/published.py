@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 """Name of the weights in a model's folder."""
 FORMAT = "maptile-model"
 """Value of a card's ``format``."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The ``version`` of the cards that this code reads and writes."""
 
 M = TypeVar("M", bound=TileModel)

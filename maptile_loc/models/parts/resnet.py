@@ -39,8 +39,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         inner = self.second(functional.relu(self.first(x)))
-        # Pixels are left out beforehand: oneDNN's gradient of a 1x1 convolution with a stride writes
-        # beyond its memory where there are fewer than 16 channels (its issue 6035).
+        # Pixels are left out beforehand: the gradient of a 1x1 convolution with a stride writes
+        # beyond its memory in oneDNN where there are fewer than 16 channels (issue 6035).
         kept = x[..., :: self.stride, :: self.stride]
         return functional.relu(inner + self.shortcut(kept))
 

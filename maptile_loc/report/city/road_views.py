@@ -62,7 +62,7 @@ def query_view(sensor: Sensor, submap_m: float) -> ViewSettings:
         low_rays=0.2,
         range_loss=0.2,
         ground_range=(28.0, 45.0),
-        depth_noise_m=0.25,
+        depth_noise_m=(0.25, 0.25),
         missing_walls=0.1,
         spurious=0.003,
         wall_gain=(0.2, 1.2),

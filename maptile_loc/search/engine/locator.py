@@ -28,7 +28,7 @@ class ModelLocator(ABC, Generic[M]):
     """A published model, and the search of the squares around its positions.
 
     Attributes:
-        area_km2: Area of the whole map, from which the model's answers come.
+        area_km2: Area of the part of the map that the model's answers come from.
         card: The model's card.
     """
 
@@ -63,7 +63,8 @@ class ModelLocator(ABC, Generic[M]):
         self.model = model.to(device=device, memory_format=torch.channels_last)
         self.look = look_of_card(self.card)
         self.reference, self.search, self.reach_rad = city.reference, search, reach_rad
-        self.area_km2 = city.raster.area_km2
+        area = search.area
+        self.area_km2 = city.raster.area_km2 if area is None else area.shape.area / 1e6
 
     @abstractmethod
     def starts(self, tile: QueryTile, turns: Array, log_prior: Array) -> Array:
@@ -79,7 +80,7 @@ class ModelLocator(ABC, Generic[M]):
 
 def near_search(task: SearchTask) -> NearSearch:
     """The search of squares around positions, for a task."""
-    return NearSearch(task.fields, task.tile_size_m, task.settings, task.device)
+    return NearSearch(task.fields, task.tile_size_m, task.settings, task.device, task.area)
 
 
 def model_folder(task: SearchTask, method: str) -> Path:

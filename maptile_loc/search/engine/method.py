@@ -13,6 +13,7 @@ from data_prep.progress import Progress, silent
 from data_prep.settings import Settings
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.score.likelihood import LikelihoodFields
+from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates, Fixes, QueryTile
 
@@ -74,21 +75,6 @@ class Regressor(Protocol):
 
 
 @dataclass(frozen=True)
-class Disc:
-    """A circle in which the vehicle is known to be.
-
-    Attributes:
-        east: East coordinate of the centre, metres, map frame.
-        north: North coordinate of the centre, metres.
-        radius: Metres.
-    """
-
-    east: float
-    north: float
-    radius: float
-
-
-@dataclass(frozen=True)
 class SearchTask:
     """What a search is built for.
 
@@ -98,7 +84,7 @@ class SearchTask:
         tile_size_m: Side of the query tiles, metres.
         settings: What all methods share.
         device: "cpu" or "cuda".
-        prior: Where the vehicle is known to be, or None.
+        area: Where the vehicle is known to be; None: anywhere on the map.
         model: Folder of the model to use; None for the city's newest model of the method.
         progress: Is called while the search is prepared.
     """
@@ -108,7 +94,7 @@ class SearchTask:
     tile_size_m: float
     settings: SearchSettings
     device: str = "cpu"
-    prior: Disc | None = None
+    area: Area | None = None
     model: Path | None = None
     progress: Progress = silent
 
@@ -120,9 +106,7 @@ class Method:
     Attributes:
         settings: Class of the method's own section in a localization recipe.
         build: Makes the search for a task, with the method's settings.
-        takes_prior: Whether the search can be limited to ``SearchTask.prior``.
     """
 
     settings: type[Settings]
     build: Callable[[SearchTask, Any], Search]
-    takes_prior: bool = False

@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.likelihood import LikelihoodFields, coarser
+from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.hypotheses import (
     Chance,
     by_chance,
@@ -69,6 +70,7 @@ class NearSearch:
         tile_size_m: Side of the query tiles, metres.
         settings: What all searches share.
         device: "cpu" or "cuda".
+        area: The only part of the map in which squares are searched; None: anywhere.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class NearSearch:
         tile_size_m: float,
         settings: SearchSettings,
         device: str = "cpu",
+        area: Area | None = None,
     ) -> None:
         self.fields, self.tile_size_m, self.settings = fields, tile_size_m, settings
-        self.device = torch.device(device)
+        self.device, self.area = torch.device(device), area
         self._grids: dict[bool, LikelihoodFields] = {False: fields}
 
     def candidates(
@@ -105,6 +108,8 @@ class NearSearch:
             Candidates with log-posteriors. The hypothesis that the tile is nowhere on the map is
             included; the rest of the map is not.
         """
+        if self.area is not None:
+            starts = self.area.drawn_in(starts)
         found = self.squares(evidence, starts, turns, log_prior, reach_rad)
         step, count = found.step, found.scores.shape[1]
         best = found.scores.reshape(len(starts), -1)
@@ -131,7 +136,13 @@ class NearSearch:
         wall_m2, prior = evidence.total("wall"), log_prior[chosen[kept]] - log_prior.max()
         chance = self._chance(found, peak, wall_m2)
         log_scores = posterior(mass[kept], prior, chance, wall_m2, self.settings)
-        return Candidates(poses[kept], log_scores)
+        return self._in_area(Candidates(poses[kept], log_scores))
+
+    def _in_area(self, found: Candidates) -> Candidates:
+        """The candidates in the area; all of them if there is none."""
+        if self.area is None or not (within := self.area.within(found.poses[:, :2])).any():
+            return found
+        return Candidates(found.poses[within], found.log_scores[within])
 
     def squares(
         self,

@@ -22,6 +22,7 @@ class SearchSettings(Settings):
         margin_m: Positions nearer to the map's edge are not searched: half of what is seen from
             there lies off the map, so almost any tile fits.
         radius_m: Half the side of the square that is searched around a candidate of a model.
+        near_m: How far from the streets and buildings that a user names the vehicle may be, metres.
         elsewhere_m: Distance from the best position beyond which a tile matches by chance, metres.
             Nearer, walls that are right may match with a shift along the street.
         chance: Share of the map's squares (``distinct_m`` wide) whose scores a tile is said to
@@ -49,6 +50,7 @@ class SearchSettings(Settings):
     hopeless: Positive = 30.0
     margin_m: NotNegative = 25.0
     radius_m: Positive = 20.0
+    near_m: Positive = 75.0
     elsewhere_m: NotNegative = 64.0
     chance: Fraction = 0.0003
     chance_squares: Count = 20
