@@ -1,16 +1,18 @@
 """Compare all pose regressors, on renders and on drives; prints markdown tables.
 
 Run: python benchmarks/family.py CITY [DRIVE ...] [--work FOLDER] [--train MINUTES]
-                                 [--only NAME ...] [--submap METRES] [--every METRES]
+                                 [--only NAME ...] [--submap METRES] [--every METRES] [--searched]
 
 The models are those in CITY/models. --train trains the models of the recipes that are missing, each
 for MINUTES, and adapts those that can be adapted to each drive. The query tiles of a drive are kept
 in FOLDER. Renders are of other positions, worlds and noise than in training. Each has a second
-render 16 to 24 m before it, which only VLocNet reads.
+render 16 to 24 m before it, which only VLocNet reads. A model of windows of the map is given
+windows whose centres are 10 m or more from those of all training windows.
 
 On a drive, each row is the network's raw answer to single tiles, at queries whose truth is well
 inside the map. "PGO" is the published optimisation over windows of seven tiles; "robust" is ours,
-in which single answers may be wrong. "chance" is the best constant answer.
+in which single answers may be wrong. "searched" is the best candidate of the search around the
+answer, aligned; --searched adds it. "chance" is the best constant answer.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from stamp import head, row, stamp
 
+import maptile_loc as ml
 from data_prep.city.folder import City, open_city
 from data_prep.drive import Drive
 from data_prep.files import read_json
@@ -39,20 +42,23 @@ from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings, ModelSettings
 from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
 from maptile_loc.learn.tiles.rendered import RenderedBatches
+from maptile_loc.learn.tiles.supply import TRAINING_STREAM, VALIDATION_STREAM, batches
+from maptile_loc.learn.tiles.windows import window_map
 from maptile_loc.models.parts.published import CARD, read_model
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.models.vlocnet import VLocNet
 from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import load_recipe
+from maptile_loc.render.look import Look, look_of_card
 from maptile_loc.render.vector_map import VectorMap, vector_map
-from maptile_loc.render.view import ViewSettings
+from maptile_loc.render.window import MapWindowSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 from maptile_loc.types import HeadingKnowledge, Queries
 
-RECIPES = ("posenet", "mapnet", "vlocnet", "posterior")
+RECIPES = ("posenet", "mapnet", "vlocnet", "posterior", "tiles")
 """Recipes of the models that are compared."""
 
-ADAPTABLE = ("mapnet", "posterior")
+ADAPTABLE = ("mapnet", "posterior", "tiles")
 """Models that can be adapted to a drive."""
 
 WINDOWS = {
@@ -81,13 +87,20 @@ class Entry:
 
     Attributes:
         name: Name of its folder, and "adapted" if it was adapted to a drive.
+        folder: Where it is published.
         model: The model.
         card: What was published with it.
     """
 
     name: str
+    folder: Path
     model: MapNet
     card: dict[str, Any]
+
+    @property
+    def look(self) -> Look:
+        """What its tiles show."""
+        return look_of_card(self.card)
 
     @property
     def settled(self) -> str:
@@ -108,6 +121,7 @@ def main() -> None:
     parser.add_argument("--renders", type=int, default=2000)
     parser.add_argument("--submap", type=float, default=50.0)
     parser.add_argument("--every", type=float, default=20.0)
+    parser.add_argument("--searched", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     city = open_city(arguments.city)
@@ -130,7 +144,7 @@ def models(city: City, names: tuple[str, ...]) -> Iterator[Entry]:
         folder = city.folder / "models" / name
         if (folder / CARD).is_file():
             model, card = read_model(folder, city, MapNet)
-            yield Entry(name, model, card)
+            yield Entry(name, folder, model, card)
 
 
 # --- Renders --------------------------------------------------------------------------------------
@@ -141,12 +155,16 @@ def on_renders(city: City, entries: list[Entry], count: int) -> None:
     ground = vector_map(city)
     print(f"Rendering: {rendered_per_second(ground):.0f} tiles/s on one core\n")
     head("renders", "heading", "trained", *COLUMNS)
-    for heading in sorted({entry.model.heading for entry in entries}):
-        mine = [entry for entry in entries if entry.model.heading == heading]
-        view = ViewSettings.model_validate(mine[0].card["view"])
-        data = DataSettings(tuple_size=2, spacing_m=BEFORE_M, batch_tuples=BATCH, view=view)
-        batches = RenderedBatches(ground, data, heading, SEED, 0)
-        tests = [batches[number] for number in range(-(-count // BATCH))]
+    for mine in alike(entries):
+        look, heading = mine[0].look, mine[0].model.heading
+        data = DataSettings(tuple_size=2, spacing_m=BEFORE_M, batch_tuples=BATCH)
+        if isinstance(look, MapWindowSettings):  # windows of the map, in the squares kept out
+            data = data.model_copy(update={"windows": look})
+            tests_of = batches(window_map(city, look), data, heading, SEED, VALIDATION_STREAM)
+        else:
+            data = data.model_copy(update={"view": look})
+            tests_of = batches(ground, data, heading, SEED, TRAINING_STREAM)
+        tests = [tests_of[number] for number in range(-(-count // BATCH))]
         truth = torch.cat([batch.offset[:, 1] for batch in tests]).double().numpy()
         row("chance", heading, "", *figures(truth - np.median(truth, axis=0)))
         for entry in mine:
@@ -158,12 +176,20 @@ def on_renders(city: City, entries: list[Entry], count: int) -> None:
     print()
 
 
+def alike(entries: list[Entry]) -> list[list[Entry]]:
+    """The entries whose tiles are the same, together."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.model.heading, entry.look.model_dump_json()), []).append(entry)
+    return list(groups.values())
+
+
 def rendered_per_second(ground: VectorMap) -> float:
     """Tiles that are rendered per second of processor time."""
-    batches = RenderedBatches(ground, DataSettings(), "known", SEED, 0)
-    batches.worlds(0)
+    rendered = RenderedBatches(ground, DataSettings(), "known", SEED, 0)
+    rendered.worlds(0)
     start, count = time.process_time(), 10
-    tiles = sum(batches[number].angle.numel() for number in range(count))
+    tiles = sum(rendered[number].angle.numel() for number in range(count))
     return tiles / (time.process_time() - start)
 
 
@@ -175,10 +201,9 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
     drive = open_drive(path)
     assert drive.truth is not None
     head(drive.name, "heading", "", *COLUMNS)
-    for heading in sorted({entry.model.heading for entry in entries}):
-        mine = [entry for entry in entries if entry.model.heading == heading]
-        view = ViewSettings.model_validate(mine[0].card["view"])
-        sequence = tiles_of(drive, city, heading, view, arguments)
+    for mine in alike(entries):
+        heading = mine[0].model.heading
+        sequence = tiles_of(drive, city, heading, mine[0].look, arguments)
         truth = truth_in_map(drive.truth, city.raster, sequence.t_ns)[:, :2]
         inside = city.raster.inside(truth, MARGIN_M)
         if not inside.any():
@@ -193,18 +218,42 @@ def on_drive(city: City, path: Path, entries: list[Entry], arguments: argparse.N
             for label, settings in WINDOWS.items():
                 held = window_poses(poses, *motion, settings, float(entry.model.deviation.mean()))
                 row(entry.name, heading, label, *figures((held[:, :2] - truth)[inside]))
+            if arguments.searched:
+                row(
+                    entry.name,
+                    heading,
+                    "searched",
+                    *figures(searched(entry, city, drive, arguments)),
+                )
     print()
 
 
+def searched(entry: Entry, city: City, drive: Drive, arguments: argparse.Namespace) -> Array:
+    """(N, 2) errors of the best aligned candidates of the search around a model's answers."""
+    found = ml.localize(
+        city,
+        drive,
+        method="mapnet",
+        model=entry.folder,
+        heading=entry.model.heading,
+        submap_m=arguments.submap,
+        every_m=arguments.every,
+    )
+    assert drive.truth is not None
+    truth = truth_in_map(drive.truth, city.raster, found.t_ns)[:, :2]
+    seen = city.raster.inside(truth, MARGIN_M) & found.stages["aligned"].has_pose
+    return found.stages["aligned"].poses[seen, :2] - truth[seen]
+
+
 def tiles_of(
-    drive: Drive, city: City, heading: str, view: ViewSettings, arguments: argparse.Namespace
+    drive: Drive, city: City, heading: str, look: Look, arguments: argparse.Namespace
 ) -> TileSequence:
     """The drive's query tiles, kept in a file.
 
     The file's name follows from the settings that make the tiles, not from the code.
     """
     settings = load_recipe()
-    how = [settings.submap, settings.query, view]
+    how = [settings.submap, settings.query, look]
     made = f"{[one.model_dump_json() for one in how]} {arguments.submap} {arguments.every}"
     made += f" {city.raster.convergence} {len(drive.scans.t_ns)}"
     digest = hashlib.sha256(made.encode()).hexdigest()[:12]
@@ -212,7 +261,7 @@ def tiles_of(
     if not path.is_file():
         asked = HeadingKnowledge.parse(heading)
         queries = Queries(arguments.submap, arguments.every, heading=asked)
-        see(drive_tiles(city, drive, queries, settings), view).save(path)
+        see(drive_tiles(city, drive, queries, settings), look).save(path)
     return read_tile_sequence(path)
 
 
@@ -242,7 +291,7 @@ def adapted(
             fitting = [adapt_to(city, folder, sequence, about, AdaptSettings())]
         for folder in fitting:
             model, card = read_model(folder, city, MapNet)
-            yield Entry(f"{entry.name} adapted", model, card)
+            yield Entry(f"{entry.name} adapted", folder, model, card)
 
 
 def regress(model: MapNet, sequence: TileSequence, reference: Array) -> Array:

@@ -15,7 +15,7 @@ from test_train import TINY
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from maptile_loc.learn.loop import train
-from maptile_loc.models.classifier import SOFT_M, CellsModel
+from maptile_loc.models.classifier import SOFT_M, TARGETS, CellsModel
 from maptile_loc.models.parts.partition import PartitionSettings, make_cells
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.score.likelihood import make_fields
@@ -102,6 +102,40 @@ def test_the_offset_moves_the_answer_within_its_cell() -> None:
     offset, angle = model.pose(torch.zeros(2, 3, 16, 16))
     assert offset.tolist() == [[54.0, 12.0]] * 2
     assert angle.tolist() == [0.0, 0.0]
+
+
+def test_the_sparse_objective_is_that_over_all_cells() -> None:
+    """By the definition, in double precision, over a city of many cells."""
+    rng = np.random.default_rng(0)
+    cells = make_cells(
+        rng.uniform(0, 900, (4000, 2)), np.ones(4000), PartitionSettings(partitions=2, share=0.002)
+    )
+    torch.manual_seed(0)
+    counts = np.bincount(cells.partition).tolist()
+    assert min(counts) > 4 * TARGETS
+    shape = {"size": 16, "network": {"width": 4, "blocks": [1], "features": 8}}
+    scale = {"mean": [0.0, 0.0], "deviation": [1.0, 1.0]}
+    pace = {"learning_rate": 1e-3, "weight_decay": 0.0}
+    model = CellsModel(counts=counts, heading="known", **shape, **scale, **pace).eval()
+    model.centre.copy_(torch.from_numpy(cells.centre))
+    model.side.copy_(torch.from_numpy(cells.side))
+    tiles = (torch.rand(6, 1, 3, 16, 16) < 0.3).float()
+    truth = torch.from_numpy(rng.uniform(0, 900, (6, 1, 2))).float()
+    found = model.objective(Batch(tiles, truth, torch.zeros(6, 1))).item()
+    with torch.no_grad():
+        log_p, hidden = model(tiles[:, 0])
+        within = model.within[1](hidden).double().numpy().reshape(6, -1, 2)
+    position = cells.centre + within * cells.side[:, None]
+    off = position - truth.double().numpy()
+    outside = np.maximum(np.abs(cells.centre - truth.double().numpy()) - cells.side[:, None] / 2, 0)
+    closeness = np.exp(-np.square(outside).sum(2) / (2 * SOFT_M**2))
+    expected = 0.0
+    for part in range(2):
+        mine = cells.partition == part
+        target = closeness[:, mine] / closeness[:, mine].sum(1, keepdims=True)
+        error = np.abs(off[:, mine]).sum(2) / SOFT_M
+        expected += (target * (error - log_p.double().numpy()[:, mine])).sum(1).mean() / 2
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_few_tiles_are_fitted() -> None:

@@ -23,14 +23,14 @@ from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.look import look_of_card
 from maptile_loc.render.window import (
     BEHIND_M,
-    WindowSettings,
+    MapWindowSettings,
     cut_windows,
     window_from_query,
     window_planes,
 )
 from maptile_loc.types import QueryTile
 
-BOTH = WindowSettings(look="filled", channels=("building", "road"))
+BOTH = MapWindowSettings(look="filled", channels=("building", "road"))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_beyond_the_map_windows_are_empty(city: City) -> None:
 
 
 def test_edges_are_the_outlines_of_buildings(city: City) -> None:
-    edges = window_planes(city.raster, WindowSettings(channels=("road", "building")))
+    edges = window_planes(city.raster, MapWindowSettings(channels=("road", "building")))
     filled = city.raster.data[BUILDING] > 0
     inner = ndimage.binary_erosion(filled, border_value=1)
     np.testing.assert_array_equal(edges[1].numpy() > 0, filled & ~inner)
@@ -136,7 +136,7 @@ def query(wall_east_m: float = 10.0) -> QueryTile:
 
 
 def test_a_query_has_the_look_of_edges() -> None:
-    building, road = window_from_query(query(), WindowSettings()).numpy()
+    building, road = window_from_query(query(), MapWindowSettings()).numpy()
     row, column = np.nonzero(building)
     east, north = (column + 0.5 - 32) * 1.5, (32 - row - 0.5) * 1.5
     assert len(east)
@@ -146,7 +146,7 @@ def test_a_query_has_the_look_of_edges() -> None:
 
 
 def test_a_query_is_filled_behind_its_walls_only() -> None:
-    tile = window_from_query(query(), WindowSettings(look="filled", channels=("building",)))[0]
+    tile = window_from_query(query(), MapWindowSettings(look="filled", channels=("building",)))[0]
     column = np.nonzero(tile[32].numpy())[0]  # the row at the vehicle
     east = (column + 0.5 - 32) * 1.5
     assert east.min() > 8.5
@@ -156,7 +156,7 @@ def test_a_query_is_filled_behind_its_walls_only() -> None:
 
 
 def test_the_path_of_a_query_is_unknown() -> None:
-    tile = window_from_query(query(), WindowSettings(channels=("path", "road")))
+    tile = window_from_query(query(), MapWindowSettings(channels=("path", "road")))
     assert not tile[0].any()
     assert tile[1].any()
 
@@ -168,7 +168,7 @@ def test_a_model_is_trained_on_windows_and_read_again(city: City, tmp_path: Path
     folder = train(city, recipe, device="cpu")
     model, card = read_model(folder, city, MapNet)
     look = look_of_card(card)
-    assert isinstance(look, WindowSettings)
+    assert isinstance(look, MapWindowSettings)
     assert look.look == "filled"
     offset, _ = model.pose(window_from_query(query(), look)[None])
     assert torch.isfinite(offset).all()

@@ -16,7 +16,7 @@ from maptile_loc.render.disguise import DisguiseSettings
 from maptile_loc.render.look import Look
 from maptile_loc.render.routes import BESIDE_M
 from maptile_loc.render.view import ViewSettings
-from maptile_loc.render.window import WindowSettings
+from maptile_loc.render.window import MapWindowSettings
 
 
 class DataSettings(Settings):
@@ -46,7 +46,7 @@ class DataSettings(Settings):
     """What a tile shows, and its noise."""
     disguise: DisguiseSettings = DisguiseSettings()
     """How the variants of the city differ from the map."""
-    windows: WindowSettings | None = None
+    windows: MapWindowSettings | None = None
     """Tiles are windows of the map raster, in place of views rendered from the map."""
 
     @property

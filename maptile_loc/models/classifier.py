@@ -23,6 +23,8 @@ SOFT_M = 5.0
 """Standard deviation of the target beyond a cell's border, and of the density about an answer."""
 BOTTLENECK = 64
 """Features of the hidden layer of the head that regresses the offsets within cells."""
+TARGETS = 32
+"""Cells of a partition that a target has: more than come within 25 m of a position."""
 MIXED = 64
 """The most probable cells of each partition, from which a tile's density is made."""
 FLOOR = -12.0
@@ -56,31 +58,66 @@ class CellsModel(TileModel):
         self.register_buffer("side", torch.ones(total))
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, S, S) -> (B, N) log-probabilities of cells and (B, N, 2) positions in them.
+        """(B, C, S, S) -> (B, N) log-probabilities of cells, and (B, H) for ``positions``.
 
-        The N cells are those of all partitions; the probabilities of each partition sum to 1. The
-        positions are metres from the reference.
+        The N cells are those of all partitions; the probabilities of each partition sum to 1.
         """
         features = self.features(tiles)
         logits = self.logits(features).float()
         parts = [functional.log_softmax(part, 1) for part in torch.split(logits, self.counts, 1)]
-        within = self.within(features).float().view(len(tiles), -1, 2)
-        return torch.cat(parts, 1), self.centre + within * self.side[:, None]
+        return torch.cat(parts, 1), self.within[0](features).float()
+
+    def positions(self, hidden: Tensor, cells: Tensor) -> Tensor:
+        """(B, K, 2) positions within cells number ``cells`` (B, K), metres from the reference.
+
+        Only these cells cost anything: a large city has tens of thousands.
+
+        Args:
+            hidden: (B, H), as of ``forward``.
+            cells: (B, K) int64.
+        """
+        head = self.within[1]
+        assert isinstance(head, nn.Linear)
+        weight = head.weight.float().view(-1, 2, BOTTLENECK)[cells]
+        within = torch.einsum("bkah,bh->bka", weight, hidden) + head.bias.view(-1, 2)[cells]
+        return self.centre[cells] + within * self.side[cells][..., None]
 
     def objective(self, batch: Batch) -> Tensor:
         """The mean over partitions of cross entropy and expected position error.
 
         The position error is the sum of the absolute errors per axis, in units of ``SOFT_M``; its
-        expectation is over the target's probabilities.
+        expectation is over the target's probabilities. The target is sparse: in each partition it
+        has the ``TARGETS`` cells next to the truth, and leaves out less than 1e-6.
         """
-        log_p, position = self(batch.tiles.flatten(0, 1))
-        truth = batch.offset.flatten(0, 1)[:, None]
-        outside = ((self.centre - truth).abs() - self.side[:, None] / 2).clamp_min(0)
-        closeness = -outside.square().sum(2) / (2 * SOFT_M**2)
-        target = torch.cat([part.softmax(1) for part in torch.split(closeness, self.counts, 1)], 1)
-        surprise = -(target * log_p).sum(1)
-        astray = (target * (position - truth).abs().sum(2)).sum(1) / SOFT_M
-        return (surprise + astray).mean() / len(self.counts)
+        log_p, hidden = self(batch.tiles.flatten(0, 1))
+        truth = batch.offset.flatten(0, 1)
+        cells, target = self.targets(truth)
+        surprise = -(target * log_p.gather(1, cells)).sum(1)
+        off = (self.positions(hidden, cells) - truth[:, None]).abs().sum(2)
+        return (surprise + (target * off).sum(1) / SOFT_M).mean() / len(self.counts)
+
+    @torch.no_grad()
+    def targets(self, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells and their probabilities for true positions.
+
+        Args:
+            truth: (B, 2) metres from the reference.
+
+        Returns:
+            (B, K) int64 cells, up to ``TARGETS`` of each partition, and their (B, K) probabilities,
+            which sum to 1 in each.
+        """
+        squared = torch.zeros(len(truth), len(self.centre), device=truth.device)
+        for axis in (0, 1):
+            off = (self.centre[:, axis] - truth[:, axis : axis + 1]).abs_()
+            squared += off.sub_(self.side / 2).clamp_min_(0).square_()
+        cells, target, start = [], [], 0
+        for part in torch.split(squared, self.counts, 1):
+            near = part.topk(min(TARGETS, part.shape[1]), 1, largest=False)
+            cells.append(near.indices + start)
+            target.append((-near.values / (2 * SOFT_M**2)).softmax(1))
+            start += part.shape[1]
+        return torch.cat(cells, 1), torch.cat(target, 1)
 
     def top(
         self, tiles: Tensor, count: int, allowed: Tensor | None = None
@@ -120,7 +157,7 @@ class CellsModel(TileModel):
         Returns:
             (B, M, 2) positions, (B, M, M) the distances between them, (B, M) log-densities.
         """
-        log_p, position = self(tiles)
+        log_p, hidden = self(tiles)
         if allowed is not None:
             log_p = torch.where(allowed, log_p, -torch.inf)
         best = [
@@ -128,7 +165,7 @@ class CellsModel(TileModel):
         ]
         starts = torch.tensor([0, *self.counts]).cumsum(0).tolist()
         index = torch.cat([b.indices + start for b, start in zip(best, starts, strict=False)], 1)
-        answers = position.gather(1, index[..., None].expand(-1, -1, 2))
+        answers = self.positions(hidden, index)
         sizes = [b.values.shape[1] for b in best]
         distance = torch.cdist(answers, answers)
         density = torch.zeros_like(log_p[:, : index.shape[1]])

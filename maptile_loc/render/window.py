@@ -30,7 +30,7 @@ BEHIND_STEP_M = 0.5
 """Steps in which the ground between a pixel and the vehicle is tested for walls."""
 
 
-class WindowSettings(Settings):
+class MapWindowSettings(Settings):
     """What a window shows."""
 
     look: Literal["edges", "filled"] = "edges"
@@ -52,7 +52,7 @@ class WindowSettings(Settings):
         return self.size_px * self.resolution
 
 
-def window_planes(raster: MapRaster, settings: WindowSettings) -> Tensor:
+def window_planes(raster: MapRaster, settings: MapWindowSettings) -> Tensor:
     """(C, H, W) uint8, 1 where set: the bands of a map, in the look and order of ``settings``."""
     planes = [
         torch.from_numpy((raster.data[BANDS.index(one)] > 0).astype(np.uint8))
@@ -66,7 +66,7 @@ def window_planes(raster: MapRaster, settings: WindowSettings) -> Tensor:
 
 
 def cut_windows(
-    planes: Tensor, resolution: float, centre: Tensor, angle: Tensor, settings: WindowSettings
+    planes: Tensor, resolution: float, centre: Tensor, angle: Tensor, settings: MapWindowSettings
 ) -> Tensor:
     """Cut windows out of a map.
 
@@ -94,7 +94,7 @@ def cut_windows(
     return functional.adaptive_max_pool2d(cut.transpose(0, 1).float(), size)
 
 
-def window_from_query(query: QueryTile, settings: WindowSettings) -> Tensor:
+def window_from_query(query: QueryTile, settings: MapWindowSettings) -> Tensor:
     """(C, S, S) float32: a query tile in the look of a window.
 
     With filled buildings, also the unobserved ground up to ``BEHIND_M`` behind a wall, as seen from

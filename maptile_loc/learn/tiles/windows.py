@@ -19,7 +19,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
-from maptile_loc.render.window import WindowSettings, cut_windows, window_planes
+from maptile_loc.render.window import MapWindowSettings, cut_windows, window_planes
 
 POSITIONS_EVERY_M = 5.0
 """Spacing of the positions that stand for all centres of windows."""
@@ -74,7 +74,7 @@ class WindowMap:
         return self.present.nonzero()
 
 
-def window_map(city: City, settings: WindowSettings) -> WindowMap:
+def window_map(city: City, settings: MapWindowSettings) -> WindowMap:
     """The map and the tiles of a city.
 
     Raises:

@@ -19,7 +19,7 @@ from maptile_loc.models import kind_of, kinds
 from maptile_loc.models.parts.kind import ModelKind
 from maptile_loc.models.parts.tile_model import TileModel
 from maptile_loc.render.view import ViewSettings
-from maptile_loc.render.window import WindowSettings
+from maptile_loc.render.window import MapWindowSettings
 from maptile_loc.weights import save_weights
 
 CARD = "model.json"
@@ -47,7 +47,7 @@ class _Card(pydantic.BaseModel):
     kind: str = "mapnet"
     city: _CityOfCard
     view: ViewSettings | None = None
-    windows: WindowSettings | None = None
+    windows: MapWindowSettings | None = None
     model: dict[str, Any]
 
 
