@@ -112,6 +112,7 @@ def test_reads_overture_layout(tmp_path):
             "num_floors": pd.array([3, None, None], "Int32"),
             "class": [None, "house", "garage"],
             "is_underground": [False, None, True],
+            "names": [{"primary": "Town Hall"}, None, {"primary": None}],
         },
         geometry=[shapely.Polygon(ring) for ring in points],
         crs="OGC:CRS84",
@@ -120,6 +121,7 @@ def test_reads_overture_layout(tmp_path):
     data = read_osm(OsmSource(path=tmp_path / "b.parquet"))
     assert areas(data) == pytest.approx({"a": 200, "b": 200}, abs=0.1)
     assert data.buildings["height"].tolist() == [9.0, 17.5]
+    assert data.buildings["name"].tolist() == ["Town Hall", ""]
     assert data.roads.empty
     assert data.notes == ("no roads in it: nothing to train or drive along",)
 

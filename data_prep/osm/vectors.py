@@ -129,8 +129,12 @@ def _tags(table: gpd.GeoDataFrame, building: bool) -> list[dict[str, str]]:
     for column, key in columns.items():
         if column in table and key in TAGS_READ:
             for row, value in zip(tags, table[column], strict=True):
-                if not pd.isna(value):
+                if pd.api.types.is_scalar(value) and not pd.isna(value):
                     row[key] = "yes" if value is True else str(value)
+    if "names" in table:
+        for row, names in zip(tags, table["names"], strict=True):
+            if isinstance(names, dict) and isinstance(names.get("primary"), str):
+                row["name"] = names["primary"]
     if building and "building" not in table:
         for row in tags:
             row.setdefault("building", "yes")
