@@ -45,7 +45,9 @@ TILT_RAD = 0.2
 """The scan planes of a line scanner deviate from the perpendicular of the track by up to this."""
 SHORTEST_PATH = 0.2
 """Share of ``travel_m`` that the shortest path has, of tiles with a short path."""
-SPURIOUS_WALL = (0.2, 1.0)
+SPURIOUS_M = 20.0
+"""Distance from the tile's centre at which spurious walls are as frequent as stated."""
+SPURIOUS_WALL = (0.1, 1.0)
 """Range of the wall evidence of spurious pixels."""
 WEAK_WALL = (0.1, 0.6)
 """Range of the factor by which wall evidence is weak."""
@@ -94,12 +96,13 @@ class ViewSettings(Settings):
     depth_noise_m: tuple[float, float] = (0.4, 1.2)
     """Standard deviation of a hit along its ray (relief of walls, drift within the submap): the
     limits of a uniform draw per tile."""
-    missing_walls: float = Field(0.5, ge=0, lt=1)
+    missing_walls: float = Field(0.7, ge=0, lt=1)
     """The largest share of a tile's area that lacks its wall evidence, in square blocks."""
     weak_walls: float = Field(0.6, ge=0, le=1)
     """The largest share of a tile's area in which wall evidence is weak, in square blocks."""
-    spurious: float = Field(0.05, ge=0, lt=1)
-    """The largest share of a tile's observed area with wall evidence where no wall is."""
+    spurious: float = Field(0.06, ge=0, lt=1)
+    """The largest share of a tile's observed area with wall evidence where no wall is, at
+    ``SPURIOUS_M`` from its centre; nearer, there is less of it, farther, more."""
     wall_gain: tuple[float, float] = (1.5, 12.0)
     """Evidence per ray that hits a pixel (it saturates): the limits of a log-uniform draw."""
     angle_noise_deg: float = Field(1.0, ge=0)
@@ -340,7 +343,10 @@ def _evidence(struck: Tensor, settings: ViewSettings, uniform: UniformDraw) -> T
 def _blobs(settings: ViewSettings, uniform: UniformDraw) -> Tensor:
     """(B, S, S) bool, squares of 2 x 2 pixels: of each tile up to a share of ``spurious``."""
     half = math.ceil(settings.size_px / 2)
-    chosen = uniform(0, 1, half, half) < uniform(0, settings.spurious, 1, 1)
+    along = (np.arange(half) + 0.5 - half / 2) * 2 * settings.resolution
+    away = torch.from_numpy(np.hypot(along, along[:, None])).float() / SPURIOUS_M
+    drawn = uniform(0, 1, half, half)
+    chosen = drawn < away.to(drawn.device) * uniform(0, settings.spurious, 1, 1)
     large = chosen.repeat_interleave(2, 1).repeat_interleave(2, 2)
     return large[:, : settings.size_px, : settings.size_px]
 
