@@ -233,6 +233,39 @@ def test_noise_removes_and_adds_wall_evidence() -> None:
     assert spurious[WALL_CHANNEL][middle].sum() > 0
 
 
+def test_walls_are_as_thick_as_their_relief_and_weak_in_parts() -> None:
+    exact = look(courtyards())[WALL_CHANNEL]
+    rough = look(courtyards(), EXACT.model_copy(update={"depth_noise_m": (1.0, 1.0)}))[WALL_CHANNEL]
+    weak = look(courtyards(), EXACT.model_copy(update={"weak_walls": 1.0}), seed=3)[WALL_CHANNEL]
+    assert (rough > 0.1).sum() > 1.5 * (exact > 0.1).sum()
+    assert weak.sum() < 0.95 * exact.sum()
+    assert torch.equal(weak > 0, look(courtyards(), seed=3)[WALL_CHANNEL] > 0)
+
+
+def test_free_space_reaches_beyond_the_ground_and_ground_is_uneven() -> None:
+    empty = world_of(np.full((200, 200), FREE_CELL, np.uint8))
+    near = EXACT.model_copy(update={"ground_range": (12.0, 12.0)})
+    plain = look(empty, near)
+    free = look(empty, near.model_copy(update={"free_rays": 1.0}), seed=1)
+    uneven = look(empty, near.model_copy(update={"uneven_ground": 0.5}))
+    x, y = cell_centres(64, 1.0)
+    beyond = np.hypot(x, y) > 15
+    assert not plain[OBSERVED_CHANNEL][torch.from_numpy(beyond)].any()
+    assert free[OBSERVED_CHANNEL][torch.from_numpy(beyond)].any()
+    assert not free[GROUND_CHANNEL][torch.from_numpy(beyond)].any()
+    assert uneven[GROUND_CHANNEL][torch.from_numpy(beyond)].any()
+
+
+def test_spurious_walls_are_rarer_near_the_vehicle() -> None:
+    empty = world_of(np.full((400, 400), FREE_CELL, np.uint8))
+    many = EXACT.model_copy(update={"spurious": 0.3})
+    wall = sum(look(empty, many, seed=seed)[WALL_CHANNEL] > 0 for seed in range(8)) / 8
+    x, y = cell_centres(64, 1.0)
+    away = torch.from_numpy(np.hypot(x, y))
+    near, far = wall[away < 8].mean(), wall[(away > 16) & (away < 28)].mean()
+    assert 0 < near < 0.5 * far
+
+
 def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
     wall = np.zeros((256, 256), np.float32)
     wall[128 - 60, 128 + 30] = 0.8  # 30 m north, 15 m east at 0.5 m per pixel
