@@ -141,7 +141,7 @@ def localize(
         online: Use nothing that comes after a query: the drive is pushed to a ``Localizer``.
         odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
-        near: Names of streets or buildings, near one of which alone is searched.
+        near: Names of streets, squares or buildings, near one of which alone is searched.
         search: Whether the map is searched; otherwise a model's regressed poses are the result.
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.

@@ -11,9 +11,10 @@ import shapely
 import torch
 
 import maptile_loc as ml
-from data_prep.city.folder import City, CitySettings, prepare_city
+from data_prep.city.folder import City, CitySettings, open_city, prepare_city
 from data_prep.city.names import named_area
 from data_prep.errors import MaptileError
+from data_prep.osm.footprints import read_osm
 from data_prep.osm.source import OsmSource
 from maptile_loc.search.engine.area import Area, searched_area
 
@@ -35,6 +36,8 @@ def write_map(path: Path, names: bool = True) -> None:
         rows.append({"name": name, "highway": "residential", "building": None, "geometry": line})
     lane = shapely.LineString([(620000, 5735200), (620390, 5735200)])
     rows.append({"name": "Cross Lane", "highway": "service", "building": None, "geometry": lane})
+    square = shapely.box(620330, 5735250, 620360, 5735280)
+    rows.append({"name": "Market Square", "place": "square", "building": None, "geometry": square})
     rng = np.random.default_rng(0)
     for number in range(60):
         x, y = 620010 + 60 * (number % 6) + rng.uniform(0, 20), 5735010 + 38 * (number // 6)
@@ -77,6 +80,37 @@ def test_a_building_is_found(city: City) -> None:
     assert area.area == pytest.approx(college.buffer(50).area, rel=1e-6)
 
 
+def test_a_square_is_found_and_kept_in_the_city(city: City) -> None:
+    square = shapely.box(620330, 5735250, 620360, 5735280)
+    assert open_city(city.folder).squares()["name"].tolist() == ["Market Square"]
+    area = named_area(city, ["market square"], 20.0)
+    assert area.symmetric_difference(square.buffer(20)).area < 20  # degrees and back
+
+
+def test_squares_of_an_osm_file_are_read(tmp_path: Path) -> None:
+    corners = [(51.75, -1.25), (51.75, -1.249), (51.7506, -1.249), (51.7506, -1.25)]
+    nodes = "".join(f'<node id="{i}" lat="{a}" lon="{o}"/>' for i, (a, o) in enumerate(corners, 1))
+    ring = "".join(f'<nd ref="{number}"/>' for number in (1, 2, 3, 4, 1))
+
+    def way(number: int, *tags: tuple[str, str]) -> str:
+        inner = "".join(f'<tag k="{key}" v="{value}"/>' for key, value in tags)
+        return f'<way id="{number}">{ring}{inner}</way>'
+
+    ways = [
+        way(1, ("building", "yes")),
+        way(2, ("highway", "pedestrian"), ("area", "yes"), ("name", "Broad Plaza")),
+        way(3, ("place", "square"), ("name", "Old Square")),
+        way(4, ("place", "square")),
+        way(5, ("place", "locality"), ("name", "Nowhere")),
+    ]
+    text = f'<osm version="0.6">{nodes}{"".join(ways)}</osm>'
+    (tmp_path / "map.osm").write_text(text, encoding="utf-8")
+    data = read_osm(OsmSource(path=tmp_path / "map.osm"))
+    assert data.squares["name"].tolist() == ["Broad Plaza", "Old Square"]
+    assert data.roads.empty
+    assert data.squares.area.iloc[0] == pytest.approx(data.buildings.area.iloc[0], rel=1e-6)
+
+
 def test_several_names_are_one_or_the_other_and_joined_ones_are_both(city: City) -> None:
     one, other = (named_area(city, [name], 60.0) for name in ("Banbury Road", "Parks Road"))
     either = named_area(city, ["Banbury Road", "Parks Road"], 60.0)
@@ -106,7 +140,7 @@ def test_a_city_without_names_is_refused_with_the_remedy(city: City, tmp_path: P
     write_map(tmp_path / "map.geojson", names=False)
     source = OsmSource(path=tmp_path / "map.geojson")
     unnamed = prepare_city(source, tmp_path / "city", CitySettings())
-    with pytest.raises(MaptileError, match="no street or building has a name"):
+    with pytest.raises(MaptileError, match="no street, square or building has a name"):
         named_area(unnamed, ["Banbury Road"], 50.0)
     for file in ("roads.parquet", "buildings.parquet"):  # as cities were made before
         path = tmp_path / "city" / file

@@ -1,8 +1,9 @@
 """The city folder: how it is made from a map source, opened and checked.
 
 ``city.json`` describes the city; ``map.tif``, ``height.tif`` (where heights are known),
-``buildings.parquet``, ``roads.parquet`` and ``tiles.parquet`` hold its content. Models trained for
-the city are stored beside them in ``models/`` and refer to it by the content hash.
+``buildings.parquet``, ``roads.parquet``, ``squares.parquet`` (where squares are named) and
+``tiles.parquet`` hold its content. Models trained for the city are stored beside them in
+``models/`` and refer to it by the content hash.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 import pydantic
 import pyproj
 
-from data_prep.city.outlines import building_outlines, no_roads
+from data_prep.city.outlines import building_outlines, no_roads, no_squares
+from data_prep.city.parquet import read_table, write_table
 from data_prep.city.raster import ATTRIBUTION, MapRaster, rasterise, read_raster, write_heights
 from data_prep.city.tiles import TileSettings, reference_centre, tile_grid
 from data_prep.errors import MaptileError
@@ -46,10 +48,13 @@ CITY_FILES = (
     "height.tif",
     "buildings.parquet",
     "roads.parquet",
+    "squares.parquet",
     "tiles.parquet",
 )
 """The files of a city; all other entries of the folder are the user's and stay when it is made
 again."""
+OPTIONAL_FILES = ("height.tif", "squares.parquet")
+"""Those that a city without known heights, or without squares, does not have."""
 RASTER_SUFFIXES = (".tif", ".tiff")
 """Suffixes of the files that are read as a georeferenced raster."""
 
@@ -137,7 +142,7 @@ class City:
         """
         if self.folder is None:
             return tile_grid(self.raster, TileSettings())
-        return _read_table(self.folder / "tiles.parquet")
+        return read_table(self.folder / "tiles.parquet")
 
     def buildings(self) -> gpd.GeoDataFrame:
         """Return the building table, with the columns of ``OsmData.buildings``.
@@ -149,7 +154,7 @@ class City:
         """
         if self.folder is None:
             return building_outlines(self.raster)
-        return _read_table(self.folder / "buildings.parquet")
+        return read_table(self.folder / "buildings.parquet")
 
     def roads(self) -> gpd.GeoDataFrame:
         """Return the road table, with the columns of ``OsmData.roads``; empty for a bare raster.
@@ -159,7 +164,13 @@ class City:
         """
         if self.folder is None:
             return no_roads(self.raster.crs)
-        return _read_table(self.folder / "roads.parquet")
+        return read_table(self.folder / "roads.parquet")
+
+    def squares(self) -> gpd.GeoDataFrame:
+        """Return the table of squares: osm_id, name, geometry; empty where none has a name."""
+        if self.folder is None or not (self.folder / "squares.parquet").is_file():
+            return no_squares(self.raster.crs)
+        return read_table(self.folder / "squares.parquet")
 
 
 def prepare_city(
@@ -204,9 +215,11 @@ def prepare_city(
         raster.write(new / "map.tif", progress=progress)
         if data.buildings["height"].notna().any():
             write_heights(new / "height.tif", data.buildings, raster, progress=progress)
-        _write_table(new / "buildings.parquet", data.buildings)
-        _write_table(new / "roads.parquet", data.roads)
-        _write_table(new / "tiles.parquet", tiles)
+        write_table(new / "buildings.parquet", data.buildings)
+        write_table(new / "roads.parquet", data.roads)
+        if len(data.squares):
+            write_table(new / "squares.parquet", data.squares)
+        write_table(new / "tiles.parquet", tiles)
         counts = {"buildings": len(data.buildings), "roads": len(data.roads)}
         write_json(new / "city.json", _description(city, settings, counts))
     return city
@@ -308,7 +321,8 @@ def _read_source(
         raise MaptileError(f"{path}: no buildings in it; a city needs them")
     bounds = (raster.west, raster.south, raster.east, raster.north)
     roads = no_roads(raster.crs)
-    return OsmData(buildings, roads, raster.crs, bounds, path.name, None, (), {}), raster
+    tables = buildings, roads, no_squares(raster.crs)
+    return OsmData(*tables, raster.crs, bounds, path.name, None, (), {}), raster
 
 
 def _metric_crs(name: str | None) -> pyproj.CRS | None:
@@ -354,7 +368,7 @@ def _description(city: City, settings: CitySettings, counts: dict[str, int]) -> 
 def _read_description(folder: Path) -> dict[str, Any]:
     """Return the content of ``city.json``, after checks of its version and of missing files.
 
-    ``height.tif`` may be missing. A replacement of the folder that was interrupted is completed.
+    ``OPTIONAL_FILES`` may be missing. An interrupted replacement of the folder is completed.
 
     Raises:
         MaptileError: It is no city folder, it has another format version, or a file is missing.
@@ -370,7 +384,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise MaptileError(f"{folder / 'city.json'}: not the description of a city")
     check_version(folder, content.get("version"), FORMAT_VERSION, _prepare_again(folder))
     for file in CITY_FILES:
-        if file != "height.tif" and not (folder / file).is_file():
+        if file not in OPTIONAL_FILES and not (folder / file).is_file():
             raise MaptileError(f"{folder / file}: missing; {_prepare_again(folder)}")
     return content
 
@@ -378,18 +392,3 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _prepare_again(folder: Path) -> str:
     """Return the end of a message about a city folder that is of no use."""
     return f"prepare it again: maptile prepare SOURCE {folder}"
-
-
-def _write_table(path: Path, table: gpd.GeoDataFrame) -> None:
-    """Write a table as GeoParquet."""
-    table.attrs["attribution"] = ATTRIBUTION
-    table.to_parquet(path, compression="zstd", index=False)
-
-
-def _read_table(path: Path) -> gpd.GeoDataFrame:
-    """Read a GeoParquet file."""
-    try:
-        return gpd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise MaptileError(f"{path}: not readable as GeoParquet: {reason}") from None

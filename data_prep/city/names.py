@@ -48,7 +48,7 @@ def named_area(city: City, texts: Sequence[str], within_m: float) -> shapely.Geo
 def _names(city: City) -> dict[str, list[shapely.Geometry]]:
     """What has each name of a city."""
     found: dict[str, list[shapely.Geometry]] = {}
-    for table in (city.roads(), city.buildings()):
+    for table in (city.roads(), city.squares(), city.buildings()):
         if "name" not in table:
             raise MaptileError(
                 f"{city.folder}: made without names; prepare it again: maptile prepare SOURCE "
@@ -58,7 +58,7 @@ def _names(city: City) -> dict[str, list[shapely.Geometry]]:
         for name, shape in zip(named["name"], named.geometry, strict=True):
             found.setdefault(name, []).append(shape)
     if not found:
-        raise MaptileError(f"{city.folder or city.name}: no street or building has a name")
+        raise MaptileError(f"{city.folder or city.name}: no street, square or building has a name")
     return found
 
 

@@ -34,6 +34,12 @@ def building_outlines(raster: MapRaster) -> gpd.GeoDataFrame:
     return table[list(BUILDING_COLUMNS)]
 
 
+def no_squares(crs: pyproj.CRS) -> gpd.GeoDataFrame:
+    """Return an empty table of squares in ``crs``."""
+    text = np.empty(0, str)
+    return gpd.GeoDataFrame({"osm_id": text, "name": text}, geometry=[], crs=crs)
+
+
 def no_roads(crs: pyproj.CRS) -> gpd.GeoDataFrame:
     """Return an empty road table (columns ``ROAD_COLUMNS``) in ``crs``."""
     text, number = np.empty(0, str), np.empty(0)

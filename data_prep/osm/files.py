@@ -19,7 +19,15 @@ import shapely
 
 from data_prep.errors import MaptileError
 from data_prep.osm.source import Bounds
-from data_prep.osm.tables import TAGS_READ, Extract, Tags, features, is_building, is_road
+from data_prep.osm.tables import (
+    TAGS_READ,
+    Extract,
+    Tags,
+    features,
+    is_building,
+    is_road,
+    is_square,
+)
 from data_prep.progress import Progress, silent, tracked
 
 OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
@@ -47,7 +55,7 @@ class _Relation(NamedTuple):
 
 
 def read_osm_file(path: Path, *, progress: Progress = silent) -> Extract:
-    """Read the buildings and roads of an OSM file.
+    """Read the buildings, roads and squares of an OSM file.
 
     Args:
         path: The file.
@@ -78,8 +86,9 @@ def _read(path: Path, progress: Progress) -> Extract:
     ]
     member = {way for relation in relations.values() for way in relation.outer}
     roads: list[tuple[str, Tags, shapely.Geometry]] = []
+    squares: list[tuple[str, Tags, shapely.Geometry]] = []
     cut = unclosed = pieces = 0
-    ways = _ways(path, osmium.filter.KeyFilter("building", "highway"))
+    ways = _ways(path, osmium.filter.KeyFilter("building", "highway", "place"))
     for way, tags, line in tracked(ways, f"read {path.name}", 0, progress):
         if is_building(tags) and way.id not in replaced:
             if not way.is_closed():
@@ -97,6 +106,8 @@ def _read(path: Path, progress: Progress) -> Extract:
                 pieces += 1
             if not line.is_empty:
                 roads.append((f"way/{way.id}", tags, line))
+        elif is_square(tags) and line is not None and line.is_closed:
+            squares.append((f"way/{way.id}", tags, shapely.Polygon(line)))
     dropped = {
         "buildings cut by the edge of the extract": cut,
         "buildings whose ring does not close": unclosed,
@@ -104,7 +115,8 @@ def _read(path: Path, progress: Progress) -> Extract:
         "roads cut by the edge of the extract (the part inside is kept)": pieces,
     }
     bounds, date = _header(path)
-    return Extract(features(buildings), features(roads), bounds, date, dropped)
+    tables = features(buildings), features(roads), features(squares)
+    return Extract(*tables, bounds, date, dropped)
 
 
 def _ways(

@@ -1,4 +1,4 @@
-"""The building and road tables of a city, in metres, from any map source."""
+"""The tables of a city, in metres, from any map source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import utm_crs
 from data_prep.osm.files import OSM_SUFFIXES, read_osm_file
 from data_prep.osm.source import Bounds, OnlineSettings, OsmSource
-from data_prep.osm.tables import Extract, buildings_table, roads_table
+from data_prep.osm.tables import Extract, buildings_table, roads_table, squares_table
 from data_prep.osm.vectors import VECTOR_SUFFIXES, read_vector_file
 from data_prep.progress import Progress, silent
 
@@ -33,13 +33,14 @@ _EARTH_RADIUS_M = 6_371_000.0
 
 @dataclass(frozen=True)
 class OsmData:
-    """The building and road tables of a city.
+    """The tables of a city.
 
     Attributes:
-        buildings: Columns osm_id, height (metres, NaN if unknown), levels (NaN if unknown) and
-            geometry ((Multi)Polygon), in ``crs``, sorted by osm_id.
-        roads: Columns osm_id, highway, width (metres), kind (``road`` or ``path``) and geometry
-            (LineString), in ``crs``, sorted by osm_id.
+        buildings: Columns osm_id, name, height (metres, NaN if unknown), levels (NaN if unknown)
+            and geometry ((Multi)Polygon), in ``crs``, sorted by osm_id.
+        roads: Columns osm_id, name, highway, width (metres), kind (``road`` or ``path``) and
+            geometry (LineString), in ``crs``, sorted by osm_id.
+        squares: Columns osm_id, name and geometry ((Multi)Polygon), likewise.
         crs: The map frame, metres.
         bounds: West, south, east, north of the mapped area in ``crs``, metres: the area that the
             source states, cut ``MAX_EMPTY_M`` from the outermost buildings; if it states none, the
@@ -52,6 +53,7 @@ class OsmData:
 
     buildings: gpd.GeoDataFrame
     roads: gpd.GeoDataFrame
+    squares: gpd.GeoDataFrame
     crs: pyproj.CRS
     bounds: Bounds
     source: str
@@ -103,7 +105,9 @@ def read_osm(
     notes = [f"{count} {what}" for what, count in dropped.items()]
     if roads.empty:
         notes.append("no roads in it: nothing to train or drive along")
-    return OsmData(buildings, roads, crs, bounds, name, extract.date, tuple(notes), dropped)
+    squares = squares_table(extract.squares, crs)
+    about = name, extract.date, tuple(notes), dropped
+    return OsmData(buildings, roads, squares, crs, bounds, *about)
 
 
 def _extract(source: OsmSource, online: OnlineSettings, progress: Progress) -> tuple[str, Extract]:

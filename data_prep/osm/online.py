@@ -54,6 +54,7 @@ def read_overpass(
             answer before the deadline.
     """
     tags: dict[str, bool | str | list[str]] = {"building": True, "highway": True}
+    tags["place"] = "square"
     if date is not None and date < _OLD_STYLE_UNTIL:
         tags["type"] = "multipolygon"
     query = json.dumps([settings.overpass_url, bounds, date, tags])

@@ -1,4 +1,4 @@
-"""The building and road tables of a city, from tagged geometries in degrees.
+"""The tables of a city (buildings, roads, squares), from tagged geometries in degrees.
 
 All sources (OSM files, vector files, Overpass) use this module, so buildings, roads, heights and
 widths have one definition.
@@ -58,7 +58,7 @@ PATH_WIDTHS_M = {
 
 TAGS_READ = {
     *("building", "building:levels", "height", "indoor", "layer", "location", "tunnel"),
-    *("area", "highway", "lanes", "width", "name"),
+    *("area", "highway", "lanes", "width", "name", "place"),
 }
 """The tags that the tables depend on; readers may drop all others."""
 
@@ -95,6 +95,7 @@ class Extract(NamedTuple):
     Attributes:
         buildings: Polygons, degrees.
         roads: Lines, degrees.
+        squares: Polygons, degrees.
         bounds: West, south, east, north of the mapped area in degrees; None if not stated.
         date: Date of the map data (ISO 8601); None if not stated.
         dropped: Number of objects that were left out, by reason.
@@ -102,6 +103,7 @@ class Extract(NamedTuple):
 
     buildings: Features
     roads: Features
+    squares: Features
     bounds: tuple[float, float, float, float] | None
     date: str | None
     dropped: dict[str, int]
@@ -124,6 +126,12 @@ def is_road(tags: Tags) -> bool:
         return False
     passage = tags.get("tunnel") == "building_passage"
     return tags.get("area") != "yes" and not _is_hidden(tags, tunnel=not passage)
+
+
+def is_square(tags: Tags) -> bool:
+    """Return whether ``tags`` describe a square with a name: a public space that streets border."""
+    pedestrian = tags.get("highway") == "pedestrian" and tags.get("area") == "yes"
+    return bool(tags.get("name")) and (pedestrian or tags.get("place") == "square")
 
 
 def metres(text: str | None) -> float:
@@ -197,6 +205,17 @@ def roads_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
         crs=crs,
     )
     return _sorted(table)
+
+
+def squares_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
+    """Return the table of squares in ``crs``, sorted by ``osm_id``.
+
+    Returns:
+        A table with the columns ``osm_id``, ``name`` and ``geometry`` ((Multi)Polygon, metres).
+    """
+    columns = {"osm_id": np.array(features.osm_id, object), "name": _given_names(features)}
+    geometry = _polygons(_project(features.geometry, crs))
+    return _sorted(gpd.GeoDataFrame(columns, geometry=geometry, crs=crs))
 
 
 def _given_names(features: Features) -> NDArray[np.object_]:

@@ -1,4 +1,4 @@
-"""Buildings and roads from GeoPackage, GeoJSON and GeoParquet files.
+"""Buildings, roads and squares from GeoPackage, GeoJSON and GeoParquet files.
 
 Polygons are buildings; lines with a ``highway`` or ``class`` column are roads. The columns may be
 OSM tags, or those of GDAL's OSM driver (``other_tags``), of osmnx, of Overture (``height``,
@@ -8,6 +8,7 @@ OSM tags, or those of GDAL's OSM driver (``other_tags``), of osmnx, of Overture 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from data_prep.osm.tables import (
     Tags,
     is_building,
     is_road,
+    is_square,
 )
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".parquet", ".geoparquet")
@@ -40,7 +42,7 @@ _OTHER_NAMES = {
 
 
 def read_vector_file(path: Path) -> Extract:
-    """Read the buildings and roads of a GeoPackage, GeoJSON or GeoParquet file.
+    """Read the buildings, roads and squares of a GeoPackage, GeoJSON or GeoParquet file.
 
     Raises:
         MaptileError: The file is missing or damaged, or states no coordinate system and its
@@ -59,16 +61,17 @@ def read_vector_file(path: Path) -> Extract:
     named = {
         name for name, table in layers.items() if "building" in table or "building" in name.lower()
     }
-    buildings = _Rows()
-    roads = _Rows()
+    buildings, roads, squares = _Rows(is_building), _Rows(is_road), _Rows(is_square)
     for name, table in layers.items():
         geometry = table.geometry.to_numpy()
         dimension = shapely.get_dimensions(geometry)
         if name in named or not named:
-            buildings.add(table[dimension == 2], building=True)
+            buildings.add(table[dimension == 2])
         if "highway" in table or "class" in table:
-            roads.add(table[dimension == 1], building=False)
-    return Extract(buildings.features(), roads.features(), None, None, {})
+            roads.add(table[dimension == 1])
+        if "highway" in table or "place" in table:
+            squares.add(table[dimension == 2])
+    return Extract(buildings.features(), roads.features(), squares.features(), None, None, {})
 
 
 def _layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
@@ -94,17 +97,22 @@ def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 
 class _Rows:
-    """The buildings, or the roads, of several layers: their OSM ids, tags and geometries."""
+    """The objects of one kind in several layers: their OSM ids, tags and geometries.
 
-    def __init__(self) -> None:
+    Args:
+        wanted: Whether tags are those of the kind.
+    """
+
+    def __init__(self, wanted: Callable[[Tags], bool]) -> None:
+        self.wanted = wanted
         self.names: list[str] = []
         self.tags: list[Tags] = []
         self.geometry: list[NDArray[Any]] = []
 
-    def add(self, table: gpd.GeoDataFrame, building: bool) -> None:
-        """Add the rows of a layer that are buildings (``building``) or roads."""
-        tags = _tags(table, building)
-        wanted = np.array([is_building(t) if building else is_road(t) for t in tags], bool)
+    def add(self, table: gpd.GeoDataFrame) -> None:
+        """Add the rows of a layer that are of the kind."""
+        tags = _tags(table, self.wanted is is_building)
+        wanted = np.array([self.wanted(t) for t in tags], bool)
         names = _names(table, len(self.names))
         self.names += [name for name, use in zip(names, wanted, strict=True) if use]
         self.tags += [t for t, use in zip(tags, wanted, strict=True) if use]

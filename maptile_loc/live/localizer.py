@@ -54,7 +54,7 @@ class Localizer:
         odometry: "pushed": what is pushed; "lidar": made from the scans; "auto": what is pushed,
             and until the first pose made from the scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
-        near: Names of streets or buildings, near one of which alone is searched.
+        near: Names of streets, squares or buildings, near one of which alone is searched.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         labels: Name of the table of the points' labels; None: labels are ignored.
         background: Whether searches of the whole map run beside, so that a push never waits for
