@@ -51,7 +51,7 @@ from maptile_loc.search import METHODS
     "--near",
     metavar="NAME",
     multiple=True,
-    help="Search only near a street, square or building; several: near one of them; A & B: near both.",
+    help="Search only near a street, square or building, or near one of several; A & B: near both.",
 )
 @click.option(
     "--search",
