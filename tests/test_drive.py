@@ -119,7 +119,7 @@ def test_missing_folder_and_unknown_format_are_clear(tmp_path: Path) -> None:
     with pytest.raises(MaptileError, match="no such folder"):
         open_drive(tmp_path / "nowhere")
     with pytest.raises(MaptileError, match=f"choose from auto, {', '.join(SOURCES.names())}"):
-        open_drive(tmp_path, format="rosbag")
+        open_drive(tmp_path, format="rostopic")
 
 
 @pytest.mark.parametrize("format", SOURCES.names())

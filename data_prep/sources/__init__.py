@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_DEPTH = 6
 """Number of folder levels that are searched for a drive, the named folder included."""
 
+RECORDINGS = (".bag", ".db3", ".mcap")
+"""Suffixes of files that are a whole drive."""
+
 MAX_FOLDERS = 2000
 """Number of folders that are listed in the search for a drive."""
 
@@ -87,7 +90,7 @@ def open_drive(
         raise MaptileError(f"{path}: unknown format {format}; choose from {', '.join(known)}")
     from data_prep.drive import Origin  # imports numpy, which a list of the formats does not need
 
-    tree = open_tree(path, progress)
+    tree = path if path.suffix in RECORDINGS and path.is_file() else open_tree(path, progress)
     node, format = _only_drive(path, tree, format)
     source: Source = SOURCES.load(format)
     unknown = set(sensors or ()) - set(source.sensors)

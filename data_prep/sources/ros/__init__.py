@@ -1,0 +1,1 @@
+"""What is in a ROS bag: its messages, clouds and transforms."""

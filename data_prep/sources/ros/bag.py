@@ -1,0 +1,199 @@
+"""ROS bags: ROS 1 ``.bag``, and ROS 2 folders, ``.db3`` and ``.mcap`` files, without ROS.
+
+Only messages of types that this project knows are decoded, by definitions of its own: those that a
+file holds are not used.
+"""
+
+from __future__ import annotations
+
+import struct
+import weakref
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rosbags.rosbag1 import Reader as Reader1
+from rosbags.rosbag1 import ReaderError as Error1
+from rosbags.rosbag2 import Reader as Reader2
+from rosbags.rosbag2 import ReaderError as Error2
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from data_prep.errors import MaptileError
+
+ROS1_SUFFIX = ".bag"
+"""Suffix of ROS 1 bags."""
+SUFFIXES = (ROS1_SUFFIX, ".db3", ".mcap")
+"""Suffixes of single files that are bags."""
+FOLDER_FILE = "metadata.yaml"
+"""Name of the file that makes a folder a ROS 2 bag."""
+
+_UNREADABLE = (Error1, Error2, OSError, ValueError, KeyError, IndexError, EOFError, struct.error)
+"""What the library raises on a file that is damaged."""
+
+
+class Header(NamedTuple):
+    """What messages with a time begin with.
+
+    Attributes:
+        t_ns: Time of the measurement, nanoseconds since 1970; 0 where the writer left it out.
+        frame: Name of the frame that the measurement is in.
+        end: Bytes of the message up to here.
+    """
+
+    t_ns: int
+    frame: str
+    end: int
+
+
+class Topic(NamedTuple):
+    """A named stream of messages.
+
+    Attributes:
+        name: Such as ``/velodyne_points``.
+        type: Such as ``sensor_msgs/msg/PointCloud2``.
+        messages: Number of messages.
+    """
+
+    name: str
+    type: str
+    messages: int
+
+
+class Message(NamedTuple):
+    """A message as it is stored.
+
+    Attributes:
+        topic: Name of its topic.
+        record_ns: When it was recorded, nanoseconds since 1970.
+        raw: Its bytes.
+    """
+
+    topic: str
+    record_ns: int
+    raw: bytes
+
+
+class Bag:
+    """An open bag; messages are read from the file on request.
+
+    Args:
+        path: A ``.bag``, ``.db3`` or ``.mcap`` file, or a ROS 2 folder.
+
+    Raises:
+        MaptileError: The file is damaged, was not closed by its recorder, or is no bag.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.ros1 = path, path.suffix == ROS1_SUFFIX
+        self._reader: Any = Reader1(path) if self.ros1 else None
+        try:
+            self._reader = self._reader or Reader2(path)
+            self._reader.open()
+        except _UNREADABLE as error:
+            raise self._damaged(error) from None
+        weakref.finalize(self, self._reader.close)
+
+    @property
+    def topics(self) -> list[Topic]:
+        """All topics that have messages, sorted by name."""
+        counts: dict[tuple[str, str], int] = {}
+        for one in self._reader.connections:
+            key = one.topic, one.msgtype
+            counts[key] = counts.get(key, 0) + one.msgcount
+        return [Topic(*key, count) for key, count in sorted(counts.items()) if count]
+
+    def messages(
+        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+    ) -> Iterator[Message]:
+        """The messages of some topics in the order of their record times.
+
+        Args:
+            topics: Names.
+            start: First record time, nanoseconds; None: the beginning.
+            stop: Record time at which to stop, nanoseconds; None: the end.
+
+        Raises:
+            MaptileError: The file is damaged.
+        """
+        wanted = [one for one in self._reader.connections if one.topic in topics]
+        if not wanted:
+            return
+        try:
+            for connection, record_ns, raw in self._reader.messages(wanted, start, stop):
+                yield Message(connection.topic, record_ns, raw)
+        except _UNREADABLE as error:
+            raise self._damaged(error) from None
+
+    def header(self, message: Message) -> Header:
+        """The header that a message begins with.
+
+        Raises:
+            MaptileError: The message is cut short.
+        """
+        raw = message.raw
+        try:
+            if self.ros1:
+                _, seconds, nanoseconds, length = struct.unpack_from("<4I", raw)
+                begin = 16
+                end = begin + length
+            else:
+                order = "<" if raw[1] & 1 else ">"
+                seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
+                begin = 16
+                end = begin + length
+                length -= 1  # with a zero at its end
+            frame = raw[begin : begin + length].decode("utf-8", "replace")
+            if end > len(raw):
+                raise struct.error("cut short")
+        except (struct.error, IndexError):
+            raise MaptileError(f"{self.path}: a message of {message.topic} is cut short") from None
+        return Header(seconds * 1_000_000_000 + nanoseconds, frame, end)
+
+    def decode(self, message: Message, type: str) -> Any:
+        """The content of a message of a standard type.
+
+        Raises:
+            MaptileError: The bytes are not those of such a message.
+        """
+        try:
+            if self.ros1:
+                return _store(True).deserialize_ros1(message.raw, type)
+            return _store(False).deserialize_cdr(message.raw, type)
+        except (SerdeError, AssertionError, *_UNREADABLE) as error:
+            reason = " ".join(str(error).split()) or "other bytes than expected"
+            raise MaptileError(
+                f"{self.path}: a message of {message.topic} is no {type}: {reason}"
+            ) from None
+
+    def _damaged(self, error: BaseException) -> MaptileError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        repair = "rosbag reindex" if self.ros1 else "ros2 bag reindex"
+        return MaptileError(
+            f"{self.path}: not readable as a bag: {reason}; copy it again, or, if the recorder was "
+            f"stopped halfway, repair it with {repair}"
+        )
+
+
+@cache
+def _store(ros1: bool) -> Any:
+    """The definitions of the standard messages."""
+    if not ros1:
+        return get_typestore(Stores.ROS2_HUMBLE)
+    store = get_typestore(Stores.ROS1_NOETIC)
+    transforms = "geometry_msgs/TransformStamped[] transforms"
+    store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    return store
+
+
+def stamps(stamp: Any) -> int:
+    """Nanoseconds of a decoded time stamp."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def vector(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(3,) or (4,) of a decoded vector or quaternion: x y z (w)."""
+    names = [name for name in ("x", "y", "z", "w") if hasattr(value, name)]
+    return np.array([getattr(value, name) for name in names], np.float64)
