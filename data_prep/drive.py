@@ -275,6 +275,8 @@ class Drive:
             "nuscenes", "las", "simulated"), or None where points have no labels. "simulated" uses
             the numbers of "semantickitti", but such a drive is localized without its labels.
         origin: What it was opened from; None for a drive that was made in memory.
+        apart: Whether nothing is known of the time and the motion between scans; each is then
+            localized by itself.
     """
 
     name: str
@@ -286,6 +288,7 @@ class Drive:
     notes: tuple[str, ...] = ()
     labels: str | None = None
     origin: Origin | None = None
+    apart: bool = False
 
     def without_truth(self) -> Drive:
         """The same drive with ``truth`` removed, as estimators receive it."""

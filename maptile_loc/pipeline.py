@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,10 +117,14 @@ def drive_tiles(
 ) -> QueryTiles:
     """The query tiles of a drive, as they are localized in ``city``.
 
+    Of scans that have nothing to do with each other, each makes a tile.
+
     Raises:
         MaptileError: The drive lacks scans, odometry or headings that are asked for.
     """
     convergence = city.raster.convergence
+    if drive.apart:
+        queries = replace(queries, submap_m=0.0, every_m=0.0)
     return query_tiles(drive, queries, convergence, settings.submap, settings.query, cache)
 
 

@@ -176,7 +176,14 @@ def test_the_grid_of_a_city_follows_its_roads(tmp_path: Path) -> None:
     apart = torch.cdist(roads, model.grid)
     half_diagonal = recipe.grid_m / math.sqrt(2)
     assert apart.min(dim=1).values.max() <= half_diagonal + 1e-3  # every position has a grid point
-    assert apart.min(dim=0).values.max() <= half_diagonal + 1e-3  # and every grid point a position
+    reach = max(half_diagonal, recipe.reach_m)
+    assert apart.min(dim=0).values.max() <= reach + 1e-3  # and every grid point a position nearby
+    east, north = torch.meshgrid(
+        torch.arange(-9, 10) * 10.0, torch.arange(-9, 10) * 10.0, indexing="ij"
+    )
+    lattice = torch.stack([east, north], -1).view(-1, 2)
+    near = lattice[torch.cdist(lattice, roads).min(dim=1).values < recipe.reach_m - 1e-3]
+    assert torch.cdist(near, model.grid).min(dim=1).values.max() < 1e-3  # and all of these
     spacing = torch.cdist(model.grid, model.grid).fill_diagonal_(math.inf)
     assert spacing.min() == pytest.approx(recipe.grid_m)
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 MAX_DEPTH = 6
 """Number of folder levels that are searched for a drive, the named folder included."""
 
-RECORDINGS = (".bag", ".db3", ".mcap")
-"""Suffixes of files that are a whole drive."""
-
 MAX_FOLDERS = 2000
 """Number of folders that are listed in the search for a drive."""
 
@@ -43,6 +40,7 @@ class Source:
             raises a MaptileError where files are missing or damaged.
         priority: Formats are tried in ascending order; the first that recognises a folder opens it.
         sensors: Names of the sensors that can be chosen; empty where they depend on the drive.
+        suffixes: Suffixes of single files that are a drive of this format.
     """
 
     looked_for: str
@@ -50,6 +48,7 @@ class Source:
     open: Callable[[Node, tuple[str, ...] | None], Drive]
     priority: int
     sensors: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
 
 
 SOURCES = Registry("data_prep.sources", "SOURCE", "format")
@@ -90,7 +89,7 @@ def open_drive(
         raise MaptileError(f"{path}: unknown format {format}; choose from {', '.join(known)}")
     from data_prep.drive import Origin  # imports numpy, which a list of the formats does not need
 
-    tree = path if path.suffix in RECORDINGS and path.is_file() else open_tree(path, progress)
+    tree = path if _is_whole(path) else open_tree(path, progress)
     node, format = _only_drive(path, tree, format)
     source: Source = SOURCES.load(format)
     unknown = set(sensors or ()) - set(source.sensors)
@@ -110,6 +109,12 @@ def open_drive(
             f"{path}: no scan between start and end; the drive lasts {duration:.1f} seconds"
         )
     return part
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether ``path`` is a file that is a drive by itself, by its suffix."""
+    sources = _by_priority(SOURCES.names()).values()
+    return path.is_file() and any(path.suffix.lower() in source.suffixes for source in sources)
 
 
 def _by_priority(names: Iterable[str]) -> dict[str, Source]:

@@ -7,6 +7,8 @@ vehicle frame here. The time of a cloud is, in this order of preference:
 2. its name, where all names are integers of nanoseconds (1317384506407123456.ply);
 3. the odometry's row of the same index, where there are as many rows as clouds.
 
+Without any of these, the clouds have nothing to do with each other: each is localized by itself.
+
 Optional files are ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
 qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east)
 and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
@@ -16,6 +18,7 @@ Points may have labels (``cloud_labels``) and times (``pointfiles``).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +48,12 @@ SENSORS = ("clouds",)
 
 POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
 """Columns of a pose in odometry.csv."""
+
+APART = (
+    "the times of the clouds are unknown: each is localized by itself; for a drive, name the "
+    "clouds by their time in nanoseconds, or add timestamps.csv (file,t_ns)"
+)
+"""Note of a drive whose clouds have no times."""
 
 _MIN_TIME_NS = 1_000_000_000
 """File names that are all smaller are frame numbers, not times."""
@@ -92,7 +101,7 @@ class CloudScans:
         for scan in range(len(self.files))[start:stop]:
             file = self.file(scan)
             cloud = read_cloud(file, int(self.t_ns[scan]))
-            _check_near(file, cloud)
+            check_near(file, cloud)
             clouds.append(cloud)
             label = self.labels.of(file, cloud)
             labels += [] if label is None else [label]
@@ -144,6 +153,7 @@ def open_clouds(path: Node) -> Drive:
         truth=_truth(path / "truth.csv"),
         notes=tuple(notes),
         labels=labels.table,
+        apart=APART in notes,
     )
 
 
@@ -156,13 +166,19 @@ SOURCE = Source(
 )
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names as people count: 2.bin before 10.bin."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
 def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
     folder = path / "clouds"
     if not folder.is_dir():
         raise MaptileError(f"{folder}: no such folder; the point clouds belong there")
     files = [
         name
-        for name in file_names(folder)
+        for name in sorted(file_names(folder), key=natural)
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     ]
     if not files:
@@ -171,7 +187,7 @@ def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> Clo
     if listing.is_file():
         files, t_ns = _listed_times(listing, files, notes)
     else:
-        t_ns = _times_without_list(path, files, odometry)
+        t_ns = _times_without_list(path, files, odometry, notes)
     order = np.argsort(t_ns, kind="stable")
     return CloudScans(folder, tuple(files[i] for i in order), t_ns[order], CloudLabels(None))
 
@@ -200,7 +216,7 @@ def _read_samples(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[N
         except MaptileError as damage:
             error = damage
             continue
-        _check_near(file, cloud)
+        check_near(file, cloud)
         if odometry is not None:
             _check_not_around(file, cloud, odometry.at(t_ns)[0, :3, 3])
         found.append((file, cloud))
@@ -209,7 +225,7 @@ def _read_samples(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[N
     return found
 
 
-def _check_near(file: Node, cloud: Cloud) -> None:
+def check_near(file: Node, cloud: Cloud) -> None:
     """Raise an error where points are too far from the origin of a sensor's frame."""
     some = cloud.points[:: max(1, len(cloud.points) // 1000)]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -239,13 +255,19 @@ def _in_map_frame(file: Node, observed: str) -> MaptileError:
     )
 
 
-def _times_without_list(path: Node, files: list[str], odometry: PoseTrack | None) -> Times:
+def _times_without_list(
+    path: Node, files: list[str], odometry: PoseTrack | None, notes: list[str]
+) -> Times:
+    """The times of clouds by their names, or the odometry; 0, 1, ... seconds if all is unknown."""
     stems = [Path(name).stem for name in files]
     if all(stem.isascii() and stem.isdigit() and len(stem) < 20 for stem in stems):
         numbers = [int(stem) for stem in stems]
         if _MIN_TIME_NS <= max(numbers) < 2**63:
             return np.array(numbers, np.int64)
-    if odometry is not None and len(odometry.t_ns) == len(files):
+    if odometry is None:
+        notes.append(APART)
+        return np.arange(len(files), dtype=np.int64) * 1_000_000_000
+    if len(odometry.t_ns) == len(files):
         return odometry.t_ns
     raise MaptileError(
         f"{path}: the times of the clouds are unknown; name the clouds by their time in "

@@ -175,6 +175,7 @@ SOURCE = Source(
     recognises=is_bag,
     open=open_bag,
     priority=65,
+    suffixes=SUFFIXES,
 )
 
 

@@ -11,6 +11,9 @@ from maptile_loc.cli.parts import console
 from maptile_loc.cli.parts import options as shared
 from maptile_loc.search import METHODS
 
+SHOWN_SCANS = 20
+"""Scans without times whose candidates are printed, at most."""
+
 
 @click.command()
 @click.argument("city", type=shared.PATH)
@@ -103,6 +106,9 @@ def command(
     console.say_recipe(options["config"])
     localized = int(found.trajectory.localized.sum())
     click.echo(f"{out}: {localized} of {len(found.t_ns)} queries localized")
+    if opened.apart:
+        for line in console.in_words(found, SHOWN_SCANS):
+            click.echo(line)
     if metrics is not None:
         click.echo(str(metrics))
     console.say_next("report", out)

@@ -109,6 +109,8 @@ def replay(
     count = len(drive.scans.t_ns)
     if count == 0:
         raise MaptileError(f"{drive.name}: no scans in it (or none between --start and --end)")
+    if drive.apart:
+        raise MaptileError(f"{drive.name}: its scans have no times; leave --online out")
     if queries.heading.kind != "unknown" and drive.heading is None:
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
     asked: list[Asked] = []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -117,10 +118,13 @@ class PosteriorRecipe(RegressorRecipe):
 
     grid_m: float = Field(10.0, gt=0)
     """Spacing of the grid of positions, metres."""
+    reach_m: float = Field(15.0, ge=0)
+    """How far from where training tiles lie the grid reaches, metres: car parks and wide roads lie
+    beside the middle of a road."""
 
 
 def _make(recipe: PosteriorRecipe, blueprint: Blueprint) -> PosteriorMapNet:
-    grid = _grid(blueprint.positions[blueprint.weights > 0], recipe.grid_m)
+    grid = _grid(blueprint.positions[blueprint.weights > 0], recipe.grid_m, recipe.reach_m)
     model = PosteriorMapNet(
         places=len(grid),
         relative=recipe.relative,
@@ -131,10 +135,18 @@ def _make(recipe: PosteriorRecipe, blueprint: Blueprint) -> PosteriorMapNet:
     return model
 
 
-def _grid(positions: Array, spacing: float) -> Array:
-    """(N, 2) the points of a square grid that are the nearest to one of (P, 2) positions."""
-    index: Array = np.unique(np.round(positions / spacing), axis=0)
-    return index * spacing
+def _grid(positions: Array, spacing: float, reach: float) -> Array:
+    """(N, 2) the points of a square grid that are the nearest to, or near, one of (P, 2) positions.
+
+    Near are those up to ``reach`` away.
+    """
+    nearest: Array = np.unique(np.round(positions / spacing), axis=0)
+    steps = np.arange(-np.ceil(reach / spacing), np.ceil(reach / spacing) + 1)
+    around = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
+    index = np.unique((nearest[:, None] + around).reshape(-1, 2), axis=0)
+    within = cKDTree(positions).query(index * spacing)[0] <= reach
+    grid: Array = np.unique(np.concatenate([nearest, index[within]]), axis=0) * spacing
+    return grid
 
 
 KIND = ModelKind(

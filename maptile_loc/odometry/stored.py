@@ -109,7 +109,8 @@ def with_needed_odometry(
 
     Args:
         drive: The drive.
-        queries: Odometry is needed where they are defined by metres of travel.
+        queries: Odometry is needed where they are defined by metres of travel, unless nothing is
+            known of the motion between the scans.
         odometry: "auto": made if needed and the drive has none; "lidar": always made.
         settings: How it is made.
         keep: Folder in which it is kept, and found again; None: it is not kept.
@@ -120,7 +121,8 @@ def with_needed_odometry(
     """
     if odometry not in ("auto", "lidar"):
         raise MaptileError(f"odometry {odometry!r}: there are auto and lidar")
-    needed = drive.odometry is None and (queries.submap_m > 0 or queries.every_m > 0)
+    travel = queries.submap_m > 0 or queries.every_m > 0
+    needed = drive.odometry is None and travel and not drive.apart
     if not needed and odometry == "auto":
         return drive
     if keep is not None:

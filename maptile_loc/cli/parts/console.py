@@ -6,11 +6,17 @@ import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from data_prep.progress import Progress
+
+if TYPE_CHECKING:
+    from maptile_loc.types import Localization
+
+BEST = 5
+"""Candidates of a scan that are printed, at most."""
 
 
 @contextmanager
@@ -53,3 +59,22 @@ def say_recipe(config: str) -> None:
 def say_next(*words: str | Path) -> None:
     """Print the command that usually comes next."""
     click.echo(f"next: maptile {shlex.join(str(word) for word in words)}")
+
+
+def in_words(found: Localization, most: int) -> Iterator[str]:
+    """The best candidates of the first ``most`` queries, a line each."""
+    import numpy as np
+
+    table = found.candidates
+    if table is None or not table.size:
+        return
+    for number, rows in enumerate(table[:most]):
+        rows = rows[np.isfinite(rows[:, 0])]
+        for rank, (east, north, heading, log_score) in enumerate(rows[:BEST], 1):
+            latitude, longitude = found.raster.projection.inverse(np.array([east, north]))
+            yield (
+                f"scan {found.frame[number]}, {rank}: {latitude:.6f}, {longitude:.6f}, heading "
+                f"{np.degrees(heading):.1f} deg, probability {np.exp(log_score):.3f}"
+            )
+        left = 1 - np.exp(rows[:, 3]).sum()
+        yield f"scan {found.frame[number]}, elsewhere: probability {max(left, 0):.3f}"

@@ -1,0 +1,53 @@
+"""One point cloud: a .ply, .pcd, .bin, .las or .laz file in the sensor's frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.drive import Drive
+from data_prep.errors import MaptileError
+from data_prep.sources import Source
+from data_prep.sources.clouds import SENSORS, SUFFIXES, CloudScans, check_near
+from data_prep.sources.formats.cloud_labels import find_labels
+from data_prep.sources.formats.pointfiles import read_cloud
+from data_prep.sources.storage.tree import Node
+
+
+def is_cloud(path: Node) -> bool:
+    """Return whether ``path`` is a file with a point cloud."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def open_cloud(path: Node) -> Drive:
+    """Open a drive of one scan.
+
+    Args:
+        path: The file; x forward, y left, z up, from the sensor.
+
+    Raises:
+        MaptileError: The file is damaged, or its points are in a map's frame.
+    """
+    if not isinstance(path, Path):
+        raise MaptileError(f"{path}: unpack the archive; one cloud is read from a file")
+    path = path.resolve()
+    cloud = read_cloud(path, 0)
+    check_near(path, cloud)
+    notes: list[str] = []
+    labels = find_labels(path.parent, (path.name,), [(path, cloud)], notes)
+    scans = CloudScans(path.parent, (path.name,), np.zeros(1, np.int64), labels)
+    notes.append("one cloud: its pose is found by itself")
+    drive = Drive(path.stem, "cloud", scans, None, None, None, tuple(notes), labels.table)
+    return replace(drive, apart=True)
+
+
+SOURCE = Source(
+    looked_for="one point cloud (.ply, .pcd, .bin, .las or .laz)",
+    recognises=is_cloud,
+    open=lambda path, _: open_cloud(path),
+    priority=90,
+    sensors=SENSORS,
+    suffixes=SUFFIXES,
+)
