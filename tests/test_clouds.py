@@ -15,7 +15,7 @@ from reader_checks import EDITS, check_same_but_truth, edited, fuzz
 
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
-from data_prep.sources.formats.pointfiles import read_cloud
+from data_prep.sources.points.pointfiles import read_cloud
 
 T0 = 1_317_384_506_407_123_456
 RNG = np.random.default_rng(4)

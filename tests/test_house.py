@@ -22,6 +22,7 @@ data_prep.osm
 data_prep.city
 data_prep.drive
 data_prep.sources.storage
+data_prep.sources.points
 data_prep.sources.formats
 data_prep.sources
 data_prep.simulate.scene

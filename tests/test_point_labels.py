@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from reader_checks import EDITS, edited, fuzz
 
 from data_prep.errors import MaptileError
-from data_prep.sources.formats.las_files import MAX_PACKED_POINTS, read_las
-from data_prep.sources.formats.pointfiles import read_cloud
+from data_prep.sources.points.las_files import MAX_PACKED_POINTS, read_las
+from data_prep.sources.points.pointfiles import read_cloud
 
 T0 = 1_317_384_506_407_123_456
 RNG = np.random.default_rng(5)
@@ -257,7 +257,7 @@ def test_a_file_in_which_nothing_is_classified_has_no_labels(tmp_path: Path) -> 
 
 
 def test_more_points_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.sources.formats.las_files.POINTS_AT_ONCE", 7)
+    monkeypatch.setattr("data_prep.sources.points.las_files.POINTS_AT_ONCE", 7)
     for packed in (False, True):
         points, classes, _ = read_las(las_bytes(7, packed))
         assert np.allclose(points, POINTS, atol=6e-4)

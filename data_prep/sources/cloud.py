@@ -12,7 +12,7 @@ from data_prep.errors import MaptileError
 from data_prep.sources import Source
 from data_prep.sources.clouds import SENSORS, SUFFIXES, CloudScans, check_near
 from data_prep.sources.formats.cloud_labels import find_labels
-from data_prep.sources.formats.pointfiles import read_cloud
+from data_prep.sources.points.pointfiles import read_cloud
 from data_prep.sources.storage.tree import Node
 
 

@@ -36,8 +36,8 @@ from data_prep.sources.formats.common import (
     read_table,
     scan_block,
 )
-from data_prep.sources.formats.pointfiles import Cloud, read_cloud
 from data_prep.sources.formats.tum import pose_track, read_tum
+from data_prep.sources.points.pointfiles import Cloud, read_cloud
 from data_prep.sources.storage.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")

@@ -18,7 +18,7 @@ from data_prep.drive import ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources.clouds import SUFFIXES
-from data_prep.sources.formats.pointfiles import read_cloud
+from data_prep.sources.points.pointfiles import read_cloud
 
 _LOG = logging.getLogger(__name__)
 

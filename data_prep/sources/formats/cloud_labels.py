@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
 from data_prep.sources.formats.common import file_names, read_records
-from data_prep.sources.formats.pointfiles import Cloud
+from data_prep.sources.points.pointfiles import Cloud
 from data_prep.sources.storage.tree import Node
 
 Labels = NDArray[np.int32]

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
-from data_prep.sources.formats.las_files import read_las
+from data_prep.sources.points.bin_layout import layout_of
+from data_prep.sources.points.las_files import read_las
 from data_prep.sources.storage.tree import Node
 
 Points = NDArray[np.floating]
@@ -156,10 +157,8 @@ def _roles(names: Sequence[str]) -> dict[str, str]:
 
 
 def _bin(data: bytes) -> Points:
-    """Points in KITTI's layout: float32 rows of x, y, z, reflectance."""
-    if len(data) % 16:
-        raise ValueError(f"{len(data)} bytes are not a multiple of 16: cut short")
-    return np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3]
+    """The first three columns of a file without a header, in the layout that fits it."""
+    return layout_of(data).table(data)[:, :3]
 
 
 def _ply(data: bytes) -> Columns:

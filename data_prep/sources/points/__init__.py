@@ -1,0 +1,1 @@
+"""Files of points: PLY, PCD, LAS and .bin."""
