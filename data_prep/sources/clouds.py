@@ -4,7 +4,7 @@
 vehicle frame here. The time of a cloud is, in this order of preference:
 
 1. its row in ``timestamps.csv`` (file, t_ns);
-2. its name, where all names are integers of nanoseconds (1317384506407123456.ply);
+2. its name, where all names are times (``file_times``), such as 1317384506407123456.ply;
 3. the odometry's row of the same index, where there are as many rows as clouds.
 
 Without any of these, the clouds have nothing to do with each other: each is localized by itself.
@@ -37,6 +37,7 @@ from data_prep.sources.formats.common import (
     scan_block,
 )
 from data_prep.sources.formats.tum import pose_track, read_tum
+from data_prep.sources.points.file_times import times_in_names
 from data_prep.sources.points.pointfiles import Cloud, read_cloud
 from data_prep.sources.storage.tree import Node
 
@@ -51,12 +52,9 @@ POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 APART = (
     "the times of the clouds are unknown: each is localized by itself; for a drive, name the "
-    "clouds by their time in nanoseconds, or add timestamps.csv (file,t_ns)"
+    "clouds by their times, or add timestamps.csv (file,t_ns)"
 )
 """Note of a drive whose clouds have no times."""
-
-_MIN_TIME_NS = 1_000_000_000
-"""File names that are all smaller are frame numbers, not times."""
 
 _MAX_RANGE_M = 1000.0
 """Largest median distance of a cloud's points from its sensor, metres."""
@@ -260,10 +258,9 @@ def _times_without_list(
 ) -> Times:
     """The times of clouds by their names, or the odometry; 0, 1, ... seconds if all is unknown."""
     stems = [Path(name).stem for name in files]
-    if all(stem.isascii() and stem.isdigit() and len(stem) < 20 for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if _MIN_TIME_NS <= max(numbers) < 2**63:
-            return np.array(numbers, np.int64)
+    times = times_in_names(stems)
+    if times is not None:
+        return times
     if odometry is None:
         notes.append(APART)
         return np.arange(len(files), dtype=np.int64) * 1_000_000_000
