@@ -531,11 +531,12 @@ def test_an_ins_without_good_rows_gives_no_truth(run: Path) -> None:
     assert drive.heading is None
 
 
-def test_repeated_and_backward_ins_rows_are_left_out(run: Path) -> None:
+def test_repeated_ins_rows_are_left_out_and_backward_ones_sorted(run: Path) -> None:
     write_ins(run, [Fix(START + us, *OXFORD) for us in (0, 20_000, 20_000, 10_000, 30_000)])
-    truth = open_drive(run).truth
-    assert truth is not None
-    assert (truth.t_ns // 1000 - START).tolist() == [0, 20_000, 30_000]
+    drive = open_drive(run)
+    assert drive.truth is not None
+    assert (drive.truth.t_ns // 1000 - START).tolist() == [0, 10_000, 20_000, 30_000]
+    assert "ins.csv: 1 of 5 rows have a wrong or double time stamp; left out" in drive.notes
 
 
 def moving_east(count: int, yaw_off: float = 0.0) -> list[Fix]:

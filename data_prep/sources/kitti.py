@@ -24,7 +24,7 @@ from data_prep.drive import (
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse, true_heading_from_oxts_yaw
 from data_prep.sources import Source
-from data_prep.sources.formats.common import file_numbers, increasing
+from data_prep.sources.formats.common import file_numbers, in_time, said_of_rows
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     SENSORS,
@@ -124,7 +124,8 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
     if len(numbers) < len(times):
         notes.append(f"oxts: {len(times) - len(numbers)} of {len(times)} rows are missing")
     rows = np.array([_read_row(folder / "data" / f"{i:010d}.txt") for i in numbers]).reshape(-1, 30)
-    keep = increasing(times[numbers])
+    keep = in_time(times[numbers])
+    notes += said_of_rows("oxts", len(numbers), len(keep))
     rows, t_ns = rows[keep], times[numbers][keep]
     if not len(rows):
         raise MaptileError(f"{folder / 'data'}: no file with a time stamp in timestamps.txt")

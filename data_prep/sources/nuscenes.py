@@ -27,9 +27,10 @@ from data_prep.geometry import Array, se3_from_quaternion, wrap_angle
 from data_prep.sources import Source
 from data_prep.sources.formats.common import (
     file_names,
-    increasing,
+    in_time,
     read_records,
     relative_track,
+    said_of_rows,
     scan_block,
 )
 from data_prep.sources.formats.jsontable import Row, find_rows, read_rows
@@ -334,7 +335,8 @@ def _read_poses(file: Node, sweeps: list[_Sweep], notes: list[str]) -> tuple[Tim
     if len(posed) < len(sweeps):
         notes.append(f"ego_pose: {len(sweeps) - len(posed)} of {len(sweeps)} poses are missing")
     t_ns = np.array([sweep.t_ns for sweep in posed], np.int64)
-    keep = increasing(t_ns)
+    keep = in_time(t_ns)
+    notes += said_of_rows("ego_pose", len(t_ns), len(keep))
     return t_ns[keep], _transforms(file, [rows[sweep.pose] for sweep in posed])[keep]
 
 

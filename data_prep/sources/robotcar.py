@@ -16,7 +16,13 @@ from data_prep.drive import Drive, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.sources import Source
-from data_prep.sources.formats.common import file_numbers, read_bytes, read_records, scan_block
+from data_prep.sources.formats.common import (
+    file_numbers,
+    read_bytes,
+    read_records,
+    said_of_rows,
+    scan_block,
+)
 from data_prep.sources.formats.robotcar_tables import (
     find_extrinsics,
     read_ins,
@@ -125,6 +131,10 @@ def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     lever = find_extrinsics(path, "ins")
     ins = read_ins(ins_file) if ins_file.is_file() else None
     rtk = read_ins(rtk_file) if rtk_file.is_file() else None
+    for file, table in ((ins_file, ins), (rtk_file, rtk)):
+        if table is not None:
+            count = len(table.t_ns)
+            notes += said_of_rows(file.name, count + table.left_out, count)
     if rtk is not None:
         rtk = straighten_rtk(rtk, ins, notes)
     odometry = None

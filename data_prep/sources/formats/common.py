@@ -22,6 +22,11 @@ from data_prep.sources.storage.tree import file_names as file_names
 
 T = TypeVar("T", bound=np.generic)
 
+NEIGHBOURS = 5
+"""Rows before and after one that a wrong time stamp is compared with."""
+APART_NS = 10_000_000_000
+"""Stamps that are less than this many nanoseconds from the others are never wrong by that."""
+
 
 def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
     """Return the sorted numbers in the names of the files in ``folder``.
@@ -196,6 +201,52 @@ def increasing(t_ns: Times) -> NDArray[np.bool_]:
         return np.zeros(0, bool)
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(t_ns)[:-1]])
     return t_ns > before
+
+
+def in_time(t_ns: Times) -> NDArray[np.int64]:
+    """The rows of a recording in the order of time, without those whose stamps are wrong.
+
+    A stamp is wrong if the rows around it are in order without it, and it lies outside all of
+    theirs; or if it is one of a few that lie farther from the others than those last. Of rows at
+    the same time, the first is used.
+
+    Args:
+        t_ns: (N,) in the order of the file: pieces of it may be jumbled or reversed.
+
+    Returns:
+        (M,) indices, M <= N; ``t_ns`` of them is strictly increasing.
+    """
+    rows = np.arange(len(t_ns))
+    if len(t_ns) > 2:
+        wide = np.pad(t_ns, NEIGHBOURS, mode="edge")
+        around = np.lib.stride_tricks.sliding_window_view(wide, 2 * NEIGHBOURS + 1)
+        others = np.delete(around, NEIGHBOURS, axis=1)[1:-1]
+        before, own, after = t_ns[:-2], t_ns[1:-1], t_ns[2:]
+        beyond = (own < others.min(axis=1)) | (own > others.max(axis=1))
+        rows = rows[~np.concatenate([[False], (before < after) & beyond, [False]])]
+    order = rows[np.argsort(t_ns[rows], kind="stable")]
+    order = order[increasing(t_ns[order])]
+    few = max(NEIGHBOURS, len(order) // 100)
+    gaps = np.diff(t_ns[order])
+    for part in (slice(few), slice(-few, None)):
+        if len(gaps) <= 2 * few:
+            break
+        at = int(gaps[part].argmax()) + (0 if part.stop else len(gaps) - few)
+        rest = order[at + 1 :] if part.stop else order[: at + 1]
+        if gaps[at] > max(APART_NS, int(np.ptp(t_ns[rest]))):
+            order = rest
+            gaps = np.diff(t_ns[order])
+    chosen: NDArray[np.int64] = order
+    return chosen
+
+
+def said_of_rows(what: str, before: int, after: int) -> list[str]:
+    """A note on rows that ``in_time`` left out; none if there are none."""
+    if before == after:
+        return []
+    return [
+        f"{what}: {before - after} of {before} rows have a wrong or double time stamp; left out"
+    ]
 
 
 def read_header(path: Node) -> tuple[str, ...]:

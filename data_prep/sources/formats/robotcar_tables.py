@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_prep.drive import Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, se3_from_xyzrpy
-from data_prep.sources.formats.common import increasing, read_header, read_table
+from data_prep.sources.formats.common import in_time, increasing, read_header, read_table
 from data_prep.sources.storage.tree import Node, beside
 
 POSITION_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
@@ -70,6 +70,7 @@ class Ins:
         altitude: (N,) metres.
         velocity: (N, 3) m/s north, east, down.
         rpy: (N, 3) roll, pitch, yaw in radians; yaw clockwise from true north.
+        left_out: Rows of the file whose time stamp is wrong, or double.
     """
 
     t_ns: Times
@@ -80,6 +81,7 @@ class Ins:
     altitude: Array
     velocity: Array
     rpy: Array
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Gps:
         longitude: (N,) degrees WGS 84.
         altitude: (N,) metres.
         sigma: (N, 3) standard deviations of latitude, longitude and altitude, metres.
+        left_out: Rows of the file whose time stamp is wrong, or double.
     """
 
     t_ns: Times
@@ -99,6 +102,7 @@ class Gps:
     longitude: Array
     altitude: Array
     sigma: Array
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def read_ins(path: Node) -> Ins:
     # rtk.csv is post-processed and has no status.
     status = rows.get("ins_status", np.full(len(latitude), GOOD, object))
     t_ns = _nanoseconds(path, rows["timestamp"])
-    keep = increasing(t_ns)
+    keep = in_time(t_ns)
     return Ins(
         t_ns=t_ns[keep],
         good=(status == GOOD)[keep],
@@ -139,6 +143,7 @@ def read_ins(path: Node) -> Ins:
         altitude=rows["altitude"][keep],
         velocity=_stack(rows, VELOCITY_COLUMNS)[keep],
         rpy=_stack(rows, POSE_COLUMNS[3:])[keep],
+        left_out=len(t_ns) - len(keep),
     )
 
 
@@ -151,13 +156,14 @@ def read_gps(path: Node) -> Gps:
     rows = read_table(path, [*POSITION_COLUMNS, *SIGMA_COLUMNS], text=["utm_zone"])
     latitude, longitude = _refine(rows)
     t_ns = _nanoseconds(path, rows["timestamp"])
-    keep = increasing(t_ns)
+    keep = in_time(t_ns)
     return Gps(
         t_ns=t_ns[keep],
         latitude=latitude[keep],
         longitude=longitude[keep],
         altitude=rows["altitude"][keep],
         sigma=_stack(rows, SIGMA_COLUMNS)[keep],
+        left_out=len(t_ns) - len(keep),
     )
 
 
