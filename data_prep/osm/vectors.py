@@ -1,13 +1,11 @@
 """Buildings, roads and squares from GeoPackage, GeoJSON and GeoParquet files.
 
 Polygons are buildings; lines with a ``highway`` or ``class`` column are roads. The columns may be
-OSM tags, or those of GDAL's OSM driver (``other_tags``), of osmnx, of Overture (``height``,
-``num_floors``, ``class``, ``subtype``) or of this project's own tables.
+those that ``columns`` knows, or those of this project's own tables.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,13 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyogrio
+import pyproj
 import shapely
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
+from data_prep.osm.columns import tags_of
 from data_prep.osm.tables import (
-    TAGS_READ,
     Extract,
     Features,
     Tags,
@@ -32,13 +31,6 @@ from data_prep.osm.tables import (
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".parquet", ".geoparquet")
 """Suffixes of the files that are read here."""
-
-_OTHER_NAMES = {
-    "num_floors": "building:levels",
-    "levels": "building:levels",
-    **{name.replace(":", "_"): name for name in TAGS_READ if ":" in name},
-}
-"""Other names of columns, with the tag that they stand for."""
 
 
 def read_vector_file(path: Path) -> Extract:
@@ -66,11 +58,9 @@ def read_vector_file(path: Path) -> Extract:
         geometry = table.geometry.to_numpy()
         dimension = shapely.get_dimensions(geometry)
         if name in named or not named:
-            buildings.add(table[dimension == 2])
-        if "highway" in table or "class" in table:
-            roads.add(table[dimension == 1])
-        if "highway" in table or "place" in table:
-            squares.add(table[dimension == 2])
+            buildings.add(table[dimension == 2], name)
+        roads.add(table[dimension == 1], name)
+        squares.add(table[dimension == 2], name)
     return Extract(buildings.features(), roads.features(), squares.features(), None, None, {})
 
 
@@ -85,15 +75,42 @@ def _layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
 def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return the rows of ``table`` that have a geometry, in WGS 84 degrees."""
     table = table[table.geometry.notna() & ~table.geometry.is_empty]
-    if table.crs is not None:
-        return table.to_crs("EPSG:4326")
-    west, south, east, north = table.total_bounds
-    if not table.empty and not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+    if table.empty:
+        return table.set_crs("EPSG:4326", allow_override=True)
+    stated = table.crs
+    looks = _are_degrees(table.total_bounds)
+    if stated is None and not looks:
         raise MaptileError(
             f"{path}: states no coordinate system, and its coordinates are not degrees; "
             "save it with one"
         )
-    return table.set_crs("EPSG:4326")
+    if stated is not None and stated.is_geographic and not looks:
+        raise MaptileError(
+            f"{path}: its coordinates are no degrees, as those of {stated.name} are: the north of "
+            f"it is {table.total_bounds[3]:g}; save it with its coordinate system, or, if latitude "
+            "and longitude are swapped, exchange them"
+        )
+    if stated is not None and stated.is_projected and looks:
+        raise MaptileError(
+            f"{path}: states {stated.name}, which is in metres, but its coordinates look like "
+            "degrees; save it with the coordinate system that it has"
+        )
+    if stated is None:
+        return table.set_crs("EPSG:4326")
+    try:
+        return table.to_crs("EPSG:4326")
+    except (pyproj.exceptions.ProjError, pyproj.exceptions.CRSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MaptileError(
+            f"{path}: its coordinate system {stated.name!r} cannot be converted to degrees "
+            f"({reason}); save it with one that has an EPSG code"
+        ) from None
+
+
+def _are_degrees(bounds: NDArray[np.float64]) -> bool:
+    """Whether west, south, east, north are those of longitudes and latitudes."""
+    west, south, east, north = bounds
+    return bool(-180 <= west <= east <= 180 and -90 <= south <= north <= 90)
 
 
 class _Rows:
@@ -109,9 +126,9 @@ class _Rows:
         self.tags: list[Tags] = []
         self.geometry: list[NDArray[Any]] = []
 
-    def add(self, table: gpd.GeoDataFrame) -> None:
+    def add(self, table: gpd.GeoDataFrame, layer: str) -> None:
         """Add the rows of a layer that are of the kind."""
-        tags = _tags(table, self.wanted is is_building)
+        tags = tags_of(table, layer, self.wanted is is_building)
         wanted = np.array([self.wanted(t) for t in tags], bool)
         names = _names(table, len(self.names))
         self.names += [name for name, use in zip(names, wanted, strict=True) if use]
@@ -122,45 +139,6 @@ class _Rows:
         """Return all rows that were added."""
         geometry = np.concatenate([np.empty(0, object), *self.geometry])
         return Features(self.names, self.tags, geometry)
-
-
-def _tags(table: gpd.GeoDataFrame, building: bool) -> list[dict[str, str]]:
-    """Return the OSM tags of each row, from columns of any of the known layouts."""
-    tags: list[dict[str, str]] = [{} for _ in range(len(table))]
-    if "other_tags" in table:
-        for row, text in zip(tags, table["other_tags"], strict=True):
-            pairs = re.findall(r'"([^"]+)"=>"([^"]*)"', text if isinstance(text, str) else "")
-            row.update((key, value) for key, value in pairs if key in TAGS_READ)
-    columns = {column: _OTHER_NAMES.get(column, column) for column in table.columns}
-    if "highway" not in table:
-        columns["class"] = "highway"
-    for column, key in columns.items():
-        if column in table and key in TAGS_READ:
-            for row, value in zip(tags, table[column], strict=True):
-                if pd.api.types.is_scalar(value) and not pd.isna(value):
-                    row[key] = "yes" if value is True else str(value)
-    if "names" in table:
-        for row, names in zip(tags, table["names"], strict=True):
-            if isinstance(names, dict) and isinstance(names.get("primary"), str):
-                row["name"] = names["primary"]
-    if building and "building" not in table:
-        for row in tags:
-            row.setdefault("building", "yes")
-    if building and "is_underground" in table:
-        for row, hidden in zip(tags, table["is_underground"], strict=True):
-            if hidden is True:
-                row["location"] = "underground"
-    if not building and "subtype" in table:
-        for row, subtype in zip(tags, table["subtype"], strict=True):
-            if subtype != "road":
-                row.pop("highway", None)
-    if not building and "road_flags" in table:
-        for row, flags in zip(tags, table["road_flags"], strict=True):
-            if flags is not None and any(
-                "is_tunnel" in flag["values"] and flag["between"] is None for flag in flags
-            ):
-                row["tunnel"] = "yes"
-    return tags
 
 
 def _names(table: gpd.GeoDataFrame, count: int) -> list[str]:
