@@ -12,12 +12,14 @@ import gzip
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import osmium
 import shapely
 
 from data_prep.errors import MaptileError
+from data_prep.osm.plain_xml import is_odd, write_plain
 from data_prep.osm.source import Bounds
 from data_prep.osm.tables import (
     TAGS_READ,
@@ -67,8 +69,17 @@ def read_osm_file(path: Path, *, progress: Progress = silent) -> Extract:
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
     try:
-        return _read(path, progress)
-    except (RuntimeError, OSError, ValueError) as error:
+        if path.suffix == ".pbf" or not is_odd(path):
+            return _read(path, progress)
+        with TemporaryDirectory() as folder:
+            plain = Path(folder) / f"{path.name.partition('.')[0]}.osm"
+            write_plain(path, plain)
+            return _read(plain, progress)
+    except osmium.InvalidLocationError:
+        raise MaptileError(
+            f"{path}: a node's latitude or longitude is no number; write them with a decimal point"
+        ) from None
+    except (RuntimeError, OSError, ValueError, EOFError, SyntaxError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(
             f"{path}: not readable as an OSM file: {reason}; download it again, or convert it "
@@ -78,6 +89,12 @@ def read_osm_file(path: Path, *, progress: Progress = silent) -> Extract:
 
 def _read(path: Path, progress: Progress) -> Extract:
     """Read a file in which all errors are those of the libraries."""
+    with osmium.io.Reader(path, osmium.osm.NOTHING) as reader:
+        if reader.header().has_multiple_object_versions:
+            raise MaptileError(
+                f"{path}: a history file, with every version of its objects; take those of one "
+                "day first: osmium time-filter"
+            )
     relations, multipolygons, missing = _multipolygons(path)
     replaced = {way for name in multipolygons for way in relations[name].outer}
     buildings = [

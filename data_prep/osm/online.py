@@ -19,13 +19,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import urlparse
-from xml.sax.saxutils import quoteattr
 
 import osmnx
 import requests
 
 from data_prep.errors import MaptileError
 from data_prep.osm.files import read_osm_file
+from data_prep.osm.plain_xml import osm_xml
 from data_prep.osm.source import Bounds, OnlineSettings
 from data_prep.osm.tables import Extract
 from data_prep.progress import Progress, silent
@@ -75,7 +75,9 @@ def read_overpass(
     as_of = date or next((a.get("osm3s", {}).get("timestamp_osm_base") for a in answers), None)
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "overpass.osm"
-        path.write_text("\n".join(_xml(list(elements.values()), bounds, as_of)), "utf-8")
+        west, south, east, north = bounds
+        edges = f'minlon="{west}" minlat="{south}" maxlon="{east}" maxlat="{north}"'
+        path.write_text("\n".join(osm_xml(elements.values(), edges, as_of)), "utf-8")
         return read_osm_file(path, progress=progress)
 
 
@@ -215,26 +217,3 @@ def _explained(error: Exception, host: str) -> MaptileError:
     explained = MaptileError(f"{host}: no usable answer: {reason}; use a file instead")
     explained.__cause__ = error
     return explained
-
-
-def _xml(elements: list[dict[str, Any]], bounds: Bounds, date: str | None) -> Iterator[str]:
-    """Yield Overpass's JSON elements as lines of OSM XML, sorted by kind and id."""
-    west, south, east, north = bounds
-    yield '<osm version="0.6">'
-    if date is not None:
-        yield f"<meta osm_base={quoteattr(date)}/>"
-    yield f'<bounds minlon="{west}" minlat="{south}" maxlon="{east}" maxlat="{north}"/>'
-    order = {"node": 0, "way": 1, "relation": 2}
-    for element in sorted(elements, key=lambda e: (order[e["type"]], e["id"])):
-        kind, number = element["type"], element["id"]
-        position = f' lat="{element["lat"]}" lon="{element["lon"]}"' if kind == "node" else ""
-        yield f'<{kind} id="{number}"{position}>'
-        for node in element.get("nodes", []):
-            yield f'<nd ref="{node}"/>'
-        for member in element.get("members", []):
-            role = quoteattr(member["role"])
-            yield f'<member type="{member["type"]}" ref="{member["ref"]}" role={role}/>'
-        for key, value in element.get("tags", {}).items():
-            yield f"<tag k={quoteattr(key)} v={quoteattr(value)}/>"
-        yield f"</{kind}>"
-    yield "</osm>"
