@@ -352,12 +352,35 @@ def test_odometry_as_a_table_is_the_same(drive: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [[], ["1 2 3"], ["now 0 0 0 0 0 0 1"], ["1 0 0 nan 0 0 0 1"], ["1 0 0 0 0 0 0 1 9"]]
+    ("lines", "says"),
+    [
+        ([], "no pose in it; expected lines of eight numbers"),
+        (["# a title", "1 2 3"], "line 2: expected eight numbers"),
+        (["now 0 0 0 0 0 0 1"], "line 1: expected eight numbers"),
+        (["1 0 0 0 0 0 0 1", "2 0 0 nan 0 0 0 1"], "line 2: expected eight numbers"),
+        (["1 0 0 0 0 0 0 1 9"], "line 1: .*, found '1 0 0 0 0 0 0 1 9'"),
+    ],
 )
-def test_a_damaged_tum_file_is_one_clear_line(drive: Path, lines: list[str]) -> None:
+def test_a_damaged_tum_file_is_one_clear_line(drive: Path, lines: list[str], says: str) -> None:
     write_tum(drive, lines)
-    with pytest.raises(MaptileError, match=r"odometry\.tum: expected lines of eight numbers"):
+    with pytest.raises(MaptileError, match=rf"odometry\.tum: {says}"):
         open_drive(drive)
+
+
+def test_tum_files_of_other_programs_are_read(drive: Path) -> None:
+    expected = None
+    for text in (
+        "1317384506.407123456 1 2 3 0.5 0.5 0.5 0.5\n1317384507.4 4 5 6 0 0 1 0\n",
+        "\ufeff1317384506.407123456\t1\t2\t3\t0.5\t0.5\t0.5\t0.5\r\n1317384507.4 4 5 6 0 0 1 0",
+        "1317384506.407123456,1,2,3,0.5,0.5,0.5,0.5\n1317384507.4, 4, 5, 6, 0, 0, 1, 0\n",
+        "  # Überschrift\n1317384506407123456 1 2 3 .5 .5 .5 .5\n1317384507400000000 4 5 6 0 0 1 0",
+    ):
+        (drive / "odometry.tum").write_text(text, encoding="utf-8")
+        track = open_drive(drive).odometry
+        assert track is not None
+        expected = track if expected is None else expected
+        assert track.t_ns.tolist() == [1_317_384_506_407_123_456, 1_317_384_507_400_000_000]
+        np.testing.assert_array_equal(track.poses, expected.poses)
 
 
 def test_a_quaternion_of_zeros_is_refused(drive: Path) -> None:

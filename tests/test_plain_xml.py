@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 
 from data_prep.errors import MaptileError
 from data_prep.osm import plain_xml
+from data_prep.osm.files import assembled
 from data_prep.osm.footprints import OsmData, read_osm
 from data_prep.osm.plain_xml import is_odd
 from data_prep.osm.source import OsmSource
@@ -160,3 +162,23 @@ def test_odd_files_are_read_as_they_mean_it(data_dir: Path, name: str) -> None:
     assert len(data.buildings) == expected[0]
     if expected[1] is not None:
         assert len(data.roads) == expected[1]
+
+
+def ring(*corners: tuple[float, float]) -> shapely.Polygon:
+    return shapely.Polygon(corners)
+
+
+def test_rings_of_multipolygons_may_overlap_repeat_or_stick_out() -> None:
+    whole = ring((0, 0), (10, 0), (10, 10), (0, 10))
+    turned = ring((10, 10), (0, 10), (0, 0), (10, 0))
+    court = ring((2, 2), (8, 2), (8, 8), (2, 8))
+    island = ring((4, 4), (6, 4), (6, 6), (4, 6))
+    wing = ring((5, 5), (15, 5), (15, 8), (5, 8))
+    beyond = ring((8, 2), (12, 2), (12, 4), (8, 4))
+    assert assembled([whole, turned], []).area == 100
+    assert assembled([whole], [court]).area == 64
+    assert assembled([whole, court], []).area == 64  # an inner ring whose role says outer
+    assert assembled([whole, island], [court]).area == 68
+    assert assembled([whole, wing], []).area == 115
+    assert assembled([whole], [beyond]).area == 96
+    assert assembled([whole], [court, court]).area == 64

@@ -207,9 +207,7 @@ def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.
         inner, inner_whole = _rings([lines.get(way) for way in relation.inner])
         missing += not (outer_whole and inner_whole)
         if outer:
-            # The even-odd rule is right also for an island in a courtyard, or an inner ring whose
-            # role says outer.
-            polygons[name] = shapely.symmetric_difference_all([*outer, *inner])
+            polygons[name] = assembled(outer, inner)
     return relations, polygons, missing
 
 
@@ -230,6 +228,25 @@ def _rings(lines: list[shapely.LineString | None]) -> tuple[list[shapely.Polygon
         [ring for ring in rings if ring is not None], method="structure", keep_collapsed=False
     )
     return list(valid), whole
+
+
+def assembled(outer: list[shapely.Polygon], inner: list[shapely.Polygon]) -> shapely.Geometry:
+    """The area of a multipolygon.
+
+    The even-odd rule is right also for an island in a courtyard, or an inner ring whose role says
+    outer. Rings that are there twice count once, outer rings that overlap are parts of one area,
+    and an inner ring that reaches beyond them adds nothing.
+    """
+    outer, inner = (
+        list({ring.normalize().wkb: ring for ring in rings}.values()) for rings in (outer, inner)
+    )
+    apart: list[shapely.Geometry] = []
+    for ring in outer:
+        overlapping = [other for other in apart if shapely.overlaps(other, ring)]
+        apart = [other for other in apart if not shapely.overlaps(other, ring)]
+        apart.append(shapely.union_all([ring, *overlapping]))
+    whole = shapely.union_all(apart)
+    return shapely.symmetric_difference_all([*apart, *shapely.intersection(inner, whole)])
 
 
 def _ring(line: shapely.LineString) -> shapely.Polygon | None:

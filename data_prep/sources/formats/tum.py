@@ -20,6 +20,15 @@ from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources.formats.common import increasing
 from data_prep.sources.storage.tree import Node
 
+_LINE = "eight numbers: t x y z qx qy qz qw"
+"""What a line is."""
+
+_NANOSECONDS = 10**14
+"""Times from here on are nanoseconds, not seconds."""
+
+_LARGEST = 2**63
+"""Times from here on are no times."""
+
 _NEW_SEGMENT = "# segment"
 """Comment line before the first pose of a new segment."""
 
@@ -27,21 +36,38 @@ _NEW_SEGMENT = "# segment"
 def read_tum(path: Node) -> PoseTrack:
     """Read poses, sorted by time; of poses at the same time, the first is used.
 
+    Numbers may be apart by blanks, tabs or commas; times of 1e14 and more are nanoseconds.
+
     Raises:
         MaptileError: The file cannot be read, or a line is not a pose.
     """
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-        t_ns = np.array([int(Decimal(row[0]) * 1_000_000_000) for row in words], np.int64)
-        rows = np.array([row[1:] for row in words], np.float64)
-    except (OSError, ValueError, OverflowError, InvalidOperation):
-        rows = np.empty(0)
-    if rows.ndim != 2 or rows.shape[1] != 7 or not np.isfinite(rows).all():
-        raise MaptileError(f"{path}: expected lines of eight numbers: t x y z qx qy qz qw")
-    begins = np.cumsum([line.strip() == _NEW_SEGMENT for line in lines])
-    is_row = [bool(line.strip()) and not line.startswith("#") for line in lines]
-    return pose_track(path, t_ns, rows, begins[is_row].astype(np.int32))
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError):
+        raise MaptileError(f"{path}: not readable as text; expected lines of {_LINE}") from None
+    t_ns: list[int] = []
+    rows: list[list[float]] = []
+    segment: list[int] = []
+    begun = 0
+    for number, line in enumerate(lines, 1):
+        words = line.replace(",", " ").split()
+        begun += line.strip() == _NEW_SEGMENT
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            time, row = Decimal(words[0]), [float(word) for word in words[1:]]
+            known = time.is_finite() and len(row) == 7 and np.isfinite(row).all()
+        except (ValueError, InvalidOperation):
+            known = False
+        if not known or abs(time) >= _LARGEST:
+            shown = line.strip()[:60]
+            raise MaptileError(f"{path}: line {number}: expected {_LINE}, found {shown!r}")
+        t_ns.append(int(time if abs(time) >= _NANOSECONDS else time * 1_000_000_000))
+        rows.append(row)
+        segment.append(begun)
+    if not rows:
+        raise MaptileError(f"{path}: no pose in it; expected lines of {_LINE}")
+    return pose_track(path, np.array(t_ns), np.array(rows), np.array(segment, np.int32))
 
 
 def pose_track(path: Node, t_ns: Times, rows: Array, segment: NDArray[np.int32]) -> PoseTrack:
