@@ -355,10 +355,10 @@ def test_odometry_as_a_table_is_the_same(drive: Path) -> None:
     ("lines", "says"),
     [
         ([], "no pose in it; expected lines of eight numbers"),
-        (["# a title", "1 2 3"], "line 2: expected eight numbers"),
-        (["now 0 0 0 0 0 0 1"], "line 1: expected eight numbers"),
-        (["1 0 0 0 0 0 0 1", "2 0 0 nan 0 0 0 1"], "line 2: expected eight numbers"),
-        (["1 0 0 0 0 0 0 1 9"], "line 1: .*, found '1 0 0 0 0 0 0 1 9'"),
+        (["# a title", "1 2 3"], "line 3: expected eight numbers"),
+        (["now 0 0 0 0 0 0 1"], "line 2: expected eight numbers"),
+        (["1 0 0 0 0 0 0 1", "2 0 0 nan 0 0 0 1"], "line 3: expected eight numbers"),
+        (["1 0 0 0 0 0 0 1 9"], "line 2: .*, found '1 0 0 0 0 0 0 1 9'"),
     ],
 )
 def test_a_damaged_tum_file_is_one_clear_line(drive: Path, lines: list[str], says: str) -> None:
