@@ -21,9 +21,9 @@ import argparse
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import load_recipe
 from maptile_loc.render.look import Look, look_of_card
 from maptile_loc.render.vector_map import VectorMap, vector_map
+from maptile_loc.render.view import Channel, ViewSettings
 from maptile_loc.render.window import MapWindowSettings
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 from maptile_loc.types import HeadingKnowledge, Queries
@@ -253,7 +254,10 @@ def tiles_of(
     The file's name follows from the settings that make the tiles, not from the code.
     """
     settings = load_recipe()
-    how = [settings.submap, settings.query, look]
+    every = look
+    if isinstance(look, ViewSettings):  # models that read other channels share the tiles
+        every = look.model_copy(update={"channels": get_args(Channel)})
+    how = [settings.submap, settings.query, every]
     made = f"{[one.model_dump_json() for one in how]} {arguments.submap} {arguments.every}"
     made += f" {city.raster.convergence} {len(drive.scans.t_ns)}"
     digest = hashlib.sha256(made.encode()).hexdigest()[:12]
@@ -261,8 +265,11 @@ def tiles_of(
     if not path.is_file():
         asked = HeadingKnowledge.parse(heading)
         queries = Queries(arguments.submap, arguments.every, heading=asked)
-        see(drive_tiles(city, drive, queries, settings), look).save(path)
-    return read_tile_sequence(path)
+        see(drive_tiles(city, drive, queries, settings), every).save(path)
+    sequence = read_tile_sequence(path)
+    names: list[str] = list(every.channels)
+    chosen = [names.index(name) for name in look.channels]
+    return replace(sequence, tiles=sequence.tiles[:, chosen])
 
 
 def adapted(
