@@ -63,7 +63,10 @@ def query_view(sensor: Sensor, submap_m: float) -> ViewSettings:
         range_loss=0.2,
         ground_range=(28.0, 45.0),
         depth_noise_m=(0.25, 0.25),
+        uneven_ground=0.0,
+        free_rays=0.0,
         missing_walls=0.1,
+        weak_walls=0.0,
         spurious=0.003,
         wall_gain=(0.2, 1.2),
     )
