@@ -27,7 +27,6 @@ CHANNELS = {
     "walls": "[wall, observed]",
     "ground": "[ground, observed]",
     "roads": "[road, observed]",
-    "walls-ground": "[wall, ground, observed]",
     "all": "[wall, ground, observed, road]",
 }
 """Sets of channels that are compared."""
