@@ -23,8 +23,10 @@ ORDER = (
     "kitti_odometry",
     "argoverse2",
     "nuscenes",
+    "rosbag",
     "clouds",
     "colmap",
+    "cloud",
 )
 """The order in which formats are tried."""
 
