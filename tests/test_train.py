@@ -422,7 +422,7 @@ def test_damaged_weights_are_one_clear_error(
 
 
 WRONG_KIND = (
-    '{"format": "maptile-model", "version": 1, "kind": ["mapnet"], "view": {}, "model": {}, '
+    '{"format": "maptile-model", "version": 2, "kind": ["mapnet"], "view": {}, "model": {}, '
     '"city": {"name": "city", "content_hash": "0"}}'
 )
 
@@ -435,7 +435,7 @@ WRONG_KIND = (
         ('{"format": "maptile-model", "version": 99}', "newer maptile-loc.*update"),
         ('{"format": "maptile-model", "version": 0}', "older maptile-loc.*train again"),
         ('{"format": "maptile-model", "version": "one"}', "damaged"),
-        ('{"format": "maptile-model", "version": 1, "city": "here"}', "damaged"),
+        ('{"format": "maptile-model", "version": 2, "city": "here"}', "damaged"),
         (WRONG_KIND, "damaged"),
         (WRONG_KIND.replace('["mapnet"]', '"mapnext"'), "kind that this maptile-loc does not know"),
         (WRONG_KIND.replace('["mapnet"]', '"mapnet"').replace("{}", '{"rays": "few"}'), "damaged"),
