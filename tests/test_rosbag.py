@@ -128,6 +128,12 @@ def test_single_files_of_ros2_are_bags(tmp_path: Path) -> None:
         )
 
 
+def test_another_folder_with_metadata_is_no_bag(tmp_path: Path) -> None:
+    (tmp_path / "clouds").mkdir()
+    (tmp_path / "metadata.yaml").write_text("sensor: lidar")
+    assert detect_format(tmp_path) == "clouds"
+
+
 def test_messages_recorded_late_or_twice_are_sorted_by_their_stamps(tmp_path: Path) -> None:
     with BagMaker(tmp_path, "ros1") as bag:
         for place, scan in enumerate([1, 0, 2, 2, 3]):

@@ -37,6 +37,8 @@ PACKETS = (
     "ouster_sensor_msgs/msg/PacketMsg",
 )
 """Types of a sensor's raw packets."""
+STORED = ([".db3"], [".mcap"])
+"""Suffixes of the files of a ROS 2 bag, which may be packed (.db3.zstd)."""
 BASES = ("base_link", "base_footprint", "base", "vehicle", "ego_vehicle", "imu_link")
 """Names of the vehicle's frame, in the order in which they are looked for."""
 FIXED = ("odom", "camera_init", "map", "world")
@@ -115,7 +117,11 @@ def is_bag(path: Node) -> bool:
     """Return whether ``path`` is a bag: one of its files, or the folder of a ROS 2 bag."""
     if not isinstance(path, Path):
         return False
-    return (path.suffix in SUFFIXES and path.is_file()) or (path / FOLDER_FILE).is_file()
+    if path.suffix in SUFFIXES and path.is_file():
+        return True
+    # Other folders have a metadata.yaml, too.
+    described = (path / FOLDER_FILE).is_file()
+    return described and any(child.suffixes[:1] in STORED for child in path.iterdir())
 
 
 def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:

@@ -20,7 +20,7 @@ UniformDraw = Callable[..., Tensor]
 """``uniform(low, high, *shape)`` returns (B, *shape) uniform random numbers."""
 
 BLOCKS = 16
-"""A tile has this many blocks along a side that may lack their road evidence or have it wrong."""
+"""A tile has this many blocks along a side that may lack evidence, or have it weak or wrong."""
 DRIVEN_M = (1.0, 3.0)
 """The road reaches at least this far beside the vehicle: the limits of a uniform draw per tile."""
 
@@ -75,13 +75,13 @@ def road_evidence(
     kind = uniform(0, 1, 1, 1)
     labelled, unknown = kind < settings.labelled, kind > 1 - settings.unknown
     reach = torch.where(labelled, torch.inf, uniform(*settings.kerb_range, 1, 1))
-    missing, wrong = (
-        functional.interpolate(
-            (uniform(0, 1, 1, BLOCKS, BLOCKS) < uniform(0, most, 1, 1, 1)).float(), (size, size)
-        )[:, 0]
-        > 0
-        for most in (settings.missing, settings.wrong)
-    )
+    missing, wrong = (blocks(most, size, uniform) for most in (settings.missing, settings.wrong))
     known = (ground > 0) & (beside_path < reach) & ~unknown & (~missing | labelled)
     road = driven | (on_road ^ (wrong & ~labelled))
     return torch.where(known, torch.where(road, 1.0, -1.0), 0.0)
+
+
+def blocks(most: float, size: int, uniform: UniformDraw) -> Tensor:
+    """(B, S, S) bool, random square blocks: of each tile up to a share of ``most``."""
+    chosen = uniform(0, 1, 1, BLOCKS, BLOCKS) < uniform(0, most, 1, 1, 1)
+    return functional.interpolate(chosen.float(), (size, size), mode="nearest")[:, 0] > 0

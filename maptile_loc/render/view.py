@@ -29,7 +29,7 @@ from maptile_loc.render.raycast import (
     Worlds,
     cast_rays,
 )
-from maptile_loc.render.surface import SurfaceSettings, UniformDraw, road_evidence
+from maptile_loc.render.surface import SurfaceSettings, UniformDraw, blocks, road_evidence
 from maptile_loc.types import QueryTile
 
 Channel = Literal["wall", "ground", "observed", "road"]
@@ -53,8 +53,6 @@ WEAK_WALL = (0.1, 0.6)
 """Range of the factor by which wall evidence is weak."""
 ECHOES = 3
 """Points at which a ray's hit is seen: a wall is as thick as its relief."""
-BLOCKS = 16
-"""A tile has this many blocks along a side that may lack their wall evidence, or have it weak."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Step between the directions of consecutive rays, in turns: it spreads them evenly."""
 
@@ -333,9 +331,9 @@ def _evidence(struck: Tensor, settings: ViewSettings, uniform: UniformDraw) -> T
     gain = torch.exp(uniform(math.log(weakest), math.log(strongest), 1, 1))
     wall = 1 - torch.exp(-gain * struck)
     if settings.missing_walls > 0:
-        wall = wall * ~_blocks(settings.missing_walls, settings, uniform)
+        wall = wall * ~blocks(settings.missing_walls, settings.size_px, uniform)
     if settings.weak_walls > 0:
-        weak = _blocks(settings.weak_walls, settings, uniform)
+        weak = blocks(settings.weak_walls, settings.size_px, uniform)
         wall = torch.where(weak, wall * uniform(*WEAK_WALL, 1, 1), wall)
     return wall
 
@@ -349,11 +347,3 @@ def _blobs(settings: ViewSettings, uniform: UniformDraw) -> Tensor:
     chosen = drawn < away.to(drawn.device) * uniform(0, settings.spurious, 1, 1)
     large = chosen.repeat_interleave(2, 1).repeat_interleave(2, 2)
     return large[:, : settings.size_px, : settings.size_px]
-
-
-def _blocks(most: float, settings: ViewSettings, uniform: UniformDraw) -> Tensor:
-    """(B, S, S) bool, random square blocks: of each tile up to a share of ``most``."""
-    blocks = (1, BLOCKS, BLOCKS)
-    chosen = uniform(0, 1, *blocks) < uniform(0, most, 1, 1, 1)
-    size = (settings.size_px, settings.size_px)
-    return functional.interpolate(chosen.float(), size, mode="nearest")[:, 0] > 0
