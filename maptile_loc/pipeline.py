@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 
 from data_prep.city.folder import City
 from data_prep.city.raster import MapRaster
-from data_prep.drive import Drive, Times
+from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3
 from data_prep.progress import Progress, silent, tracked
 from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.certainty import make_estimates
-from maptile_loc.fuse.dense import ScanMotion, scan_poses
+from maptile_loc.fuse.dense import scan_poses
 from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.fuse.window import window_poses
+from maptile_loc.odometry.scan_motion import scan_motion
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.align import align
@@ -168,6 +169,7 @@ def localize(
     if search:
         stages |= _stages(steps, asked.found, asked.fixes, area_km2, settings)
     final = list(stages)[-1]
+    motion = scan_motion(tiles.drive.odometry, tiles.drive.scans.t_ns)
     candidates = [fix.candidates for fix in (asked.fixes if search else asked.own)]
     return Localization(
         frame=tiles.plan.scan,
@@ -182,7 +184,7 @@ def localize(
         candidates=candidate_table(candidates),
         settings=settings,
         notes=tiles.drive.notes,
-        dense=scan_poses(stages[final], tiles.plan.scan, scan_motion(tiles), settings.fuse),
+        dense=scan_poses(stages[final], tiles.plan.scan, motion, settings.fuse),
     )
 
 
@@ -355,16 +357,5 @@ def query_steps(tiles: QueryTiles, settings: FuseSettings) -> Steps:
 
 def query_motion(tiles: QueryTiles) -> Array:
     """(Q, 3) x, y, heading of the queries in the odometry's frame; 0 without odometry."""
-    return _poses_at(tiles.drive, tiles.t_ns)
-
-
-def scan_motion(tiles: QueryTiles) -> ScanMotion:
-    """The odometry at every scan of the drive."""
-    t_ns, plan = tiles.drive.scans.t_ns, tiles.plan
-    return ScanMotion(t_ns, _poses_at(tiles.drive, t_ns), plan.travelled, plan.segment)
-
-
-def _poses_at(drive: Drive, t_ns: Times) -> Array:
-    """(N, 3) x, y, heading at (N,) times in the odometry's frame; 0 without odometry."""
-    odometry = drive.odometry
-    return np.zeros((len(t_ns), 3)) if odometry is None else se2_from_se3(odometry.at(t_ns))
+    odometry = tiles.drive.odometry
+    return np.zeros((len(tiles), 3)) if odometry is None else se2_from_se3(odometry.at(tiles.t_ns))

@@ -11,15 +11,14 @@ and Shreve, Brownian motion and stochastic calculus, section 5.6.B).
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.drive import Times
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from maptile_loc.fuse.certainty import make_estimates, worst_std
 from maptile_loc.fuse.motion import FuseSettings
+from maptile_loc.odometry.scan_motion import ScanMotion
 from maptile_loc.types import Estimates, ScanPoses
 
 SCANS_AT_ONCE = 8192
@@ -29,24 +28,12 @@ STILL_MPS = 0.01
 """Metres of travel that a second counts as at least: the odometry of a vehicle that stands still
 has noise, too."""
 
+ACCELERATION = 2.0, 2.0, 0.5
+"""Standard deviations of the acceleration where the odometry is extrapolated: metres per second
+squared, twice, and radians per second squared."""
+
 SURE = 3.0
 """A jump within this many standard deviations of both queries is none."""
-
-
-class ScanMotion(NamedTuple):
-    """What the odometry knows of S scans.
-
-    Attributes:
-        t_ns: (S,) times, ascending.
-        poses: (S, 3) x, y (metres), heading (radians) in any fixed frame.
-        travelled: (S,) metres since the start of the drive.
-        segment: (S,) segment of the odometry; negative where it does not reach.
-    """
-
-    t_ns: Times
-    poses: Array
-    travelled: Array
-    segment: NDArray[np.int32]
 
 
 def scan_poses(
@@ -126,7 +113,7 @@ def _block(
     reason[between] = np.where(jump == "", other, jump)
     sure[between] = queries.localized[begin] & queries.localized[end]
     found = make_estimates(poses, covariance, score, reason, settings)
-    found.reason[sure & ~found.localized] = "drift"
+    found.reason[sure & found.has_pose & ~found.localized] = "drift"
     return found
 
 
@@ -142,7 +129,10 @@ def _continued(
     poses, arm, metres = _predicted(queries, query, scan, scans, motion)
     turned = _carried(arm)
     grown = turned @ queries.covariance[query] @ np.swapaxes(turned, 1, 2)
-    return poses, grown + _drift(arm, metres, arm, metres, settings)
+    grown += _drift(arm, metres, arm, metres, settings)
+    beyond = motion.beyond_s[scans, None] ** 2 / 2 * np.array(ACCELERATION)
+    grown[:, range(3), range(3)] += beyond**2
+    return poses, grown
 
 
 def _bridged(

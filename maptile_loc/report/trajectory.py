@@ -11,10 +11,19 @@ from numpy.typing import NDArray
 from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.types import Estimates, Localization
+from maptile_loc.types import Estimates, Localization, ScanPoses
 
 if TYPE_CHECKING:
     import geopandas as gpd
+
+
+def scan_rows(found: Localization) -> ScanPoses:
+    """The poses of all scans; without ``found.dense``, those of the queries."""
+    if found.dense is not None:
+        return found.dense
+    count = len(found.t_ns)
+    query = np.arange(count, dtype=np.int32)
+    return ScanPoses(**vars(found.trajectory), frame=found.frame, t_ns=found.t_ns, query=query)
 
 
 def trajectory_table(found: Localization) -> pd.DataFrame:
@@ -27,11 +36,8 @@ def trajectory_table(found: Localization) -> pd.DataFrame:
         Columns as in ``query_table``, and ``query``: the number of the query that the scan made, -1
         where it made none.
     """
-    dense = found.dense
-    if dense is None:
-        return query_table(found).assign(query=np.arange(len(found.t_ns)))
-    table = _table(found, dense.frame, dense.t_ns, dense)
-    return table.assign(query=dense.query)
+    rows = scan_rows(found)
+    return _table(found, rows.frame, rows.t_ns, rows).assign(query=rows.query)
 
 
 def query_table(found: Localization, stage: str | None = None) -> pd.DataFrame:
