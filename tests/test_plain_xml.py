@@ -12,9 +12,9 @@ import shapely
 
 from data_prep.errors import MaptileError
 from data_prep.osm import plain_xml
-from data_prep.osm.files import assembled
 from data_prep.osm.footprints import OsmData, read_osm
 from data_prep.osm.plain_xml import is_odd
+from data_prep.osm.rings import assembled
 from data_prep.osm.source import OsmSource
 
 CORNERS = [(51.75, -1.25), (51.75, -1.2497), (51.7502, -1.2497), (51.7502, -1.25)]

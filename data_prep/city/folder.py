@@ -20,6 +20,7 @@ import numpy as np
 import pydantic
 import pyproj
 
+from data_prep.city.integrity import check_description, check_georeference, file_digests
 from data_prep.city.outlines import building_outlines, no_roads, no_squares
 from data_prep.city.parquet import read_table, write_table
 from data_prep.city.raster import ATTRIBUTION, MapRaster, rasterise, read_raster, write_heights
@@ -221,18 +222,20 @@ def prepare_city(
             write_table(new / "squares.parquet", data.squares)
         write_table(new / "tiles.parquet", tiles)
         counts = {"buildings": len(data.buildings), "roads": len(data.roads)}
-        write_json(new / "city.json", _description(city, settings, counts))
+        files = {"files": file_digests(new)}
+        write_json(new / "city.json", _description(city, settings, counts) | files)
     return city
 
 
 def open_city(path: str | Path) -> City:
     """Return the city of a folder, or of a bare raster (.tif with bands named building and road).
 
-    All files of a folder must exist; the raster is also compared with its hash in ``city.json``.
+    All files of a folder must be those that were prepared: they are compared with their hashes in
+    ``city.json``.
 
     Raises:
-        MaptileError: There is no city, a file is missing, damaged or (the raster) changed, or
-            another version of maptile-loc with another folder format made it.
+        MaptileError: There is no city, a file is missing, damaged or changed, or another version of
+            maptile-loc with another folder format made it.
     """
     path = Path(path)
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
@@ -240,31 +243,24 @@ def open_city(path: str | Path) -> City:
         reference = reference_centre(raster, tile_grid(raster, TileSettings()))
         digest = content_hash(raster, reference)
         return City(None, path.stem, raster, reference, path.name, None, digest, (), path)
-    content = _read_description(path)
+    content, remedy = _read_description(path), _prepare_again(path)
+    check_description(path, content, remedy)
     raster = read_raster(path / "map.tif")
     try:
         # The keys of a GeoTIFF cannot hold the names of every CRS; the JSON file does.
-        raster = replace(raster, crs=pyproj.CRS.from_wkt(content["crs"]))
-        city = City(
-            path,
-            content["name"],
-            raster,
-            np.array(content["reference"]["centre"], np.float64),
-            content["source"],
-            content["source_date"],
-            content["content_hash"],
-            tuple(content["notes"]),
-            path,
-        )
-    except (KeyError, TypeError, ValueError, pyproj.exceptions.CRSError) as error:
-        raise MaptileError(
-            f"{path / 'city.json'}: damaged ({error!r}); {_prepare_again(path)}"
-        ) from None
-    if content_hash(raster, city.reference) != city.content_hash:
-        raise MaptileError(
-            f"{path / 'map.tif'}: not the map that city.json describes; {_prepare_again(path)}"
-        )
-    return city
+        crs = pyproj.CRS.from_wkt(content["crs"])
+    except pyproj.exceptions.CRSError as error:
+        raise MaptileError(f"{path / 'city.json'}: damaged (crs: {error}); {remedy}") from error
+    if crs.coordinate_operation is None:
+        raise MaptileError(f"{path / 'city.json'}: changed, its crs is not in metres; {remedy}")
+    raster = replace(raster, crs=crs)
+    reference = np.array(content["reference"]["centre"], np.float64)
+    if content_hash(raster, reference) != content["content_hash"]:
+        raise MaptileError(f"{path / 'map.tif'}: not the map that city.json describes; {remedy}")
+    check_georeference(path, content, raster, remedy)
+    source, date, digest = (content[k] for k in ("source", "source_date", "content_hash"))
+    notes = tuple(content["notes"])
+    return City(path, content["name"], raster, reference, source, date, digest, notes, path)
 
 
 def content_hash(raster: MapRaster, reference: Array) -> str:

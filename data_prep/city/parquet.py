@@ -24,6 +24,9 @@ def read_table(path: Path) -> gpd.GeoDataFrame:
     """
     try:
         return gpd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise MaptileError(f"{path}: not readable as GeoParquet: {reason}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MaptileError(
+            f"{path}: not readable as GeoParquet: {reason}; prepare the city again: "
+            f"maptile prepare SOURCE {path.parent}"
+        ) from error

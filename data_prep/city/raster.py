@@ -307,7 +307,13 @@ def read_raster(path: Path) -> MapRaster:
                     "and path"
                 )
             crs, transform = _crs(path, file.crs), file.transform
+            if file.width * file.height > MAX_PIXELS:
+                raise MaptileError(
+                    f"{path}: {file.width} x {file.height} pixels do not fit into memory; cut it "
+                    "to the city (gdalwarp -te)"
+                )
             square = math.isclose(transform.a, -transform.e, rel_tol=1e-6) and transform.a > 0
+            square = square and math.isfinite(transform.c) and math.isfinite(transform.f)
             if not square or transform.b or transform.d:
                 raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
             data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
@@ -330,7 +336,10 @@ def _crs(path: Path, crs: Any) -> pyproj.CRS:
             f"{path}: its coordinates are not in metres; reproject it to its UTM zone first "
             "(gdalwarp -t_srs)"
         )
-    return pyproj.CRS.from_user_input(crs)
+    found = pyproj.CRS.from_user_input(crs)
+    # Of a system with heights, or with a shift of its datum, the horizontal part counts.
+    found = found.source_crs if found.is_bound and found.source_crs else found
+    return found.sub_crs_list[0] if found.is_compound else found
 
 
 def _burn(band: NDArray[np.uint8], shapes: NDArray[Any], raster: MapRaster) -> None:

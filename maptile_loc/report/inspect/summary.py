@@ -108,10 +108,9 @@ def _open_drive(path: Path) -> Drive:
     try:
         return open_drive(path)
     except MaptileError as error:
-        from data_prep.osm.files import OSM_SUFFIXES
-        from data_prep.osm.vectors import VECTOR_SUFFIXES
+        from data_prep.osm.kinds import SUFFIXES
 
-        if path.is_file() and path.name.endswith((*OSM_SUFFIXES, *VECTOR_SUFFIXES)):
+        if path.is_file() and path.name.endswith(SUFFIXES):
             raise MaptileError(
                 f"{path}: a map, not a drive; make a city of it first: maptile prepare {path} CITY"
             ) from None
