@@ -127,6 +127,11 @@ class GnssEvidence:
     seconds: Array
     settings: GnssSettings
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(Q,) whether a query has GNSS."""
+        return np.array([one is not None for one in self.witnesses], bool)
+
     def __getitem__(self, chain: slice) -> Self:
         """The evidence of the queries ``chain``."""
         return replace(
@@ -306,7 +311,7 @@ def pull(
         witness: What GNSS states.
         poses: (H, 3) of the hypotheses.
         covariance: (H, 3, 3) of these.
-        share: Share 0..1 of a whole witness that this is: what it does not repeat of the one before.
+        share: Share 0..1 of a whole witness that this is: it repeats the rest of the one before.
         settings: How far it is believed.
     """
     scale = position_scale(witness, covariance, settings)

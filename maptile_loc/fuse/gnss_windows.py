@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from data_prep.drive import GnssTrack, PoseTrack, Times
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.drive import Drive, GnssTrack, PoseTrack, Times
+from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection, se2_between, se2_from_se3
 from maptile_loc.fuse.gnss import GnssEvidence, GnssSettings, GnssWindow, Witness, fit
 
 STILL_S = 1.0
 """Without odometry, samples up to this far from a query belong to it, seconds."""
+
+
+def with_asked_gnss(drive: Drive, asked: bool, search: bool = True) -> Drive:
+    """The drive with its GNSS where that is asked for; without it, and with a note, elsewhere.
+
+    Raises:
+        MaptileError: It is asked for, and the drive has none, or the map is not searched.
+    """
+    if asked and not search:
+        raise MaptileError("--search none does not go with --gnss")
+    if asked and drive.gnss is None:
+        why = "".join(f" ({note})" for note in drive.notes if note.startswith("no GNSS"))
+        raise MaptileError(f"{drive.name}: no GNSS in it{why}; leave --gnss out")
+    if asked or drive.gnss is None:
+        return drive
+    note = "the drive has GNSS, which is not used; --gnss uses it"
+    return replace(drive, gnss=None, notes=(*drive.notes, note))
+
+
+def gnss_counts(used: NDArray[np.bool_], left_out: NDArray[np.bool_]) -> dict[str, object]:
+    """What became of the GNSS of Q queries, as ``run.json`` keeps it."""
+    counts = {"used": used, "left_out": left_out, "missing": ~used & ~left_out}
+    return {"gnss_queries": {name: int(one.sum()) for name, one in counts.items()}}
+
+
+def gnss_notes(record: dict[str, object]) -> tuple[str, ...]:
+    """Lines for the user about GNSS that is missing or left out, from ``gnss_counts``."""
+    counts = record.get("gnss_queries")
+    if not isinstance(counts, dict):
+        return ()
+    total = sum(counts.values())
+    if counts["missing"] == total:
+        return ("its GNSS covers none of the queries; are both on the same clock?",)
+    notes = []
+    if counts["left_out"]:
+        notes.append(
+            f"GNSS contradicts the walls at {counts['left_out']} of {total} queries: left out there"
+        )
+    if counts["missing"]:
+        notes.append(f"no GNSS at {counts['missing']} of {total} queries")
+    return tuple(notes)
 
 
 def drive_evidence(
