@@ -6,7 +6,7 @@ Run: python benchmarks/gnss.py [DATA] [--work FOLDER] [--cities NAME ...] [--see
 Vehicles with an HDL-32E (even seeds) and with two LMS-151 (odd seeds) are simulated along routes of
 800 m through worlds that differ from the map, with visual odometry that drifts. Each drive is
 localized without GNSS and with GNSS of every kind (degraded.py), headings known and unknown. The
-settings of GNSS were chosen on CHOSEN with seeds 0 and 1; the table is of HELD_OUT with 100 and 101.
+settings of GNSS were chosen on CHOSEN with seeds 0 and 1; the table has HELD_OUT with 100 and 101.
 
 --live: the drives are pushed to a Localizer; how long after it begins spoofing is noticed.
 """
@@ -65,11 +65,13 @@ class Remembered:
 
     @property
     def area_km2(self) -> float:
+        """The area that is searched."""
         return self.search.area_km2
 
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
     ) -> Candidates:
+        """The candidates for a tile; see ``Search``."""
         if id(tile) not in self.found:
             self.found[id(tile)] = tile, self.search.candidates(tile, evidence, turns, log_prior)
         return self.found[id(tile)][1]
@@ -82,6 +84,7 @@ class Memory:
         self.kept, self.tiles = kept, {}
 
     def tile(self, query: int, make: Any) -> QueryTile | None:
+        """The tile of a query; see ``TileCache``."""
         if query not in self.tiles:
             self.tiles[query] = self.kept.tile(query, make)
         return self.tiles[query]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from itertools import zip_longest
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,71 +60,86 @@ def read_gnss(path: Node, notes: list[str]) -> GnssTrack | None:
         MaptileError: The file cannot be read, a column is missing, or a value is none.
     """
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(f"{path}: not readable as CSV ({reason})") from None
-    names = [name.strip().lower() for name in rows[0]] if rows else []
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise MaptileError(
-            f"{path}: line 1: no column {', '.join(missing)}; expected t_ns,latitude,longitude,"
-            "std_m"
-        )
-    t_ns: list[int] = []
-    values: list[tuple[float, float, float]] = []
-    for number, row in enumerate(rows[1:], 2):
-        cells = {name: cell.strip() for name, cell in zip_longest(names, row, fillvalue="")}
-        if not all(cells[name] for name in COLUMNS):
-            continue
-        t_ns.append(_time(path, number, cells["t_ns"]))
-        values.append(
-            (
-                _degrees(path, number, "latitude", cells["latitude"], 90.0),
-                _degrees(path, number, "longitude", cells["longitude"], 180.0),
-                _std(path, number, cells.get("std_m", "")),
-            )
-        )
-    known = [n for n, (latitude, longitude, _) in enumerate(values) if latitude == latitude]
-    known = [n for n in known if values[n][1] == values[n][1]]
-    if not known:
+    table = GnssTable(path, rows[0] if rows else [])
+    found = [one for number, row in enumerate(rows[1:], 2) if (one := table.row(number, row))]
+    if not found:
         return None
-    times = np.array([t_ns[n] for n in known], np.int64)
+    times = np.array([one[0] for one in found], np.int64)
     kept = in_time(times)
-    notes += said_of_rows(path.name, len(known), len(kept))
-    table = np.array([values[n] for n in known])[kept]
-    return GnssTrack(times[kept], *(np.ascontiguousarray(column) for column in table.T))
+    notes += said_of_rows(path.name, len(found), len(kept))
+    values = np.array([one[1:] for one in found])[kept]
+    return GnssTrack(times[kept], *(np.ascontiguousarray(column) for column in values.T))
 
 
-def _time(path: Node, number: int, text: str) -> int:
-    try:
-        t_ns = int(text)
-    except ValueError:
-        t_ns = -1
-    if not 0 <= t_ns < 2**63:
-        raise _wrong(path, number, "t_ns", text, "a whole number of nanoseconds")
-    return t_ns
+class GnssTable:
+    """The rows of a ``gnss.csv``.
 
+    Args:
+        path: The file, for error messages.
+        header: Its first row.
 
-def _degrees(path: Node, number: int, name: str, text: str, most: float) -> float:
-    value = _number(path, number, name, text)
-    if abs(value) > most:
-        raise _wrong(path, number, name, text, f"degrees from -{most:g} to {most:g}")
-    return value
+    Raises:
+        MaptileError: A column is missing.
+    """
 
+    def __init__(self, path: Node, header: Sequence[str]) -> None:
+        self._path = path
+        self._names = [name.strip().lower() for name in header]
+        missing = [name for name in COLUMNS if name not in self._names]
+        if missing:
+            raise MaptileError(
+                f"{path}: line 1: no column {', '.join(missing)}; expected "
+                "t_ns,latitude,longitude,std_m"
+            )
 
-def _std(path: Node, number: int, text: str) -> float:
-    """A standard deviation, metres; NaN where it is not stated, or not positive."""
-    value = _number(path, number, "std_m", text) if text else math.nan
-    return value if 0 < value < math.inf else math.nan
+    def row(self, number: int, row: Sequence[str]) -> tuple[int, float, float, float] | None:
+        """The time (ns), latitude, longitude (degrees) and std_m of line ``number``.
 
+        None where the receiver has no position: a cell is missing, blank or NaN.
 
-def _number(path: Node, number: int, name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise _wrong(path, number, name, text, "a number") from None
+        Raises:
+            MaptileError: A value is none.
+        """
+        cells = dict.fromkeys(COLUMNS, "")
+        cells |= {name: cell.strip() for name, cell in zip(self._names, row, strict=False)}
+        if not all(cells[name] for name in COLUMNS):
+            return None
+        t_ns = self._time(number, cells["t_ns"])
+        latitude = self._degrees(number, "latitude", cells["latitude"], 90.0)
+        longitude = self._degrees(number, "longitude", cells["longitude"], 180.0)
+        stated = cells.get("std_m", "")
+        std_m = self._number(number, "std_m", stated) if stated else math.nan
+        if math.isnan(latitude + longitude):
+            return None
+        return t_ns, latitude, longitude, std_m if 0 < std_m < math.inf else math.nan
 
+    def _time(self, number: int, text: str) -> int:
+        try:
+            t_ns = int(text)
+        except ValueError:
+            t_ns = -1
+        if not 0 <= t_ns < 2**63:
+            raise self._wrong(number, "t_ns", text, "a whole number of nanoseconds")
+        return t_ns
 
-def _wrong(path: Node, number: int, name: str, text: str, expected: str) -> MaptileError:
-    return MaptileError(f"{path}: line {number}: {name} is {text[:40]!r}, expected {expected}")
+    def _degrees(self, number: int, name: str, text: str, most: float) -> float:
+        value = self._number(number, name, text)
+        if abs(value) > most:
+            raise self._wrong(number, name, text, f"degrees from -{most:g} to {most:g}")
+        return value
+
+    def _number(self, number: int, name: str, text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise self._wrong(number, name, text, "a number") from None
+
+    def _wrong(self, number: int, name: str, text: str, expected: str) -> MaptileError:
+        return MaptileError(
+            f"{self._path}: line {number}: {name} is {text[:40]!r}, expected {expected}"
+        )

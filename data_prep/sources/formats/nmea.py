@@ -188,10 +188,13 @@ def _clock(text: str) -> int | None:
 
 
 def _day(text: str) -> date | None:
-    """The date of ``ddmmyy``."""
+    """The date of ``ddmmyy``, from 1980 to 2079."""
     match = _DATE.fullmatch(text)
+    if match is None:
+        return None
+    day, month, year = (int(match[n]) for n in (1, 2, 3))
     try:
-        return date(2000 + int(match[3]), int(match[2]), int(match[1])) if match else None
+        return date(year + (1900 if year >= 80 else 2000), month, day)
     except ValueError:
         return None
 
