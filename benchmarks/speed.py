@@ -40,8 +40,8 @@ from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.files import read_json
 from data_prep.geometry import Array
 from maptile_loc.device import pick_device
+from maptile_loc.map_search import heading_turns
 from maptile_loc.models.parts.published import CARD
-from maptile_loc.pipeline import heading_turns
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.render.raycast import EDGE_CELL, SOLID_CELL, Worlds
 from maptile_loc.render.view import PLAIN_CHANNELS, ViewSettings, render

@@ -20,13 +20,13 @@ from data_prep.progress import Progress, silent
 from data_prep.simulate import record
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
+from maptile_loc import pipeline
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
+from maptile_loc.fuse.gnss_windows import with_asked_gnss
 from maptile_loc.live.replay import replay
 from maptile_loc.live.shared import shared_search
 from maptile_loc.odometry.stored import with_needed_odometry
-from maptile_loc.pipeline import drive_tiles
-from maptile_loc.pipeline import localize as localize_tiles
 from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.report.files import run_record
 from maptile_loc.report.findings import outcome_notes
@@ -100,9 +100,8 @@ def open_drive(
     Raises:
         MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
     """
-    return open_source(
-        Path(path), format, tuple(sensors) if sensors else None, start, end, progress
-    )
+    names = tuple(sensors) if sensors else None
+    return open_source(Path(path), format, names, start, end, progress)
 
 
 def localize(
@@ -118,6 +117,7 @@ def localize(
     odometry: Literal["auto", "lidar"] = "auto",
     prior: tuple[float, float, float] | None = None,
     near: Sequence[str] = (),
+    gnss: bool = False,
     search: bool = True,
     pgo: bool = False,
     sensor_profile: PathLike | None = None,
@@ -142,6 +142,7 @@ def localize(
         odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
         near: Names of streets, squares or buildings, near one of which alone is searched.
+        gnss: Whether the drive's GNSS is used, as a witness that may lie.
         search: Whether the map is searched; otherwise a model's regressed poses are the result.
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
@@ -160,7 +161,7 @@ def localize(
     """
     settings = with_profile(load_recipe(config, overrides), sensor_profile)
     city, drive = _city(city), _drive(drive)
-    queries = Queries(submap_m, every_m, online, _heading(heading, drive), seed)
+    queries = Queries(submap_m, every_m, online, _heading(heading, drive), seed, gnss)
     how = {"method": method, "odometry": odometry, "prior": prior, "near": tuple(near)}
     given = how | {"device": device, "search": search, "pgo": pgo}
     return _localized(city, drive, queries, settings, model, given, keep, progress)
@@ -179,6 +180,7 @@ def _localized(
     """The drive localized, as if live or afterwards; ``given`` are arguments of ``localize``."""
     if queries.online and (given["pgo"] or not given["search"]):
         raise MaptileError("--search none and --pgo do not go with --online")
+    drive = with_asked_gnss(drive, queries.gnss, given["search"])
     folder, on = None if model is None else Path(model), pick_device(given["device"])
     area = searched_area(city, given["prior"], given["near"], settings.search.near_m)
     engine = shared_search(city, settings, given["method"], area, folder, on, progress)
@@ -190,8 +192,8 @@ def _localized(
         found = replay(drive, engine, queries, settings, odometry == "lidar", progress)
     else:
         drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
-        tiles = drive_tiles(city, drive, queries, settings)
-        found = localize_tiles(tiles, engine, settings, progress, given["search"], given["pgo"])
+        tiles = pipeline.drive_tiles(city, drive, queries, settings)
+        found = pipeline.localize(tiles, engine, settings, progress, given["search"], given["pgo"])
     record, notes = about | dict(found.record), (*found.notes, *outcome_notes(found))
     return replace(found, record=record, notes=notes)
 
@@ -273,9 +275,8 @@ def adapt(
         The folder of the adapted model, beside the model; for walls, ``out``.
 
     Raises:
-        MaptileError: There is no such model, or it cannot be adapted; the drive lacks something, or
-            is not sure enough of its poses to teach; the map does not fit it; the adapted detector
-            is no better; ``out`` is in the city, or exists and is no sensor profile.
+        MaptileError: No model can be adapted; the drive lacks something, or is not sure of its
+            poses; the map does not fit it; ``out`` is in the city, or is no sensor profile.
     """
     city, drive = _city(city), _drive(drive)
     if what == "walls":
@@ -306,8 +307,8 @@ def _adapt_model(
 
     settings = load_settings(AdaptSettings, *recipe)
     folder = newest_model(city, "mapnet") if model is None else Path(model)
-    queries = replace(queries, seed=settings.seed)
-    return adapt(city, folder, drive, queries, settings, load_recipe(), minutes, device, progress)
+    asked, localize = replace(queries, seed=settings.seed), load_recipe()
+    return adapt(city, folder, drive, asked, settings, localize, minutes, device, progress)
 
 
 def _adapt_walls(
@@ -348,8 +349,7 @@ def simulate(
         city: A city, or its path.
         path: Folder to write, in the file format of Oxford RobotCar.
         sensor: "robotcar" (two LMS-151), "hdl64" or "hdl32".
-        trajectory: "route" along the city's roads, or the path of a drive whose truth is followed,
-            of an ``ins.csv`` or of a ``gps.csv``.
+        trajectory: "route" along roads, or the path of a drive with truth, ins.csv or gps.csv.
         length_m: Length of a route, metres.
         outside: Continue where the trajectory leaves the map.
         seed: Seed of all randomness; None: the recipe's.

@@ -109,6 +109,7 @@ class Queries:
         online: Use no scan after a query; the trajectory is then the causal filter's.
         heading: What is known of the heading.
         seed: Seed of the random turns that hide an unknown heading.
+        gnss: Whether the drive's GNSS is used.
 
     Raises:
         MaptileError: A length is negative, or above 100 km.
@@ -119,6 +120,7 @@ class Queries:
     online: bool = False
     heading: HeadingKnowledge = field(default_factory=HeadingKnowledge)
     seed: int = 0
+    gnss: bool = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.submap_m <= 1e5 and 0 <= self.every_m <= 1e5):
@@ -228,6 +230,7 @@ class Fix:
             0.1 %; inf where the score is too low for one.
         reason: Why it is not localized, one of ``REASONS``; "" if it is.
         is_query: Whether the scan made a query; the pose of other scans is predicted by odometry.
+        gnss: What becomes of GNSS: "used"; "left_out" while it contradicts the walls; "" without.
     """
 
     t_ns: int
@@ -240,6 +243,7 @@ class Fix:
     protection_m: float
     reason: str
     is_query: bool
+    gnss: str = ""
 
     @property
     def heading_deg(self) -> float:

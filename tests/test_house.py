@@ -36,6 +36,7 @@ maptile_loc.models
 maptile_loc.search
 maptile_loc.fuse
 maptile_loc.recipe
+maptile_loc.map_search
 maptile_loc.pipeline
 maptile_loc.live
 maptile_loc.learn

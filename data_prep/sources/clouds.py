@@ -10,8 +10,9 @@ vehicle frame here. The time of a cloud is, in this order of preference:
 Without any of these, the clouds have nothing to do with each other: each is localized by itself.
 
 Optional files are ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
-qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east)
-and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
+qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true
+east), ``gnss.csv`` (t_ns, latitude, longitude, std_m) or a log of NMEA sentences (``*.nmea``), and
+``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
 
 Points may have labels (``cloud_labels``) and times (``pointfiles``).
 """
@@ -36,6 +37,7 @@ from data_prep.sources.formats.common import (
     read_table,
     scan_block,
 )
+from data_prep.sources.formats.gnss_files import find_gnss
 from data_prep.sources.formats.tum import pose_track, read_tum
 from data_prep.sources.points.file_times import times_in_names
 from data_prep.sources.points.pointfiles import Cloud, read_cloud
@@ -142,6 +144,7 @@ def open_clouds(path: Node) -> Drive:
     if timed:
         notes.append("points have times: clouds are motion-compensated")
     labels = find_labels(path, scans.files, samples, notes)
+    gnss = find_gnss(path, notes)
     return Drive(
         name=path.resolve().name,
         format="clouds",
@@ -152,6 +155,7 @@ def open_clouds(path: Node) -> Drive:
         notes=tuple(notes),
         labels=labels.table,
         apart=APART in notes,
+        gnss=gnss,
     )
 
 

@@ -17,6 +17,7 @@ from data_prep.sources import Source
 from data_prep.sources.formats.common import scan_block
 from data_prep.sources.formats.tum import pose_track
 from data_prep.sources.ros.bag import FOLDER_FILE, SUFFIXES, Bag, Message, Topic, stamps, vector
+from data_prep.sources.ros.gnss import read_topics
 from data_prep.sources.ros.pointcloud2 import CloudError, Points, livox_points, points_of
 from data_prep.sources.ros.transforms import FrameTree, plain
 from data_prep.sources.storage.tree import Node
@@ -129,7 +130,7 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
 
     Args:
         path: The bag.
-        names: Names of topics: of point clouds, and of odometry; None: chosen by their types.
+        names: Names of topics: of point clouds, odometry and GNSS; None: chosen by their types.
 
     Raises:
         MaptileError: The bag is damaged, holds no point cloud, or has no such topic.
@@ -173,7 +174,9 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
         tuple(topic.type for topic in clouds),
         timed,
     )
-    return Drive(path.resolve().stem, "rosbag", scans, odometry, None, None, tuple(notes))
+    gnss = read_topics(bag, used, topics.values(), notes)
+    name = path.resolve().stem
+    return Drive(name, "rosbag", scans, odometry, None, None, tuple(notes), gnss=gnss)
 
 
 SOURCE = Source(

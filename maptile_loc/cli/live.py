@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("t_ns", "latitude", "longitude", "east", "north", "heading_deg"),
     *("std_east", "std_north", "std_heading_deg"),
-    *("score", "localized", "protection_m", "reason", "is_query"),
+    *("score", "localized", "protection_m", "reason", "is_query", "gnss"),
 )
-"""Columns of ``fixes.csv``: as in ``trajectory.csv``, and whether the scan made a query."""
+"""Columns of ``fixes.csv``: as in ``trajectory.csv``, whether the scan made a query, and GNSS."""
 
 
 @click.command()
@@ -33,6 +33,7 @@ COLUMNS = (
     help="End after S seconds without a scan.  [default: end with Ctrl-C]",
     show_default=False,
 )
+@click.option("--gnss", is_flag=True, help="Use gnss.csv, which grows, as a witness that may lie.")
 @options.sensor_profile
 @options.device
 @options.seed
@@ -45,6 +46,7 @@ def command(
     submap: float,
     every: float,
     idle: float | None,
+    gnss: bool,
     sensor_profile: Path | None,
     device: str,
     seed: int,
@@ -54,18 +56,18 @@ def command(
     """Localize a vehicle live on the map of CITY.
 
     FOLDER is where a recorder writes: clouds/, each cloud named by its time in nanoseconds, and
-    optionally odometry.tum, which grows. Without it, the motion is found from the scans. The
-    heading is unknown.
+    optionally odometry.tum and gnss.csv, which grow. Without odometry, the motion is found from the
+    scans. The heading is unknown.
     """
     import logging
 
     import maptile_loc as ml
-    from maptile_loc.live.watch import OdometryTail, arriving
+    from maptile_loc.live.watch import GnssTail, OdometryTail, arriving
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if out is not None and out.exists():
         raise ml.MaptileError(f"{out}: exists already; name another file, or remove it")
-    odometry = OdometryTail(folder / "odometry.tum")
+    odometry, positions = OdometryTail(folder / "odometry.tum"), GnssTail(folder / "gnss.csv")
     localizer = ml.Localizer(
         city,
         submap_m=submap,
@@ -83,6 +85,8 @@ def command(
         for scan in arriving(folder, idle):
             for t_ns, pose, restart in odometry.new():
                 localizer.add_odometry(t_ns, pose, restart)
+            for position in positions.new() if gnss else ():
+                localizer.add_gnss(*position)
             fix = localizer.add_scan(scan)
             scans += 1
             if fix is None:
@@ -106,9 +110,10 @@ def in_words(fix: Fix) -> str:
     if fix.latitude != fix.latitude:
         return f"{head}  no position yet: {fix.reason}"
     at = f"{head}  {fix.latitude:.6f}, {fix.longitude:.6f}  heading {fix.heading_deg:.1f} deg"
+    heard = "  (GNSS is left out)" if fix.gnss == "left_out" else ""
     if fix.localized:
-        return f"{at}  localized, within {fix.protection_m:.1f} m"
-    return f"{at}  not sure: {fix.reason}"
+        return f"{at}  localized, within {fix.protection_m:.1f} m{heard}"
+    return f"{at}  not sure: {fix.reason}{heard}"
 
 
 def row(fix: Fix) -> str:
@@ -125,4 +130,4 @@ def row(fix: Fix) -> str:
         f"{fix.protection_m:.2f}",
     ]
     blank = ["" if text in ("nan", "inf") else text for text in numbers]
-    return ",".join([str(fix.t_ns), *blank, fix.reason, str(fix.is_query)])
+    return ",".join([str(fix.t_ns), *blank, fix.reason, str(fix.is_query), fix.gnss])

@@ -56,6 +56,7 @@ SHOWN_SCANS = 20
     multiple=True,
     help="Search only near a street, square or building, or near one of several; A & B: near both.",
 )
+@click.option("--gnss", is_flag=True, help="Use the drive's GNSS, as a witness that may lie.")
 @click.option(
     "--search",
     type=click.Choice(["map", "none"]),

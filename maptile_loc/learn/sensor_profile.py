@@ -26,6 +26,7 @@ from maptile_loc.learn.teacher import (
     make_lessons,
 )
 from maptile_loc.learn.walls import UNKNOWN, LabelNoise, Sample, fit_detector, wall_loss
+from maptile_loc.map_search import prepare_search
 from maptile_loc.perceive.detector import (
     BUILDING_CLASS,
     CARD,
@@ -40,7 +41,7 @@ from maptile_loc.perceive.detector import (
 )
 from maptile_loc.perceive.tiles import QueryTiles
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import drive_tiles, prepare_search
+from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Queries
 

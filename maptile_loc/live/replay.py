@@ -16,9 +16,11 @@ from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
 from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.filter import estimates
+from maptile_loc.fuse.gnss_windows import gnss_counts, gnss_notes
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.tracker import Answer
-from maptile_loc.pipeline import SHOWN_TILES, MapSearch
+from maptile_loc.map_search import MapSearch
+from maptile_loc.pipeline import SHOWN_TILES
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import (
     Fix,
@@ -54,11 +56,13 @@ class Asked(NamedTuple):
 def feed(localizer: Localizer, drive: Drive) -> Iterator[ScanBlock]:
     """Push a drive's odometry and headings; yields each scan when it is due to be pushed.
 
-    What is pushed before a scan is what there is up to the time of its last point.
+    What is pushed before a scan is what there is up to the time of its last point; GNSS, too, where
+    the localizer's queries ask for it.
     """
     odometry, heading = drive.odometry, drive.heading
     known = localizer.queries.heading.kind != "unknown"
-    at, turned = 0, 0
+    gnss = drive.gnss if localizer.queries.gnss else None
+    at, turned, heard = 0, 0, 0
     for scan in single_scans(drive.scans):
         while odometry is not None and at < len(odometry.t_ns):
             if odometry.t_ns[at] > scan.last_ns:
@@ -72,6 +76,10 @@ def feed(localizer: Localizer, drive: Drive) -> Iterator[ScanBlock]:
             if np.isfinite(heading.heading[turned]):
                 localizer.add_heading(int(heading.t_ns[turned]), float(heading.heading[turned]))
             turned += 1
+        while gnss is not None and heard < len(gnss.t_ns) and gnss.t_ns[heard] <= scan.last_ns:
+            position = gnss.latitude[heard], gnss.longitude[heard], gnss.std_m[heard]
+            localizer.add_gnss(int(gnss.t_ns[heard]), *(float(value) for value in position))
+            heard += 1
         yield scan
 
 
@@ -148,7 +156,8 @@ def replay(
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
     found = replace(_gathered(drive, engine, settings, asked, tiles), dense=dense)
     figures = live_figures(found, [one.travelled for one in asked], drive.scans.t_ns, waited)
-    return replace(found, record={"live": figures}, notes=(*found.notes, live_note(figures)))
+    record = dict(found.record) | {"live": figures}
+    return replace(found, record=record, notes=(*found.notes, live_note(figures)))
 
 
 def unknown_poses(t_ns: Times) -> ScanPoses:
@@ -249,6 +258,8 @@ def _gathered(
     beliefs = [answer.belief for answer in answers]
     wall_m2 = np.array([fix.wall_m2 for fix in fixes])
     travelled = np.array([one.travelled for one in asked])
+    states = np.array([answer.gnss for answer in answers])
+    record = gnss_counts(states == "used", states == "left_out") if drive.gnss is not None else {}
     coarse = coarse_fixes([answer.candidates for answer in answers], fixes, settings.search)
     return Localization(
         frame=np.array([one.frame for one in asked]),
@@ -267,5 +278,6 @@ def _gathered(
         blind=sum(answer.blind for answer in answers),
         candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
-        notes=drive.notes,
+        record=record,
+        notes=(*drive.notes, *gnss_notes(record)),
     )

@@ -18,6 +18,7 @@ from data_prep.drive import ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources.clouds import SUFFIXES
+from data_prep.sources.formats.gnss_files import GnssTable
 from data_prep.sources.points.pointfiles import read_cloud
 
 _LOG = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ def _settled(path: Path) -> bool:
         return False
 
 
-class OdometryTail:
-    """The lines that are appended to an ``odometry.tum``.
+class Tail:
+    """The lines that are appended to a file.
 
     Args:
         path: The file; it may still be missing.
@@ -91,14 +92,9 @@ class OdometryTail:
         self._path = path
         self._read = 0
         self._rest = b""
-        self._restart = False
 
-    def new(self) -> Iterator[tuple[int, Array, bool]]:
-        """Yield the poses since the last call: time (ns), (4, 4) pose, whether a segment starts.
-
-        Raises:
-            MaptileError: A line is not a pose.
-        """
+    def lines(self) -> Iterator[str]:
+        """Yield the whole lines since the last call, without the blanks around them."""
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
@@ -107,7 +103,47 @@ class OdometryTail:
         self._read += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            text = line.decode("ascii", "replace").strip()
+            yield line.decode("ascii", "replace").strip()
+
+
+class GnssTail(Tail):
+    """The lines that are appended to a ``gnss.csv``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._table: GnssTable | None = None
+        self._number = 0
+
+    def new(self) -> Iterator[tuple[int, float, float, float]]:
+        """Yield the positions since the last call: time (ns), latitude, longitude, std_m.
+
+        Raises:
+            MaptileError: A column is missing, or a line is no position.
+        """
+        for line in self.lines():
+            self._number += 1
+            if self._table is None:
+                self._table = GnssTable(self._path, line.split(","))
+                continue
+            position = self._table.row(self._number, line.split(","))
+            if position is not None:
+                yield position
+
+
+class OdometryTail(Tail):
+    """The lines that are appended to an ``odometry.tum``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._restart = False
+
+    def new(self) -> Iterator[tuple[int, Array, bool]]:
+        """Yield the poses since the last call: time (ns), (4, 4) pose, whether a segment starts.
+
+        Raises:
+            MaptileError: A line is not a pose.
+        """
+        for text in self.lines():
             if text.startswith("#"):
                 self._restart |= text == "# segment"
             elif text:

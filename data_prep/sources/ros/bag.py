@@ -179,12 +179,13 @@ class Bag:
 
 @cache
 def _store(ros1: bool) -> Any:
-    """The definitions of the standard messages."""
-    if not ros1:
-        return get_typestore(Stores.ROS2_HUMBLE)
-    store = get_typestore(Stores.ROS1_NOETIC)
-    transforms = "geometry_msgs/TransformStamped[] transforms"
-    store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    """The definitions of the messages that are known."""
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    sentence = "std_msgs/Header header\nstring sentence"
+    store.register(get_types_from_msg(sentence, "nmea_msgs/msg/Sentence"))
+    if ros1:
+        transforms = "geometry_msgs/TransformStamped[] transforms"
+        store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
     return store
 
 

@@ -1,0 +1,235 @@
+"""Localization with GNSS that lies: simulated drives, with errors of the receiver of its own.
+
+Run: python benchmarks/gnss.py [DATA] [--work FOLDER] [--cities NAME ...] [--seeds SEED ...]
+                               [--kinds KIND ...] [--live]
+
+Vehicles with an HDL-32E (even seeds) and with two LMS-151 (odd seeds) are simulated along routes of
+800 m through worlds that differ from the map, with visual odometry that drifts. Each drive is
+localized without GNSS and with GNSS of every kind (degraded.py), headings known and unknown. The
+settings of GNSS were chosen on CHOSEN with seeds 0 and 1; the table has HELD_OUT with 100 and 101.
+
+--live: the drives are pushed to a Localizer; how long after it begins spoofing is noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from degraded import KINDS, degraded, spoofed_ns
+from doubt import Maps
+from kept_tiles import KeptTiles, tile_folder
+from stamp import head, row, stamp
+
+from data_prep.drive import Drive
+from data_prep.geometry import Array
+from data_prep.simulate.record import SimulateSettings, simulate
+from data_prep.simulate.trajectory import trajectory_from_route
+from data_prep.sources import open_drive
+from maptile_loc.config import load_settings
+from maptile_loc.live.localizer import Localizer
+from maptile_loc.live.replay import feed
+from maptile_loc.map_search import MapSearch
+from maptile_loc.pipeline import drive_tiles, localize
+from maptile_loc.recipe import LocalizeSettings, load_recipe
+from maptile_loc.report.metrics import RIGHT_M, WRONG_M, truth_in_map
+from maptile_loc.score.evidence import Evidence
+from maptile_loc.search.engine.method import Search
+from maptile_loc.types import Candidates, HeadingKnowledge, Localization, Queries, QueryTile
+
+ROOT = Path(__file__).parent.parent
+CHOSEN = ("helsinki", "cambridge_ma")
+"""Cities on whose drives settings were chosen."""
+
+HELD_OUT = ("oxford", "kth", "kitti360_0009")
+"""Cities of the table."""
+
+SENSORS = (("hdl32", 3.0, 20.0, 20.0), ("robotcar", 0.0, 50.0, 20.0))
+"""Sensor, metres between scans, length of submaps and metres between queries, by seed."""
+
+LENGTH_M = 800.0
+"""Length of a route, metres."""
+
+HEADINGS = ("known", "unknown")
+
+
+@dataclass
+class Remembered:
+    """A search of the whole map that remembers what it found for a tile."""
+
+    search: Search
+    found: dict[int, tuple[QueryTile, Candidates]] = field(default_factory=dict)
+
+    @property
+    def area_km2(self) -> float:
+        """The area that is searched."""
+        return self.search.area_km2
+
+    def candidates(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Candidates:
+        """The candidates for a tile; see ``Search``."""
+        if id(tile) not in self.found:
+            self.found[id(tile)] = tile, self.search.candidates(tile, evidence, turns, log_prior)
+        return self.found[id(tile)][1]
+
+
+class Memory:
+    """Tiles that are kept in memory, and read from a folder once."""
+
+    def __init__(self, kept: Any) -> None:
+        self.kept, self.tiles = kept, {}
+
+    def tile(self, query: int, make: Any) -> QueryTile | None:
+        """The tile of a query; see ``TileCache``."""
+        if query not in self.tiles:
+            self.tiles[query] = self.kept.tile(query, make)
+        return self.tiles[query]
+
+
+def recorded(maps: Maps, name: str, seed: int) -> Path:
+    """The folder of a drive in the city ``name``, simulated if it is not there yet."""
+    sensor, every_m, *_ = SENSORS[seed % 2]
+    folder, city = maps.work / "drives" / f"{name}_{sensor}_{seed}", maps.city(name)
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        recipe = load_settings(SimulateSettings, "simulate", [f"seed={seed}", f"every_m={every_m}"])
+        simulate(city, trajectory_from_route(city, LENGTH_M, seed), folder, sensor, recipe)
+    return folder
+
+
+def errors(found: Localization, drive: Drive) -> dict[str, tuple[Array, Array]]:
+    """Errors in metres and whether a query is localized, of each stage."""
+    assert drive.truth is not None
+    truth = truth_in_map(drive.truth, found.raster, found.t_ns)
+    return {
+        stage: (np.hypot(*(one.poses[:, :2] - truth[:, :2]).T), one.localized)
+        for stage, one in found.stages.items()
+    }
+
+
+def figures(rows: list[dict[str, tuple[Array, Array]]], stage: str) -> dict[str, float]:
+    """The figures of one stage over all drives."""
+    metres = np.concatenate([one[stage][0] for one in rows])
+    sure = np.concatenate([one[stage][1] for one in rows])
+    metres = np.where(np.isfinite(metres), metres, 1e4)
+    first = [(one[stage][0][0] <= RIGHT_M) & one[stage][1][0] for one in rows]
+    return {
+        "median": float(np.median(metres)),
+        "p95": float(np.percentile(metres, 95)),
+        "2m": float((metres <= 2).mean()),
+        "localized": float(sure.mean()),
+        "wrong": float((sure & (metres > WRONG_M)).sum()),
+        "first": float(np.mean(first)),
+        "queries": float(len(metres)),
+    }
+
+
+def accuracy(
+    maps: Maps, names: list[str], seeds: list[int], kinds: list[str], settings: LocalizeSettings
+) -> None:
+    """Print the table of errors."""
+    every: dict[tuple[str, str], list[dict[str, tuple[Array, Array]]]] = {}
+    gains: dict[tuple[str, str], list[float]] = {}
+    for name in names:
+        for seed in seeds:
+            folder = recorded(maps, name, seed)
+            drive, plain = open_drive(folder), maps.engine(name)
+            assert drive.truth is not None
+            for kind in HEADINGS:
+                _, _, submap_m, every_m = SENSORS[seed % 2]
+                queries = Queries(
+                    submap_m, every_m, heading=HeadingKnowledge.parse(kind), seed=seed
+                )
+                kept = KeptTiles(tile_folder(maps.work, Path(name), folder, queries, settings))
+                tiles = drive_tiles(maps.city(name), drive, queries, settings, Memory(kept))
+                engine = MapSearch(
+                    plain.raster, plain.fields, Remembered(plain.search), plain.tracked
+                )
+                for errs in ("none", *kinds):
+                    asked = tiles
+                    if errs != "none":
+                        heard = replace(tiles.drive, gnss=degraded(drive.truth, errs, seed))
+                        asked = replace(tiles, drive=heard, queries=replace(queries, gnss=True))
+                    found = localize(asked, engine, settings)
+                    every.setdefault((kind, errs), []).append(errors(found, drive))
+                    counts = found.record.get("gnss_queries", {})
+                    gains.setdefault((kind, errs), []).append(counts.get("left_out", 0))
+            print(f"{name} {seed}", flush=True)
+    print(f"\n{stamp()}\n")
+    head(
+        *("heading", "GNSS", "stage", "queries", "median m", "95 % m", "within 2 m", "localized"),
+        *("localized, wrong", "first query sure", "left out"),
+    )
+    for (kind, errs), rows in sorted(every.items(), key=lambda item: item[0][0]):
+        for stage in ("aligned", "fused", "smoothed"):
+            one = figures(rows, stage)
+            row(
+                *(kind, errs, stage, f"{one['queries']:.0f}", f"{one['median']:.3f}"),
+                *(f"{one['p95']:.2f}", f"{one['2m']:.3f}", f"{one['localized']:.3f}"),
+                *(f"{one['wrong']:.0f}", f"{one['first']:.2f}", f"{sum(gains[kind, errs]):.0f}"),
+            )
+
+
+def noticed(
+    maps: Maps, names: list[str], seeds: list[int], kinds: list[str], settings: LocalizeSettings
+) -> None:
+    """Print how soon a live vehicle notices that its GNSS is spoofed."""
+    print(f"\n{stamp()}\n")
+    head(
+        "drive", "heading", "GNSS", "sure", "noticed after s", "used again after s", "else left out"
+    )
+    for name in names:
+        for seed in seeds:
+            drive, (_, _, submap_m, every_m) = (
+                open_drive(recorded(maps, name, seed)),
+                SENSORS[seed % 2],
+            )
+            assert drive.truth is not None
+            begin, end = spoofed_ns(drive.truth)
+            for kind in kinds:
+                heading = HEADINGS[(seed // 2) % 2]
+                queries = Queries(
+                    submap_m, every_m, True, HeadingKnowledge.parse(heading), seed, gnss=True
+                )
+                heard = replace(drive, gnss=degraded(drive.truth, kind, seed))
+                with Localizer.on(maps.engine(name), queries, settings, background=False) as one:
+                    fixes = [one.add_scan(scan) for scan in feed(one, heard)]
+                rows = [(fix.t_ns, fix.gnss, fix.localized) for fix in fixes if fix is not None]
+                t_ns, state, sure = (np.array(column) for column in zip(*rows, strict=True))
+                out, spoofed = state == "left_out", (t_ns >= begin) & (t_ns < end)
+                before = sure[t_ns < begin]
+                first = t_ns[spoofed & out][:1]
+                again = t_ns[(t_ns >= end) & (state == "used")][:1]
+                row(
+                    *(f"{name} {seed}", heading, kind, f"{before[-1:].any()}"),
+                    f"{(first[0] - begin) / 1e9:.1f}" if len(first) else "never",
+                    f"{(again[0] - end) / 1e9:.1f}" if len(again) else "never",
+                    f"{out[t_ns < begin].mean():.3f}",
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gnss")
+    parser.add_argument("--cities", nargs="+", default=list(HELD_OUT), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101], metavar="SEED")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=None, metavar="KIND")
+    parser.add_argument("--live", action="store_true")
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    settings = load_recipe()
+    maps = Maps(given.data, given.work, settings)
+    if given.live:
+        kinds = given.kinds or ["spoofed", "dragged"]
+        noticed(maps, given.cities, given.seeds, kinds, settings)
+    else:
+        accuracy(maps, given.cities, given.seeds, given.kinds or list(KINDS), settings)
+
+
+if __name__ == "__main__":
+    main()
