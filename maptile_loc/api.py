@@ -131,8 +131,7 @@ def localize(
     """Localize a drive on the map of a city. The drive's truth is never read.
 
     Args:
-        city: A city, or its path.
-        drive: A drive, or its path.
+        city, drive: A city and a drive, or their paths.
         method: Search method: "match", "mapnet", "cells", "retrieval" or "cells+retrieval".
         model: Folder of a trained model; None: the city's newest one of this method.
         heading: "known", "prior:DEG" or "unknown"; None: known where the drive has headings.
