@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import pyproj
 
 from data_prep.city.raster import MapRaster
 from data_prep.drive import TruthTrack
-from maptile_loc.types import REASONS, STAGES, Estimates, Localization, QueryTile
+from maptile_loc.fuse.dense import scan_poses
+from maptile_loc.fuse.motion import FuseSettings
+from maptile_loc.odometry.scan_motion import ScanMotion
+from maptile_loc.types import REASONS, STAGES, Estimates, Localization, QueryTile, ScanPoses
 
 START_NS = 1_416_000_000_123_456_789
 RECORD = {"city": "/cities/made", "drive": "/drives/made", "format": "clouds", "method": "match"}
@@ -73,6 +77,42 @@ def localization(
         tiles=shown,
         raster=raster,
         record=record or RECORD,
+    )
+
+
+def with_scans(found: Localization) -> Localization:
+    """The drive of ``localization`` with a pose for each of the ten scans from query to query."""
+    count = int(found.frame[-1]) + 1
+    metres = 0.2 * np.arange(count)
+    zero = np.zeros(count)
+    motion = ScanMotion(
+        t_ns=np.interp(np.arange(count), found.frame, found.t_ns - START_NS).astype(int) + START_NS,
+        poses=np.column_stack([metres * np.cos(0.3), -metres * np.sin(0.3), zero]),
+        travelled=metres,
+        segment=np.zeros(count, np.int32),
+        beyond_s=zero,
+    )
+    dense = scan_poses(found.trajectory, found.frame, motion, FuseSettings(trust=0.9))
+    return replace(found, dense=dense)
+
+
+def random_scans(count: int, queries: int, seed: int) -> ScanPoses:
+    """Arbitrary poses of ``count`` scans, some of which made ``queries`` queries."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(count, 3, 3))
+    covariance = root @ np.swapaxes(root, 1, 2)
+    query = np.full(count, -1, np.int32)
+    query[np.sort(rng.choice(count, queries, replace=False))] = np.arange(queries)
+    return ScanPoses(
+        poses=np.where(rng.random((count, 1)) < 0.2, np.nan, rng.normal(size=(count, 3))),
+        covariance=(covariance + np.swapaxes(covariance, 1, 2)) / 2,
+        score=rng.random(count),
+        localized=rng.random(count) < 0.5,
+        protection_m=np.where(rng.random(count) < 0.5, np.inf, rng.random(count)),
+        reason=rng.choice(["", *REASONS], count),
+        frame=np.arange(count),
+        t_ns=START_NS + np.cumsum(rng.integers(1, 10**9, count)),
+        query=query,
     )
 
 

@@ -97,7 +97,7 @@ def test_truth_moved_away_changes_no_estimate(localized, maptile, tmp_path, town
         assert (tmp_path / "o" / name).read_bytes() == (localized / name).read_bytes()
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert metrics["stages"]["smoothed"]["frames"] == 0
-    assert metrics["outside_queries"] == len(pd.read_csv(localized / "trajectory.csv"))
+    assert metrics["outside_queries"] == len(pd.read_csv(localized / "queries.csv"))
 
 
 def test_a_city_prepared_anew_is_not_evaluated_against(localized, maptile, tmp_path):

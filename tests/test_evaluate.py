@@ -10,7 +10,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from made import blocks_raster
-from made_result import estimates, localization, path, times, truth_track, write_drive
+from made_result import (
+    estimates,
+    localization,
+    path,
+    times,
+    truth_track,
+    with_scans,
+    write_drive,
+)
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
@@ -41,6 +49,7 @@ OF_LOCALIZED = (
 ONCE = {
     *("stages", "bias_removed", "map_bias_m", "query_seconds_median", "search_area_km2"),
     *("outside_queries", "outside_localized", "notes", "recall_at_n", "radii_m"),
+    *("dense", "dense_bias_removed"),
 }
 
 
@@ -384,6 +393,52 @@ def test_evaluate_run_needs_truth_at_the_times_of_the_queries(run_folder):
     with pytest.raises(MaptileError, match="has no truth"):
         evaluate_run(run_folder)
     assert not (run_folder / "metrics.json").exists()
+
+
+def test_the_errors_of_every_scan(raster):
+    """Queries are 3 m off to the east, of which 2 m are the map's; their scans are, too."""
+    poses = path(raster, 20)
+    result = with_scans(localization(raster, moved(poses, 3.0)))
+    result.stages["aligned"] = estimates(moved(poses, 2.0))
+    truth = truth_track(raster, times(20), poses)
+    metrics = evaluate(result, truth)
+    assert set(metrics["dense"]) == FIGURES
+    assert metrics["dense"]["frames"] == 191
+    assert metrics["stages"]["smoothed"]["frames"] == 20
+    for key in ("median_m", "mean_m", "p95_m"):
+        assert metrics["dense"][key] == pytest.approx(3.0, abs=0.02)
+        assert metrics["dense_bias_removed"][key] == pytest.approx(1.0, abs=0.02)
+    assert metrics["dense"]["recall_2m"] == 0.0
+    assert metrics["dense_bias_removed"]["recall_2m"] == 1.0
+    rows = [line.split()[:4] for line in str(metrics).splitlines()]
+    assert [row[2] for row in rows if row[:2] == ["every", "scan"]] == ["191", "191"]
+    assert evaluate(replace(result, dense=None), truth)["stages"] == metrics["stages"]
+
+
+def test_evo_computes_the_same_errors_of_every_scan(raster, tmp_path):
+    """evo reads the dense TUM file, and its absolute pose error equals ours."""
+    evo_metrics = pytest.importorskip("evo.core.metrics")
+    from evo.core import sync
+    from evo.tools import file_interface
+
+    poses = path(raster, 20)
+    off = np.random.default_rng(0).normal(size=(20, 2)) * [[2.0, 1.0]]
+    found = with_scans(localization(raster, moved(poses, *off.T)))
+    t_ns = found.dense.t_ns
+    truth = truth_track(raster, t_ns, with_scans(localization(raster, poses)).dense.poses)
+    metrics = write_result(found, tmp_path, truth)
+    write_result(with_scans(localization(raster, poses)), tmp_path / "truth")
+    pair = sync.associate_trajectories(
+        file_interface.read_tum_trajectory_file(str(tmp_path / "truth" / "trajectory.tum")),
+        file_interface.read_tum_trajectory_file(str(tmp_path / "trajectory.tum")),
+        max_diff=0.001,
+    )
+    assert pair[1].num_poses == 191
+    ape = evo_metrics.APE(evo_metrics.PoseRelation.translation_part)
+    ape.process_data(pair)
+    for statistic in ("median", "mean"):
+        value = ape.get_statistic(evo_metrics.StatisticsType[statistic])
+        assert value == pytest.approx(metrics["dense"][f"{statistic}_m"], abs=2e-3)
 
 
 def test_evo_computes_the_same_errors(run_folder, raster):

@@ -137,6 +137,14 @@ def test_pushing_scan_by_scan_is_the_batch_to_the_last_bit(heading: str) -> None
     assert fused.reason.tolist() == [found[i].reason for i in asked]
     assert list(batch.stages) == ["coarse", "aligned", "fused"]
     assert batch.final == "fused"
+    assert batch.dense.frame.tolist() == list(range(len(found)))
+    np.testing.assert_array_equal(batch.dense.t_ns, [fix.t_ns for fix in found])
+    np.testing.assert_array_equal(batch.dense.poses, [fix.pose for fix in found])
+    for name in ("covariance", "score", "localized", "protection_m", "reason"):
+        column = [getattr(fix, name) for fix in found]
+        np.testing.assert_array_equal(getattr(batch.dense, name), column)
+    assert np.flatnonzero(batch.dense.query >= 0).tolist() == asked
+    assert batch.dense.query[asked].tolist() == list(range(len(asked)))
 
 
 def test_what_comes_later_changes_nothing() -> None:

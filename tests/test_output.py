@@ -5,7 +5,7 @@ import json
 import resource
 import signal
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,10 @@ from made_result import (
     localization,
     path,
     random_localization,
+    random_scans,
     times,
     truth_track,
+    with_scans,
 )
 
 from data_prep.errors import MaptileError
@@ -75,6 +77,90 @@ def test_everything_but_the_tiles_is_read_back_bit_for_bit(raster, tmp_path, see
     for channel, levels in (("wall", 255), ("ground", 255), ("observed", 255), ("road", 127)):
         error = np.abs(getattr(tile, channel) - getattr(found_tile, channel)).max()
         assert 0 < error <= 0.5 / levels + 1e-6
+
+
+def test_poses_per_scan_are_read_back_bit_for_bit(raster, tmp_path):
+    result = random_localization(raster, 50, 0)
+    dense = random_scans(3000, 50, 1)
+    write_result(replace(result, dense=dense), tmp_path)
+    back = read_result(tmp_path, raster).dense
+    for field in fields(dense):
+        expected, found = getattr(dense, field.name), getattr(back, field.name)
+        assert expected.dtype.kind == found.dtype.kind
+        np.testing.assert_array_equal(expected, found)
+    assert (tmp_path / "scans.npz").stat().st_size < 120 * 3000
+    write_result(result, tmp_path)
+    assert not (tmp_path / "scans.npz").exists()
+    assert read_result(tmp_path, raster).dense is None
+
+
+def test_a_result_of_an_earlier_version_has_no_poses_per_scan(broken, raster, tmp_path):
+    write_result(broken, tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["dense"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "queries.csv").unlink()
+    back = read_result(tmp_path, raster)
+    assert back.dense is None
+    assert back.evaluate(truth_track(raster, times(12), path(raster, 12)))["dense"] == {}
+    assert len(back.plot()._repr_png_()) > 10_000
+    assert len(back.to_geodataframe()) == 12
+    with pytest.raises(MaptileError, match="made: localized by an earlier version"):
+        back.to_geodataframe(dense=True)
+
+
+def test_trajectory_csv_has_a_row_per_scan(broken, raster, tmp_path):
+    result = with_scans(broken)
+    write_result(result, tmp_path)
+    with (tmp_path / "trajectory.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == [*COLUMNS, "query"]
+    assert [int(row[0]) for row in rows] == list(range(111))
+    assert [int(row[-1]) for row in rows] == result.dense.query.tolist()
+    table = pd.read_csv(tmp_path / "trajectory.csv")
+    other = pd.read_csv(tmp_path / "queries.csv")
+    mine = table[table["query"] >= 0].drop(columns="query").reset_index(drop=True)
+    kept = other["east"].notna()
+    pd.testing.assert_frame_equal(mine[kept], other[kept])
+    frame = broken.frame.astype(float)
+    poses = path(raster, 12)
+    np.testing.assert_allclose(table["east"], np.interp(table["frame"], frame, poses[:, 0]))
+    dense = result.to_geodataframe(dense=True)
+    assert len(dense) == 111
+    pd.testing.assert_series_equal(dense["east"], table["east"])
+    with pytest.raises(MaptileError, match="'coarse': only the final one, smoothed, is dense"):
+        result.to_geodataframe("coarse", dense=True)
+
+
+def test_geojson_gpx_and_tum_have_the_localized_scans(broken, raster, tmp_path):
+    result = with_scans(broken)
+    write_result(result, tmp_path)
+    localized = np.flatnonzero(result.dense.localized)
+    assert 60 < len(localized) < 111
+    table = pyogrio.read_dataframe(tmp_path / "trajectory.geojson")
+    points = table[table["kind"] != "path"]
+    assert points["frame"].tolist() == localized.tolist()
+    made = result.dense.query[localized] >= 0
+    assert points["kind"].tolist() == np.where(made, "query", "scan").tolist()
+    points = pyogrio.read_dataframe(tmp_path / "trajectory.gpx", layer="track_points")
+    assert len(points) == len(localized)
+    rows = np.loadtxt(tmp_path / "trajectory.tum")
+    origin = json.loads((tmp_path / "run.json").read_text())["tum_origin"]
+    expected = result.dense.poses[localized, 0]
+    np.testing.assert_allclose(rows[:, 1] + origin["east"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["frame", "poses", "reason", "query", "reasons"])
+def test_damaged_poses_per_scan_are_one_line(broken, raster, tmp_path, name):
+    write_result(with_scans(broken), tmp_path)
+    with np.load(tmp_path / "scans.npz") as stored:
+        arrays = dict(stored)
+    others = {key: value for key, value in arrays.items() if key != name}
+    for changed in (others, others | {name: arrays[name][:-1]}, others | {name: np.zeros(0)}):
+        np.savez(tmp_path / "scans.npz", **changed)
+        with pytest.raises(MaptileError, match=r"scans.npz: damaged or missing") as caught:
+            read_result(tmp_path, raster)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_result_without_queries_is_read_back(raster, tmp_path):
@@ -251,7 +337,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(broken, raster, tmp_path):
 def test_no_result_and_damaged_results_are_one_line(broken, raster, tmp_path):
     with pytest.raises(MaptileError, match="no result here"):
         read_result(tmp_path, raster)
-    write_result(broken, tmp_path)
+    write_result(with_scans(broken), tmp_path)
     whole = written(tmp_path)
     rows = whole["stages.csv"].splitlines(keepends=True)
     for name, content in (
@@ -262,13 +348,15 @@ def test_no_result_and_damaged_results_are_one_line(broken, raster, tmp_path):
         ("stages.csv", whole["stages.csv"].replace(b"6", b"x")),
         ("queries.npz", whole["queries.npz"][:100]),
         ("queries.npz", b""),
+        ("scans.npz", whole["scans.npz"][:100]),
+        ("scans.npz", b""),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MaptileError, match=name) as caught:
             read_result(tmp_path, raster)
         assert "\n" not in str(caught.value)
         (tmp_path / name).write_bytes(whole[name])
-    for name in ("stages.csv", "queries.npz"):
+    for name in ("stages.csv", "queries.npz", "scans.npz"):
         (tmp_path / name).unlink()
         with pytest.raises(MaptileError, match=name):
             read_result(tmp_path, raster)

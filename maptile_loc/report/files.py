@@ -150,9 +150,9 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
     except (OSError, ValueError, KeyError) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None
     queries = _read_queries(folder / "queries.npz")
-    dense = read_scans(folder / SCANS_FILE, len(frame)) if run.get("dense") else None
     if any(len(part) != len(queries.seconds) for part in parts.values()):
         raise MaptileError(f"{path}: damaged (not one row per stage and query); localize again")
+    dense = read_scans(folder / SCANS_FILE, len(frame)) if run.get("dense") else None
     return Localization(
         frame=frame,
         t_ns=t_ns,

@@ -1,4 +1,4 @@
-"""GeoJSON (RFC 7946): localized queries as points and lines, for GIS programs."""
+"""GeoJSON (RFC 7946): localized scans as points and lines, for GIS programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def write(found: Localization, path: Path) -> None:
-    """Write a MultiLineString (one line per localized stretch) and a Point per localized query."""
+    """Write a MultiLineString (one line per localized stretch) and a Point per localized scan."""
     table = trajectory_table(found)
     coordinates = table[["longitude", "latitude"]].round(8).to_numpy().tolist()
     localized = table["localized"].to_numpy()
@@ -38,12 +38,13 @@ def write(found: Localization, path: Path) -> None:
     times = utc_times(table["t_ns"].to_numpy())
     values = table[list(COLUMNS)]
     known = values.notna() & ~np.isinf(values)
+    kinds = np.where(table["query"] >= 0, "query", "scan").tolist()
     rows = values.astype(object).where(known, None).to_dict("records")
     features += [
         {
             "type": "Feature",
             "geometry": {"type": "Point", "coordinates": coordinates[i]},
-            "properties": {"kind": "query", "time": times[i], **rows[i]},
+            "properties": {"kind": kinds[i], "time": times[i], **rows[i]},
         }
         for i in np.flatnonzero(localized)
     ]

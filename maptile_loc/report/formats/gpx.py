@@ -1,4 +1,4 @@
-"""GPX 1.1: localized queries as a GPS track."""
+"""GPX 1.1: localized scans as a GPS track."""
 
 from __future__ import annotations
 

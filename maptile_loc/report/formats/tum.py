@@ -1,4 +1,4 @@
-"""TUM: localized queries as time, position and quaternion in local metres, for evo."""
+"""TUM: localized scans as time, position and quaternion in local metres, for evo."""
 
 from __future__ import annotations
 
