@@ -54,6 +54,8 @@ BINARY: dict[bytes, Kind] = {
     b"\xff\xe0\x04o5m2": "o5m",
 }
 """First bytes of binary files: GeoPackage, FlatGeobuf, Shapefile, Parquet, o5m."""
+CUT_OFF = ("EOF", "unclosed token", "no element found", "end of file", "truncated")
+"""Words of libraries about a file whose end is missing."""
 XML_REFUSED = {
     "osmchange": "a change file (osmChange), no map; apply it to the map that it belongs to "
     "(osmium apply-changes) and use the result",
@@ -99,15 +101,15 @@ def examine(path: Path) -> MapFile:
     Raises:
         MaptileError: There is no such file, or it is no map.
     """
-    if not path.exists():
-        raise MaptileError(f"{path}: no such file")
-    if path.is_dir():
-        if any(path.glob("*.shp")):
-            return MapFile(path, "vector", "")
-        raise MaptileError(f"{path}: a folder; name the map file in it")
-    if not path.is_file():
-        raise MaptileError(f"{path}: no regular file; copy its content into one")
     with one_line(path):
+        if not path.exists():
+            raise MaptileError(f"{path}: no such file")
+        if path.is_dir():
+            if any(path.glob("*.shp")):
+                return MapFile(path, "vector", "")
+            raise MaptileError(f"{path}: a folder; name the map file in it")
+        if not path.is_file():
+            raise MaptileError(f"{path}: no regular file; copy its content into one")
         with path.open("rb") as file:
             head = file.read(HEAD)
         if head.startswith(b"PK\x03\x04"):
@@ -242,19 +244,20 @@ def _zipped(path: Path) -> MapFile:
 def _explained(error: Exception) -> str:
     """What an error of a library means for the user, with the remedy."""
     reason = " ".join(str(error).split()).partition(".;")[0][:300] or type(error).__name__
-    again = "download it again, or convert it to .osm.pbf or GeoPackage"
     if isinstance(error, MemoryError):
         return "does not fit into memory; cut it to the city first"
     if isinstance(error, RecursionError):
         return "its content is nested too deeply for a map; download it again"
     if isinstance(error, UnicodeError):
         return f"its text is no UTF-8 ({reason}); convert it (iconv), or download it again"
-    if isinstance(error, EOFError):
+    if isinstance(error, EOFError) or any(mark in reason for mark in CUT_OFF):
         return f"cut off: {reason}; download it again"
-    if isinstance(error, ET.ParseError) or "XML" in reason:
-        return f"not readable as XML: {reason}; {again}"
+    if isinstance(error, ET.ParseError):
+        return f"not readable as XML: {reason}; correct that line, or download it again"
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; check its permissions"
     if isinstance(error, pyproj.exceptions.ProjError):
         return f"its coordinates cannot be converted: {reason}; save it in WGS 84 degrees"
     if isinstance(error, shapely.errors.ShapelyError):
         return f"a shape in it cannot be read: {reason}; repair it in a GIS and save it again"
-    return f"not readable as a map file: {reason}; {again}"
+    return f"not readable as a map file: {reason}; download it again, or save it as GeoPackage"

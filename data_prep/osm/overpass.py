@@ -155,6 +155,8 @@ def _items(value: Any) -> list[Any]:
 
 def _number(what: str, value: Any) -> int:
     """A whole number, also where it is written as text or with a decimal point."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     text = str(value)
     if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.0)?", text):
         raise MaptileError(

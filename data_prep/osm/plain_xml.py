@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import operator
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,28 @@ CHUNK = 1 << 20
 """Bytes that are examined at a time."""
 OVERLAP = 4096
 """Bytes of the chunk before that are examined again, at most: a tag may lie across the border."""
-OBJECT = re.compile(rb"<(node|way|relation)\s[^<>]*?\bid\s*=\s*[\"'](-?\d+)")
-"""The kind and the id of an object."""
+OBJECT = re.compile(rb"<(n|w|r)(?:ode|ay|elation)\s[^<>]*?\bid\s*=\s*[\"'](-?\d+)")
+"""The first letter of the kind, and the id, of an object."""
+RANKS = {b"n": 0, b"w": 1 << 80, b"r": 2 << 80}
+"""What is added to the id of an object to compare it with others, by the first letter."""
 CONTROL = bytes({*range(0x20), 0x7F} - {0x09, 0x0A, 0x0D})
 """Characters that XML does not allow."""
-ODD = re.compile(
-    rb"""action\s*=\s*["']delete|visible\s*=\s*["']false|\sid\s*=\s*["']-|<nd[^>]*\slat\s*=|<center"""
-    rb"""|[\x00-\x08\x0b\x0c\x0e-\x1f]|\A\s*<osm(?![^<>]*\sversion\s*=)|<bounds[^>]*>\s*<bounds"""
+REFERENCE = re.compile(
+    rb"&#(?:[xX]0*(?:[0-8bcefBCEF]|1[0-9a-fA-F])|0*(?:[0-8]|1[124-9]|2[0-9]|3[01]));"
 )
-"""Marks of a file that has to be made plain."""
+"""A control character, written as its number."""
+ODD = (
+    *(rb"""action\s*=\s*["']delete""", rb"""visible\s*=\s*["']false""", rb"""id\s*=\s*["']-"""),
+    *(rb"<nd[^>]*\slat\s*=", rb"<bounds[^>]*>\s*<bounds", rb"<center", REFERENCE.pattern),
+    *(rb"""lat\s*=\s*["'][-.0-9]*[^-.0-9"']""", rb"""lon\s*=\s*["'][-.0-9]*[^-.0-9"']"""),
+)
+"""Marks of a file that has to be made plain. One by one they are found faster than together."""
+NO_VERSION = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?[^>]*>\s*)?<osm(?![^<>]*\sversion\s*=)")
+"""The beginning of a file without a version, which osmium refuses."""
+LONGEST_REFERENCE = 16
+"""Bytes of the longest number of a character that is searched for."""
+LONGEST_ID = 24
+"""Digits of an id that are read."""
 REMARK = "incomplete, the server says: {}; ask it again, for a smaller area or with more time"
 """What is said of a server's answer that holds a remark."""
 DIFFERENCE = re.compile(rb"<action\s+type\s*=")
@@ -41,26 +55,27 @@ def is_odd(path: Path) -> bool:
         MaptileError: It is a change file, or a server's answer that says that it is incomplete.
     """
     source = examine(path)
-    before, last, unpacked = b"", (0, 0), 0
+    before, last, unpacked = b"", 0, 0
+    marks = [re.compile(mark) for mark in ODD]
     with source.open() as file:
         while chunk := file.read(CHUNK):
+            if not unpacked and NO_VERSION.match(chunk):
+                return True
             unpacked += len(chunk)
             check_growth(source, unpacked)
             text = before + chunk
             _refuse(path, text)
-            start = re.sub(rb"\A(\xef\xbb\xbf)?\s*<\?[^>]*>", b"", text) if not before else text
-            if ODD.search(start) is not None:
+            if len(chunk.translate(None, CONTROL)) < len(chunk):
+                return True
+            if any(mark.search(text) for mark in marks):
                 return True
             # The last tag may be cut: it is examined again with the next chunk.
             before = text[max(text.rfind(b"<"), len(text) - OVERLAP, 0) :]
-            found = [
-                (KINDS.index(match[1].decode()), int(match[2]))
-                for match in OBJECT.finditer(text, 0, len(text) - len(before))
-            ]
-            found = [last, *found]
-            if any(one >= other for one, other in pairwise(found)):
+            found = OBJECT.findall(text, 0, len(text) - len(before))
+            keys = [last, *(RANKS[kind] + int(number) for kind, number in found)]
+            if not all(map(operator.lt, keys, keys[1:])):
                 return True
-            last = found[-1]
+            last = keys[-1]
     return False
 
 
@@ -104,13 +119,20 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
 
 def _chunks(source: MapFile) -> Iterator[bytes]:
     """The content in parts, without control characters unless it is UTF-16, which needs them."""
-    unpacked, wide = 0, False
+    unpacked, wide, held = 0, False, b""
     with source.open() as file:
         while chunk := file.read(CHUNK):
             wide = wide or (not unpacked and chunk[:2] in (b"\xff\xfe", b"\xfe\xff"))
             unpacked += len(chunk)
             check_growth(source, unpacked)
-            yield chunk if wide else chunk.translate(None, CONTROL)
+            if not wide:
+                chunk = held + chunk.translate(None, CONTROL)
+                # The last number of a character may be cut: it comes with the next part.
+                begin = chunk.find(b"&", max(len(chunk) - LONGEST_REFERENCE, 0))
+                chunk, held = (chunk, b"") if begin < 0 else (chunk[:begin], chunk[begin:])
+                chunk = REFERENCE.sub(b"", chunk)
+            yield chunk
+    yield held
 
 
 def _refuse(path: Path, text: bytes) -> None:
@@ -120,7 +142,7 @@ def _refuse(path: Path, text: bytes) -> None:
         raise MaptileError(f"{path}: {XML_REFUSED['osmaugmenteddiff']}")
     remark = re.search(rb"<remark>(.*?)</remark>", text, re.DOTALL)
     if remark:
-        said = " ".join(remark[1].decode("utf-8", "replace").split())
+        said = html.unescape(" ".join(remark[1].decode("utf-8", "replace").split()))
         raise MaptileError(f"{path}: {REMARK.format(said)}")
 
 
@@ -143,45 +165,51 @@ def _box(element: ET.Element) -> tuple[float, ...] | None:
 
 def _content(path: Path, element: ET.Element, positions: Positions) -> Iterator[Element]:
     """An object, and the ways that it states as coordinates of its members."""
-    kind = str(element.tag)
-    what = f"{path}: {kind} {element.get('id', '?')[:30]}"
+    kind, about = element.tag, element.attrib
+    what = f"{path}: {kind} {about.get('id', '?')[:30]}"
+    tags: dict[str, str] = {}
+    nodes: list[int] = []
     members: list[Member] = []
-    for member in element.iterfind("member"):
-        if member.get("type") in KINDS:
-            number = _number(what, member, "ref")
-            members.append((member.get("type", ""), number, member.get("role", "")))
-            if member.get("type") == "way" and member.find("nd") is not None:
-                yield Element("way", number, nodes=_nodes(what, member, positions))
+    for child in element:
+        if child.tag == "tag":
+            tags[child.get("k", "")] = child.get("v", "")
+        elif child.tag == "nd":
+            nodes.append(_node(what, child, positions))
+        elif child.tag == "member" and child.get("type") in KINDS:
+            number = _number(what, child.attrib, "ref")
+            members.append((child.get("type", ""), number, child.get("role", "")))
+            if child.get("type") == "way" and len(child):
+                stated = tuple(_node(what, one, positions) for one in child if one.tag == "nd")
+                yield Element("way", number, nodes=stated)
     yield Element(
         kind,
-        _number(what, element, "id"),
-        _number(what, element, "version"),
-        element.get("action") == "delete" or element.get("visible") == "false",
-        {tag.get("k", ""): tag.get("v", "") for tag in element.iterfind("tag")},
-        position_of(what, element.get("lat"), element.get("lon")) if kind == "node" else None,
-        _nodes(what, element, positions),
+        _number(what, about, "id"),
+        _number(what, about, "version"),
+        about.get("action") == "delete" or about.get("visible") == "false",
+        tags or None,
+        position_of(what, about.get("lat"), about.get("lon")) if kind == "node" else None,
+        tuple(nodes),
         tuple(members),
     )
 
 
-def _nodes(what: str, holder: ET.Element, positions: Positions) -> tuple[int, ...]:
-    """The ids of the nodes of a way; their positions, where it states them, are kept."""
-    return tuple(
-        positions.add(
-            _number(what, node, "ref") if "ref" in node.attrib else None,
-            position_of(what, node.get("lat"), node.get("lon")),
-        )
-        for node in holder.iterfind("nd")
-    )
+def _node(what: str, node: ET.Element, positions: Positions) -> int:
+    """The id of a node of a way; its position, where the way states it, is kept."""
+    number = _number(what, node.attrib, "ref") if "ref" in node.attrib else None
+    if number is not None and "lat" not in node.attrib:
+        return number
+    return positions.add(number, position_of(what, node.get("lat"), node.get("lon")))
 
 
-def _number(what: str, holder: ET.Element, key: str) -> int:
-    text = holder.get(key, "0").strip()
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+def _number(what: str, attributes: dict[str, str], key: str) -> int:
+    text = attributes.get(key, "0")
+    try:
+        # Longer numbers than this are no ids, and slow to read.
+        return int(text[:LONGEST_ID])
+    except ValueError:
         raise MaptileError(
             f"{what}: its {key} {text[:30]!r} is no whole number; download the map again"
-        )
-    return int(text)
+        ) from None
 
 
 _AXES = ("lat", "lon")
