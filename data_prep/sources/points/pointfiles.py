@@ -171,8 +171,11 @@ def _seconds(values: NDArray[np.generic], t_ns: int | None) -> NDArray[np.float3
 
 def _roles(names: Sequence[str]) -> dict[str, str]:
     """Names of a file's fields by role: "x", "y", "z", "label" and "time"."""
-    roles = {name: name for name in "xyz"}
     plain = {name.lower().removeprefix("scalar_"): name for name in reversed(names)}
+    roles = {axis: axis if axis in names else plain.get(axis, "") for axis in "xyz"}
+    missing = [axis for axis, name in roles.items() if not name]
+    if missing:
+        raise ValueError(f"no field {', '.join(missing)}")
     if "s" in plain:  # s and t are texture coordinates
         plain.pop("t", None)
     for role, known in (("label", LABEL_NAMES), ("time", TIME_NAMES)):
@@ -222,7 +225,8 @@ def _pcd(data: bytes) -> Columns:
     repeats = [int(n) for n in header.get("COUNT", ["1"] * len(names))]
     if not all(0 < n < 10_000 for n in repeats):
         raise ValueError("COUNT out of range")
-    if not set(header["TYPE"]) <= {"F", "I", "U"}:
+    types = [kind.lower() for kind in header["TYPE"]]
+    if not set(types) <= {"f", "i", "u"}:
         raise ValueError("unknown TYPE")
     # Padding is named "_" and may occur repeatedly; fields of several values are not used either.
     names = [
@@ -230,10 +234,8 @@ def _pcd(data: bytes) -> Columns:
         for i, (name, repeat) in enumerate(zip(names, repeats, strict=True))
     ]
     count = int(header["POINTS"][0]) if "POINTS" in header else _product(header)
-    kinds = [
-        f"<{kind.lower()}{size}" for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)
-    ]
-    encoding = header["DATA"][0]
+    kinds = [f"<{kind}{size}" for kind, size in zip(types, header["SIZE"], strict=True)]
+    encoding = header["DATA"][0].lower()
     if encoding == "ascii":
         columns = [
             (name if i == 0 else f"{name}.{i}", kind)
@@ -261,7 +263,7 @@ def _pcd_header(data: bytes) -> tuple[dict[str, list[str]], bytes]:
             raise ValueError("no pcd header")
         words = data[start:end].decode("ascii", "replace").split()
         if words and not words[0].startswith("#"):
-            header[words[0]] = words[1:]
+            header[words[0].upper()] = words[1:]
         start = end + 1
     return header, data[start:]
 
