@@ -269,6 +269,7 @@ class Origin:
         sensors: Names of the sensors that were asked for; None for the format's default.
         start: Seconds from the first scan before which scans are left out, or None.
         end: Seconds from the first scan after which scans are left out, or None.
+        columns: Names of the columns of .bin clouds that were stated; None where none were.
     """
 
     path: Path
@@ -276,6 +277,7 @@ class Origin:
     sensors: tuple[str, ...] | None = None
     start: float | None = None
     end: float | None = None
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -86,22 +86,23 @@ def open_drive(
     start: float | None = None,
     end: float | None = None,
     progress: Progress = silent,
+    columns: Sequence[str] | None = None,
 ) -> Drive:
-    """Open a drive: its folder, or the archives that it was downloaded as.
+    """Open a drive.
 
     Args:
-        path: Folder or archive.
+        path: Its folder, its archives, a bag, or one cloud.
         format: Name of the format, or "auto".
-        sensors: Names of the sensors to use; None: the format's default.
+        sensors: Names of the sensors to use, of a bag its topics; None: the format's default.
         start: Seconds from the first scan before which scans are left out.
-        end: Seconds from the first scan after which scans are left out.
+        end: The same, after which they are left out.
         progress: Is called while a compressed archive is unpacked.
+        columns: Names of the columns of .bin clouds; None: recognised by their contents.
 
     Raises:
         MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
     """
-    names = tuple(sensors) if sensors else None
-    return open_source(Path(path), format, names, start, end, progress)
+    return open_source(path, format, sensors, start, end, progress, columns)
 
 
 def localize(

@@ -7,7 +7,7 @@ read without importing the files, so that a command line can list them without i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,8 @@ class Source:
             name and the files that exist.
         open: Opens the drive at a node with the sensors named, or its default sensors for None. It
             raises a MaptileError where files are missing or damaged.
+        open_columns: Opens a drive whose .bin files have the columns named; None where the format
+            defines them.
         priority: Formats are tried in ascending order; the first that recognises a folder opens it.
         sensors: Names of the sensors that can be chosen; empty where they depend on the drive.
         suffixes: Suffixes of single files that are a drive of this format.
@@ -48,6 +50,7 @@ class Source:
     open: Callable[[Node, tuple[str, ...] | None], Drive]
     priority: int
     sensors: tuple[str, ...] = ()
+    open_columns: Callable[[Node, tuple[str, ...] | None], Drive] | None = None
     suffixes: tuple[str, ...] = ()
 
 
@@ -63,10 +66,11 @@ def detect_format(path: Node) -> str | None:
 def open_drive(
     path: str | Path,
     format: str = "auto",
-    sensors: tuple[str, ...] | None = None,
+    sensors: Sequence[str] | None = None,
     start: float | None = None,
     end: float | None = None,
     progress: Progress = silent,
+    columns: Sequence[str] | None = None,
 ) -> Drive:
     """Open a drive.
 
@@ -74,16 +78,20 @@ def open_drive(
         path: The drive's folder; or a folder, an archive or a folder of archives (see
             ``open_tree``) that contains this drive and no other.
         format: One of ``SOURCES.names()``, or "auto".
-        sensors: Names of the sensors to use; None: the format's default.
+        sensors: Names of the sensors to use, of a bag its topics; None: the format's default.
         start: Keep only scans from this many seconds after the first one.
         end: Keep only scans up to this many seconds after the first one.
         progress: Called while a compressed archive is unpacked.
+        columns: Names of the columns of .bin clouds, such as x, y, z, intensity, ring, time; None:
+            recognised by their contents.
 
     Raises:
         MaptileError: There is no drive at ``path``, or several; one of its files is damaged; a
-            sensor is unknown; or there is no scan between ``start`` and ``end``.
+            sensor is unknown; its format defines the columns; or there is no scan between
+            ``start`` and ``end``.
     """
     path = Path(path)
+    sensors = tuple(sensors) if sensors else None
     known = ("auto", *SOURCES.names())
     if format not in known:
         raise MaptileError(f"{path}: unknown format {format}; choose from {', '.join(known)}")
@@ -98,8 +106,8 @@ def open_drive(
             f"{node}: no sensor {', '.join(sorted(unknown))}; "
             f"choose from {', '.join(source.sensors)}"
         )
-    origin = Origin(path, format, sensors, start, end)
-    drive = replace(source.open(node, sensors), origin=origin)
+    origin = Origin(path, format, sensors, start, end, tuple(columns) if columns else None)
+    drive = replace(_opened(source, node, sensors, columns), origin=origin)
     if start is None and end is None:
         return drive
     part = drive.between(start, end)
@@ -109,6 +117,19 @@ def open_drive(
             f"{path}: no scan between start and end; the drive lasts {duration:.1f} seconds"
         )
     return part
+
+
+def _opened(
+    source: Source, node: Node, sensors: tuple[str, ...] | None, columns: Sequence[str] | None
+) -> Drive:
+    """The drive at ``node``, by the function of its format that takes what is stated."""
+    if not columns:
+        return source.open(node, sensors)
+    if source.open_columns is None:
+        raise MaptileError(f"{node}: --columns is for .bin point clouds; leave it out for this one")
+    from data_prep.sources.points.bin_layout import column_names
+
+    return source.open_columns(node, column_names(columns))
 
 
 def _is_whole(path: Path) -> bool:

@@ -39,8 +39,9 @@ from data_prep.sources.formats.common import (
 )
 from data_prep.sources.formats.gnss_files import find_gnss
 from data_prep.sources.formats.tum import pose_track, read_tum
+from data_prep.sources.points.bin_layout import Layout
 from data_prep.sources.points.file_times import times_in_names
-from data_prep.sources.points.pointfiles import Cloud, read_cloud
+from data_prep.sources.points.pointfiles import Cloud, layout_of_files, read_cloud
 from data_prep.sources.storage.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
@@ -70,6 +71,9 @@ _MAX_OFFSET_RATIO = 0.3
 _SAMPLES = 3
 """Number of clouds that are read when a drive is opened."""
 
+_LAYOUT_SAMPLES = 5
+"""Number of .bin files by which the layout of all is decided."""
+
 
 @dataclass(frozen=True)
 class CloudScans:
@@ -81,6 +85,7 @@ class CloudScans:
         t_ns: (S,) time of each cloud.
         labels: The source of their labels.
         timed: Whether points have times; in a cloud without, all are 0.
+        layout: The layout of .bin files; None: each by its contents.
         sensors: ("clouds",).
     """
 
@@ -89,6 +94,7 @@ class CloudScans:
     t_ns: Times
     labels: CloudLabels
     timed: bool = False
+    layout: Layout | None = None
     sensors: tuple[str, ...] = SENSORS
 
     def file(self, scan: int) -> Node:
@@ -100,7 +106,7 @@ class CloudScans:
         clouds, labels = [], []
         for scan in range(len(self.files))[start:stop]:
             file = self.file(scan)
-            cloud = read_cloud(file, int(self.t_ns[scan]))
+            cloud = read_cloud(file, int(self.t_ns[scan]), self.layout)
             check_near(file, cloud)
             clouds.append(cloud)
             label = self.labels.of(file, cloud)
@@ -124,21 +130,23 @@ def is_clouds(path: Node) -> bool:
     return (path / "clouds").is_dir()
 
 
-def open_clouds(path: Node) -> Drive:
+def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     """Open a generic drive.
 
     Args:
         path: The drive's folder.
+        columns: Names of the columns of .bin files; None: by their contents.
 
     Raises:
-        MaptileError: There are no clouds, their times are unknown, they are in a map's frame or
-            have labels of several tables, or a file is damaged.
+        MaptileError: There are no clouds, their times or columns are unknown, they are in a map's
+            frame or have labels of several tables, or a file is damaged.
     """
     notes: list[str] = []
     odometry = _odometry(path)
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
+    scans = replace(scans, layout=_bin_layout(scans, columns))
     samples = _read_samples(scans, odometry)
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:
@@ -163,6 +171,7 @@ SOURCE = Source(
     looked_for="generic drive (clouds/ with .ply, .pcd, .bin, .las or .laz files)",
     recognises=is_clouds,
     open=lambda path, _: open_clouds(path),
+    open_columns=open_clouds,
     priority=70,
     sensors=SENSORS,
 )
@@ -194,6 +203,15 @@ def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> Clo
     return CloudScans(folder, tuple(files[i] for i in order), t_ns[order], CloudLabels(None))
 
 
+def _bin_layout(scans: CloudScans, columns: tuple[str, ...] | None) -> Layout | None:
+    """The one layout of the drive's .bin files; None where there are none."""
+    bins = [scans.folder / name for name in scans.files if name.lower().endswith(".bin")]
+    if not bins:
+        return None
+    chosen = np.unique(np.linspace(0, len(bins) - 1, _LAYOUT_SAMPLES).astype(int)).tolist()
+    return layout_of_files([bins[i] for i in chosen], columns)
+
+
 def _listed_times(listing: Node, files: list[str], notes: list[str]) -> tuple[list[str], Times]:
     """The files that timestamps.csv lists, and their times."""
     rows = read_table(listing, ["t_ns"], text=["file"])
@@ -214,7 +232,7 @@ def _read_samples(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[N
     for scan in np.unique(np.linspace(0, len(scans.files) - 1, _SAMPLES).astype(int)).tolist():
         file, t_ns = scans.file(scan), scans.t_ns[scan : scan + 1]
         try:
-            cloud = read_cloud(file, int(t_ns[0]))
+            cloud = read_cloud(file, int(t_ns[0]), scans.layout)
         except MaptileError as damage:
             error = damage
             continue

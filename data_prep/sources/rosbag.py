@@ -138,7 +138,7 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
     if not isinstance(path, Path):
         raise MaptileError(f"{path}: unpack the archive; a bag is read from a file")
     bag = Bag(path)
-    notes: list[str] = []
+    notes = [] if bag.whole else ["the recorder was stopped halfway: what it wrote is used"]
     topics = {topic.name: topic for topic in bag.topics}
     unknown = sorted(set(names or ()) - set(topics))
     if unknown:
@@ -206,7 +206,7 @@ def _cloud_topics(
         return clouds
     best = max(clouds, key=lambda topic: topic.messages)
     rest = ", ".join(topic.name for topic in clouds if topic is not best)
-    notes.append(f"point clouds of {best.name}; others are {rest} (--sensors NAME,... changes it)")
+    notes.append(f"point clouds of {best.name}; others are {rest} (--topics NAME,... changes it)")
     return [best]
 
 
@@ -222,7 +222,7 @@ class _Index:
 
 
 def _index(bag: Bag, clouds: list[Topic]) -> _Index:
-    """Read the times of all scans, and the first scan of each topic."""
+    """Read the times of all scans, and the first scan with points of each topic."""
     number = {topic.name: k for k, topic in enumerate(clouds)}
     frames, clocks = [""] * len(clouds), [""] * len(clouds)
     times: list[int] = []
@@ -233,9 +233,10 @@ def _index(bag: Bag, clouds: list[Topic]) -> _Index:
         k = number[message.topic]
         t_ns, frame = measured(bag, message)
         if k not in seen:
-            seen.add(k)
-            frames[k] = frame
-            clocks[k] = decode(bag, message, clouds[k].type, t_ns).clock
+            points = decode(bag, message, clouds[k].type, t_ns)
+            frames[k], clocks[k] = frame, points.clock
+            if len(points.xyz):  # an empty one has no times to learn from
+                seen.add(k)
         times.append(t_ns)
         records.append(message.record_ns)
         which.append(k)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @options.submap
 @options.every
-@options.drive_format()
+@options.drive
 @options.device
 @click.option(
     "--config",
@@ -50,6 +50,8 @@ def command(
     submap: float,
     every: float,
     format: str,
+    sensors: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
     device: str,
     config: str | None,
     overrides: tuple[str, ...],
@@ -71,7 +73,7 @@ def command(
     with console.progress_bar() as progress:
         folder = ml.adapt(
             city,
-            ml.open_drive(drive, format, progress=progress),
+            ml.open_drive(drive, format, sensors, progress=progress, columns=columns),
             what="walls" if walls else "model",
             model=model,
             out=out,

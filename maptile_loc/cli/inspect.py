@@ -28,6 +28,7 @@ from maptile_loc.cli.parts import console, options
     show_default="half-way",
     help="Seconds from the first scan to the query tile.",
 )
+@options.drive
 @options.recipe("localize")
 @options.overrides
 def command(
@@ -35,6 +36,9 @@ def command(
     picture: Path | None,
     submap: float,
     at: float | None,
+    format: str,
+    sensors: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -48,7 +52,9 @@ def command(
 
     settings = load_recipe(config, overrides)
     with console.progress_bar() as progress:
-        for line in inspect(path, picture, submap, at, settings, progress):
+        for line in inspect(
+            path, picture, submap, at, settings, progress, (format, sensors, columns)
+        ):
             click.echo(line)
     console.say_recipe(config)
     is_city = (path / "city.json").is_file() or path.suffix.lower() in {".tif", ".tiff"}

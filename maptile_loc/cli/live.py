@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from maptile_loc.cli.parts import options
+from maptile_loc.cli.parts import options as shared
 
 if TYPE_CHECKING:
     from maptile_loc.types import Fix
@@ -21,11 +21,11 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("city", type=options.PATH)
-@click.argument("folder", type=options.PATH)
-@click.option("--out", type=options.PATH, help="CSV file to write a row per scan to.")
-@options.submap
-@options.every
+@click.argument("city", type=shared.PATH)
+@click.argument("folder", type=shared.PATH)
+@click.option("--out", type=shared.PATH, help="CSV file to write a row per scan to.")
+@shared.submap
+@shared.every
 @click.option(
     "--idle",
     metavar="S",
@@ -34,11 +34,12 @@ COLUMNS = (
     show_default=False,
 )
 @click.option("--gnss", is_flag=True, help="Use gnss.csv, which grows, as a witness that may lie.")
-@options.sensor_profile
-@options.device
-@options.seed
-@options.recipe("localize")
-@options.overrides
+@shared.columns
+@shared.sensor_profile
+@shared.device
+@shared.seed
+@shared.recipe("localize")
+@shared.overrides
 def command(
     city: Path,
     folder: Path,
@@ -47,11 +48,8 @@ def command(
     every: float,
     idle: float | None,
     gnss: bool,
-    sensor_profile: Path | None,
-    device: str,
-    seed: int,
-    config: str,
-    overrides: tuple[str, ...],
+    columns: tuple[str, ...] | None,
+    **options: Any,
 ) -> None:
     """Localize a vehicle live on the map of CITY.
 
@@ -68,21 +66,12 @@ def command(
     if out is not None and out.exists():
         raise ml.MaptileError(f"{out}: exists already; name another file, or remove it")
     odometry, positions = OdometryTail(folder / "odometry.tum"), GnssTail(folder / "gnss.csv")
-    localizer = ml.Localizer(
-        city,
-        submap_m=submap,
-        every_m=every,
-        sensor_profile=sensor_profile,
-        device=device,
-        seed=seed,
-        config=config,
-        overrides=overrides,
-    )
+    localizer = ml.Localizer(city, submap_m=submap, every_m=every, **options)
     if out is not None:
         out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
     scans = sure = 0
     try:
-        for scan in arriving(folder, idle):
+        for scan in arriving(folder, idle, columns):
             for t_ns, pose, restart in odometry.new():
                 localizer.add_odometry(t_ns, pose, restart)
             for position in positions.new() if gnss else ():

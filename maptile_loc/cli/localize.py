@@ -43,8 +43,7 @@ SHOWN_SCANS = 20
     default="auto",
     help="auto: the drive's, or made from its scans if it has none; lidar: made from its scans.",
 )
-@shared.drive_format()
-@click.option("--sensors", metavar="NAME,...", show_default="the format's", help="Sensors to use.")
+@shared.drive
 @click.option("--start", metavar="S", type=float, help="Seconds from the first scan.")
 @click.option("--end", metavar="S", type=float, help="Seconds from the first scan.")
 @click.option(
@@ -76,7 +75,8 @@ def command(
     submap: float,
     every: float,
     format: str,
-    sensors: str | None,
+    sensors: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
     start: float | None,
     end: float | None,
     search: str,
@@ -89,9 +89,8 @@ def command(
     """
     import maptile_loc as ml
 
-    names = sensors.split(",") if sensors else None
     with console.progress_bar() as progress:
-        opened = ml.open_drive(drive, format, names, start, end, progress)
+        opened = ml.open_drive(drive, format, sensors, start, end, progress, columns)
         found = ml.localize(
             city,
             opened,

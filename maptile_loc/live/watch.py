@@ -19,7 +19,8 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources.clouds import SUFFIXES
 from data_prep.sources.formats.gnss_files import GnssTable
-from data_prep.sources.points.pointfiles import read_cloud
+from data_prep.sources.points.bin_layout import column_names
+from data_prep.sources.points.pointfiles import layout_of_files, read_cloud
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,18 +31,22 @@ _SETTLED_S = 0.2
 """The newest cloud is complete when its file has not grown for this time, seconds."""
 
 
-def arriving(folder: Path, idle_s: float | None = None) -> Iterator[ScanBlock]:
+def arriving(
+    folder: Path, idle_s: float | None = None, columns: tuple[str, ...] | None = None
+) -> Iterator[ScanBlock]:
     """Yield the scans of a recording in the order of time, each as soon as its file is complete.
 
     Args:
         folder: The recording; ``clouds/`` may still be missing.
         idle_s: End after this time without a new scan, seconds; None: never.
+        columns: Names of the columns of .bin clouds; None: each by its contents.
 
     Raises:
         MaptileError: The recording is no folder, or a cloud's name is not its time.
     """
     if not folder.is_dir():
         raise MaptileError(f"{folder}: no such folder; name the one that the recorder writes to")
+    columns = column_names(columns) if columns else None
     last_ns, quiet_since = -1, time.monotonic()
     while idle_s is None or time.monotonic() - quiet_since < idle_s:
         waiting = sorted(item for item in _clouds(folder / "clouds") if item[0] > last_ns)
@@ -51,7 +56,8 @@ def arriving(folder: Path, idle_s: float | None = None) -> Iterator[ScanBlock]:
                 break
             last_ns, quiet_since = t_ns, time.monotonic()
             try:
-                cloud = read_cloud(path, t_ns)
+                layout = layout_of_files([path], columns) if path.suffix == ".bin" else None
+                cloud = read_cloud(path, t_ns, layout)
             except MaptileError as error:
                 _LOG.warning("left out: %s", error)
                 continue

@@ -73,6 +73,7 @@ def run_record(
         "drive": drive.name if origin is None else str(origin.path.resolve()),
         "format": drive.format,
         "sensors": None if origin is None else origin.sensors,
+        "columns": None if origin is None else origin.columns,
         "start": None if origin is None else origin.start,
         "end": None if origin is None else origin.end,
         "model": None if model is None else str(model),
@@ -192,7 +193,10 @@ def evaluate_run(folder: Path, radii_m: Sequence[float] = ()) -> Metrics:
         raise MaptileError(f"{folder / 'run.json'}: names no drive to take the truth from")
     sensors = run.get("sensors")
     drive = open_drive(
-        Path(run["drive"]), run.get("format", "auto"), tuple(sensors) if sensors else None
+        Path(run["drive"]),
+        run.get("format", "auto"),
+        tuple(sensors) if sensors else None,
+        columns=run.get("columns"),
     )
     if drive.truth is None:
         raise MaptileError(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
-from data_prep.sources.points.bin_layout import layout_of
+from data_prep.sources.points.bin_layout import Layout, LayoutError, layout_of, layout_of_all
 from data_prep.sources.points.las_files import read_las
 from data_prep.sources.storage.tree import Node
 
@@ -80,12 +80,31 @@ class Cloud:
     seconds: NDArray[np.float32] | None = None
 
 
-def read_cloud(node: Node, t_ns: int | None = None) -> Cloud:
+def layout_of_files(files: Sequence[Node], columns: Sequence[str] | None = None) -> Layout:
+    """The layout of some .bin files of one drive; see ``layout_of_all``.
+
+    Args:
+        files: The files, one or more.
+        columns: Names of their columns; None: unknown.
+
+    Raises:
+        MaptileError: A file cannot be read, or the layout cannot be decided.
+    """
+    try:
+        return layout_of_all([file.read_bytes() for file in files], columns)
+    except OSError as error:
+        raise MaptileError(f"{files[0].parent}: cannot read a cloud ({error.strerror})") from None
+    except LayoutError as error:
+        raise MaptileError(f"{files[0]}: not readable as a bin point cloud: {error}") from None
+
+
+def read_cloud(node: Node, t_ns: int | None = None, layout: Layout | None = None) -> Cloud:
     """Read a file of points.
 
     Args:
         node: A file whose suffix is one of .ply, .pcd, .bin, .las and .laz.
         t_ns: The time of the cloud, in nanoseconds since 1970, or None.
+        layout: That of a .bin; None: by its contents.
 
     Raises:
         MaptileError: The file cannot be read, is cut short, or is not of its format.
@@ -94,23 +113,30 @@ def read_cloud(node: Node, t_ns: int | None = None) -> Cloud:
     try:
         data = node.read_bytes()
         if kind == "bin":
-            return Cloud(_bin(data))
+            return _bin(data, layout or layout_of(data), t_ns)
         if kind in ("las", "laz"):
             points, classes, times = read_las(data)
             label = classes.astype(np.int32) if (classes > 1).any() else None
             return Cloud(points, label, None if times is None else _seconds(times, t_ns))
         columns = {"ply": _ply, "pcd": _pcd}[kind](data)
         points = np.stack([columns[name].astype(np.float64) for name in "xyz"], axis=1)
-        return Cloud(
-            points,
-            _labels(columns["label"]) if "label" in columns else None,
-            _seconds(columns["time"], t_ns) if "time" in columns else None,
-        )
+        return _cloud(points, columns, t_ns)
+    except LayoutError as error:
+        raise MaptileError(f"{node}: not readable as a bin point cloud: {error}") from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaptileError(
             f"{node}: not readable as a {kind} point cloud ({reason}); copy it again"
         ) from None
+
+
+def _cloud(points: Points, columns: Columns, t_ns: int | None) -> Cloud:
+    """A cloud with the labels and times that there are among the columns."""
+    return Cloud(
+        points,
+        _labels(columns["label"]) if "label" in columns else None,
+        _seconds(columns["time"], t_ns) if "time" in columns else None,
+    )
 
 
 def _labels(values: NDArray[np.generic]) -> NDArray[np.int32] | None:
@@ -145,8 +171,11 @@ def _seconds(values: NDArray[np.generic], t_ns: int | None) -> NDArray[np.float3
 
 def _roles(names: Sequence[str]) -> dict[str, str]:
     """Names of a file's fields by role: "x", "y", "z", "label" and "time"."""
-    roles = {name: name for name in "xyz"}
     plain = {name.lower().removeprefix("scalar_"): name for name in reversed(names)}
+    roles = {axis: axis if axis in names else plain.get(axis, "") for axis in "xyz"}
+    missing = [axis for axis, name in roles.items() if not name]
+    if missing:
+        raise ValueError(f"no field {', '.join(missing)}")
     if "s" in plain:  # s and t are texture coordinates
         plain.pop("t", None)
     for role, known in (("label", LABEL_NAMES), ("time", TIME_NAMES)):
@@ -156,9 +185,16 @@ def _roles(names: Sequence[str]) -> dict[str, str]:
     return roles
 
 
-def _bin(data: bytes) -> Points:
-    """The first three columns of a file without a header, in the layout that fits it."""
-    return layout_of(data).table(data)[:, :3]
+def _bin(data: bytes, layout: Layout, t_ns: int | None) -> Cloud:
+    """The points of a file without a header."""
+    if not layout.fits(len(data)):
+        raise ValueError(f"{len(data)} bytes are no whole number of points in {layout}: cut short")
+    table = layout.table(data)
+    columns: Columns = {
+        role: table[:, layout.names.index(name)] for role, name in _roles(layout.names).items()
+    }
+    points = np.stack([table[:, layout.names.index(axis)] for axis in "xyz"], axis=1)
+    return _cloud(points, columns, t_ns)
 
 
 def _ply(data: bytes) -> Columns:
@@ -189,7 +225,8 @@ def _pcd(data: bytes) -> Columns:
     repeats = [int(n) for n in header.get("COUNT", ["1"] * len(names))]
     if not all(0 < n < 10_000 for n in repeats):
         raise ValueError("COUNT out of range")
-    if not set(header["TYPE"]) <= {"F", "I", "U"}:
+    types = [kind.lower() for kind in header["TYPE"]]
+    if not set(types) <= {"f", "i", "u"}:
         raise ValueError("unknown TYPE")
     # Padding is named "_" and may occur repeatedly; fields of several values are not used either.
     names = [
@@ -197,10 +234,8 @@ def _pcd(data: bytes) -> Columns:
         for i, (name, repeat) in enumerate(zip(names, repeats, strict=True))
     ]
     count = int(header["POINTS"][0]) if "POINTS" in header else _product(header)
-    kinds = [
-        f"<{kind.lower()}{size}" for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)
-    ]
-    encoding = header["DATA"][0]
+    kinds = [f"<{kind}{size}" for kind, size in zip(types, header["SIZE"], strict=True)]
+    encoding = header["DATA"][0].lower()
     if encoding == "ascii":
         columns = [
             (name if i == 0 else f"{name}.{i}", kind)
@@ -228,7 +263,7 @@ def _pcd_header(data: bytes) -> tuple[dict[str, list[str]], bytes]:
             raise ValueError("no pcd header")
         words = data[start:end].decode("ascii", "replace").split()
         if words and not words[0].startswith("#"):
-            header[words[0]] = words[1:]
+            header[words[0].upper()] = words[1:]
         start = end + 1
     return header, data[start:]
 

@@ -13,6 +13,7 @@ from typing import IO, Literal, Protocol
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
 from data_prep.sources.storage.archives import SUFFIXES, Archive, Member, is_archive, open_archive
+from data_prep.sources.storage.names import is_clutter
 
 
 class Node(Protocol):
@@ -267,7 +268,7 @@ def names(folder: Node) -> list[str]:
     if isinstance(folder, ArchivePath):
         return list(set[str]().union(*folder.listing()))
     with os.scandir(str(folder)) as entries:
-        return [entry.name for entry in entries]
+        return [entry.name for entry in entries if not is_clutter(entry.name)]
 
 
 def file_names(folder: Node) -> list[str]:
@@ -285,7 +286,7 @@ def subfolders(folder: Node) -> list[Node]:
 def _scan(folder: Node) -> tuple[set[str], set[str]]:
     """Names of the files and of the folders in a real folder."""
     with os.scandir(str(folder)) as entries:
-        found = list(entries)
+        found = [entry for entry in entries if not is_clutter(entry.name)]
     folders = {entry.name for entry in found if entry.is_dir()}
     return {entry.name for entry in found} - folders, folders
 

@@ -22,6 +22,10 @@ LONGEST_SUBMAP_M = 1e5
 """Longest submap that can be asked for, metres of travel."""
 
 
+Stated = tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]
+"""Format, sensors and columns of a drive."""
+
+
 @dataclass(frozen=True)
 class _Request:
     """Arguments of ``inspect`` that concern a drive."""
@@ -30,6 +34,7 @@ class _Request:
     submap_m: float
     at_s: float | None
     settings: LocalizeSettings | None
+    stated: Stated
 
 
 def inspect(
@@ -39,6 +44,7 @@ def inspect(
     at_s: float | None = None,
     settings: LocalizeSettings | None = None,
     progress: Progress = silent,
+    stated: Stated = ("auto", None, None),
 ) -> Iterator[str]:
     """Yield lines that describe the contents of ``path``, and draw a picture of them.
 
@@ -49,6 +55,7 @@ def inspect(
         at_s: Time of the query tile of a drive, seconds from its first scan; by default half-way.
         settings: Recipe for the query tile of a drive; its defaults if None.
         progress: Called while scans are read and the tile is made.
+        stated: Format, sensors and columns of a drive, as in ``open_drive``.
 
     Raises:
         MaptileError: ``path`` is neither a city nor a drive that can be read; the time is not in
@@ -61,7 +68,9 @@ def inspect(
     if (path / "city.json").exists() or path.suffix.lower() in {".tif", ".tiff"}:
         yield from _inspect_city(path, picture)
     else:
-        yield from _inspect_drive(path, _Request(picture, submap_m, at_s, settings), progress)
+        yield from _inspect_drive(
+            path, _Request(picture, submap_m, at_s, settings, stated), progress
+        )
 
 
 def _inspect_city(path: Path, picture: Path | None) -> Iterator[str]:
@@ -82,7 +91,7 @@ def _inspect_drive(path: Path, asked: _Request, progress: Progress) -> Iterator[
     from maptile_loc.report.inspect.drive_text import describe_drive, label_kinds, line, missing
     from maptile_loc.report.inspect.scan_sample import sample_scans
 
-    drive = _open_drive(path)
+    drive = _open_drive(path, asked.stated, progress)
     lasts = (drive.scans.t_ns[-1] - drive.scans.t_ns[0]) / 1e9
     if asked.at_s is not None and not 0 <= asked.at_s <= lasts:
         raise MaptileError(f"--at {asked.at_s:g}: {drive.name} lasts from 0 to {lasts:.1f} seconds")
@@ -102,11 +111,12 @@ def _inspect_drive(path: Path, asked: _Request, progress: Progress) -> Iterator[
     yield line("picture", str(save(figure, asked.picture or _default_picture(drive.name))))
 
 
-def _open_drive(path: Path) -> Drive:
+def _open_drive(path: Path, stated: Stated, progress: Progress) -> Drive:
     from data_prep.sources import open_drive
 
+    format, sensors, columns = stated
     try:
-        return open_drive(path)
+        return open_drive(path, format, sensors, progress=progress, columns=columns)
     except MaptileError as error:
         from data_prep.osm.kinds import SUFFIXES
 
