@@ -129,10 +129,13 @@ def localize(
     keep: PathLike | None = None,
     progress: Progress = silent,
 ) -> Localization:
-    """Localize a drive on the map of a city. The drive's truth is never read.
+    """The poses of a drive on the map of a city, at every stage, with covariances and scores.
+
+    The drive's truth is never read.
 
     Args:
-        city, drive: A city and a drive, or their paths.
+        city: A city, or its path.
+        drive: A drive, or its path.
         method: Search method: "match", "mapnet", "cells", "retrieval" or "cells+retrieval".
         model: Folder of a trained model; None: the city's newest one of this method.
         heading: "known", "prior:DEG" or "unknown"; None: known where the drive has headings.
@@ -152,9 +155,6 @@ def localize(
         overrides: ``key=value`` strings that override single keys of the recipe.
         keep: Folder in which odometry that is made from the scans is kept, and found again.
         progress: Is called as the work proceeds.
-
-    Returns:
-        The poses of every stage, with covariances and scores.
 
     Raises:
         MaptileError: Something that is named does not exist or does not fit.

@@ -28,8 +28,16 @@ else:
 
 MAGIC = b"\x89MCAP0\r\n"
 """First bytes of a file."""
-SCHEMA, CHANNEL, MESSAGE, CHUNK, INDEX = 3, 4, 5, 6, 7
-"""Kinds of records that are read."""
+SCHEMA = 3
+"""Kind of the records that define a message type."""
+CHANNEL = 4
+"""Kind of the records that name a topic."""
+MESSAGE = 5
+"""Kind of the records of a message."""
+CHUNK = 6
+"""Kind of the records that hold others, compressed."""
+INDEX = 7
+"""Kind of the records after a chunk that list its messages."""
 END = (2, 15)
 """Kinds of records after which no message follows: footer and end of the data."""
 MAX_CHUNK = 1 << 30
