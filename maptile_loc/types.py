@@ -352,20 +352,24 @@ class Localization:
 
         return evaluate(self, truth)
 
-    def save(self, folder: Path | str, truth: TruthTrack | None = None) -> Metrics | None:
+    def save(
+        self, folder: Path | str, truth: TruthTrack | None = None, force: bool = False
+    ) -> Metrics | None:
         """Write all files of the result to ``folder``, in one swap: all of them or none.
 
         Args:
             folder: Made if missing. An older result in it, and what was derived from it, is
                 replaced; other files in it stay.
             truth: If given, ``metrics.json`` and ``errors.csv`` are written too.
+            force: Replace whatever stands there, such as the result of another drive.
 
         Returns:
             The metrics, or None without ``truth``.
 
         Raises:
-            MaptileError: The folder cannot be written; an older result is left as it was.
+            MaptileError: Something else stands there; the folder cannot be written; an older
+                result is left as it was.
         """
         from maptile_loc.report.files import write_result
 
-        return write_result(self, Path(folder), truth)
+        return write_result(self, Path(folder), truth, force)

@@ -26,6 +26,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
 from data_prep.progress import Progress, silent, tracked
+from data_prep.regular import check_regular
 
 BANDS = ("building", "road", "path")
 """Names of the bands, in the order of a raster's first axis."""
@@ -293,6 +294,7 @@ def read_raster(path: Path) -> MapRaster:
     """
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
+    check_regular(path)
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),

@@ -35,7 +35,7 @@ from data_prep.sources.formats.kitti_files import (
     rigid,
     turn_seconds,
 )
-from data_prep.sources.storage.tree import Node, beside, open_tree
+from data_prep.sources.storage.tree import Node, beside, open_tree, read_node_text
 
 _MAX_VALUE = 1e6
 """Largest magnitude of a number in oxts/data; anything larger is damage."""
@@ -142,7 +142,7 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
 
 def _read_row(path: Node) -> list[float]:
     try:
-        row = [float(value) for value in path.read_text(encoding="ascii").split()]
+        row = [float(value) for value in read_node_text(path, "ascii").split()]
     except (OSError, ValueError):
         row = []
     if len(row) != 30 or not (np.abs(row) < _MAX_VALUE).all():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from maptile_loc.cli.parts import options
+from data_prep.counted import counted
+from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.output import writing
 
 if TYPE_CHECKING:
+    from maptile_loc.live.localizer import Localizer
     from maptile_loc.types import Fix
 
 COLUMNS = (
@@ -26,6 +30,7 @@ COLUMNS = (
 @click.option("--out", type=options.PATH, help="CSV file to write a row per scan to.")
 @options.submap
 @options.every
+@options.force
 @click.option(
     "--idle",
     metavar="S",
@@ -42,6 +47,7 @@ def command(
     city: Path,
     folder: Path,
     out: Path | None,
+    force: bool,
     submap: float,
     every: float,
     idle: float | None,
@@ -57,29 +63,48 @@ def command(
     optionally odometry.tum, which grows. Without it, the motion is found from the scans. The
     heading is unknown.
     """
+    import maptile_loc as ml
+
+    if out is not None and out.exists() and not (force and out.is_file()):
+        raise ml.MaptileError(
+            f"{out}: stands there already; name another file, or replace a file with --force"
+        )
+    with writing(out) if out is not None else nullcontext():
+        localizer = ml.Localizer(
+            city,
+            submap_m=submap,
+            every_m=every,
+            sensor_profile=sensor_profile,
+            device=device,
+            seed=seed,
+            config=config,
+            overrides=overrides,
+        )
+        scans, sure, why = _follow(localizer, folder, out, idle)
+    click.echo(f"{folder}: {sure} of {counted(scans, 'scan')} localized")
+    if not sure:
+        console.end_with_nothing(f"{why}; see maptile inspect {folder}")
+
+
+def _follow(
+    localizer: Localizer, folder: Path, out: Path | None, idle: float | None
+) -> tuple[int, int, str]:
+    """Localize the scans that arrive until Ctrl-C, or ``idle`` seconds without one.
+
+    Returns:
+        The numbers of all scans and of those localized, and why the last one was not.
+    """
     import logging
 
-    import maptile_loc as ml
     from maptile_loc.live.watch import OdometryTail, arriving
+    from maptile_loc.report.findings import REASON_TEXT
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    if out is not None and out.exists():
-        raise ml.MaptileError(f"{out}: exists already; name another file, or remove it")
     odometry = OdometryTail(folder / "odometry.tum")
-    localizer = ml.Localizer(
-        city,
-        submap_m=submap,
-        every_m=every,
-        sensor_profile=sensor_profile,
-        device=device,
-        seed=seed,
-        config=config,
-        overrides=overrides,
-    )
-    if out is not None:
-        out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
-    scans = sure = 0
+    scans, sure, why = 0, 0, "no scan came"
     try:
+        if out is not None:
+            out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
         for scan in arriving(folder, idle):
             for t_ns, pose, restart in odometry.new():
                 localizer.add_odometry(t_ns, pose, restart)
@@ -88,6 +113,7 @@ def command(
             if fix is None:
                 continue
             sure += fix.localized
+            why = REASON_TEXT.get(fix.reason, fix.reason)
             if fix.is_query:
                 click.echo(in_words(fix))
             if out is not None:
@@ -97,7 +123,7 @@ def command(
         click.echo("")
     finally:
         localizer.close()
-    click.echo(f"{folder}: {sure} of {scans} scans localized")
+    return scans, sure, why
 
 
 def in_words(fix: Fix) -> str:

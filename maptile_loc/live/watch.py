@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.drive import ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
+from data_prep.regular import open_regular
 from data_prep.sources.clouds import SUFFIXES
 from data_prep.sources.points.pointfiles import read_cloud
 
@@ -101,7 +102,7 @@ class OdometryTail:
         """
         if not self._path.is_file():
             return
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             file.seek(self._read)
             data = file.read()
         self._read += len(data)

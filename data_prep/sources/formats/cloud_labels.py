@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data_prep.errors import MaptileError
 from data_prep.sources.formats.common import file_names, read_records
 from data_prep.sources.points.pointfiles import Cloud
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, read_node_text
 
 Labels = NDArray[np.int32]
 """(N,) class number of each point."""
@@ -132,7 +132,7 @@ def _declared_table(file: Node) -> str | None:
     if not file.is_file():
         return None
     try:
-        word = file.read_text(encoding="ascii").strip()
+        word = read_node_text(file, "ascii").strip()
     except (OSError, ValueError):
         word = ""
     if not _TABLE.fullmatch(word):

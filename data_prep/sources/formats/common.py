@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
-from data_prep.sources.storage.tree import Node, names
+from data_prep.regular import read_regular
+from data_prep.sources.storage.tree import Node, names, read_node
 from data_prep.sources.storage.tree import file_names as file_names
 
 T = TypeVar("T", bound=np.generic)
@@ -53,9 +54,7 @@ def read_bytes(folder: Node, name: str) -> bytes:
     """
     try:
         if isinstance(folder, Path):
-            # Making a Path takes as long as reading a scan.
-            with io.FileIO(f"{folder}/{name}") as stream:
-                return stream.readall()
+            return read_regular(f"{folder}/{name}")  # a Path takes as long as reading a scan
         return (folder / name).read_bytes()
     except OSError as error:
         raise MaptileError(f"{folder}/{name}: cannot read this file ({error.strerror})") from None
@@ -264,7 +263,7 @@ def _read_csv(path: Node, rows: int | None = None) -> pd.DataFrame:
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             # Without index_col=False, a trailing comma would shift every column by one.
             frame = pd.read_csv(
-                io.BytesIO(path.read_bytes()),
+                io.BytesIO(read_node(path)),
                 dtype=str,
                 index_col=False,
                 skipinitialspace=True,

@@ -18,7 +18,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import write_text
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources.formats.common import increasing
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, read_node_text
 
 _LINE = "eight numbers: t x y z qx qy qz qw"
 """What a line is."""
@@ -42,7 +42,7 @@ def read_tum(path: Node) -> PoseTrack:
         MaptileError: The file cannot be read, or a line is not a pose.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_node_text(path, "utf-8-sig").splitlines()
     except (OSError, ValueError):
         raise MaptileError(f"{path}: not readable as text; expected lines of {_LINE}") from None
     t_ns: list[int] = []

@@ -22,6 +22,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from data_prep.errors import MaptileError
+from data_prep.regular import check_regular
 
 ROS1_SUFFIX = ".bag"
 """Suffix of ROS 1 bags."""
@@ -88,6 +89,8 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path, self.ros1 = path, path.suffix == ROS1_SUFFIX
+        for file in path.iterdir() if path.is_dir() else (path,):
+            check_regular(file)
         self._reader: Any = Reader1(path) if self.ros1 else None
         try:
             self._reader = self._reader or Reader2(path)
