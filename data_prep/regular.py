@@ -78,7 +78,7 @@ def read_regular_text(path: Path, encoding: str = "utf-8") -> str:
 def too_large(path: object, size: int, most: int = MAX_FILE_BYTES) -> MaptileError:
     """The error of a file that is larger than the limit."""
     return MaptileError(
-        f"{path}: {size} bytes; files of more than {most} bytes are not read at once, so split it"
+        f"{path} has {size} bytes; more than {most} bytes are not read at once, so split it"
     )
 
 

@@ -15,7 +15,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import read_json
 
 KINDS: dict[str, tuple[str, str, Any]] = {
-    "city.json": ("city", "format", "maptile-city"),
+    "city.json": ("city folder", "format", "maptile-city"),
     "world.json": ("simulated drive", "simulated", True),
     "run.json": ("result", "final", None),
     "model.json": ("model", "format", "maptile-model"),
@@ -26,6 +26,8 @@ KINDS: dict[str, tuple[str, str, Any]] = {
 for any)."""
 MADE_FROM = "made_from"
 """Key of the marking file that states what a thing was made from."""
+_REMEDY = "choose another name, or add --force (in Python, force=True)"
+"""End of a message about something that is not replaced."""
 LISTED = 3
 """Number of a folder's entries that a message lists."""
 
@@ -75,7 +77,7 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
             another source, and ``force`` is False.
     """
     if folder.exists() and not folder.is_dir():
-        raise MaptileError(f"{folder}: a file stands there; choose another name, or remove it")
+        raise MaptileError(f"{folder}: a file stands there; choose another folder, or remove it")
     if not folder.exists():
         return product.keep
     found = kind_of(folder)
@@ -83,7 +85,10 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
         entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
         if not force and (others := sorted(set(entries) - set(product.begun))):
             more = "" if len(others) <= LISTED else f" and {len(others) - LISTED} more"
-            raise _refused(folder, f"other files ({', '.join(others[:LISTED])}{more})", product)
+            holds = f"{', '.join(others[:LISTED])}{more}"
+            raise MaptileError(
+                f"{folder}: exists and is no {KINDS[product.mark][0]} (it holds {holds}); {_REMEDY}"
+            )
         return lambda _: True
     mark, content = found
     made_from = content.get(MADE_FROM)
@@ -131,6 +136,5 @@ def _refused(folder: Path, what: str, product: Product) -> MaptileError:
     name = KINDS[product.mark][0]
     return MaptileError(
         f"{folder}: {what} stands there, and is not replaced by a {name}"
-        f"{_source(dict(product.made_from))}; choose another name, or add --force (in Python, "
-        "force=True)"
+        f"{_source(dict(product.made_from))}; {_REMEDY}"
     )

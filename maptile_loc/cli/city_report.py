@@ -57,7 +57,7 @@ def command(
 
     asked = ReportOptions(city, out, submap, sensor, places, device, seed, force)
     folder = out or city / "report"
-    with writing(folder, "report.json", again="goes on"), progress_bar() as progress:
+    with writing(folder, "report.json", False, "goes on"), progress_bar() as progress:
         line = city_report(asked, load_recipe(config, overrides), progress)
     console.say_recipe(config)
     click.echo(line)

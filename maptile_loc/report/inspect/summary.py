@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from data_prep.drive import Drive
     from maptile_loc.recipe import LocalizeSettings
 
+_SHOWS = "maptile inspect "
+"""Begin of the text by which a picture is known."""
 PICTURE_KEY = "Description"
 """Key of the text in a PNG file that says what it shows."""
 LONGEST_SUBMAP_M = 1e5
@@ -134,7 +136,7 @@ def _open_drive(path: Path) -> Drive:
 
 def shows(path: Path) -> str:
     """The text by which a picture is known to show the city or drive at ``path``."""
-    return f"maptile inspect {path.resolve()}"
+    return f"{_SHOWS}{path.resolve()}"
 
 
 def check_picture(target: Path, path: Path, force: bool) -> None:
@@ -154,10 +156,12 @@ def check_picture(target: Path, path: Path, force: bool) -> None:
         Image.open(file, formats=["PNG"]) as image,
     ):
         found = image.info.get(PICTURE_KEY)
-    if found == shows(path):
+    shown = found.removeprefix(_SHOWS) if isinstance(found, str) else ""
+    own = path.resolve()
+    # A folder, or an archive, with one drive in it is the same drive.
+    if shown and (Path(shown).is_relative_to(own) or own.is_relative_to(shown)):
         return
-    what = found.removeprefix("maptile inspect ") if isinstance(found, str) else ""
-    what = f"the picture of {what}" if what else "another file"
+    what = f"the picture of {shown}" if shown else "another file"
     raise MaptileError(
         f"{target}: {what} stands there, and is not replaced by one of {path}; choose another name "
         "with --picture, or add --force"
