@@ -15,7 +15,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pydantic
 import pyproj
 
 from data_prep.city.content_hash import content_hash
@@ -37,7 +36,7 @@ from data_prep.locks import locked
 from data_prep.osm.footprints import OnlineSettings, OsmData, OsmSource, read_osm
 from data_prep.progress import Progress, silent
 from data_prep.regular import check_regular
-from data_prep.settings import Settings
+from data_prep.settings import Positive, Settings
 from data_prep.standing import MADE_FROM
 
 FORMAT = "maptile-city"
@@ -81,7 +80,7 @@ class CitySettings(Settings):
     radius_m: float | None = None
     date: str | None = None
     crs: str | None = None
-    resolution: float = pydantic.Field(default=0.5, gt=0)
+    resolution: Positive = 0.5
     tiles: TileSettings = TileSettings()
     online: OnlineSettings = OnlineSettings()
 

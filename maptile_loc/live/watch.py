@@ -19,6 +19,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.regular import open_regular
 from data_prep.sources.clouds import SUFFIXES
+from data_prep.sources.formats.tum import check_size
 from data_prep.sources.points.pointfiles import read_cloud
 
 _LOG = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class OdometryTail:
             t_ns = int(Decimal(first) * 1_000_000_000)
             if values.shape != (7,) or not np.isfinite(values).all() or not values[3:].any():
                 raise ValueError(line)
+            check_size(self._path, values[None])
         except (ValueError, OverflowError, InvalidOperation):
             raise MaptileError(
                 f"{self._path}: expected lines of eight numbers, t x y z qx qy qz qw, not: {line}"

@@ -161,11 +161,24 @@ def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> 
         try:
             table[name] = frame[name].to_numpy(object).astype(np.int64 if whole else np.float64)
         except (ValueError, OverflowError):
+            kind = np.int64 if whole else np.float64
+            line, value = _first_wrong(frame[name], kind)
+            number = "a whole number" if whole else "a number"
             raise MaptileError(
-                f"{path}: column {name} holds a value that is not a number"
+                f"{path}: line {line}: column {name}: expected {number}, found {value[:60]!r}"
             ) from None
     finite = np.all([np.isfinite(table[name]) for name in columns], axis=0)
     return {name: values[finite] for name, values in table.items()}
+
+
+def _first_wrong(column: pd.Series[str], kind: type[np.generic]) -> tuple[int, str]:
+    """The line and the text of the first value that is no number of a kind."""
+    for row, text in column.items():
+        try:
+            np.array([text], object).astype(kind)
+        except (ValueError, OverflowError):
+            return int(str(row)) + 2, str(text)
+    return 1, ""
 
 
 def relative_track(t_ns: Times, world: Array) -> PoseTrack:

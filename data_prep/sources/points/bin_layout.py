@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.sources.points.thinning import Data
+
 COLUMNS = (3, 4, 5, 6)
 """Numbers of columns in rows."""
 BLOCKS = (4,)
@@ -31,6 +33,10 @@ ENOUGH = 0.9
 look like points, too."""
 FARTHEST_M = 1000.0
 """Most coordinates are smaller."""
+_PIECES = 200
+"""Number of pieces in a sample of a large file."""
+_PIECE_BYTES = 480 * 20
+"""Size of a piece: a multiple of the size of a row in all layouts of rows."""
 PLAUSIBLE = (1e-9, 1e9)
 """Numbers beyond these limits are halves of a float64."""
 
@@ -68,8 +74,19 @@ KITTI = Layout("<f4", 4)
 """Rows of x, y, z, reflectance."""
 
 
-def layout_of(data: bytes) -> Layout:
+def spread_sample(data: Data) -> bytes:
+    """Pieces of a large file, evenly spread, each of whole rows in every layout of rows."""
+    apart = max(len(data) // _PIECES // _PIECE_BYTES, 1) * _PIECE_BYTES
+    starts = range(0, len(data) - _PIECE_BYTES + 1, apart)
+    return b"".join(data[start : start + _PIECE_BYTES] for start in starts)
+
+
+def layout_of(data: bytes, size: int | None = None) -> Layout:
     """The layout in which the columns of a file differ most.
+
+    Args:
+        data: The file, or a ``spread_sample`` of it.
+        size: Size of the file of which ``data`` is a sample, bytes; it is then made of rows.
 
     Raises:
         ValueError: No layout has a whole number of points, or in none do the columns differ.
@@ -78,12 +95,16 @@ def layout_of(data: bytes) -> Layout:
         return KITTI
     if len(data) < FEW * 16 and KITTI.fits(len(data)):
         return KITTI
-    ways = [*((columns, False) for columns in COLUMNS), *((columns, True) for columns in BLOCKS)]
+    ways = [(columns, False) for columns in COLUMNS]
+    if size is None:
+        ways += [(columns, True) for columns in BLOCKS]
     kinds = ("<f8",) if _is_double(data) else ("<f4",)
     every = (Layout(kind, *way) for kind, way in itertools.product(kinds, ways))
-    fitting = [layout for layout in every if layout.fits(len(data))]
+    fitting = [layout for layout in every if layout.fits(len(data) if size is None else size)]
     if not fitting:
-        raise ValueError(f"{len(data)} bytes are no whole number of points of 3 to 6 numbers")
+        raise ValueError(
+            f"{size or len(data)} bytes are no whole number of points of 3 to 6 numbers"
+        )
     bits = {layout: _bits(layout.table(data)) for layout in fitting}
     most = max(bits.values())
     if most < LEAST_BITS:
