@@ -12,7 +12,7 @@ from data_prep.errors import MaptileError
 from data_prep.sources import Source
 from data_prep.sources.clouds import SENSORS, SUFFIXES, CloudScans, check_near
 from data_prep.sources.formats.cloud_labels import find_labels
-from data_prep.sources.points.pointfiles import read_cloud
+from data_prep.sources.points.pointfiles import read_cloud, said_of_thinning
 from data_prep.sources.storage.tree import Node
 
 
@@ -38,6 +38,7 @@ def open_cloud(path: Node) -> Drive:
     notes: list[str] = []
     labels = find_labels(path.parent, (path.name,), [(path, cloud)], notes)
     scans = CloudScans(path.parent, (path.name,), np.zeros(1, np.int64), labels)
+    notes += said_of_thinning(cloud)
     notes.append("one cloud: its pose is found by itself")
     drive = Drive(path.stem, "cloud", scans, None, None, None, tuple(notes), labels.table)
     return replace(drive, apart=True)

@@ -38,7 +38,7 @@ from data_prep.sources.formats.common import (
 )
 from data_prep.sources.formats.tum import pose_track, read_tum
 from data_prep.sources.points.file_times import times_in_names
-from data_prep.sources.points.pointfiles import Cloud, read_cloud
+from data_prep.sources.points.pointfiles import Cloud, read_cloud, said_of_thinning
 from data_prep.sources.storage.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
@@ -141,6 +141,7 @@ def open_clouds(path: Node) -> Drive:
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:
         notes.append("points have times: clouds are motion-compensated")
+    notes += next(filter(None, (said_of_thinning(cloud) for _, cloud in samples)), [])
     labels = find_labels(path, scans.files, samples, notes)
     return Drive(
         name=path.resolve().name,

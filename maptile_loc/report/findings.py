@@ -137,6 +137,8 @@ def why_nothing(found: Localization) -> str:
     if not counts:
         return "no query fits the map; try another city, and maptile inspect"
     reason = next(iter(counts))
+    if total == 1 and reason == "too_short":
+        return "one query by itself confirms no position; try more scans, as a drive"
     share = f"{counts[reason]} of {counted(total, 'query')}"
     return f"{REASON_TEXT[reason]} ({share}); try {ADVICE[reason]}"
 

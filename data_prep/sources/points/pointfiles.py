@@ -86,6 +86,14 @@ class Cloud:
     count: int = 0
 
 
+def said_of_thinning(cloud: Cloud) -> list[str]:
+    """A note on a cloud that is thinned; none if it is not."""
+    points = len(cloud.points)
+    if cloud.count <= points:
+        return []
+    return [f"a cloud of {cloud.count:,} points is thinned to {points:,}"]
+
+
 def read_cloud(node: Node, t_ns: int | None = None) -> Cloud:
     """Read a file of points.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_prep.regular import MAX_FILE_BYTES, open_regular
 from data_prep.sources.storage.tree import Node, read_node
 
-MOST_POINTS = 2_000_000
+MOST_POINTS = 1_000_000
 """Largest number of points of a cloud that are kept."""
 LARGE_BYTES = 64 << 20
 """Files from this size on are mapped, not read."""
