@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 
@@ -305,7 +306,7 @@ class Localization:
         localized = int((final.localized & final.has_pose).sum())
         facts = [
             f"{self.drive_name} on {self.city_name}, stage {self.final}",
-            f"{localized} of {len(self.t_ns)} queries localized",
+            f"{localized} of {counted(len(self.t_ns), 'query')} localized",
             f"searched {self.search_area_km2:.3g} km2",
         ]
         if self.seconds_per_query is not None:

@@ -350,6 +350,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise MaptileError(f"{folder}: no such city; make it with: maptile prepare SOURCE {folder}")
     if not (folder / "city.json").is_file():
+        if (folder.resolve().parent / "city.json").is_file():
+            raise MaptileError(
+                f"{folder}: a part of a city; name the city: {folder.resolve().parent}"
+            )
         raise MaptileError(f"{folder}: no city folder (city.json is missing); see maptile prepare")
     content = read_json(folder / "city.json")
     if content.get("format") != FORMAT:

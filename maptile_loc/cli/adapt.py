@@ -68,11 +68,13 @@ def command(
     buildings of CITY label its scans. The folder OUT is then a sensor profile for localize.
     """
     import maptile_loc as ml
+    from maptile_loc.arguments import check_order
 
     if walls and (out is None or model is not None or minutes is not None):
         raise click.UsageError("--walls needs --out, and has no --model and no --minutes")
     if out is not None and not walls:
         raise click.UsageError("--out belongs to --walls; a model is written into the city")
+    check_order(city, drive)
     lock = writing(out, "detector.json") if out is not None else nullcontext()
     with lock, progress_bar() as progress:
         folder = ml.adapt(

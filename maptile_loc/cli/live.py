@@ -64,7 +64,9 @@ def command(
     heading is unknown.
     """
     import maptile_loc as ml
+    from maptile_loc.arguments import check_order
 
+    check_order(city, folder)
     if out is not None and out.exists() and not (force and out.is_file()):
         raise ml.MaptileError(
             f"{out}: stands there already; name another file, or replace a file with --force"

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_prep.city.raster import MapRaster
+from data_prep.counted import counted
 from data_prep.drive import Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
@@ -213,8 +214,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if seconds is not None:
         facts.append(f"{seconds:.3g} s per query")
     outside = (
-        f"{metrics['outside_queries']} queries outside the map or less than {MARGIN_M:.0f} m "
-        f"inside it, {metrics['outside_localized']} of them called localized"
+        f"{counted(metrics['outside_queries'], 'query')} outside the map or less than "
+        f"{MARGIN_M:.0f} m inside it, {metrics['outside_localized']} of them called localized"
     )
     alone = [
         f"{' and '.join(ALONE)} are tracked ({share:.0%} of the queries): not each by itself"

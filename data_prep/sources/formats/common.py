@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from data_prep.counted import counted
 from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
@@ -259,6 +260,13 @@ def said_of_rows(what: str, before: int, after: int) -> list[str]:
     return [
         f"{what}: {before - after} of {before} rows have a wrong or double time stamp; left out"
     ]
+
+
+def said_of_gaps(what: str, gaps: int) -> str:
+    """A note on the gaps in a track that end segments of the odometry."""
+    longest = MAX_BRIDGED_GAP_NS / 1e9
+    text = f"{what}: {counted(gaps, 'gap')} of more than {longest:g} s; the odometry has "
+    return f"{text}{counted(gaps + 1, 'segment')}"
 
 
 def read_header(path: Node) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import ATTRIBUTION
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
 from data_prep.files import ensure_folder, swapped_folder, write_json, write_text
 from data_prep.locks import locked
@@ -234,7 +235,7 @@ def headline(summary: dict[str, Any]) -> list[str]:
     seen = f"{summary['sensor']}, submaps of {summary['submap_m']:g} m, heading known"
     recall = f"{summary['expected_recall']:.2f}"
     return [
-        f"{summary['places']} positions on {summary['road_km']:.1f} km of road",
+        f"{counted(summary['places'], 'position')} on {summary['road_km']:.1f} km of road",
         f"{100 * summary['told_apart']:.0f} % of the road is distinguishable",
         f"expected recall at {summary['within_m']:g} m {recall} ({seen})",
     ]
