@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from degraded import FAULTS, degraded
-from moments import commands, prepare_inputs, run, trial
+from moments import commands, preload, prepare_inputs, run, trial
 from stamp import head, row, stamp
 
 import maptile_loc as ml
@@ -47,6 +47,7 @@ MOST_WRONG = 0.01
 
 def interrupted_commands(work: Path, count: int, only: list[str]) -> bool:
     """Interrupt each command ``count`` times; returns whether all held."""
+    preload()
     inputs, file = work / "inputs", work / "moments.jsonl"
     if not inputs.exists():
         shutil.rmtree(work / "making", ignore_errors=True)

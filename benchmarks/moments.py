@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -55,7 +56,7 @@ class Command(NamedTuple):
 
 def commands() -> list[Command]:
     """All commands, with small inputs that ``prepare_inputs`` makes."""
-    short = ["--set", "training.epoch_steps=2", "--set", "training.batch_tuples=2"]
+    short = ["--set", "training.epoch_steps=2", "--set", "data.batch_tuples=2"]
     model = ["train", "city", *short, "--set", "training.steps=6"]
     route = ["simulate", "city", "new", "--length", "60", "--sensor", "hdl32"]
     localize = ["localize", "city", "drive", "--out", "new", "--submap", "20"]
@@ -115,6 +116,18 @@ def commands() -> list[Command]:
             lambda path: _whole_city(path / "city"),
         ),
     ]
+
+
+def preload() -> None:
+    """Import what the commands import late, so that a trial interrupts their work."""
+    for name in (
+        *("learn.loop", "learn.adapt", "report.page.html_report", "report.inspect.drive_picture"),
+        *("report.inspect.city_picture", "report.city.city_report", "live.localizer", "api"),
+        *("search.mapnet", "search.match"),
+    ):
+        importlib.import_module(f"maptile_loc.{name}")
+    for name in ("simulate.town", "sources.robotcar", "osm.files"):
+        importlib.import_module(f"data_prep.{name}")
 
 
 def prepare_inputs(folder: Path) -> None:
@@ -260,7 +273,7 @@ def _whole_city(path: Path) -> None:
         assert len(table)
 
 
-def _drive(path: Path) -> None:
+def _whole_drive(path: Path) -> None:
     scans = read_json(path / "world.json")["scans"]
     for name, count in scans.items():
         found = len(list((path / name).glob("*.bin")))
