@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_prep.city.folder import City
 from data_prep.city.raster import MapRaster
+from data_prep.counted import counted
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3
@@ -92,7 +93,8 @@ def localize(
     asked = _ask(tiles, engine, regressor, steps, settings, search, progress, gnss)
     if asked.blind.all():
         raise MaptileError(
-            f"{tiles.drive.name}: not one usable point in the scans of {len(tiles)} queries"
+            f"{tiles.drive.name}: not one usable point in the scans of "
+            f"{counted(len(tiles), 'query')}"
         )
     area_km2 = engine.search.area_km2
     stages: dict[str, Estimates] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 
@@ -327,7 +328,7 @@ class Localization:
         localized = int((final.localized & final.has_pose).sum())
         facts = [
             f"{self.drive_name} on {self.city_name}, stage {self.final}",
-            f"{localized} of {len(self.t_ns)} queries localized",
+            f"{localized} of {counted(len(self.t_ns), 'query')} localized",
             f"searched {self.search_area_km2:.3g} km2",
         ]
         if self.seconds_per_query is not None:
@@ -375,20 +376,24 @@ class Localization:
 
         return evaluate(self, truth)
 
-    def save(self, folder: Path | str, truth: TruthTrack | None = None) -> Metrics | None:
+    def save(
+        self, folder: Path | str, truth: TruthTrack | None = None, force: bool = False
+    ) -> Metrics | None:
         """Write all files of the result to ``folder``, in one swap: all of them or none.
 
         Args:
             folder: Made if missing. An older result in it, and what was derived from it, is
                 replaced; other files in it stay.
             truth: If given, ``metrics.json`` and ``errors.csv`` are written too.
+            force: Replace whatever stands there, such as the result of another drive.
 
         Returns:
             The metrics, or None without ``truth``.
 
         Raises:
-            MaptileError: The folder cannot be written; an older result is left as it was.
+            MaptileError: Something else stands there; the folder cannot be written; an older
+                result is left as it was.
         """
         from maptile_loc.report.files import write_result
 
-        return write_result(self, Path(folder), truth)
+        return write_result(self, Path(folder), truth, force)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_DEPTH = 6
 """Number of folder levels that are searched for a drive, the named folder included."""
 
+MAX_DEPTH_INSIDE = 4
+"""Number of folder levels around a folder in which the drive that it is part of is searched."""
+
 MAX_FOLDERS = 2000
 """Number of folders that are listed in the search for a drive."""
 
@@ -162,12 +165,25 @@ def _only_drive(path: Path, tree: Node, format: str) -> tuple[Node, str]:
         raise MaptileError(_several(path, [node for node, _ in drives]))
     if drives:
         return drives[0]
+    if (around := _drive_around(path, sources)) is not None:
+        raise MaptileError(f"{path}: a part of a drive ({around[1]}); name the drive: {around[0]}")
     if not tree.is_dir():
         raise MaptileError(f"{path}: no such folder; name the folder or the archive of a drive")
     if format == "auto":
         looked_for = "; ".join(source.looked_for for source in sources.values())
         raise MaptileError(f"{path}: no drive of a known format; looked for: {looked_for}")
     return tree, format
+
+
+def _drive_around(path: Path, sources: dict[str, Source]) -> tuple[Path, str] | None:
+    """The drive that a folder lies in, as deep as drives have folders, and its format."""
+    if not path.exists():
+        return None
+    for folder in path.resolve().parents[:MAX_DEPTH_INSIDE]:
+        format = _first_format(folder, sources)
+        if format is not None:
+            return folder, format
+    return None
 
 
 def _find_drives(tree: Node, sources: dict[str, Source]) -> list[tuple[Node, str]]:

@@ -14,7 +14,7 @@ from data_prep.sources import Source
 from data_prep.sources.clouds import SENSORS, SUFFIXES, CloudScans, check_near
 from data_prep.sources.formats.cloud_labels import find_labels
 from data_prep.sources.points.bin_layout import Layout
-from data_prep.sources.points.pointfiles import layout_of_files, read_cloud
+from data_prep.sources.points.pointfiles import layout_of_files, read_cloud, said_of_thinning
 from data_prep.sources.storage.tree import Node
 
 _NEIGHBOURS = 2
@@ -45,6 +45,7 @@ def open_cloud(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     notes: list[str] = []
     labels = find_labels(path.parent, (path.name,), [(path, cloud)], notes)
     scans = CloudScans(path.parent, (path.name,), np.zeros(1, np.int64), labels, layout=layout)
+    notes += said_of_thinning(cloud)
     notes.append("one cloud: its pose is found by itself")
     drive = Drive(path.stem, "cloud", scans, None, None, None, tuple(notes), labels.table)
     return replace(drive, apart=True)

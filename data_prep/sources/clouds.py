@@ -41,7 +41,12 @@ from data_prep.sources.formats.gnss_files import find_gnss
 from data_prep.sources.formats.tum import pose_track, read_tum
 from data_prep.sources.points.bin_layout import Layout
 from data_prep.sources.points.file_times import times_in_names
-from data_prep.sources.points.pointfiles import Cloud, layout_of_files, read_cloud
+from data_prep.sources.points.pointfiles import (
+    Cloud,
+    layout_of_files,
+    read_cloud,
+    said_of_thinning,
+)
 from data_prep.sources.storage.tree import Node
 
 SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
@@ -151,6 +156,7 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:
         notes.append("points have times: clouds are motion-compensated")
+    notes += next(filter(None, (said_of_thinning(cloud) for _, cloud in samples)), [])
     labels = find_labels(path, scans.files, samples, notes)
     gnss = find_gnss(path, notes)
     return Drive(

@@ -24,7 +24,7 @@ from data_prep.drive import (
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse, true_heading_from_oxts_yaw
 from data_prep.sources import Source
-from data_prep.sources.formats.common import in_time, said_of_rows
+from data_prep.sources.formats.common import in_time, said_of_gaps, said_of_rows
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     SENSORS,
@@ -36,7 +36,7 @@ from data_prep.sources.formats.kitti_files import (
     rigid,
     turn_seconds,
 )
-from data_prep.sources.storage.tree import Node, beside, open_tree
+from data_prep.sources.storage.tree import Node, beside, open_tree, read_node_text
 
 _MAX_VALUE = 1e6
 """Largest magnitude of a number in oxts/data; anything larger is damage."""
@@ -146,7 +146,7 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
 
 def _read_row(path: Node) -> list[float]:
     try:
-        row = [float(value) for value in path.read_text(encoding="ascii").split()]
+        row = [float(value) for value in read_node_text(path, "ascii").split()]
     except (OSError, ValueError):
         row = []
     if len(row) != 30 or not (np.abs(row) < _MAX_VALUE).all():
@@ -224,8 +224,6 @@ def odometry_from_oxts(oxts: Oxts, notes: list[str]) -> PoseTrack:
     attitude = Rotation.from_euler("xyz", np.column_stack([oxts.rpy[:, :2], turned]))
     gap = np.diff(oxts.t_ns) > MAX_BRIDGED_GAP_NS
     if gap.any():
-        notes.append(
-            f"oxts: {gap.sum()} gaps of more than 2 s; the odometry has {gap.sum() + 1} segments"
-        )
+        notes.append(said_of_gaps("oxts", int(gap.sum())))
     segment = np.concatenate([[0], np.cumsum(gap)]).astype(np.int32)
     return PoseTrack(oxts.t_ns, se3(attitude, position), segment)

@@ -16,7 +16,7 @@ from data_prep.drive import Drive, HeadingTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, Projection, se2_from_se3, se3_inverse
 from data_prep.sources import Source
-from data_prep.sources.formats.common import increasing, relative_track
+from data_prep.sources.formats.common import increasing, relative_track, said_of_gaps
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     SENSORS,
@@ -79,9 +79,7 @@ def open_kitti360(path: Node) -> Drive:
         odometry = relative_track(t_ns, world)
         segments = int(odometry.segment[-1]) + 1
         if segments > 1:
-            notes.append(
-                f"poses: {segments - 1} gaps of more than 2 s; the odometry has {segments} segments"
-            )
+            notes.append(said_of_gaps("poses", segments - 1))
         yaw = se2_from_se3(world)[:, 2]
         heading = HeadingTrack(t_ns, yaw)
         truth = TruthTrack(t_ns, *world_frame().inverse(world[:, :2, 3]), yaw)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from maptile_loc.cli.parts import options as shared
+from data_prep.counted import counted
+from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.output import writing
 
 if TYPE_CHECKING:
+    from maptile_loc.live.localizer import Localizer
     from maptile_loc.types import Fix
 
 COLUMNS = (
@@ -21,11 +25,12 @@ COLUMNS = (
 
 
 @click.command()
-@click.argument("city", type=shared.PATH)
-@click.argument("folder", type=shared.PATH)
-@click.option("--out", type=shared.PATH, help="CSV file to write a row per scan to.")
-@shared.submap
-@shared.every
+@click.argument("city", type=options.PATH)
+@click.argument("folder", type=options.PATH)
+@click.option("--out", type=options.PATH, help="CSV file to write a row per scan to.")
+@options.submap
+@options.every
+@options.force
 @click.option(
     "--idle",
     metavar="S",
@@ -34,22 +39,23 @@ COLUMNS = (
     show_default=False,
 )
 @click.option("--gnss", is_flag=True, help="Use gnss.csv, which grows, as a witness that may lie.")
-@shared.columns
-@shared.sensor_profile
-@shared.device
-@shared.seed
-@shared.recipe("localize")
-@shared.overrides
+@options.columns
+@options.sensor_profile
+@options.device
+@options.seed
+@options.recipe("localize")
+@options.overrides
 def command(
     city: Path,
     folder: Path,
     out: Path | None,
+    force: bool,
     submap: float,
     every: float,
     idle: float | None,
     gnss: bool,
     columns: tuple[str, ...] | None,
-    **options: Any,
+    **how: Any,
 ) -> None:
     """Localize a vehicle live on the map of CITY.
 
@@ -57,20 +63,46 @@ def command(
     optionally odometry.tum and gnss.csv, which grow. Without odometry, the motion is found from the
     scans. The heading is unknown.
     """
+    import maptile_loc as ml
+    from maptile_loc.arguments import check_order
+
+    check_order(city, folder)
+    if out is not None and out.exists() and not (force and out.is_file()):
+        raise ml.MaptileError(
+            f"{out}: stands there already; name another file, or replace a file with --force"
+        )
+    with writing(out) if out is not None else nullcontext():
+        localizer = ml.Localizer(city, submap_m=submap, every_m=every, **how)
+        scans, sure, why = _follow(localizer, folder, out, idle, gnss, columns)
+    click.echo(f"{folder}: {sure} of {counted(scans, 'scan')} localized")
+    if not sure:
+        console.end_with_nothing(f"{why}; see maptile inspect {folder}")
+
+
+def _follow(
+    localizer: Localizer,
+    folder: Path,
+    out: Path | None,
+    idle: float | None,
+    gnss: bool,
+    columns: tuple[str, ...] | None,
+) -> tuple[int, int, str]:
+    """Localize the scans that arrive until Ctrl-C, or ``idle`` seconds without one.
+
+    Returns:
+        The numbers of all scans and of those localized, and why the last one was not.
+    """
     import logging
 
-    import maptile_loc as ml
     from maptile_loc.live.watch import GnssTail, OdometryTail, arriving
+    from maptile_loc.report.findings import REASON_TEXT
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    if out is not None and out.exists():
-        raise ml.MaptileError(f"{out}: exists already; name another file, or remove it")
     odometry, positions = OdometryTail(folder / "odometry.tum"), GnssTail(folder / "gnss.csv")
-    localizer = ml.Localizer(city, submap_m=submap, every_m=every, **options)
-    if out is not None:
-        out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
-    scans = sure = 0
+    scans, sure, why = 0, 0, "no scan came"
     try:
+        if out is not None:
+            out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
         for scan in arriving(folder, idle, columns):
             for t_ns, pose, restart in odometry.new():
                 localizer.add_odometry(t_ns, pose, restart)
@@ -81,6 +113,7 @@ def command(
             if fix is None:
                 continue
             sure += fix.localized
+            why = REASON_TEXT.get(fix.reason, fix.reason)
             if fix.is_query:
                 click.echo(in_words(fix))
             if out is not None:
@@ -90,7 +123,7 @@ def command(
         click.echo("")
     finally:
         localizer.close()
-    click.echo(f"{folder}: {sure} of {scans} scans localized")
+    return scans, sure, why
 
 
 def in_words(fix: Fix) -> str:

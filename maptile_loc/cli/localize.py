@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from data_prep.counted import counted
 from maptile_loc.cli.parts import console
 from maptile_loc.cli.parts import options as shared
+from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 from maptile_loc.search import METHODS
 
 SHOWN_SCANS = 20
@@ -64,6 +67,7 @@ SHOWN_SCANS = 20
 )
 @click.option("--pgo", is_flag=True, help="Optimise regressed poses with the odometry, too.")
 @shared.sensor_profile
+@shared.force
 @shared.device
 @shared.seed
 @shared.recipe("localize")
@@ -80,6 +84,7 @@ def command(
     start: float | None,
     end: float | None,
     search: str,
+    force: bool,
     **options: Any,
 ) -> None:
     """Localize DRIVE on the map of CITY.
@@ -88,11 +93,18 @@ def command(
     archives that it was downloaded as.
     """
     import maptile_loc as ml
+    from data_prep.standing import check_standing
+    from maptile_loc.arguments import check_order, made_from
+    from maptile_loc.report.files import result_of
+    from maptile_loc.report.findings import said_of_bias, why_nothing
 
-    with console.progress_bar() as progress:
+    check_order(city, drive)
+    with writing(out, "run.json"), progress_bar() as progress:
+        map_ = ml.open_city(city)
         opened = ml.open_drive(drive, format, sensors, start, end, progress, columns)
+        check_standing(out, result_of(made_from(map_, opened)), force)
         found = ml.localize(
-            city,
+            map_,
             opened,
             submap_m=submap,
             every_m=every,
@@ -101,14 +113,17 @@ def command(
             progress=progress,
             **options,
         )
-    metrics = found.save(out, opened.truth)
+        metrics = found.save(out, opened.truth, force)
     console.say_notes(found.notes)
     console.say_recipe(options["config"])
     localized = int(found.trajectory.localized.sum())
-    click.echo(f"{out}: {localized} of {len(found.t_ns)} queries localized")
+    click.echo(f"{out}: {localized} of {counted(len(found.t_ns), 'query')} localized")
     if opened.apart:
         for line in console.in_words(found, SHOWN_SCANS):
             click.echo(line)
     if metrics is not None:
         click.echo(str(metrics))
+        console.say_notes(said_of_bias(metrics, found.final))
     console.say_next("report", out)
+    if not localized:
+        console.end_with_nothing(why_nothing(found))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.drive import Drive, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
@@ -248,7 +249,7 @@ def _gathered(
         )
     if all(answer.blind for answer in answers):
         raise MaptileError(
-            f"{drive.name}: not one usable point in the scans of {len(asked)} queries"
+            f"{drive.name}: not one usable point in the scans of {counted(len(asked), 'query')}"
         )
     if not any(answer.fixes.wall_m2 or answer.blind for answer in answers):
         raise MaptileError(

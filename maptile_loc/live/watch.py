@@ -17,8 +17,10 @@ import numpy as np
 from data_prep.drive import ScanBlock
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
+from data_prep.regular import open_regular
 from data_prep.sources.clouds import SUFFIXES
 from data_prep.sources.formats.gnss_files import GnssTable
+from data_prep.sources.formats.tum import check_size
 from data_prep.sources.points.bin_layout import column_names
 from data_prep.sources.points.pointfiles import layout_of_files, read_cloud
 
@@ -103,7 +105,7 @@ class Tail:
         """Yield the whole lines since the last call, without the blanks around them."""
         if not self._path.is_file():
             return
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             file.seek(self._read)
             data = file.read()
         self._read += len(data)
@@ -163,6 +165,7 @@ class OdometryTail(Tail):
             t_ns = int(Decimal(first) * 1_000_000_000)
             if values.shape != (7,) or not np.isfinite(values).all() or not values[3:].any():
                 raise ValueError(line)
+            check_size(self._path, values[None])
         except (ValueError, OverflowError, InvalidOperation):
             raise MaptileError(
                 f"{self._path}: expected lines of eight numbers, t x y z qx qy qz qw, not: {line}"

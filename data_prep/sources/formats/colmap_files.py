@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, read_node
 
 FILES = ("images", "points3D")
 """Names, without suffix, of the files that are read."""
@@ -132,7 +132,7 @@ def read_model(folder: Node, suffix: str) -> Model:
 
 def _read(file: Node, parse: Callable[[bytes], T]) -> T:
     try:
-        return parse(file.read_bytes())
+        return parse(read_node(file))
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaptileError(f"{file}: not readable as COLMAP's ({reason}); copy it again") from None

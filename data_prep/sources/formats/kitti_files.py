@@ -13,7 +13,7 @@ from data_prep.drive import ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
 from data_prep.sources.formats.common import file_names, read_records, scan_block
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, read_node_text
 
 SENSORS = ("velodyne",)
 """Names of the sensors of a KITTI drive."""
@@ -206,7 +206,7 @@ def read_text(path: Node, hint: str) -> str:
         MaptileError: It is missing (the message ends with ``hint``), or is not ASCII text.
     """
     try:
-        return path.read_text(encoding="ascii")
+        return read_node_text(path, "ascii")
     except FileNotFoundError:
         raise MaptileError(f"{path}: no such file; {hint}") from None
     except (OSError, ValueError):

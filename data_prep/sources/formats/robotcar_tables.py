@@ -18,7 +18,7 @@ from data_prep.drive import Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, se3_from_xyzrpy
 from data_prep.sources.formats.common import in_time, increasing, read_header, read_table
-from data_prep.sources.storage.tree import Node, beside
+from data_prep.sources.storage.tree import Node, beside, read_node_text
 
 POSITION_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
 """Columns of time and position in gps.csv, ins.csv and rtk.csv."""
@@ -195,7 +195,7 @@ def read_timestamps(path: Node) -> Times:
         MaptileError: A line does not begin with an integer.
     """
     try:
-        lines = path.read_text(encoding="ascii").split("\n")
+        lines = read_node_text(path, "ascii").split("\n")
         stamps = np.array([int(line.split()[0]) for line in lines if line.strip()], np.int64)
     except (OSError, ValueError, OverflowError):
         raise MaptileError(f"{path}: not a list of time stamps in microseconds") from None
@@ -212,7 +212,7 @@ def read_extrinsics(path: Node) -> Array:
         MaptileError: The file does not hold six finite numbers.
     """
     try:
-        values = [float(value) for value in path.read_text(encoding="ascii").split()]
+        values = [float(value) for value in read_node_text(path, "ascii").split()]
     except (OSError, ValueError):
         values = []
     if len(values) != 6 or not np.isfinite(values).all():

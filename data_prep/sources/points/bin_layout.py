@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
+from data_prep.sources.points.thinning import Data
 
 COLUMNS = (3, 4, 5, 6)
 """Numbers of columns in rows."""
@@ -46,6 +47,11 @@ PLAUSIBLE = (1e-15, 2e19)
 REMEDY = "state its columns with --columns x,y,z,..., or save it as .ply or .pcd"
 """What to do where the layout is unknown."""
 
+_PIECES = 200
+"""Number of pieces in a sample of a large file."""
+_PIECE_BYTES = 480 * 20
+"""Size of a piece: a multiple of the size of a row in all layouts of rows."""
+
 
 class LayoutError(ValueError):
     """The layout is unknown; the text states why, and the remedy."""
@@ -70,7 +76,7 @@ class Layout(NamedTuple):
         """Whether ``size`` bytes are a whole number of points."""
         return size % (np.dtype(self.kind).itemsize * self.columns) == 0
 
-    def table(self, data: bytes) -> NDArray[np.floating]:
+    def table(self, data: Data) -> NDArray[np.floating]:
         """(N, columns) numbers."""
         flat = np.frombuffer(data, self.kind)
         if self.blocks:
@@ -102,7 +108,14 @@ def column_names(names: Sequence[str]) -> tuple[str, ...]:
     return stated
 
 
-def layout_of(data: bytes) -> Layout:
+def spread_sample(data: Data) -> bytes:
+    """Pieces of a large file, evenly spread, each of whole rows in every layout of rows."""
+    apart = max(len(data) // _PIECES // _PIECE_BYTES, 1) * _PIECE_BYTES
+    starts = range(0, len(data) - _PIECE_BYTES + 1, apart)
+    return b"".join(data[start : start + _PIECE_BYTES] for start in starts)
+
+
+def layout_of(data: Data) -> Layout:
     """The layout of one file; see ``layout_of_all``.
 
     Raises:
@@ -111,23 +124,25 @@ def layout_of(data: bytes) -> Layout:
     return layout_of_all([data])
 
 
-def layout_of_all(files: Sequence[bytes], names: Sequence[str] | None = None) -> Layout:
+def layout_of_all(files: Sequence[Data], names: Sequence[str] | None = None) -> Layout:
     """The layout of the files of one drive, in which their columns differ most.
 
     Args:
-        files: Contents of some files.
+        files: Contents of some files. A large one, which is mapped, is made of rows.
         names: Names of their columns; None: unknown.
 
     Raises:
         LayoutError: No layout has a whole number of points in most of the files, or in none do the
             columns differ.
     """
-    full = [data for data in files if any(data)]
-    every = _layouts(full, names)
-    fits = {one: [data for data in full if one.fits(len(data))] for one in every}
+    sampled = [data if isinstance(data, bytes) else spread_sample(data) for data in files]
+    full = [(data, len(file)) for data, file in zip(sampled, files, strict=True) if any(data)]
+    rows_only = any(len(data) < size for data, size in full)
+    every = [one for one in _layouts(full, names) if not (rows_only and one.blocks)]
+    fits = {one: [data for data, size in full if one.fits(size)] for one in every}
     fitting = [one for one in every if 2 * len(fits[one]) > len(full)] if full else every
     if not fitting:
-        sizes = ", ".join(str(len(data)) for data in full[:3])
+        sizes = ", ".join(str(size) for _, size in full[:3])
         known = f"{len(names)} columns" if names else "3 to 6 numbers"
         raise LayoutError(f"{sizes} bytes are no whole number of points of {known}; {REMEDY}")
     if not full or len(fitting) == 1:
@@ -154,9 +169,10 @@ def _is_few(data: bytes) -> bool:
         )
 
 
-def _layouts(files: Sequence[bytes], names: Sequence[str] | None) -> list[Layout]:
+def _layouts(files: Sequence[tuple[bytes, int]], names: Sequence[str] | None) -> list[Layout]:
     """All layouts of files whose numbers are of one kind, KITTI's first."""
-    kind = "<f8" if _is_double(files) else "<f4"
+    whole = all(size % 8 == 0 for _, size in files)
+    kind = "<f8" if whole and _is_double([data for data, _ in files]) else "<f4"
     if names:
         stated = tuple(names)
         return [Layout(kind, len(stated), blocks, stated) for blocks in (False, True)]
@@ -169,7 +185,7 @@ def _is_double(files: Sequence[bytes]) -> bool:
 
     Such halves have any bits, or none where the numbers are whole.
     """
-    if not files or any(len(data) % 8 for data in files):
+    if not files:
         return False
     words = np.concatenate(
         [np.frombuffer(data, "<u4")[: ROWS * 4].reshape(-1, 2) for data in files]

@@ -23,6 +23,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from data_prep.errors import MaptileError
+from data_prep.regular import check_regular
 from data_prep.sources.ros.mcap import McapFile, ZstdError
 
 ROS1_SUFFIX = ".bag"
@@ -95,6 +96,8 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path, self.ros1 = path, path.suffix == ROS1_SUFFIX
+        for file in path.iterdir() if path.is_dir() else (path,):
+            check_regular(file)
         self._reader: Any = None
         self._mcap: McapFile | None = None
         try:

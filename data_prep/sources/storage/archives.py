@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary, finalize
 
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
+from data_prep.regular import MAX_FILE_BYTES, too_large
 from data_prep.sources.storage.names import inner_parts
 from data_prep.sources.storage.tars import tar_files
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Endings of archive names, in lower case."""
-
-MAX_FILE_BYTES = 2 << 30
-"""Size limit, in bytes (2 GiB), of a file that is read whole into memory."""
 
 RESERVE_BYTES = 1 << 30
 """Space, in bytes, that unpacking leaves free on the disk."""
@@ -155,10 +153,7 @@ class Archive:
         if member.problem:
             raise MaptileError(f"{self.path}: {name} {member.problem}")
         if max(member.size, member.packed) > MAX_FILE_BYTES:
-            raise MaptileError(
-                f"{self.path}: {name} has {member.size} bytes; more than {MAX_FILE_BYTES} bytes "
-                "are not read from an archive, so unpack it by hand"
-            )
+            raise too_large(f"{self.path}: {name}", max(member.size, member.packed))
         try:
             return self._unzip(member) if self._is_zip else self.at(member.offset, member.size)
         except (OSError, ValueError, zlib.error) as error:

@@ -100,6 +100,8 @@ sensor_profile = click.option(
     help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
 )
 
+force = click.option("--force", is_flag=True, help="Replace whatever stands at the output's name.")
+
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

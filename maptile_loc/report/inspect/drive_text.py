@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.drive import Drive, GnssTrack, HeadingTrack, PoseTrack, Times, TruthTrack
 from data_prep.geometry import Array
 from maptile_loc.perceive.labels import BUILDING, GROUND, MOVING, ROAD, LabelTable, kinds
@@ -242,7 +243,8 @@ def _heading(track: HeadingTrack | None, scan_ns: Times) -> str:
     if track is None:
         return "none"
     covered = float(np.isfinite(track.at(scan_ns)).mean())
-    return f"{len(track.t_ns)} samples{_rate(track.t_ns)}; known at {covered:.1%} of the scans"
+    samples = counted(len(track.t_ns), "sample")
+    return f"{samples}{_rate(track.t_ns)}; known at {covered:.1%} of the scans"
 
 
 def _gnss(track: GnssTrack | None, scan_ns: Times) -> str:

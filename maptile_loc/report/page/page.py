@@ -9,12 +9,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from data_prep.counted import counted
+from data_prep.standing import MADE_FROM
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import chance
 from maptile_loc.report.number_text import UNKNOWN, number, percent
@@ -26,6 +28,8 @@ from maptile_loc.types import Localization
 
 ASSETS = Path(__file__).parent / "assets"
 """Folder of the page's template, style sheet and script."""
+_FOLDERS = re.compile(r"(?<!\S)(?:/|[A-Za-z]:[\\/])(?:[^\s:;,]*[\\/])")
+"""The folders of an absolute path in a sentence."""
 CARD_RADIUS_M = 5.0
 """Error within which the first card counts queries, metres."""
 
@@ -45,7 +49,8 @@ def render(
         reason: Why there is no truth.
     """
     truth = None if errors is None else truth_at_queries(errors, found)
-    findings = find(found, metrics, errors, reason)
+    shown = None if reason is None else _FOLDERS.sub("", reason)
+    findings = find(found, metrics, errors, shown)
     counts = np.zeros(0, bool) if errors is None else counted_queries(errors, found)
     candidates = candidate_chart(found.candidates_alone, truth, counts)
     parts = {
@@ -77,7 +82,7 @@ def _lead(found: Localization) -> str:
     if isinstance(heading, dict):
         prior = f"prior of {heading.get('std_deg', 0):g} degrees"
         heading = prior if heading.get("kind") == "prior" else heading.get("kind")
-    facts = [f"{len(found.t_ns)} queries"]
+    facts = [counted(len(found.t_ns), "query")]
     if len(found.t_ns):
         facts[0] += f" in {clock((found.t_ns[-1] - found.t_ns[0]) / 1e9)} minutes"
     if "method" in run:
@@ -158,16 +163,24 @@ def _curve_caption(has_truth: bool) -> str:
     return text
 
 
+def _name_of(value: Any) -> str:
+    """A value as text; of an absolute path only its name, for a page may be passed on."""
+    text = str(value)
+    return PurePath(text).name if PurePath(text).is_absolute() else text
+
+
 def _settings(run: Mapping[str, Any]) -> str:
     """Return the rows of the table that shows what ran."""
     rows = []
     for key, value in run.items():
+        if key == MADE_FROM:  # full paths: the rows city and drive name the same
+            continue
         if isinstance(value, dict):
-            text = ", ".join(f"{name} {item}" for name, item in value.items())
+            text = ", ".join(f"{name} {_name_of(item)}" for name, item in value.items())
         elif isinstance(value, list):
-            text = ", ".join(str(item) for item in value)
+            text = ", ".join(_name_of(item) for item in value)
         else:
-            text = UNKNOWN if value is None else str(value)
+            text = UNKNOWN if value is None else _name_of(value)
         rows.append(
             f'<tr><th scope="row">{html.escape(key.replace("_", " "))}</th>'
             f"<td>{html.escape(text)}</td></tr>"
