@@ -128,7 +128,9 @@ def localize(
     keep: PathLike | None = None,
     progress: Progress = silent,
 ) -> Localization:
-    """Localize a drive on the map of a city. The drive's truth is never read.
+    """Localize a drive on the map of a city: poses of every stage, with covariances and scores.
+
+    The drive's truth is never read.
 
     Args:
         city: A city, or its path.
@@ -152,9 +154,6 @@ def localize(
         overrides: ``key=value`` strings that override single keys of the recipe.
         keep: Folder in which odometry that is made from the scans is kept, and found again.
         progress: Is called as the work proceeds.
-
-    Returns:
-        The poses of every stage, with covariances and scores.
 
     Raises:
         MaptileError: Something that is named does not exist or does not fit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,11 +47,7 @@ def command(
     every: float,
     idle: float | None,
     gnss: bool,
-    sensor_profile: Path | None,
-    device: str,
-    seed: int,
-    config: str,
-    overrides: tuple[str, ...],
+    **more: Any,
 ) -> None:
     """Localize a vehicle live on the map of CITY.
 
@@ -68,16 +64,7 @@ def command(
     if out is not None and out.exists():
         raise ml.MaptileError(f"{out}: exists already; name another file, or remove it")
     odometry, positions = OdometryTail(folder / "odometry.tum"), GnssTail(folder / "gnss.csv")
-    localizer = ml.Localizer(
-        city,
-        submap_m=submap,
-        every_m=every,
-        sensor_profile=sensor_profile,
-        device=device,
-        seed=seed,
-        config=config,
-        overrides=overrides,
-    )
+    localizer = ml.Localizer(city, submap_m=submap, every_m=every, **more)
     if out is not None:
         out.write_text(",".join(COLUMNS) + "\n", encoding="ascii")
     scans = sure = 0
