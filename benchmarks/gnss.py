@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from degraded import KINDS, degraded, spoofed_ns
@@ -73,17 +73,12 @@ Judged = dict[str, Array]
 """Errors of the queries of one drive, by stage."""
 
 
-@dataclass
 class Remembered:
     """A search of the whole map that remembers what it found for a tile."""
 
-    search: Search
-    found: dict[int, tuple[QueryTile, Candidates]] = field(default_factory=dict)
-
-    @property
-    def area_km2(self) -> float:
-        """The area that is searched."""
-        return self.search.area_km2
+    def __init__(self, search: Search) -> None:
+        self.search, self.area_km2 = search, search.area_km2
+        self.found: dict[int, tuple[QueryTile, Candidates]] = {}
 
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
@@ -97,10 +92,11 @@ class Remembered:
 class Memory:
     """Tiles that are kept in memory, and read from a folder once."""
 
-    def __init__(self, kept: Any) -> None:
-        self.kept, self.tiles = kept, {}
+    def __init__(self, kept: KeptTiles) -> None:
+        self.kept = kept
+        self.tiles: dict[int, QueryTile | None] = {}
 
-    def tile(self, query: int, make: Any) -> QueryTile | None:
+    def tile(self, query: int, make: Callable[[], QueryTile | None]) -> QueryTile | None:
         """The tile of a query; see ``TileCache``."""
         if query not in self.tiles:
             self.tiles[query] = self.kept.tile(query, make)
@@ -157,7 +153,7 @@ def judged(
                 one = judge(*prepared, errs, name, seed, maps, settings)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_file(file) as temporary, temporary.open("wb") as stream:
-                    np.savez(stream, **one)
+                    np.savez(stream, **one)  # type: ignore[arg-type]
             with np.load(file, allow_pickle=False) as kept:
                 found[kind, errs] = {key: kept[key] for key in kept.files}
     return found
@@ -225,11 +221,11 @@ def accuracy(
     )
     for (kind, errs), rows in sorted(every.items(), key=lambda item: item[0][0]):
         for stage in STAGES:
-            one = figures(rows, stage)
+            all_ = figures(rows, stage)
             row(
-                *(kind, errs, stage, f"{one['queries']:.0f}", f"{one['median']:.3f}"),
-                *(f"{one['p95']:.2f}", f"{one['2m']:.3f}", f"{one['localized']:.3f}"),
-                *(f"{one['wrong']:.0f}", f"{one['first']:.2f}", f"{one['left out']:.0f}"),
+                *(kind, errs, stage, f"{all_['queries']:.0f}", f"{all_['median']:.3f}"),
+                *(f"{all_['p95']:.2f}", f"{all_['2m']:.3f}", f"{all_['localized']:.3f}"),
+                *(f"{all_['wrong']:.0f}", f"{all_['first']:.2f}", f"{all_['left out']:.0f}"),
             )
 
 
