@@ -4,7 +4,7 @@ moments: each command is interrupted N times by Ctrl-C, SIGTERM or kill -9. What
 has to be whole, the old or the new; the last line has to be true; the next run has to succeed and
 leave nothing behind.
 
-drives: N simulated drives through the made-up town, with the faults of faulty_drives.py in turn. Of the
+drives: N simulated drives through the made-up town, with the faults of faulty_drives.py in turn. Of
 positions called localized at the final stage, those more than 10 m off are counted.
 
 Run: python benchmarks/faults.py [moments] [drives] [--moments 10] [--drives 100] [--work FOLDER]

@@ -8,15 +8,19 @@ Vehicles with an HDL-32E (even seeds) and with two LMS-151 (odd seeds) are simul
 localized without GNSS and with GNSS of every kind (degraded.py), headings known and unknown. The
 settings of GNSS were chosen on CHOSEN with seeds 0 and 1; the table has HELD_OUT with 100 and 101.
 
+The cities "loop" and "loop2" are Oxford, with scans simulated along the INS of two real runs:
+there, the kind "real" is the GPS of the run itself.
+
 --live: the drives are pushed to a Localizer; how long after it begins spoofing is noticed.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field, replace
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from degraded import KINDS, degraded, spoofed_ns
@@ -24,21 +28,24 @@ from doubt import Maps
 from kept_tiles import KeptTiles, tile_folder
 from stamp import head, row, stamp
 
-from data_prep.drive import Drive
+from data_prep.drive import GnssTrack
+from data_prep.files import atomic_file
 from data_prep.geometry import Array
 from data_prep.simulate.record import SimulateSettings, simulate
-from data_prep.simulate.trajectory import trajectory_from_route
+from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive
+from data_prep.sources.formats.robotcar_tables import read_gps
 from maptile_loc.config import load_settings
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed
 from maptile_loc.map_search import MapSearch
+from maptile_loc.perceive.tiles import QueryTiles
 from maptile_loc.pipeline import drive_tiles, localize
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.metrics import RIGHT_M, WRONG_M, truth_in_map
 from maptile_loc.score.evidence import Evidence
 from maptile_loc.search.engine.method import Search
-from maptile_loc.types import Candidates, HeadingKnowledge, Localization, Queries, QueryTile
+from maptile_loc.types import Candidates, HeadingKnowledge, Queries, QueryTile
 
 ROOT = Path(__file__).parent.parent
 CHOSEN = ("helsinki", "cambridge_ma")
@@ -54,19 +61,24 @@ LENGTH_M = 800.0
 """Length of a route, metres."""
 
 HEADINGS = ("known", "unknown")
+STAGES = ("aligned", "fused", "smoothed")
+
+LOOPS = {"loop": "2014-06-26-09-24-58", "loop2": "2014-06-26-08-53-56"}
+"""Real runs whose INS is the truth, and the path, of simulated scans; kind "real" is their GPS."""
+
+CITY = {"loop": "oxford", "loop2": "oxford"}
+"""The city of each."""
+
+Judged = dict[str, Array]
+"""Errors of the queries of one drive, by stage."""
 
 
-@dataclass
 class Remembered:
     """A search of the whole map that remembers what it found for a tile."""
 
-    search: Search
-    found: dict[int, tuple[QueryTile, Candidates]] = field(default_factory=dict)
-
-    @property
-    def area_km2(self) -> float:
-        """The area that is searched."""
-        return self.search.area_km2
+    def __init__(self, search: Search) -> None:
+        self.search, self.area_km2 = search, search.area_km2
+        self.found: dict[int, tuple[QueryTile, Candidates]] = {}
 
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
@@ -80,10 +92,11 @@ class Remembered:
 class Memory:
     """Tiles that are kept in memory, and read from a folder once."""
 
-    def __init__(self, kept: Any) -> None:
-        self.kept, self.tiles = kept, {}
+    def __init__(self, kept: KeptTiles) -> None:
+        self.kept = kept
+        self.tiles: dict[int, QueryTile | None] = {}
 
-    def tile(self, query: int, make: Any) -> QueryTile | None:
+    def tile(self, query: int, make: Callable[[], QueryTile | None]) -> QueryTile | None:
         """The tile of a query; see ``TileCache``."""
         if query not in self.tiles:
             self.tiles[query] = self.kept.tile(query, make)
@@ -93,30 +106,24 @@ class Memory:
 def recorded(maps: Maps, name: str, seed: int) -> Path:
     """The folder of a drive in the city ``name``, simulated if it is not there yet."""
     sensor, every_m, *_ = SENSORS[seed % 2]
-    folder, city = maps.work / "drives" / f"{name}_{sensor}_{seed}", maps.city(name)
+    folder = maps.work / "drives" / f"{name}_{sensor}_{seed}"
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)
+        city = maps.city(CITY.get(name, name))
         recipe = load_settings(SimulateSettings, "simulate", [f"seed={seed}", f"every_m={every_m}"])
-        simulate(city, trajectory_from_route(city, LENGTH_M, seed), folder, sensor, recipe)
+        track = "route"
+        if name in LOOPS:
+            track = str(maps.data / "robotcar" / LOOPS[name] / "gps" / "ins.csv")
+        simulate(city, open_trajectory(track, city, LENGTH_M, seed), folder, sensor, recipe)
     return folder
 
 
-def errors(found: Localization, drive: Drive) -> dict[str, tuple[Array, Array]]:
-    """Errors in metres and whether a query is localized, of each stage."""
-    assert drive.truth is not None
-    truth = truth_in_map(drive.truth, found.raster, found.t_ns)
-    return {
-        stage: (np.hypot(*(one.poses[:, :2] - truth[:, :2]).T), one.localized)
-        for stage, one in found.stages.items()
-    }
-
-
-def figures(rows: list[dict[str, tuple[Array, Array]]], stage: str) -> dict[str, float]:
+def figures(rows: list[Judged], stage: str) -> dict[str, float]:
     """The figures of one stage over all drives."""
-    metres = np.concatenate([one[stage][0] for one in rows])
-    sure = np.concatenate([one[stage][1] for one in rows])
+    metres = np.concatenate([one[f"{stage}_m"] for one in rows])
+    sure = np.concatenate([one[f"{stage}_sure"] for one in rows])
     metres = np.where(np.isfinite(metres), metres, 1e4)
-    first = [(one[stage][0][0] <= RIGHT_M) & one[stage][1][0] for one in rows]
+    first = [(one[f"{stage}_m"][0] <= RIGHT_M) & one[f"{stage}_sure"][0] for one in rows]
     return {
         "median": float(np.median(metres)),
         "p95": float(np.percentile(metres, 95)),
@@ -125,39 +132,87 @@ def figures(rows: list[dict[str, tuple[Array, Array]]], stage: str) -> dict[str,
         "wrong": float((sure & (metres > WRONG_M)).sum()),
         "first": float(np.mean(first)),
         "queries": float(len(metres)),
+        "left out": float(sum(one["left_out"] for one in rows)),
     }
+
+
+def judged(
+    maps: Maps, name: str, seed: int, kinds: list[str], settings: LocalizeSettings
+) -> dict[tuple[str, str], Judged]:
+    """One drive, localized with headings known and unknown, with GNSS of every kind."""
+    found: dict[tuple[str, str], Judged] = {}
+    sensor, _, submap_m, every_m = SENSORS[seed % 2]
+    mark = hashlib.sha256(settings.gnss.model_dump_json().encode()).hexdigest()[:8]
+    for kind in HEADINGS:
+        queries = Queries(submap_m, every_m, heading=HeadingKnowledge.parse(kind), seed=seed)
+        prepared: tuple[QueryTiles, MapSearch] | None = None
+        for errs in ("none", *kinds):
+            file = maps.work / "judged" / mark / f"{name}_{sensor}_{seed}_{kind}_{errs}.npz"
+            if not file.exists():
+                prepared = prepared or ready(maps, name, seed, queries, settings)
+                one = judge(*prepared, errs, name, seed, maps, settings)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_file(file) as temporary, temporary.open("wb") as stream:
+                    np.savez(stream, **one)  # type: ignore[arg-type]
+            with np.load(file, allow_pickle=False) as kept:
+                found[kind, errs] = {key: kept[key] for key in kept.files}
+    return found
+
+
+def ready(
+    maps: Maps, name: str, seed: int, queries: Queries, settings: LocalizeSettings
+) -> tuple[QueryTiles, MapSearch]:
+    """The tiles of a drive, and a search that remembers what it found."""
+    folder, city = recorded(maps, name, seed), maps.city(CITY.get(name, name))
+    kept = KeptTiles(tile_folder(maps.work, Path(name), folder, queries, settings))
+    tiles = drive_tiles(city, open_drive(folder), queries, settings, Memory(kept))
+    plain = maps.engine(CITY.get(name, name))
+    searched = MapSearch(plain.raster, plain.fields, Remembered(plain.search), plain.tracked)
+    return tiles, searched
+
+
+def judge(
+    tiles: QueryTiles,
+    engine: MapSearch,
+    errs: str,
+    name: str,
+    seed: int,
+    maps: Maps,
+    settings: LocalizeSettings,
+) -> Judged:
+    """Errors in metres, and what is localized, of each stage with GNSS of one kind."""
+    truth = open_drive(recorded(maps, name, seed)).truth
+    assert truth is not None
+    if errs != "none":
+        track = degraded(truth, errs, seed) if errs != "real" else real_gnss(maps, name)
+        heard, asked = replace(tiles.drive, gnss=track), replace(tiles.queries, gnss=True)
+        tiles = replace(tiles, drive=heard, queries=asked)
+    found = localize(tiles, engine, settings)
+    at = truth_in_map(truth, found.raster, found.t_ns)
+    counts = found.record.get("gnss_queries", {})
+    one = {"left_out": np.array(counts.get("left_out", 0))}
+    for stage in STAGES:
+        answer = found.stages[stage]
+        one[f"{stage}_m"] = np.hypot(*(answer.poses[:, :2] - at[:, :2]).T)
+        one[f"{stage}_sure"] = answer.localized
+    return one
+
+
+def real_gnss(maps: Maps, name: str) -> GnssTrack:
+    """The positions that the receiver of a real run measured."""
+    gps = read_gps(maps.data / "robotcar" / LOOPS[name] / "gps" / "gps.csv")
+    return GnssTrack(gps.t_ns, gps.latitude, gps.longitude, gps.sigma[:, :2].mean(axis=1))
 
 
 def accuracy(
     maps: Maps, names: list[str], seeds: list[int], kinds: list[str], settings: LocalizeSettings
 ) -> None:
     """Print the table of errors."""
-    every: dict[tuple[str, str], list[dict[str, tuple[Array, Array]]]] = {}
-    gains: dict[tuple[str, str], list[float]] = {}
+    every: dict[tuple[str, str], list[Judged]] = {}
     for name in names:
         for seed in seeds:
-            folder = recorded(maps, name, seed)
-            drive, plain = open_drive(folder), maps.engine(name)
-            assert drive.truth is not None
-            for kind in HEADINGS:
-                _, _, submap_m, every_m = SENSORS[seed % 2]
-                queries = Queries(
-                    submap_m, every_m, heading=HeadingKnowledge.parse(kind), seed=seed
-                )
-                kept = KeptTiles(tile_folder(maps.work, Path(name), folder, queries, settings))
-                tiles = drive_tiles(maps.city(name), drive, queries, settings, Memory(kept))
-                engine = MapSearch(
-                    plain.raster, plain.fields, Remembered(plain.search), plain.tracked
-                )
-                for errs in ("none", *kinds):
-                    asked = tiles
-                    if errs != "none":
-                        heard = replace(tiles.drive, gnss=degraded(drive.truth, errs, seed))
-                        asked = replace(tiles, drive=heard, queries=replace(queries, gnss=True))
-                    found = localize(asked, engine, settings)
-                    every.setdefault((kind, errs), []).append(errors(found, drive))
-                    counts = found.record.get("gnss_queries", {})
-                    gains.setdefault((kind, errs), []).append(counts.get("left_out", 0))
+            for key, one in judged(maps, name, seed, kinds, settings).items():
+                every.setdefault(key, []).append(one)
             print(f"{name} {seed}", flush=True)
     print(f"\n{stamp()}\n")
     head(
@@ -165,12 +220,12 @@ def accuracy(
         *("localized, wrong", "first query sure", "left out"),
     )
     for (kind, errs), rows in sorted(every.items(), key=lambda item: item[0][0]):
-        for stage in ("aligned", "fused", "smoothed"):
-            one = figures(rows, stage)
+        for stage in STAGES:
+            all_ = figures(rows, stage)
             row(
-                *(kind, errs, stage, f"{one['queries']:.0f}", f"{one['median']:.3f}"),
-                *(f"{one['p95']:.2f}", f"{one['2m']:.3f}", f"{one['localized']:.3f}"),
-                *(f"{one['wrong']:.0f}", f"{one['first']:.2f}", f"{sum(gains[kind, errs]):.0f}"),
+                *(kind, errs, stage, f"{all_['queries']:.0f}", f"{all_['median']:.3f}"),
+                *(f"{all_['p95']:.2f}", f"{all_['2m']:.3f}", f"{all_['localized']:.3f}"),
+                *(f"{all_['wrong']:.0f}", f"{all_['first']:.2f}", f"{all_['left out']:.0f}"),
             )
 
 
@@ -218,7 +273,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gnss")
     parser.add_argument("--cities", nargs="+", default=list(HELD_OUT), metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101], metavar="SEED")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=None, metavar="KIND")
+    parser.add_argument("--kinds", nargs="+", choices=(*KINDS, "real"), metavar="KIND")
     parser.add_argument("--live", action="store_true")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)

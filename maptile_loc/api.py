@@ -132,7 +132,7 @@ def localize(
     keep: PathLike | None = None,
     progress: Progress = silent,
 ) -> Localization:
-    """The poses of a drive on the map of a city, at every stage, with covariances and scores.
+    """Localize a drive on the map of a city: poses of every stage, with covariances and scores.
 
     The drive's truth is never read.
 

@@ -95,15 +95,15 @@ def fix_with_gnss(
     queries: Queries,
     engine: MapSearch,
     settings: LocalizeSettings,
-) -> tuple[Candidates, Fixes]:
-    """As ``fix_tile``, near GNSS where that is enough."""
+) -> tuple[Candidates, Fixes, bool]:
+    """As ``fix_tile``, near GNSS where that is enough, and whether it is."""
     if witness is None or engine.tracked is None:
-        return fix_tile(tile, queries, engine, settings)
+        return *fix_tile(tile, queries, engine, settings), False
     near = fix_in_disc(tile, witness, queries, engine, settings)
     if enough(near[1], settings):
-        return near
+        return *near, True
     found, fixes = fix_tile(tile, queries, engine, settings)
-    return found, united(near[1], fixes, settings.search)
+    return found, united(near[1], fixes, settings.search), False
 
 
 def fix_in_disc(

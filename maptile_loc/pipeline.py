@@ -118,6 +118,7 @@ def localize(
         query_seconds=asked.seconds,
         tiles=asked.shown,
         raster=engine.raster,
+        tracked=None if gnss is None else asked.near,
         blind=int(asked.blind.sum()),
         candidates=candidate_table(candidates),
         settings=settings,
@@ -149,6 +150,7 @@ class _Asked(NamedTuple):
         fixes: The same, aligned.
         seconds: (Q,) spent; 0 where there is no tile.
         blind: (Q,) whether the scans have no points.
+        near: (Q,) whether only the surroundings of GNSS were searched.
         shown: Some of the tiles, by query.
     """
 
@@ -157,6 +159,7 @@ class _Asked(NamedTuple):
     fixes: list[Fixes]
     seconds: Array
     blind: NDArray[np.bool_]
+    near: NDArray[np.bool_]
     shown: dict[int, QueryTile]
 
 
@@ -172,7 +175,8 @@ def _ask(
 ) -> _Asked:
     """Ask the model, if there is one, and search the map for each query by itself."""
     count = len(tiles)
-    asked = _Asked([], [], [], np.zeros(count), np.zeros(count, bool), {})
+    blind, near = np.zeros(count, bool), np.zeros(count, bool)
+    asked = _Asked([], [], [], np.zeros(count), blind, near, {})
     shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     before: QueryTile | None = None
     for query in tracked(range(count), "localize", count, progress):
@@ -186,7 +190,9 @@ def _ask(
             own = regress_tile(tile, connected, tiles.queries, regressor, settings)
         if tile is not None and search:
             witness = None if gnss is None else gnss.witnesses[query]
-            found, fixes = fix_with_gnss(tile, witness, tiles.queries, engine, settings)
+            found, fixes, asked.near[query] = fix_with_gnss(
+                tile, witness, tiles.queries, engine, settings
+            )
         asked.own.append(own)
         asked.found.append(found)
         asked.fixes.append(fixes)

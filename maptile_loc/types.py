@@ -271,7 +271,8 @@ class Localization:
         raster: The map that the drive was localized on.
         record: What ran, as plain values for ``run.json``: ``city`` and ``drive`` (paths),
             ``city_content_hash``, ``format``, ``sensors``, ``method``, ...
-        tracked: (Q,) bool: the query was searched near its predicted pose only; None: none was.
+        tracked: (Q,) bool: the query was searched near its predicted pose, or GNSS, only; None:
+            none was.
         blind: Number of queries whose submap has no points.
         candidates: (Q, K, 4) float64, the aligned candidates of each query by itself, as from
             ``candidate_table``; None if unknown.

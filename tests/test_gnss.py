@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from test_localize import SETTINGS as RECIPE
 from data_prep.drive import Drive, GnssTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import se2_between, wrap_angle
+from data_prep.simulate.navigation import correlated
 from maptile_loc.fuse.filter import Filter, filter_causal, filter_with_gnss
 from maptile_loc.fuse.gnss import (
     GnssEvidence,
@@ -32,6 +34,7 @@ from maptile_loc.fuse.gnss_windows import with_asked_gnss
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed, replay
+from maptile_loc.live.watch import GnssTail
 from maptile_loc.search.engine.tracked import RADIUS_M, disc
 from maptile_loc.types import Candidates, Fixes, HeadingKnowledge, Queries
 
@@ -466,3 +469,41 @@ def test_the_squares_of_a_disc_cover_it() -> None:
         assert (gap <= RADIUS_M + 1e-9).all()
     assert (squares[:, 2] == 0.7).all()
     np.testing.assert_array_equal(squares[0], pose)
+
+
+def test_errors_agree_with_their_covariance_with_gnss_too() -> None:
+    """GNSS with the errors that the settings state, and walls at every tenth query only."""
+    squared: dict[str, list[float]] = {"fused": [], "smoothed": []}
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        truth, steps = drive(80, 20.0, seed, 1.03, 0.015, noise=1.0)
+        slow = GNSS.bias_m * correlated(2.0 * np.arange(80), GNSS.bias_s, 2, rng)
+        fixes = fixes_at(truth, rng, right=1.0, common=SETTINGS.common)
+        nothing = Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)))
+        fixes = [fix if i % 10 == 0 or i < 5 else nothing for i, fix in enumerate(fixes)]
+        gnss = evidence(truth, slow + rng.normal(0, 2, (80, 2)))
+        fused, smoothed, _ = both(fixes, steps, gnss)
+        for name, one in (("fused", fused), ("smoothed", smoothed)):
+            error = (one.poses - truth)[5:, :2]
+            inverse = np.linalg.inv(one.covariance[5:, :2, :2])
+            squared[name] += (np.einsum("qi,qij,qj->q", error, inverse, error) / 2).tolist()
+    for name, values in squared.items():
+        assert 0.4 < np.mean(values) < 2.0, name
+
+
+def test_a_table_that_grows_is_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "gnss.csv"
+    tail = GnssTail(file)
+    assert list(tail.new()) == []
+    file.write_text("T_ns,longitude,latitude,std_m\n5,-1.25,51")
+    assert list(tail.new()) == []
+    with file.open("a") as more:
+        more.write(".5,2\n6,,,\n7,-1.25,51.75,\n")
+    (first, second) = tail.new()
+    assert first == (5, 51.5, -1.25, 2.0)
+    assert second[:3] == (7, 51.75, -1.25)
+    assert np.isnan(second[3])
+    with file.open("a") as more:
+        more.write("8,here,51.75,\n")
+    with pytest.raises(MaptileError, match="line 5: longitude is 'here'"):
+        list(tail.new())

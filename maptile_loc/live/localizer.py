@@ -134,8 +134,7 @@ class Localizer:
         self.queries = queries
         """How queries are made."""
         self._always_own = odometry == "lidar"
-        own = None if odometry == "pushed" else ScanTracker(settings.odometry)
-        self._own: ScanTracker | None = own
+        self._own = None if odometry == "pushed" else ScanTracker(settings.odometry)
         self._planar_since: int | None = None
         self._poses = PoseBuffer()
         table = settings.submap.labels.get(labels or "")
@@ -263,15 +262,16 @@ class Localizer:
             return None
         if motion.segment != self._segment:
             self._restart(motion)
-        if self._tracker.collect(motion):
-            self._forget()
-            self._judge(t_ns, motion)
-        moving = motion.segment >= 0
+        moving, due = motion.segment >= 0, self._due(motion.travelled)
         new = self._gnss.placed(self._poses, t_ns, moving)
-        gnss = self._gnss.window(motion, t_ns, moving)
+        gnss = None
+        if new or due or self._tracker.searching:
+            gnss = self._gnss.window(motion, t_ns, moving)
         if new and gnss is not None:
             self._tracker.judge(gnss, motion, t_ns / 1e9)
-        due = self._due(motion.travelled)
+        if self._tracker.collect(motion, gnss, t_ns / 1e9):
+            self._forget()
+            self._judge(t_ns, motion)
         if due or self._scans.wants(scan, motion.travelled):
             timed = scan.seconds is not None and moving
             velocity = self._poses.velocity(t_ns, motion.segment) if timed else np.zeros(6)

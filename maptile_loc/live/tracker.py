@@ -29,7 +29,7 @@ class Answer(NamedTuple):
     Attributes:
         candidates: Before alignment.
         fixes: The same, aligned; none where the tile shows no wall, or while a search runs beside.
-        tracked: Whether only the surroundings of the predicted poses were searched.
+        tracked: Whether only the surroundings of the predicted poses, or of GNSS, were searched.
         belief: Of the filter, after the query.
         blind: Whether the scans have no points.
         gnss: What became of GNSS, as in ``Fix.gnss``.
@@ -146,7 +146,7 @@ class Tracker:
             found, fixes = fix_in_disc(self.tile, witness, self._queries, self._engine, settings)
             disc = fixes
         if enough(disc, self._settings):
-            self._searched_m = at.travelled
+            self._searched_m, tracked = at.travelled, True
         elif self._whole_map(tracked, off_map, at):
             doubted = near is not None and self._doubtful_m > self._settings.track.doubt_m
             tiles = [self.tile]
@@ -185,8 +185,11 @@ class Tracker:
         belief = self._own_belief()
         return Answer(NO_FIXES.candidates, NO_FIXES, False, belief, blind, self.gnss_state)
 
-    def collect(self, at: Motion) -> bool:
-        """Use the result of a search that ran beside, if it is there now; returns whether."""
+    def collect(self, at: Motion, gnss: GnssWindow | None = None, now_s: float = 0.0) -> bool:
+        """Use the result of a search that ran beside, if it is there now; returns whether.
+
+        The arguments are as for ``query``.
+        """
         self.contradicted_m = None
         if self._job is None or not self._job.found.done():
             return False
@@ -204,6 +207,7 @@ class Tracker:
         if used is not None:
             self._update(used[1], at)
             self.wall_m2 = used[1].wall_m2
+            self._hear(self._stated(gnss), now_s)
         return True
 
     def judge(self, gnss: GnssWindow, at: Motion, now_s: float) -> None:

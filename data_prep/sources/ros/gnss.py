@@ -47,14 +47,14 @@ def read_topics(
     found: list[Position] = []
     for message in bag.messages([best.name]):
         content = bag.decode(message, best.type)
-        one = _position(content) if best.type == FIX else parse(str(content.sentence))
+        one = position_of(content) if best.type == FIX else parse(str(content.sentence))
         if one is not None:
             times.append(stamps(content.header.stamp) or message.record_ns)
             found.append(one)
     return track(times, found, best.name, notes)
 
 
-def _position(fix: Any) -> Position:
+def position_of(fix: Any) -> Position:
     """The position of a decoded NavSatFix; NaN where the receiver has none."""
     latitude, longitude = float(fix.latitude), float(fix.longitude)
     inside = abs(latitude) <= 90 and abs(longitude) <= 180

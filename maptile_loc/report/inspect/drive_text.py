@@ -54,7 +54,7 @@ def describe_drive(drive: Drive, sample: ScanSample | None = None) -> list[str]:
         ("odometry", _odometry(drive.odometry, t_ns)),
         ("extent", _extent(drive.odometry)),
         ("heading", _heading(drive.heading, t_ns)),
-        ("gnss", _gnss(drive.gnss, t_ns)),
+        ("GNSS", _gnss(drive.gnss, t_ns)),
         ("truth", _truth(drive.truth, t_ns)),
         *(("note", note) for note in drive.notes),
         *(("damaged", text) for text in _damaged(sample)),
