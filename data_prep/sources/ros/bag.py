@@ -205,11 +205,14 @@ class Bag:
 @cache
 def _store(ros1: bool) -> Any:
     """The definitions of the standard messages."""
-    if not ros1:
-        return get_typestore(Stores.ROS2_HUMBLE)
-    store = get_typestore(Stores.ROS1_NOETIC)
-    transforms = "geometry_msgs/TransformStamped[] transforms"
-    store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    if ros1:
+        transforms = "geometry_msgs/TransformStamped[] transforms"
+        store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    packet, scan = "velodyne_msgs/msg/VelodynePacket", "velodyne_msgs/msg/VelodyneScan"
+    store.register(get_types_from_msg("time stamp\nuint8[1206] data", packet))
+    packets = "std_msgs/Header header\nvelodyne_msgs/VelodynePacket[] packets"
+    store.register(get_types_from_msg(packets, scan))
     return store
 
 
