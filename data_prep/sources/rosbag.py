@@ -300,12 +300,12 @@ class _Poses:
     t_ns: list[int] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
 
-    def track(self, path: Path) -> PoseTrack | None:
+    def track(self, path: Path, notes: list[str]) -> PoseTrack | None:
         """The track; None where there are fewer than two poses."""
         if len(self.t_ns) < 2:
             return None
         times = np.array(self.t_ns, np.int64)
-        return pose_track(path, times, np.array(self.rows), np.zeros(len(times), np.int32))
+        return pose_track(path, times, np.array(self.rows), np.zeros(len(times), np.int32), notes)
 
 
 def _odometry(
@@ -325,13 +325,13 @@ def _odometry(
             poses.t_ns.append(stamps(content.header.stamp) or message.record_ns)
             pose = content.pose.pose
             poses.rows.append(np.concatenate([vector(pose.position), vector(pose.orientation)]))
-        return poses.track(bag.path), plain(poses.frame) or None
+        return poses.track(bag.path, notes), plain(poses.frame) or None
     moved = _of_transforms(bag, every)
     if moved is None:
         notes.append("no odometry: neither nav_msgs/Odometry nor a transform from odom or map")
         return None, None
     notes.append(f"odometry: the transforms of {moved.frame} in tf")
-    return moved.track(bag.path), moved.frame
+    return moved.track(bag.path, notes), moved.frame
 
 
 def _of_transforms(bag: Bag, topics: list[Topic]) -> _Poses | None:

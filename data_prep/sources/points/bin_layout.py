@@ -122,19 +122,20 @@ def layout_of_all(files: Sequence[bytes], names: Sequence[str] | None = None) ->
         LayoutError: No layout has a whole number of points in most of the files, or in none do the
             columns differ.
     """
-    full = [data for data in files if any(data)]
-    every = _layouts(full, names)
-    fits = {one: [data for data in full if one.fits(len(data))] for one in every}
-    fitting = [one for one in every if 2 * len(fits[one]) > len(full)] if full else every
+    every = _layouts([data for data in files if _is_seen(data)], names)
+    whole = [data for data in files if any(one.fits(len(data)) for one in every)]
+    fits = {one: [data for data in whole if one.fits(len(data))] for one in every}
+    fitting = [one for one in every if 2 * len(fits[one]) > len(whole)]
     if not fitting:
-        sizes = ", ".join(str(len(data)) for data in full[:3])
+        sizes = ", ".join(str(len(data)) for data in files[:3])
         known = f"{len(names)} columns" if names else "3 to 6 numbers"
         raise LayoutError(f"{sizes} bytes are no whole number of points of {known}; {REMEDY}")
+    full = [data for data in whole if _is_seen(data)]
     if not full or len(fitting) == 1:
         return fitting[0]
-    bits = {one: sum(_bits(one.table(data)) for data in fits[one]) / len(full) for one in fitting}
+    bits = {one: sum(_bits(one.table(data)) for data in fits[one]) for one in fitting}
     most = max(bits.values())
-    if most < LEAST_BITS:
+    if most < LEAST_BITS * len(full):
         if names or (fitting[0] == KITTI and all(_is_few(data) for data in fits[KITTI])):
             return fitting[0]
         raise LayoutError(f"its columns cannot be made out; {REMEDY}")
@@ -143,6 +144,12 @@ def layout_of_all(files: Sequence[bytes], names: Sequence[str] | None = None) ->
         fitting, most = [one for one in fitting if not one.blocks], rows
     good = [one for one in fitting if bits[one] >= ENOUGH * most]
     return min(good, key=lambda one: (one.columns, -bits[one]))
+
+
+def _is_seen(data: bytes) -> bool:
+    """Whether there is any number but 0 and NaN."""
+    values = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+    return bool((np.isfinite(values) & (values != 0)).any())
 
 
 def _is_few(data: bytes) -> bool:
