@@ -260,8 +260,12 @@ def test_one_of_several_drives_is_chosen_by_its_path(tmp_path: Path, suffix: str
     same_drive(open_drive(tmp_path / "tuesday"), open_drive(archive / "tuesday"))
     with pytest.raises(MaptileError, match=r"sunday: no such folder"):
         open_drive(archive / "sunday")
+    loose = open_drive(archive / "monday" / "clouds")  # a folder of clouds, without odometry
+    known = open_drive(archive / "monday")
+    assert loose.odometry is None
+    assert loose.scans.t_ns.tolist() == known.scans.t_ns.tolist()
     with pytest.raises(MaptileError, match="no drive of a known format"):
-        open_drive(archive / "monday" / "clouds")
+        open_drive(pack(archive.parent / f"none{suffix}", {"a/b.txt": b""}))
     with pytest.raises(MaptileError, match="neither a folder nor an archive"):
         open_drive(tmp_path / "monday" / "truth.csv" / "x")
     with pytest.raises(MaptileError, match=r"looked for|no such folder"):

@@ -41,6 +41,7 @@ class Source:
             name and the files that exist.
         open: Opens the drive at a node with the sensors named, or its default sensors for None. It
             raises a MaptileError where files are missing or damaged.
+        accepts: Whether a folder that the user names, with no drive in it, is one of this format.
         open_columns: Opens a drive whose .bin files have the columns named; None where the format
             defines them.
         priority: Formats are tried in ascending order; the first that recognises a folder opens it.
@@ -53,6 +54,7 @@ class Source:
     open: Callable[[Node, tuple[str, ...] | None], Drive]
     priority: int
     sensors: tuple[str, ...] = ()
+    accepts: Callable[[Node], bool] | None = None
     open_columns: Callable[[Node, tuple[str, ...] | None], Drive] | None = None
     suffixes: tuple[str, ...] = ()
 
@@ -169,6 +171,9 @@ def _only_drive(path: Path, tree: Node, format: str) -> tuple[Node, str]:
         raise MaptileError(f"{path}: a part of a drive ({around[1]}); name the drive: {around[0]}")
     if not tree.is_dir():
         raise MaptileError(f"{path}: no such folder; name the folder or the archive of a drive")
+    for name, source in sources.items():
+        if source.accepts is not None and source.accepts(tree):
+            return tree, name
     if format == "auto":
         looked_for = "; ".join(source.looked_for for source in sources.values())
         raise MaptileError(f"{path}: no drive of a known format; looked for: {looked_for}")

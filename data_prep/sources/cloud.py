@@ -1,4 +1,4 @@
-"""One point cloud: a .ply, .pcd, .bin, .las or .laz file in the sensor's frame."""
+"""One point cloud: a .ply, .pcd, .bin, .las, .laz or .e57 file in the sensor's frame."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _layout(path: Path, columns: tuple[str, ...] | None) -> Layout:
 
 
 SOURCE = Source(
-    looked_for="one point cloud (.ply, .pcd, .bin, .las or .laz)",
+    looked_for="one point cloud (.ply, .pcd, .bin, .las, .laz or .e57)",
     recognises=is_cloud,
     open=lambda path, _: open_cloud(path),
     open_columns=open_cloud,

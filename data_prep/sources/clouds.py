@@ -1,7 +1,8 @@
 """Generic drive: a folder of point clouds, with optional odometry, heading and truth.
 
-``clouds/*.{ply,pcd,bin,las,laz}`` are in the sensor's frame (x forward, y left, z up), which is the
-vehicle frame here. The time of a cloud is, in this order of preference:
+``clouds/*.{ply,pcd,bin,las,laz,e57}`` are in the sensor's frame (x forward, y left, z up), which is
+the vehicle frame here; without ``clouds/``, they lie in the folder itself. The time of a cloud is,
+in this order of preference:
 
 1. its row in ``timestamps.csv`` (file, t_ns);
 2. its name, where all names are times (``file_times``), such as 1317384506407123456.ply;
@@ -32,9 +33,10 @@ from data_prep.sources import Source
 from data_prep.sources.formats.cloud_labels import CloudLabels, find_labels
 from data_prep.sources.formats.common import (
     file_names,
-    increasing,
+    in_time,
     read_header,
     read_table,
+    said_of_rows,
     scan_block,
 )
 from data_prep.sources.formats.gnss_files import find_gnss
@@ -49,7 +51,7 @@ from data_prep.sources.points.pointfiles import (
 )
 from data_prep.sources.storage.tree import Node
 
-SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
+SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz", ".e57")
 """Suffixes of point clouds, in lower case."""
 
 SENSORS = ("clouds",)
@@ -135,6 +137,11 @@ def is_clouds(path: Node) -> bool:
     return (path / "clouds").is_dir()
 
 
+def has_clouds(path: Node) -> bool:
+    """Return whether ``path`` is a folder with point clouds in it."""
+    return path.is_dir() and any(Path(name).suffix.lower() in SUFFIXES for name in file_names(path))
+
+
 def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     """Open a generic drive.
 
@@ -147,7 +154,7 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
             frame or have labels of several tables, or a file is damaged.
     """
     notes: list[str] = []
-    odometry = _odometry(path)
+    odometry = _odometry(path, notes)
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
@@ -164,8 +171,8 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
         format="clouds",
         scans=replace(scans, labels=labels, timed=timed),
         odometry=odometry,
-        heading=_heading(path / "heading.csv"),
-        truth=_truth(path / "truth.csv"),
+        heading=_heading(path / "heading.csv", notes),
+        truth=_truth(path / "truth.csv", notes),
         notes=tuple(notes),
         labels=labels.table,
         apart=APART in notes,
@@ -174,8 +181,9 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
 
 
 SOURCE = Source(
-    looked_for="generic drive (clouds/ with .ply, .pcd, .bin, .las or .laz files)",
+    looked_for="generic drive (clouds/ with .ply, .pcd, .bin, .las, .laz or .e57 files)",
     recognises=is_clouds,
+    accepts=has_clouds,
     open=lambda path, _: open_clouds(path),
     open_columns=open_clouds,
     priority=70,
@@ -191,6 +199,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
     folder = path / "clouds"
+    if not folder.is_dir() and has_clouds(path):
+        folder = path
     if not folder.is_dir():
         raise MaptileError(f"{folder}: no such folder; the point clouds belong there")
     files = [
@@ -300,34 +310,34 @@ def _times_without_list(
     )
 
 
-def _odometry(path: Node) -> PoseTrack | None:
+def _odometry(path: Node, notes: list[str]) -> PoseTrack | None:
     tum, table = path / "odometry.tum", path / "odometry.csv"
     if tum.is_file():
-        return read_tum(tum)
+        return read_tum(tum, notes)
     if not table.is_file():
         return None
     columns = read_table(table, ["t_ns", *POSE_COLUMNS])
     rows = np.stack([columns[name] for name in POSE_COLUMNS], axis=1)
-    return pose_track(table, columns["t_ns"], rows, np.zeros(len(rows), np.int32))
+    return pose_track(table, columns["t_ns"], rows, np.zeros(len(rows), np.int32), notes)
 
 
-def _heading(path: Node) -> HeadingTrack | None:
+def _heading(path: Node, notes: list[str]) -> HeadingTrack | None:
     if not path.is_file():
         return None
     name = _heading_column(path)
     rows = read_table(path, ["t_ns", name])
-    order = np.argsort(rows["t_ns"], kind="stable")
-    order = order[increasing(rows["t_ns"][order])]
+    order = in_time(rows["t_ns"])
+    notes += said_of_rows(path.name, len(rows["t_ns"]), len(order))
     return HeadingTrack(rows["t_ns"][order], _radians(rows[name], name)[order])
 
 
-def _truth(path: Node) -> TruthTrack | None:
+def _truth(path: Node, notes: list[str]) -> TruthTrack | None:
     if not path.is_file():
         return None
     name = _heading_column(path)
     rows = read_table(path, ["t_ns", "latitude", "longitude", name])
-    order = np.argsort(rows["t_ns"], kind="stable")
-    order = order[increasing(rows["t_ns"][order])]
+    order = in_time(rows["t_ns"])
+    notes += said_of_rows(path.name, len(rows["t_ns"]), len(order))
     return TruthTrack(
         rows["t_ns"][order],
         rows["latitude"][order],

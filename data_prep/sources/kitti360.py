@@ -16,7 +16,7 @@ from data_prep.drive import Drive, HeadingTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, Projection, se2_from_se3, se3_inverse
 from data_prep.sources import Source
-from data_prep.sources.formats.common import increasing, relative_track, said_of_gaps
+from data_prep.sources.formats.common import in_time, relative_track, said_of_gaps, said_of_rows
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     SENSORS,
@@ -190,8 +190,8 @@ def read_poses(path: Node, times: Times, notes: list[str]) -> tuple[Times, Array
     if not known.all():
         notes.append(f"poses: {(~known).sum()} of {len(rows)} have no time stamp; left out")
     t_ns, world = times[number[known]], world[known]
-    order = np.argsort(t_ns, kind="stable")
-    order = order[increasing(t_ns[order])]
+    order = in_time(t_ns)
+    notes += said_of_rows("poses", len(t_ns), len(order))
     if not len(order):
         raise MaptileError(f"{path}: no pose of a frame with a time stamp in timestamps.txt")
     return t_ns[order], world[order] @ NED_TO_FLU

@@ -140,7 +140,9 @@ def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         rtk = straighten_rtk(rtk, ins, notes)
     odometry = None
     if vo_file.is_file():
-        odometry = odometry_from_vo(read_vo(vo_file), notes)
+        vo = read_vo(vo_file)
+        notes += said_of_rows(vo_file.name, len(vo.newer_ns) + vo.left_out, len(vo.newer_ns))
+        odometry = odometry_from_vo(vo, notes)
     else:
         notes.append(f"no odometry: {vo_file} is missing")
     heading_source = ins if ins is not None else rtk

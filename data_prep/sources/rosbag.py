@@ -16,6 +16,8 @@ from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources import Source
 from data_prep.sources.formats.common import scan_block
 from data_prep.sources.formats.tum import pose_track
+from data_prep.sources.packets import ouster, velodyne
+from data_prep.sources.packets.spool import spooled
 from data_prep.sources.ros.bag import FOLDER_FILE, SUFFIXES, Bag, Message, Topic, stamps, vector
 from data_prep.sources.ros.gnss import read_topics
 from data_prep.sources.ros.pointcloud2 import CloudError, Points, livox_points, points_of
@@ -32,12 +34,10 @@ TRANSFORMS = "tf2_msgs/msg/TFMessage"
 """Type of transforms."""
 OLD_TRANSFORMS = "tf/msg/tfMessage"
 """The same in old bags."""
-PACKETS = (
-    "velodyne_msgs/msg/VelodyneScan",
-    "ouster_ros/msg/PacketMsg",
-    "ouster_sensor_msgs/msg/PacketMsg",
-)
-"""Types of a sensor's raw packets."""
+VELODYNE = "velodyne_msgs/msg/VelodyneScan"
+"""Type of a Velodyne's raw packets."""
+OUSTER = ("ouster_ros/msg/PacketMsg", "ouster_sensor_msgs/msg/PacketMsg")
+"""Types of an Ouster's raw packets."""
 STORED = ([".db3"], [".mcap"])
 """Suffixes of the files of a ROS 2 bag, which may be packed (.db3.zstd)."""
 BASES = ("base_link", "base_footprint", "base", "vehicle", "ego_vehicle", "imu_link")
@@ -144,6 +144,9 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
     if unknown:
         raise MaptileError(f"{path}: no topic {', '.join(unknown)}; there are {', '.join(topics)}")
     used = [topic for topic in topics.values() if names is None or topic.name in names]
+    packets = [topic for topic in used if topic.type in (VELODYNE, *OUSTER)]
+    if packets and not any(topic.type in (CLOUD, *LIVOX) for topic in used):
+        return _of_packets(bag, packets, used, list(topics.values()), notes)
     clouds = _cloud_topics(path, used, list(topics.values()), notes, names is not None)
     index = _index(bag, clouds)
     tree = _frames(bag, list(topics.values()))
@@ -188,18 +191,39 @@ SOURCE = Source(
 )
 
 
+def _of_packets(
+    bag: Bag, packets: list[Topic], used: list[Topic], every: list[Topic], notes: list[str]
+) -> Drive:
+    """The drive in a bag that holds a sensor's raw packets."""
+    best = max(packets, key=lambda topic: (topic.type == VELODYNE, topic.messages))
+    tree = _frames(bag, every)
+    odometry, base = _odometry(bag, used, every, notes)
+    base = base or next((frame for frame in BASES if frame in tree), None)
+    frame = bag.header(next(bag.messages([best.name]))).frame if best.type == VELODYNE else ""
+    mount = None if base is None else tree.pose(frame, base)
+    if mount is None:
+        mount = np.eye(4)
+        notes.append(f"{best.name}: the sensor's frame is taken to be the vehicle's")
+    if best.type == VELODYNE:
+        arrived = (
+            (stamps(packet.stamp) or message.record_ns, packet.data.tobytes())
+            for message in bag.messages([best.name])
+            for packet in bag.decode(message, VELODYNE).packets
+        )
+        decoded = velodyne.decode_packets(bag.path, arrived)
+    else:
+        decoded = ouster.decode(bag.path, None)
+    notes.append(f"{best.name}: raw packets, decoded; their points have times")
+    scans = spooled(bag.path, decoded, best.name, mount)
+    return Drive(bag.path.resolve().stem, "rosbag", scans, odometry, None, None, tuple(notes))
+
+
 def _cloud_topics(
     path: Path, used: list[Topic], every: list[Topic], notes: list[str], named: bool
 ) -> list[Topic]:
     """The topics of point clouds to use; where none is named, the one with the most messages."""
     clouds = [topic for topic in used if topic.type in (CLOUD, *LIVOX)]
     if not clouds:
-        packets = [topic for topic in every if topic.type in PACKETS]
-        if packets:
-            raise MaptileError(
-                f"{path}: {packets[0].name} has a sensor's raw packets, no point clouds; convert "
-                "them with the driver of the sensor, and record PointCloud2"
-            )
         kinds = ", ".join(sorted({topic.type for topic in every})) or "nothing"
         raise MaptileError(f"{path}: no topic with point clouds among those used; it has {kinds}")
     if named or len(clouds) == 1:
@@ -279,12 +303,12 @@ class _Poses:
     t_ns: list[int] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
 
-    def track(self, path: Path) -> PoseTrack | None:
+    def track(self, path: Path, notes: list[str]) -> PoseTrack | None:
         """The track; None where there are fewer than two poses."""
         if len(self.t_ns) < 2:
             return None
         times = np.array(self.t_ns, np.int64)
-        return pose_track(path, times, np.array(self.rows), np.zeros(len(times), np.int32))
+        return pose_track(path, times, np.array(self.rows), np.zeros(len(times), np.int32), notes)
 
 
 def _odometry(
@@ -304,13 +328,13 @@ def _odometry(
             poses.t_ns.append(stamps(content.header.stamp) or message.record_ns)
             pose = content.pose.pose
             poses.rows.append(np.concatenate([vector(pose.position), vector(pose.orientation)]))
-        return poses.track(bag.path), plain(poses.frame) or None
+        return poses.track(bag.path, notes), plain(poses.frame) or None
     moved = _of_transforms(bag, every)
     if moved is None:
         notes.append("no odometry: neither nav_msgs/Odometry nor a transform from odom or map")
         return None, None
     notes.append(f"odometry: the transforms of {moved.frame} in tf")
-    return moved.track(bag.path), moved.frame
+    return moved.track(bag.path, notes), moved.frame
 
 
 def _of_transforms(bag: Bag, topics: list[Topic]) -> _Poses | None:

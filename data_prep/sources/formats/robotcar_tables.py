@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_prep.drive import Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, se3_from_xyzrpy
-from data_prep.sources.formats.common import in_time, increasing, read_header, read_table
+from data_prep.sources.formats.common import in_time, read_header, read_table
 from data_prep.sources.storage.tree import Node, beside, read_node_text
 
 POSITION_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
@@ -114,11 +114,13 @@ class Vo:
         newer_ns: (N,) time of the newer frame; the file calls it "source".
         motion: (N, 4, 4) pose of the newer vehicle frame in the older one (x forward, y left,
             z up), metres.
+        left_out: Rows of the file whose time stamp is wrong, or double.
     """
 
     older_ns: Times
     newer_ns: Times
     motion: Array
+    left_out: int = 0
 
 
 def read_ins(path: Node) -> Ins:
@@ -176,13 +178,13 @@ def read_vo(path: Node) -> Vo:
     rows = read_table(path, ["source_timestamp", "destination_timestamp", *POSE_COLUMNS])
     newer = _nanoseconds(path, rows["source_timestamp"])
     older = _nanoseconds(path, rows["destination_timestamp"])
-    order = np.argsort(newer, kind="stable")
-    order = order[(newer > older)[order]]
-    order = order[increasing(newer[order])]
+    forward = np.flatnonzero(newer > older)
+    order = forward[in_time(newer[forward])]
     if not len(order):
         raise MaptileError(f"{path}: no row whose source frame is the newer one")
     motion = se3_from_xyzrpy(_stack(rows, POSE_COLUMNS)[order])
-    return Vo(older[order], newer[order], NED_TO_FLU @ motion @ NED_TO_FLU)
+    lost = len(forward) - len(order)
+    return Vo(older[order], newer[order], NED_TO_FLU @ motion @ NED_TO_FLU, lost)
 
 
 def read_timestamps(path: Node) -> Times:

@@ -136,20 +136,26 @@ def layout_of_all(files: Sequence[Data], names: Sequence[str] | None = None) -> 
             columns differ.
     """
     sampled = [data if isinstance(data, bytes) else spread_sample(data) for data in files]
-    full = [(data, len(file)) for data, file in zip(sampled, files, strict=True) if any(data)]
-    rows_only = any(len(data) < size for data, size in full)
-    every = [one for one in _layouts(full, names) if not (rows_only and one.blocks)]
-    fits = {one: [data for data, size in full if one.fits(size)] for one in every}
-    fitting = [one for one in every if 2 * len(fits[one]) > len(full)] if full else every
+    sized = [(data, len(file)) for data, file in zip(sampled, files, strict=True)]
+    rows_only = any(len(data) < size for data, size in sized)
+    every = [
+        one
+        for one in _layouts([(data, size) for data, size in sized if _is_seen(data)], names)
+        if not (rows_only and one.blocks)
+    ]
+    whole = [(data, size) for data, size in sized if any(one.fits(size) for one in every)]
+    fits = {one: [data for data, size in whole if one.fits(size)] for one in every}
+    fitting = [one for one in every if 2 * len(fits[one]) > len(whole)]
     if not fitting:
-        sizes = ", ".join(str(size) for _, size in full[:3])
+        sizes = ", ".join(str(size) for _, size in sized[:3])
         known = f"{len(names)} columns" if names else "3 to 6 numbers"
         raise LayoutError(f"{sizes} bytes are no whole number of points of {known}; {REMEDY}")
+    full = [data for data, _ in whole if _is_seen(data)]
     if not full or len(fitting) == 1:
         return fitting[0]
-    bits = {one: sum(_bits(one.table(data)) for data in fits[one]) / len(full) for one in fitting}
+    bits = {one: sum(_bits(one.table(data)) for data in fits[one]) for one in fitting}
     most = max(bits.values())
-    if most < LEAST_BITS:
+    if most < LEAST_BITS * len(full):
         if names or (fitting[0] == KITTI and all(_is_few(data) for data in fits[KITTI])):
             return fitting[0]
         raise LayoutError(f"its columns cannot be made out; {REMEDY}")
@@ -158,6 +164,12 @@ def layout_of_all(files: Sequence[Data], names: Sequence[str] | None = None) -> 
         fitting, most = [one for one in fitting if not one.blocks], rows
     good = [one for one in fitting if bits[one] >= ENOUGH * most]
     return min(good, key=lambda one: (one.columns, -bits[one]))
+
+
+def _is_seen(data: bytes) -> bool:
+    """Whether there is any number but 0 and NaN."""
+    values = np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+    return bool((np.isfinite(values) & (values != 0)).any())
 
 
 def _is_few(data: bytes) -> bool:

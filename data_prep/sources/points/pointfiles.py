@@ -1,4 +1,4 @@
-"""Point clouds in .ply, .pcd, .las, .laz and .bin files, with every size checked.
+"""Point clouds in .ply, .pcd, .las, .laz, .bin and .e57 files, with every size checked.
 
 Open3D is not used: it fills the missing part of a cut-off file with zeros silently, and allocates
 any size that a header declares. The tests compare with it on sound files.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
 from data_prep.sources.points.bin_layout import Layout, LayoutError, layout_of, layout_of_all
+from data_prep.sources.points.e57_files import NotInstalledError, read_e57
 from data_prep.sources.points.las_files import las_count, read_las
 from data_prep.sources.points.thinning import Data, content_of, kept, lines_kept, rows_kept
 from data_prep.sources.storage.tree import Node
@@ -116,7 +117,7 @@ def read_cloud(node: Node, t_ns: int | None = None, layout: Layout | None = None
     """Read a file of points.
 
     Args:
-        node: A file whose suffix is one of .ply, .pcd, .bin, .las and .laz.
+        node: A file whose suffix is one of .ply, .pcd, .bin, .las, .laz and .e57.
         t_ns: The time of the cloud, in nanoseconds since 1970, or None.
         layout: That of a .bin; None: by its contents.
 
@@ -125,6 +126,10 @@ def read_cloud(node: Node, t_ns: int | None = None, layout: Layout | None = None
     """
     kind = node.suffix.lower()[1:]
     try:
+        if kind == "e57":
+            points = read_e57(node)
+            chosen = kept(len(points))
+            return Cloud(points if chosen is None else points[chosen], count=len(points))
         data = content_of(node)
         if kind == "bin":
             return _bin(data, layout or layout_of(data), t_ns)
@@ -136,8 +141,8 @@ def read_cloud(node: Node, t_ns: int | None = None, layout: Layout | None = None
         columns, count = {"ply": _ply, "pcd": _pcd}[kind](data)
         points = np.stack([columns[name].astype(np.float64) for name in "xyz"], axis=1)
         return _cloud(points, columns, t_ns, count)
-    except LayoutError as error:
-        raise MaptileError(f"{node}: not readable as a bin point cloud: {error}") from None
+    except (LayoutError, NotInstalledError) as error:
+        raise MaptileError(f"{node}: not readable as a {kind} point cloud: {error}") from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaptileError(

@@ -214,6 +214,10 @@ def _store(ros1: bool) -> Any:
     if ros1:
         transforms = "geometry_msgs/TransformStamped[] transforms"
         store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    packet, scan = "velodyne_msgs/msg/VelodynePacket", "velodyne_msgs/msg/VelodyneScan"
+    store.register(get_types_from_msg("time stamp\nuint8[1206] data", packet))
+    packets = "std_msgs/Header header\nvelodyne_msgs/VelodynePacket[] packets"
+    store.register(get_types_from_msg(packets, scan))
     return store
 
 
