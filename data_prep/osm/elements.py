@@ -22,6 +22,9 @@ MAX_ELEMENTS = 3_000_000
 LARGEST_ID = 1 << 40
 """Ids from here on, or below 1, are replaced: those of OpenStreetMap are far from it."""
 
+LONGEST_TEXT = 255
+"""Most characters of a key or a value in OpenStreetMap."""
+
 Member = tuple[str, int, str]
 """Kind, id and role of a member of a relation."""
 
@@ -199,5 +202,6 @@ def _reference(number: int) -> int:
 
 
 def _printable(text: str) -> str:
-    """A text without the control characters, which XML cannot hold."""
+    """A text without the control characters, which XML cannot hold, as long as OSM allows."""
+    text = text[:LONGEST_TEXT]
     return text if text.isprintable() else "".join(c for c in text if c.isprintable() or c == " ")

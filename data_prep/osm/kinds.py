@@ -183,7 +183,7 @@ def _kind(path: Path, head: bytes, packing: str) -> Kind:
     if text.startswith(("{", "[", "\x1e")):
         return _json_kind(path, text)
     begin = " ".join(text[:200].split())[:60]
-    if begin and begin.isprintable():
+    if begin.isprintable() and "\ufffd" not in begin:
         raise MaptileError(f"{path}: no map but text that begins with {begin!r}; known are {KNOWN}")
     raise MaptileError(f"{path}: unknown kind of map file; known are {KNOWN}")
 

@@ -86,6 +86,11 @@ def _layers(source: MapFile) -> Iterator[tuple[str, gpd.GeoDataFrame]]:
                 max_features=MAX_ROWS + 1,
             )
             _check_rows(source.path, len(table))
+            if about["features"] > len(table):
+                raise MaptileError(
+                    f"{source.path}: states {about['features']} objects in {name!r}, but only "
+                    f"{len(table)} are readable: cut off or damaged; download it again"
+                )
             if isinstance(table, gpd.GeoDataFrame):
                 yield name, table
 
@@ -117,8 +122,8 @@ def _flat(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
     Of collections, the polygons count, else the lines.
     """
-    geometry = table.geometry
-    table = table[(geometry.notna() & ~geometry.is_empty).to_numpy()]
+    geometry = table.geometry.to_numpy()
+    table = table[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
     lower = {name: name.lower() for name in table.columns if name.lower() not in table.columns}
     geometry = shapely.force_2d(table.geometry.to_numpy())
     mixed = shapely.get_type_id(geometry) == shapely.GeometryType.GEOMETRYCOLLECTION
