@@ -22,6 +22,7 @@ from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.fuse.window import window_poses
+from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.align import align
@@ -180,6 +181,7 @@ def localize(
         candidates=candidate_table([fix.candidates for fix in final]),
         settings=settings,
         notes=tiles.drive.notes,
+        small_tiles=asked.small.tiles(),
     )
 
 
@@ -193,6 +195,7 @@ class _Asked(NamedTuple):
         seconds: (Q,) spent; 0 where there is no tile.
         blind: (Q,) whether the scans have no points.
         shown: Some of the tiles, by query.
+        small: Small tiles of more of them.
     """
 
     own: list[Fixes]
@@ -201,6 +204,7 @@ class _Asked(NamedTuple):
     seconds: Array
     blind: NDArray[np.bool_]
     shown: dict[int, QueryTile]
+    small: SmallTileStore
 
 
 def _ask(
@@ -214,7 +218,7 @@ def _ask(
 ) -> _Asked:
     """Ask the model, if there is one, and search the map for each query by itself."""
     count = len(tiles)
-    asked = _Asked([], [], [], np.zeros(count), np.zeros(count, bool), {})
+    asked = _Asked([], [], [], np.zeros(count), np.zeros(count, bool), {}, SmallTileStore())
     shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     before: QueryTile | None = None
     for query in tracked(range(count), "localize", count, progress):
@@ -233,6 +237,7 @@ def _ask(
         asked.fixes.append(fixes)
         if tile is not None:
             asked.seconds[query] = time.perf_counter() - begun
+            asked.small.add(query, tile)
         if tile is not None and query in shown:
             asked.shown[query] = tile
         before = tile

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data_prep.city.raster import MapRaster
     from data_prep.drive import TruthTrack
     from data_prep.settings import Settings
+    from maptile_loc.small_tiles import SmallTiles
     from maptile_loc.report.metrics import Metrics
 
 STAGES = ("coarse", "aligned", "fused", "smoothed")
@@ -256,6 +257,7 @@ class Localization:
             ``candidate_table``; None if unknown.
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
+        small_tiles: Small pictures of the query tiles, for the replay; None if unknown.
     """
 
     frame: NDArray[np.int64]
@@ -272,6 +274,7 @@ class Localization:
     candidates: Array | None = None
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
+    small_tiles: SmallTiles | None = None
 
     @property
     def trajectory(self) -> Estimates:

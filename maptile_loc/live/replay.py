@@ -18,6 +18,7 @@ from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.filter import estimates
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.tracker import Answer
+from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.pipeline import SHOWN_TILES, MapSearch
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Localization, Queries, QueryTile, candidate_table
@@ -115,6 +116,7 @@ def replay(
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
     asked: list[Asked] = []
     tiles: dict[int, QueryTile] = {}
+    small = SmallTileStore()
     waited = np.zeros(count)
     with Localizer.on(
         engine,
@@ -134,11 +136,13 @@ def replay(
                 continue
             if localizer.tile is not None:
                 tiles = thinned(tiles | {len(asked): localizer.tile})
+                small.add(len(asked), localizer.tile)
             travelled = localizer.travelled(motion)
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
     found = _gathered(drive, engine, settings, asked, tiles)
     figures = live_figures(found, [one.travelled for one in asked], drive.scans.t_ns, waited)
-    return replace(found, record={"live": figures}, notes=(*found.notes, live_note(figures)))
+    notes = (*found.notes, live_note(figures))
+    return replace(found, record={"live": figures}, notes=notes, small_tiles=small.tiles())
 
 
 def thinned(tiles: dict[int, QueryTile]) -> dict[int, QueryTile]:
