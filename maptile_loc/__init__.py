@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from maptile_loc.types import Localization as Localization
     from maptile_loc.types import Queries as Queries
     from maptile_loc.types import QueryTile as QueryTile
+    from maptile_loc.types import ScanPoses as ScanPoses
 
 _HOME = {
     **dict.fromkeys(
@@ -52,7 +53,7 @@ _HOME = {
     **dict.fromkeys(
         (
             *("Candidates", "Estimates", "Fix", "HeadingKnowledge"),
-            *("Localization", "Queries", "QueryTile"),
+            *("Localization", "Queries", "QueryTile", "ScanPoses"),
         ),
         "maptile_loc.types",
     ),

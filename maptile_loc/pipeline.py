@@ -18,11 +18,12 @@ from data_prep.geometry import Array, se2_from_se3
 from data_prep.progress import Progress, silent, tracked
 from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.certainty import make_estimates
+from maptile_loc.fuse.dense import scan_poses
 from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.fuse.window import window_poses
-from maptile_loc.small_tiles import SmallTileStore
+from maptile_loc.odometry.scan_motion import scan_motion
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.align import align
@@ -33,6 +34,7 @@ from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.method import Method, Regressor, Search, SearchTask
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.engine.union import UnionLocator
+from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.types import (
     Candidates,
     Estimates,
@@ -167,20 +169,23 @@ def localize(
         stages["pgo"] = _optimised(tiles, stages["regressed"], regressor.unit_m, settings)
     if search:
         stages |= _stages(steps, asked.found, asked.fixes, area_km2, settings)
-    final = asked.fixes if search else asked.own
+    final = list(stages)[-1]
+    motion = scan_motion(tiles.drive.odometry, tiles.drive.scans.t_ns)
+    candidates = [fix.candidates for fix in (asked.fixes if search else asked.own)]
     return Localization(
         frame=tiles.plan.scan,
         t_ns=tiles.t_ns,
         stages=stages,
-        final=list(stages)[-1],
+        final=final,
         search_area_km2=area_km2,
         query_seconds=asked.seconds,
         tiles=asked.shown,
         raster=engine.raster,
         blind=int(asked.blind.sum()),
-        candidates=candidate_table([fix.candidates for fix in final]),
+        candidates=candidate_table(candidates),
         settings=settings,
         notes=tiles.drive.notes,
+        dense=scan_poses(stages[final], tiles.plan.scan, motion, settings.fuse),
         small_tiles=asked.small.tiles(),
     )
 

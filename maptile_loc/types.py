@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from data_prep.city.raster import MapRaster
     from data_prep.drive import TruthTrack
     from data_prep.settings import Settings
-    from maptile_loc.small_tiles import SmallTiles
     from maptile_loc.report.metrics import Metrics
+    from maptile_loc.small_tiles import SmallTiles
 
 STAGES = ("coarse", "aligned", "fused", "smoothed")
 """Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
 
 REASONS = (
     *("few_walls", "straight_street", "look_alikes", "too_short", "off_map"),
-    "no_odometry",
+    *("no_odometry", "drift"),
 )
 """Why a fix is not localized: the tile shows too few walls; the walls leave the position along the
 street open; the vehicle may as well be at another position; the drive is too short so far; the tile
-fits nowhere, or the position is off the map; live, the motion up to the scan is unknown."""
+fits nowhere, or the position is off the map; the motion up to the scan is unknown; the queries
+around the scan are localized, but the odometry's drift from them is too large."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,21 @@ class Estimates:
 
 
 @dataclass(frozen=True)
+class ScanPoses(Estimates):
+    """A pose per scan: ``Estimates`` of all S scans of a drive, odometry between the queries.
+
+    Attributes:
+        frame: (S,) int64, index of each scan in the drive.
+        t_ns: (S,) int64, time of each scan, nanoseconds.
+        query: (S,) int32, number of the query that the scan made; -1 where it made none.
+    """
+
+    frame: NDArray[np.int64]
+    t_ns: NDArray[np.int64]
+    query: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class Fix:
     """Where a live vehicle is, as known at one scan.
 
@@ -257,6 +273,7 @@ class Localization:
             ``candidate_table``; None if unknown.
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
+        dense: A pose per scan of the final stage; None in results of earlier versions.
         small_tiles: Small pictures of the query tiles, for the replay; None if unknown.
     """
 
@@ -274,6 +291,7 @@ class Localization:
     candidates: Array | None = None
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
+    dense: ScanPoses | None = None
     small_tiles: SmallTiles | None = None
 
     @property
@@ -325,22 +343,23 @@ class Localization:
 
         return draw_trajectory(self)
 
-    def to_geodataframe(self, stage: str | None = None) -> gpd.GeoDataFrame:
-        """Return one stage as a table in EPSG:4326, one row per query.
+    def to_geodataframe(self, stage: str | None = None, dense: bool = False) -> gpd.GeoDataFrame:
+        """Return one stage as a table in EPSG:4326, one row per query or per scan.
 
         Args:
             stage: A key of ``stages``; the final stage by default.
+            dense: A row per scan, of the final stage only.
 
         Returns:
-            Columns as in ``trajectory.csv`` (degrees, metres), and ``geometry``: a Point
-            (longitude, latitude), None where the stage has no pose.
+            Columns as in ``queries.csv``, or dense in ``trajectory.csv`` (degrees, metres), and
+            ``geometry``: a Point (longitude, latitude), None where there is no pose.
 
         Raises:
-            MaptileError: The result has no such stage.
+            MaptileError: The result has no such stage, or no poses per scan of it.
         """
         from maptile_loc.report.trajectory import trajectory_points
 
-        return trajectory_points(self, stage)
+        return trajectory_points(self, stage, dense)
 
     def evaluate(self, truth: TruthTrack | None) -> Metrics:
         """Compare every stage with ``truth``; returns the metrics, which print as a table.

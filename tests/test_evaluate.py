@@ -19,12 +19,12 @@ from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.metrics import (
     chance,
     evaluate,
-    metrics_table,
     pose_errors,
     quantile,
     reliability,
     truth_in_map,
 )
+from maptile_loc.report.number_text import metrics_table
 from maptile_loc.report.recall import recall_at_n
 from maptile_loc.types import Candidates, Estimates, candidate_table
 

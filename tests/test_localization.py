@@ -46,7 +46,7 @@ def test_the_table_has_a_row_per_query_and_points_in_degrees(found, raster, tmp_
     found.save(tmp_path)
     table = found.to_geodataframe()
     assert table.crs.to_epsg() == 4326
-    expected = pd.read_csv(tmp_path / "trajectory.csv", keep_default_na=True)
+    expected = pd.read_csv(tmp_path / "queries.csv", keep_default_na=True)
     expected["reason"] = expected["reason"].fillna("")
     pd.testing.assert_frame_equal(pd.DataFrame(table.drop(columns="geometry")), expected)
     assert [point is None for point in table.geometry] == [i in (3, 4) for i in range(12)]

@@ -28,7 +28,7 @@ from data_prep.errors import MaptileError
 from data_prep.settings import Settings
 from maptile_loc.report import formats
 from maptile_loc.report.files import read_result, write_result
-from maptile_loc.report.trajectory import stretches, trajectory_table
+from maptile_loc.report.trajectory import query_table, stretches
 from maptile_loc.types import Localization
 
 COLUMNS = [
@@ -94,9 +94,9 @@ def test_an_online_result_has_no_smoothed_stage(raster, tmp_path):
     assert list(back.stages) == ["coarse", "aligned", "fused"]
 
 
-def test_trajectory_csv_has_a_row_per_query_and_blanks_without_a_pose(broken, raster, tmp_path):
+def test_queries_csv_has_a_row_per_query_and_blanks_without_a_pose(broken, raster, tmp_path):
     write_result(broken, tmp_path)
-    with (tmp_path / "trajectory.csv").open(newline="") as file:
+    with (tmp_path / "queries.csv").open(newline="") as file:
         header, *rows = list(csv.reader(file))
     assert header == COLUMNS
     assert [int(row[0]) for row in rows] == broken.frame.tolist()
@@ -106,12 +106,12 @@ def test_trajectory_csv_has_a_row_per_query_and_blanks_without_a_pose(broken, ra
     assert [row[11] for row in rows] == [str(i not in (3, 4, 8)) for i in range(12)]
 
 
-def test_trajectory_table_in_degrees_and_deviations(raster):
+def test_query_table_in_degrees_and_deviations(raster):
     poses = np.array([[*raster.centre, np.pi / 2 + 2 * np.pi]])
     stage = estimates(poses)
     stage = replace(stage, covariance=np.diag([4.0, 9.0, np.radians(3) ** 2])[None])
     result = replace(localization(raster, poses), stages={"smoothed": stage})
-    row = trajectory_table(result).iloc[0]
+    row = query_table(result).iloc[0]
     assert row["heading_deg"] == pytest.approx(90)
     assert (row["std_east"], row["std_north"]) == (2, 3)
     assert row["std_heading_deg"] == pytest.approx(3, abs=1e-4)

@@ -14,15 +14,6 @@ from made import blocks_raster
 from made_result import localization, path, times, truth_track, write_drive
 
 from data_prep.errors import MaptileError
-from maptile_loc.small_tiles import (
-    FREE,
-    KEPT,
-    ROAD,
-    UNOBSERVED,
-    SmallTiles,
-    SmallTileStore,
-    small_tiles,
-)
 from maptile_loc.report.files import evaluate_run, read_result, write_result
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import evaluate_queries
@@ -40,6 +31,15 @@ from maptile_loc.report.pictures import (
     png_uri,
     seen_picture,
     tile_on_map,
+)
+from maptile_loc.small_tiles import (
+    FREE,
+    KEPT,
+    ROAD,
+    UNOBSERVED,
+    SmallTiles,
+    SmallTileStore,
+    small_tiles,
 )
 from maptile_loc.types import Localization, QueryTile
 

@@ -18,10 +18,17 @@ from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.filter import estimates
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.tracker import Answer
-from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.pipeline import SHOWN_TILES, MapSearch
 from maptile_loc.recipe import LocalizeSettings
-from maptile_loc.types import Localization, Queries, QueryTile, candidate_table
+from maptile_loc.small_tiles import SmallTileStore
+from maptile_loc.types import (
+    Fix,
+    Localization,
+    Queries,
+    QueryTile,
+    ScanPoses,
+    candidate_table,
+)
 
 SCANS_AT_ONCE = 8
 """Scans that are read at a time."""
@@ -116,8 +123,8 @@ def replay(
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
     asked: list[Asked] = []
     tiles: dict[int, QueryTile] = {}
+    dense, waited = unknown_poses(drive.scans.t_ns), np.zeros(count)
     small = SmallTileStore()
-    waited = np.zeros(count)
     with Localizer.on(
         engine,
         queries,
@@ -129,9 +136,12 @@ def replay(
         scans = tracked(feed(localizer, drive), "localize", count, progress)
         for frame, scan in enumerate(scans):
             begun = time.perf_counter()
-            motion = localizer.push(scan)
+            fix = localizer.add_scan(scan)
             waited[frame] = seconds = time.perf_counter() - begun
-            answer = localizer.answer
+            answer, motion = localizer.answer, localizer.motion
+            asks = motion is not None and answer is not None
+            if fix is not None:
+                set_pose(dense, frame, fix, len(asked) if asks else -1)
             if motion is None or answer is None:
                 continue
             if localizer.tile is not None:
@@ -139,10 +149,33 @@ def replay(
                 small.add(len(asked), localizer.tile)
             travelled = localizer.travelled(motion)
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
-    found = _gathered(drive, engine, settings, asked, tiles)
+    found = replace(_gathered(drive, engine, settings, asked, tiles), dense=dense)
     figures = live_figures(found, [one.travelled for one in asked], drive.scans.t_ns, waited)
     notes = (*found.notes, live_note(figures))
     return replace(found, record={"live": figures}, notes=notes, small_tiles=small.tiles())
+
+
+def unknown_poses(t_ns: Times) -> ScanPoses:
+    """Poses of scans at (S,) times, of which nothing is known yet."""
+    count = len(t_ns)
+    return ScanPoses(
+        frame=np.arange(count),
+        t_ns=t_ns,
+        poses=np.full((count, 3), np.nan),
+        covariance=np.full((count, 3, 3), np.nan),
+        score=np.zeros(count),
+        localized=np.zeros(count, bool),
+        protection_m=np.full(count, np.inf),
+        reason=np.full(count, "no_odometry", "U16"),
+        query=np.full(count, -1, np.int32),
+    )
+
+
+def set_pose(dense: ScanPoses, frame: int, fix: Fix, query: int) -> None:
+    """Set one scan's pose to a fix; ``query`` is the number of the query that it made, or -1."""
+    for name in ("poses", "covariance", "score", "localized", "protection_m", "reason"):
+        getattr(dense, name)[frame] = getattr(fix, "pose" if name == "poses" else name)
+    dense.query[frame] = query
 
 
 def thinned(tiles: dict[int, QueryTile]) -> dict[int, QueryTile]:

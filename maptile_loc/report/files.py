@@ -1,8 +1,9 @@
 """The files of a localized drive: replaced as a whole, and read back.
 
-``stages.csv`` and ``queries.npz`` hold all that evaluation and report need: poses, covariances,
-scores and times come back from them bit for bit, query tiles rounded to 1/255. ``run.json`` and
-``settings.yaml`` record what ran. The trajectory itself is written in every output format.
+``stages.csv``, ``queries.npz`` and ``scans.npz`` hold all that evaluation and report need: poses,
+covariances, scores and times come back from them bit for bit, query tiles rounded to 1/255.
+``run.json`` and ``settings.yaml`` record what ran. The trajectory itself is written in every output
+format.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from data_prep.geometry import Array
 from data_prep.settings import Settings
 from data_prep.sources import open_drive
 from maptile_loc.config import save_settings
-from maptile_loc.small_tiles import SmallTiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.report.findings import reason_counts
 from maptile_loc.report.formats import output_formats
 from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
+from maptile_loc.report.stored_scans import SCANS_FILE, read_scans, write_scans
 from maptile_loc.report.stored_tiles import read_small_tiles, small_tile_arrays
 from maptile_loc.report.trajectory import local_origin
+from maptile_loc.small_tiles import SmallTiles
 from maptile_loc.types import Estimates, Localization, Queries, QueryTile
 
-STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz")
+STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz", SCANS_FILE)
 """Files from which ``read_result`` reads a result."""
 DERIVED = ("metrics.json", "errors.csv", "report.html")
 """Files that are computed from a result: removed when the result is replaced."""
@@ -105,6 +107,8 @@ def write_result(
             form.write(found, new / form.file_name)
         _stage_table(found).to_csv(new / "stages.csv", index=False)
         _write_queries(found, new / "queries.npz")
+        if found.dense is not None:
+            write_scans(found.dense, new / SCANS_FILE)
         write_json(new / "run.json", _manifest(found))
         if found.settings is not None:
             save_settings(found.settings, new / "settings.yaml")
@@ -148,6 +152,7 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
     except (OSError, ValueError, KeyError) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None
     queries = _read_queries(folder / "queries.npz")
+    dense = read_scans(folder / SCANS_FILE, len(frame)) if run.get("dense") else None
     if any(len(part) != len(queries.seconds) for part in parts.values()):
         raise MaptileError(f"{path}: damaged (not one row per stage and query); localize again")
     return Localization(
@@ -165,6 +170,7 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         candidates=queries.candidates,
         settings=_read_settings(folder / "settings.yaml"),
         notes=notes,
+        dense=dense,
         small_tiles=queries.small_tiles,
     )
 
@@ -214,6 +220,7 @@ def _manifest(found: Localization) -> dict[str, Any]:
         **found.record,
         "final": found.final,
         "stages": list(found.stages),
+        "dense": found.dense is not None,
         "search_area_km2": found.search_area_km2,
         "not_localized": reason_counts(found.trajectory),
         "crs": found.raster.crs.to_string(),

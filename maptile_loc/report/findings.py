@@ -40,6 +40,7 @@ REASON_TEXT = {
     "too_short": "the drive is too short so far",
     "off_map": "the scans do not fit the map",
     "no_odometry": "the motion is unknown",
+    "drift": "the odometry from the last query has drifted",
 }
 """The reasons why a query is not localized, in words."""
 

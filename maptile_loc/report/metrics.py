@@ -7,7 +7,7 @@ query without a pose is a miss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,13 +82,16 @@ class Metrics(dict[str, Any]):
         of a live run, the stages of ``ALONE`` have ``tracked``, the share of queries that were
         searched near their predicted pose only: such figures do not compare with others;
         ``recall_at_n``, as ``recall.recall_at_n`` (empty if candidates are unknown, or tracked);
-        ``radii_m``, the errors for which recall is given; ``map_bias_m`` (east, north),
+        ``dense`` and ``dense_bias_removed``, as a stage, of the poses of all scans (empty if there
+        are none); ``radii_m``, the errors for which recall is given; ``map_bias_m`` (east, north),
         ``query_seconds_median``, ``search_area_km2``, ``outside_queries``, ``outside_localized``;
         ``notes``, lines for the user. None is unknown: no query counts, or a median falls on a
         query without a pose.
     """
 
     def __str__(self) -> str:
+        from maptile_loc.report.number_text import metrics_table
+
         return metrics_table(self)
 
     __repr__ = __str__
@@ -130,7 +133,7 @@ def evaluate_queries(
         radii_m: More position errors than ``RECALL_M`` for which recall is given, metres.
     """
     comparison, radii = compare(found, truth), sorted({*RECALL_M, *radii_m})
-    metrics = _metrics(found, comparison, radii)
+    metrics = _metrics(found, truth, comparison, radii)
     return Evaluation(metrics, comparison, _error_table(found, comparison))
 
 
@@ -189,47 +192,11 @@ def chance(radius_m: float, area_km2: float) -> float:
     return float(min(1.0, np.pi * radius_m**2 / (area_km2 * 1e6)))
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """Return the content of ``metrics.json`` as lines of text, with the recall by chance."""
-    radii = metrics["radii_m"]
-    header = ["", "frames", "localized", *(f"<={r:g}m %" for r in radii)]
-    header += ["median m", "mean m", "p95 m", *(f"<={a}deg %" for a in RECALL_DEG), "median deg"]
-    rows = [_row(name, stage, radii) for name, stage in metrics["stages"].items()]
-    chances = [f"{100 * chance(r, metrics['search_area_km2']):.2g}" for r in radii]
-    rows.append(["chance", "", "", *chances, *[""] * 6])
-    rows.append(["map bias removed", *[""] * (len(header) - 1)])
-    rows += [_row(name, stage, radii) for name, stage in metrics["bias_removed"].items()]
-    shares = {stage["tracked"] for stage in metrics["stages"].values() if "tracked" in stage}
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in [header, *rows]
-    ]
-    east, north = metrics["map_bias_m"]
-    seconds = metrics["query_seconds_median"]
-    facts = [f"search area {metrics['search_area_km2']:.3g} km2"]
-    if east is not None:
-        facts.append(f"map - truth {east:+.2f} m east, {north:+.2f} m north")
-    if seconds is not None:
-        facts.append(f"{seconds:.3g} s per query")
-    outside = (
-        f"{metrics['outside_queries']} queries outside the map or less than {MARGIN_M:.0f} m "
-        f"inside it, {metrics['outside_localized']} of them called localized"
-    )
-    alone = [
-        f"{' and '.join(ALONE)} are tracked ({share:.0%} of the queries): not each by itself"
-        for share in shares
-    ]
-    best = ", ".join(
-        f"{n}: {share[f'recall_{RIGHT_M:g}m']:.1%}" for n, share in metrics["recall_at_n"].items()
-    )
-    named = [f"a candidate within {RIGHT_M:g} m among the best {best}"] if best else []
-    return "\n".join([*lines, "", "; ".join(facts), outside, *named, *alone, *metrics["notes"]])
-
-
-def _metrics(found: Localization, comparison: Comparison, radii_m: Sequence[float]) -> Metrics:
+def _metrics(
+    found: Localization, track: TruthTrack, comparison: Comparison, radii_m: Sequence[float]
+) -> Metrics:
     truth, counted = comparison.truth, comparison.counted
-    moved = truth + np.append(comparison.shift, 0.0)
+    shift = np.append(comparison.shift, 0.0)
 
     def stages(true: Array) -> dict[str, StageMetrics]:
         return {
@@ -240,7 +207,9 @@ def _metrics(found: Localization, comparison: Comparison, radii_m: Sequence[floa
     known = found.candidates_alone
     content = {
         "stages": stages(truth),
-        "bias_removed": stages(moved),
+        "bias_removed": stages(truth + shift),
+        "dense": _dense(found, track, np.zeros(3), radii_m),
+        "dense_bias_removed": _dense(found, track, shift, radii_m),
         "recall_at_n": {} if known is None else recall_at_n(known, truth, counted),
         "radii_m": list(radii_m),
         "map_bias_m": [_known(value) for value in comparison.map_bias],
@@ -251,6 +220,17 @@ def _metrics(found: Localization, comparison: Comparison, radii_m: Sequence[floa
         "notes": _notes(comparison),
     }
     return Metrics(content)
+
+
+def _dense(
+    found: Localization, track: TruthTrack, shift: Array, radii_m: Sequence[float]
+) -> StageMetrics:
+    """The metrics of all scans, of the truth moved by ``shift``; none without poses per scan."""
+    if found.dense is None:
+        return {}
+    truth = truth_in_map(track, found.raster, found.dense.t_ns)
+    counted = found.raster.inside(truth[:, :2], MARGIN_M)
+    return _stage_metrics(found.dense, truth + shift, counted, radii_m)
 
 
 def _tracked(found: Localization, stage: str) -> StageMetrics:
@@ -353,24 +333,6 @@ def _share(mask: NDArray[np.bool_]) -> float | None:
 
 def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _row(name: str, stage: Mapping[str, Any], radii_m: Sequence[float]) -> list[str]:
-    """Return the cells of one stage."""
-
-    def cell(key: str, scale: float, digits: int) -> str:
-        value = stage[key]
-        return "-" if value is None else f"{scale * value:.{digits}f}"
-
-    return [
-        name,
-        str(stage["frames"]),
-        str(stage["localized"]),
-        *(cell(f"recall_{r:g}m", 100, 1) for r in radii_m),
-        *(cell(key, 1, 2) for key in ("median_m", "mean_m", "p95_m")),
-        *(cell(f"heading_recall_{a}deg", 100, 1) for a in RECALL_DEG),
-        cell("median_heading_deg", 1, 2),
-    ]
 
 
 def _error_table(found: Localization, comparison: Comparison) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""CSV: every query as a row, localized or not."""
+"""CSV: every scan as a row, localized or not."""
 
 from __future__ import annotations
 
