@@ -123,8 +123,7 @@ def replay(
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
     asked: list[Asked] = []
     tiles: dict[int, QueryTile] = {}
-    dense, waited = unknown_poses(drive.scans.t_ns), np.zeros(count)
-    small = SmallTileStore()
+    dense, waited, small = unknown_poses(drive.scans.t_ns), np.zeros(count), SmallTileStore()
     with Localizer.on(
         engine,
         queries,

@@ -17,6 +17,7 @@ from maptile_loc.report.page.series import (
     SECONDS,
     candidate_series,
     pose_series,
+    scan_series,
     seconds_from,
     stage_series,
 )
@@ -46,6 +47,7 @@ def map_data(
         "final": found.final,
         "reasons": REASONS,
         "stages": {name: stage_series(stage, centre) for name, stage in found.stages.items()},
+        "scans": scan_series(found.dense, start_ns, centre),
         "truth": None if truth is None else pose_series(truth, centre),
         "counted": packed(counted, "u1", 1),
         "bias": None if bias is None or bias[0] is None else bias,
@@ -79,7 +81,8 @@ def positions_shown(found: Localization, truth: Array | None) -> Array:
 
 def _whole_drive(found: Localization, truth: Array | None) -> Array:
     """Return (N, 2) positions of the final stage, localized or not, and the true ones."""
-    return _known(found.trajectory.poses, truth)
+    poses = found.trajectory.poses
+    return _known(poses if found.dense is None else np.vstack([poses, found.dense.poses]), truth)
 
 
 def _known(poses: Array, truth: Array | None) -> Array:

@@ -11,7 +11,7 @@ from data_prep.geometry import Array
 from maptile_loc.report.findings import REASON_TEXT
 from maptile_loc.report.page.packed import packed
 from maptile_loc.report.pictures import ellipses
-from maptile_loc.types import Estimates
+from maptile_loc.types import Estimates, ScanPoses
 
 POSITION_M = 0.001
 """Resolution of positions, metres."""
@@ -27,6 +27,8 @@ SHARE = 0.004
 """Resolution of scores and probabilities."""
 SECONDS = 0.001
 """Resolution of times, seconds."""
+SCANS = 72_000
+"""Scans that the page plays, at most: of longer drives every second one, or every third, ..."""
 REASONS = tuple(REASON_TEXT.values())
 """Texts of the reasons: number k of a series is text k - 1, 0 is localized."""
 
@@ -56,6 +58,26 @@ def stage_series(stage: Estimates, centre: Array) -> dict[str, Any]:
         "level": packed(stage.protection_m, "u2", LEVEL_M),
         "reason": packed(reason, "u1", 1),
     }
+
+
+def scan_series(scans: ScanPoses | None, start_ns: int, centre: Array) -> dict[str, Any] | None:
+    """Return the poses of all scans as ``stage_series``, and ``t``: seconds from ``start_ns``.
+
+    None where they are unknown, or where the scans have no increasing times.
+    """
+    if scans is None or len(scans.t_ns) == 0 or (np.diff(scans.t_ns) <= 0).any():
+        return None
+    every = slice(None, None, -(-len(scans.t_ns) // SCANS))
+    thinned = Estimates(
+        poses=scans.poses[every],
+        covariance=scans.covariance[every],
+        score=scans.score[every],
+        localized=scans.localized[every],
+        protection_m=scans.protection_m[every],
+        reason=scans.reason[every],
+    )
+    times = seconds_from(start_ns, scans.t_ns[every])
+    return {**stage_series(thinned, centre), "t": packed(times, "i4", SECONDS)}
 
 
 def pose_series(poses: Array, centre: Array) -> dict[str, Any]:

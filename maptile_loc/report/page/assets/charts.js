@@ -22,7 +22,7 @@ function sheet(host, height, label) {
 // Ticks of time: whole seconds, minutes or hours.
 function timeTicks(most) {
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600].find((v) => span() / v <= most) || 7200, out = [];
-  for (let t = Math.ceil(data.begin / step) * step; t <= data.end + 1e-6; t += step) out.push([t, step < 1 ? t.toFixed(1) : clock(t)]);
+  for (let t = 0; t <= span() + 1e-6; t += step) out.push([data.begin + t, step < 1 ? t.toFixed(1) : clock(t)]);
   return out;
 }
 function timeline(id, options) {
@@ -44,7 +44,7 @@ function timeline(id, options) {
   }
   if (options.axis) {
     for (const [t, words] of timeTicks(Math.max(2, width / 90))) text(words, at(t), bottom + 16, "center");
-    text("time from the first query, minutes", (MARGIN.left + right) / 2, bottom + 34, "center", colours.text);
+    text("time from the start, minutes", (MARGIN.left + right) / 2, bottom + 34, "center", colours.text);
   }
   text(options.label, 0, 12, "left", colours.text);
   if (options.line) {
@@ -150,8 +150,8 @@ function spark(host) {
 }
 function strips() {
   spark(byId("strip-error"));
-  for (const host of document.querySelectorAll(".strip[data-stage]")) strip(host, data.stages[host.dataset.stage]);
+  for (const host of document.querySelectorAll(".strip[data-stage]")) strip(host, rowsOf(host.dataset.stage));
   const seen = new Set();
-  for (const host of document.querySelectorAll(".strip[data-stage]")) data.stages[host.dataset.stage].reason.forEach((code) => seen.add(code));
+  for (const host of document.querySelectorAll(".strip[data-stage]")) rowsOf(host.dataset.stage).reason.forEach((code) => seen.add(code));
   byId("strip-legend").innerHTML = [...seen].sort((a, b) => a - b).map((code) => `<li><span class="chip" style="background:${code === 0 ? colours.plain : colours[`lost${code}`]}"></span>${code === 0 ? "localized" : data.reasons[code - 1] || "not localized"}</li>`).join("");
 }

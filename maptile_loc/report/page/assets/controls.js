@@ -108,10 +108,10 @@ for (const host of document.querySelectorAll(".strip")) {
   host.addEventListener("pointerdown", (event) => { host.setPointerCapture(event.pointerId); seek(time(event)); });
   host.addEventListener("pointermove", (event) => {
     if (host.hasPointerCapture(event.pointerId)) seek(time(event));
-    const s = host.dataset.stage ? data.stages[host.dataset.stage] : stage(), t = time(event), i = nearestRow(t, s.t);
+    const name = host.dataset.stage || state.stage, s = rowsOf(name), t = time(event), i = nearestRow(t, s.t), query = nearestRow(t, data.t);
     if (!data.count) return;
     const words = isSure(s, i) ? "localized" : hasPose(s, i) ? reasonText(s, i) || "not localized" : `no position: ${reasonText(s, i)}`;
-    showTip(`<b>${clock(t - data.begin)}</b> · ${host.dataset.stage || state.stage}<div><span>${words}</span></div>${data.truth ? `<div><span>position error</span><span>${metres(errorsAt(host.dataset.stage || state.stage, i))}</span></div>` : ""}`, event);
+    showTip(`<b>${clock(t - data.begin)}</b> · ${name}<div><span>${words}</span></div>${data.truth ? `<div><span>position error</span><span>${metres(errorsAt(name, query))}</span></div>` : ""}`, event);
   });
   host.addEventListener("pointerleave", () => { tip.hidden = true; });
 }

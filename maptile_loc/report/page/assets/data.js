@@ -28,16 +28,19 @@ function breaks(xs, ys, t) {
 }
 
 const data = (() => {
-  const packed = JSON.parse(byId("data").textContent), t = unpack(packed.t);
+  const packed = JSON.parse(byId("data").textContent), t = unpack(packed.t), scans = packed.scans && makeSeries(packed.scans, unpack(packed.scans.t));
+  const all = scans ? scans.t : t;
   const stages = Object.fromEntries(Object.entries(packed.stages).map(([name, stage]) => [name, makeSeries(stage, t)]));
   return {
     ...packed, t, stages, count: t.length, frame: unpack(packed.frame), counted: unpack(packed.counted),
     truth: packed.truth && makeSeries(packed.truth, t), candidates: packed.candidates && unpackAll(packed.candidates),
     tiles: packed.tiles.each, tileSide: packed.tiles.side_m, tileQuery: Float64Array.from(packed.tiles.each, (tile) => tile.query),
-    begin: t.length ? t[0] : 0, end: t.length ? t[t.length - 1] : 0,
+    scans, begin: t.length ? Math.min(t[0], all[0]) : 0, end: t.length ? Math.max(t[t.length - 1], all[all.length - 1]) : 0,
   };
 })();
 
+// A stage's rows: of the final one every scan, where the result holds them, else every query.
+const rowsOf = (name) => (data.scans && name === data.final ? data.scans : data.stages[name]);
 const hasPose = (series, i) => series.x[i] === series.x[i];
 const isSure = (series, i) => series.reason[i] === 0;
 const reasonText = (series, i) => data.reasons[series.reason[i] - 1] || "";

@@ -77,7 +77,7 @@ const toScreen = (x, y) => [size.w / 2 + (x - view.x) * view.scale, size.h / 2 -
 function bounds() {
   const box = [Infinity, Infinity, -Infinity, -Infinity];
   const add = (xs, ys) => { for (let i = 0; i < xs.length; i++) if (xs[i] === xs[i]) { box[0] = Math.min(box[0], xs[i]); box[1] = Math.min(box[1], ys[i]); box[2] = Math.max(box[2], xs[i]); box[3] = Math.max(box[3], ys[i]); } };
-  add(data.stages[data.final].x, data.stages[data.final].y);
+  for (const series of [data.stages[data.final], rowsOf(data.final)]) add(series.x, series.y);
   if (data.truth) add(data.truth.x, data.truth.y);
   if (box[0] > box[2]) return data.extent;
   return [box[0] - 25, box[1] - 25, box[2] + 25, box[3] + 25];
@@ -123,12 +123,12 @@ function trace(brush, series, keep, offset = [0, 0], from = 0, to = series.x.len
   if (waiting) brush.lineTo(...waiting);
 }
 function line(series, keep, style, width, offset = [0, 0], dash = []) {
+  const path = new Path2D();
+  trace(path, series, keep, offset);
   pen.lineJoin = "round";
   for (const [strokeStyle, lineWidth] of [[colours.halo, width + 2.5], [style, width]]) {
-    pen.beginPath();
-    trace(pen, series, keep, offset);
     pen.setLineDash(strokeStyle === style ? dash : []);
-    pen.strokeStyle = strokeStyle; pen.lineWidth = lineWidth; pen.stroke();
+    pen.strokeStyle = strokeStyle; pen.lineWidth = lineWidth; pen.stroke(path);
   }
   pen.setLineDash([]);
 }
@@ -178,7 +178,8 @@ function drawMap() {
   pen.strokeRect(ex, ey, ew, eh);
   pen.setLineDash([]);
   if (data.truth && shown("truth")) line(data.truth, always, colours.truth, 2, offset);
-  if (shown("path")) line(s, (i) => isSure(s, i), colours.plain, 1.5, [0, 0], data.truth ? [5, 4] : []);
+  const rows = rowsOf(state.stage);
+  if (shown("path")) line(rows, (i) => isSure(rows, i), colours.plain, 1.5, [0, 0], data.truth ? [5, 4] : []);
   if (data.truth && shown("links")) {
     pen.strokeStyle = colours.e4; pen.lineWidth = 1.2; pen.beginPath();
     for (let i = 0; i < data.count; i++) if (isSure(s, i) && data.truth.x[i] === data.truth.x[i]) {

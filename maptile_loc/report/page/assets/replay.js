@@ -1,7 +1,7 @@
 // The replay: the vehicle at a time, what is believed of it, and the controls.
 const slider = byId("slider"), SPEEDS = [0.5, 1, 2, 5, 10, 20, 60];
 const replay = { time: data.begin, playing: false, speed: 1, follow: false, last: 0, said: null, panelAt: 0, queued: false };
-const track = () => stage();
+const track = () => rowsOf(state.stage);
 const step = () => Math.min(5, Math.max(span() / 20, 0.1));
 
 function redraw(what) {
