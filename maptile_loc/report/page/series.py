@@ -28,7 +28,7 @@ SHARE = 0.004
 SECONDS = 0.001
 """Resolution of times, seconds."""
 SCANS = 72_000
-"""Scans that the page plays, at most: of longer drives every second one, or every third, ..."""
+"""Scans that the page plays, at most: of longer drives, one in two or more."""
 REASONS = tuple(REASON_TEXT.values())
 """Texts of the reasons: number k of a series is text k - 1, 0 is localized."""
 

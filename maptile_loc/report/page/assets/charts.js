@@ -146,7 +146,8 @@ function spark(host) {
     brush.fillRect(x0, top, Math.max(x1 - x0, 1), 44 - top);
   }
   brush.globalAlpha = 1; brush.textAlign = "right"; brush.font = brush.font.replace("12px", "10.5px");
-  for (const v of decades(1, high)) if (y(v) > 8) { brush.lineWidth = 3; brush.strokeStyle = colours.panel; brush.strokeText(`${v} m`, width - 2, y(v) - 2); brush.fillStyle = colours.soft; brush.fillText(`${v} m`, width - 2, y(v) - 2); }
+  let lower = 1e9;
+  for (const v of decades(1, high)) if (y(v) > 8 && lower - y(v) > 13) { lower = y(v); brush.lineWidth = 3; brush.strokeStyle = colours.panel; brush.strokeText(`${v} m`, width - 2, y(v) - 2); brush.fillStyle = colours.soft; brush.fillText(`${v} m`, width - 2, y(v) - 2); }
 }
 function strips() {
   spark(byId("strip-error"));
