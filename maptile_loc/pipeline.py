@@ -30,6 +30,7 @@ from maptile_loc.odometry.scan_motion import scan_motion
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.search.engine.method import Regressor
+from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.types import (
     Candidates,
     Estimates,
@@ -125,6 +126,7 @@ def localize(
         record=record,
         notes=(*tiles.drive.notes, *gnss_notes(record)),
         dense=scan_poses(stages[final], tiles.plan.scan, motion, settings.fuse),
+        small_tiles=asked.small.tiles(),
     )
 
 
@@ -152,6 +154,7 @@ class _Asked(NamedTuple):
         blind: (Q,) whether the scans have no points.
         near: (Q,) whether only the surroundings of GNSS were searched.
         shown: Some of the tiles, by query.
+        small: Small tiles of more of them.
     """
 
     own: list[Fixes]
@@ -161,6 +164,7 @@ class _Asked(NamedTuple):
     blind: NDArray[np.bool_]
     near: NDArray[np.bool_]
     shown: dict[int, QueryTile]
+    small: SmallTileStore
 
 
 def _ask(
@@ -176,7 +180,7 @@ def _ask(
     """Ask the model, if there is one, and search the map for each query by itself."""
     count = len(tiles)
     blind, near = np.zeros(count, bool), np.zeros(count, bool)
-    asked = _Asked([], [], [], np.zeros(count), blind, near, {})
+    asked = _Asked([], [], [], np.zeros(count), blind, near, {}, SmallTileStore())
     shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
     before: QueryTile | None = None
     for query in tracked(range(count), "localize", count, progress):
@@ -198,6 +202,7 @@ def _ask(
         asked.fixes.append(fixes)
         if tile is not None:
             asked.seconds[query] = time.perf_counter() - begun
+            asked.small.add(query, tile)
         if tile is not None and query in shown:
             asked.shown[query] = tile
         before = tile

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data_prep.drive import TruthTrack
     from data_prep.settings import Settings
     from maptile_loc.report.metrics import Metrics
+    from maptile_loc.small_tiles import SmallTiles
 
 STAGES = ("coarse", "aligned", "fused", "smoothed")
 """Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
@@ -279,6 +280,7 @@ class Localization:
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
         dense: A pose per scan of the final stage; None in results of earlier versions.
+        small_tiles: Small pictures of the query tiles, for the replay; None if unknown.
     """
 
     frame: NDArray[np.int64]
@@ -296,6 +298,7 @@ class Localization:
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
     dense: ScanPoses | None = None
+    small_tiles: SmallTiles | None = None
 
     @property
     def trajectory(self) -> Estimates:

@@ -29,7 +29,8 @@ data_prep.sources.formats
 data_prep.sources
 data_prep.simulate.scene
 data_prep.simulate
-maptile_loc maptile_loc.types maptile_loc.config maptile_loc.device maptile_loc.weights
+maptile_loc maptile_loc.types maptile_loc.small_tiles
+maptile_loc.config maptile_loc.device maptile_loc.weights
 maptile_loc.arguments
 maptile_loc.odometry
 maptile_loc.perceive

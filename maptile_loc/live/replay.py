@@ -23,6 +23,7 @@ from maptile_loc.live.tracker import Answer
 from maptile_loc.map_search import MapSearch
 from maptile_loc.pipeline import SHOWN_TILES
 from maptile_loc.recipe import LocalizeSettings
+from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.types import (
     Fix,
     Localization,
@@ -131,7 +132,7 @@ def replay(
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
     asked: list[Asked] = []
     tiles: dict[int, QueryTile] = {}
-    dense, waited = unknown_poses(drive.scans.t_ns), np.zeros(count)
+    dense, waited, small = unknown_poses(drive.scans.t_ns), np.zeros(count), SmallTileStore()
     with Localizer.on(
         engine,
         queries,
@@ -153,12 +154,13 @@ def replay(
                 continue
             if localizer.tile is not None:
                 tiles = thinned(tiles | {len(asked): localizer.tile})
+                small.add(len(asked), localizer.tile)
             travelled = localizer.travelled(motion)
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
     found = replace(_gathered(drive, engine, settings, asked, tiles), dense=dense)
     figures = live_figures(found, [one.travelled for one in asked], drive.scans.t_ns, waited)
-    record = dict(found.record) | {"live": figures}
-    return replace(found, record=record, notes=(*found.notes, live_note(figures)))
+    record, notes = dict(found.record) | {"live": figures}, (*found.notes, live_note(figures))
+    return replace(found, record=record, notes=notes, small_tiles=small.tiles())
 
 
 def unknown_poses(t_ns: Times) -> ScanPoses:

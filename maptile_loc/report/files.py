@@ -43,7 +43,9 @@ from maptile_loc.report.findings import reason_counts
 from maptile_loc.report.formats import output_formats
 from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
 from maptile_loc.report.stored_scans import SCANS_FILE, read_scans, write_scans
+from maptile_loc.report.stored_tiles import read_small_tiles, small_tile_arrays
 from maptile_loc.report.trajectory import local_origin
+from maptile_loc.small_tiles import SmallTiles
 from maptile_loc.types import Estimates, Localization, Queries, QueryTile
 
 STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz", SCANS_FILE)
@@ -185,6 +187,7 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         settings=_read_settings(folder / "settings.yaml"),
         notes=notes,
         dense=dense,
+        small_tiles=queries.small_tiles,
     )
 
 
@@ -326,6 +329,7 @@ def _write_queries(found: Localization, path: Path) -> None:
         "blind": np.array(found.blind),
         "tracked": np.zeros(len(found.t_ns), bool) if found.tracked is None else found.tracked,
     }
+    arrays |= small_tile_arrays(found.small_tiles)
     if found.candidates is not None:
         arrays["candidates"] = found.candidates
     for query, tile in found.tiles.items():
@@ -347,6 +351,7 @@ class _StoredQueries(NamedTuple):
     tracked: NDArray[np.bool_] | None
     candidates: Array | None
     tiles: dict[int, QueryTile]
+    small_tiles: SmallTiles | None
 
 
 def _read_queries(path: Path) -> _StoredQueries:
@@ -373,6 +378,7 @@ def _read_queries(path: Path) -> _StoredQueries:
                 (len(seconds), 4),
             ):
                 raise ValueError(f"candidates of shape {candidates.shape}")
-            return _StoredQueries(seconds, blind, tracked, candidates, tiles)
+            small = read_small_tiles(arrays, len(seconds))
+            return _StoredQueries(seconds, blind, tracked, candidates, tiles, small)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None

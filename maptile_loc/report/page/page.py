@@ -1,7 +1,7 @@
 """The report page, put together from its parts.
 
-The map is embedded as a PNG and drawn on a canvas by ``assets/report.js``. Coordinates in the page
-are metres from the centre of the map raster.
+The map is embedded as PNG and drawn on a canvas by the scripts in ``assets/``, which play the
+drive. Coordinates in the page are metres from the centre of the map raster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ from maptile_loc.report.page.tile_cards import tile_section
 from maptile_loc.types import Localization
 
 ASSETS = Path(__file__).parent / "assets"
-"""Folder of the page's template, style sheet and script."""
+"""Folder of the page's template, style sheets and scripts."""
+STYLES = ("report.css", "replay.css")
+"""Style sheets of the page, in their order."""
+SCRIPTS = ("data.js", "map.js", "charts.js", "replay.js", "controls.js")
+"""Scripts of the page, in their order: each uses only those before it while it is loaded."""
+SPEEDS = (0.5, 1, 2, 5, 10, 20, 60)
+"""Speeds of the replay, as multiples of real time."""
 _FOLDERS = re.compile(r"(?<!\S)(?:/|[A-Za-z]:[\\/])(?:[^\s:;,]*[\\/])")
 """The folders of an absolute path in a sentence."""
 CARD_RADIUS_M = 5.0
@@ -68,11 +74,39 @@ def render(
         "tiles": tile_section(found, truth),
         "settings": _settings(found.record),
         "data": map_data(found, metrics, errors),
-        "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
-        "js": (ASSETS / "report.js").read_text(encoding="utf-8"),
+        "css": "\n".join(_asset(name) for name in STYLES),
+        "js": "\n".join(_asset(name) for name in SCRIPTS),
+        **_replay_parts(found, truth is not None),
     }
-    template = (ASSETS / "report.html").read_text(encoding="utf-8")
+    template = _asset("report.html")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _replay_parts(found: Localization, has_truth: bool) -> dict[str, str]:
+    """Return the parts of the replay that depend on the result."""
+    numbers = [("query", "Query"), ("error", "Position error"), ("ellipse", "95 % ellipse")]
+    numbers += [("level", "Protection level"), ("score", "Score")]
+    numbers += [("heading", "Heading"), ("speed", "Speed")]
+    believed = [name for name in found.stages if name in ("fused", "smoothed", found.final)]
+    return {
+        "speeds": "".join(f'<option value="{speed}">{speed:g}×</option>' for speed in SPEEDS),
+        "spark": "error" if has_truth else "ellipse",
+        "lanes": "\n".join(
+            f'<span>{name}</span><div class="strip" data-stage="{name}" '
+            f'data-label="{name}: localized or not, along the drive"><div class="head"></div></div>'
+            for name in believed
+        ),
+        "numbers": "\n".join(
+            f'<div><dt>{text}</dt><dd id="now-{name}">{UNKNOWN}</dd></div>'
+            for name, text in numbers
+            if has_truth or name != "error"
+        ),
+        "belief": "Error" if has_truth else "Score",
+    }
 
 
 def _lead(found: Localization) -> str:
@@ -141,7 +175,9 @@ def _stage_buttons(found: Localization) -> str:
 
 
 def _layer_boxes(metrics: dict[str, Any] | None) -> str:
-    boxes = [("path", "path", True), ("unsure", "queries not localized", True)]
+    boxes = [("tile", "query tile", True), ("candidates", "candidates", True)]
+    boxes += [("beliefs", "every stage's position", False), ("marks", "lost and found", True)]
+    boxes += [("path", "path", True), ("unsure", "queries not localized", True)]
     boxes.append(("ellipses", "95 % ellipses", False))
     if metrics is not None:
         boxes[:0] = [("truth", "truth", True)]
@@ -157,7 +193,7 @@ def _layer_boxes(metrics: dict[str, Any] | None) -> str:
 
 def _curve_caption(has_truth: bool) -> str:
     text = "Shaded and hollow: not localized. Point at a query to find it on the map, "
-    text += "click to go there."
+    text += "click to go there and to that time."
     if has_truth:
         text += " Grey line: long half-axis of the claimed 95 % ellipse. Cross: no pose."
     return text
