@@ -87,6 +87,7 @@ def command(
     archives that it was downloaded as.
     """
     import maptile_loc as ml
+    from maptile_loc.report.trajectory import scan_rows
 
     names = sensors.split(",") if sensors else None
     with console.progress_bar() as progress:
@@ -104,8 +105,11 @@ def command(
     metrics = found.save(out, opened.truth)
     console.say_notes(found.notes)
     console.say_recipe(options["config"])
-    localized = int(found.trajectory.localized.sum())
-    click.echo(f"{out}: {localized} of {len(found.t_ns)} queries localized")
+    queries, scans = int(found.trajectory.localized.sum()), scan_rows(found)
+    click.echo(
+        f"{out}: {queries} of {len(found.t_ns)} queries localized, "
+        f"{int(scans.localized.sum())} of {len(scans.t_ns)} scans"
+    )
     if opened.apart:
         for line in console.in_words(found, SHOWN_SCANS):
             click.echo(line)
