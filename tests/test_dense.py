@@ -274,6 +274,16 @@ def test_no_pose_where_the_motion_is_unknown() -> None:
     np.testing.assert_allclose(found.poses[101:161], STRAIGHT[101:161], atol=1e-9)
 
 
+def test_before_a_segments_only_query_its_reason_counts() -> None:
+    segment = np.repeat([0, 1, 2], [81, 60, 60])
+    poses = STRAIGHT[[0, 100]].copy()
+    poses[1] = np.nan
+    found = scan_poses(sure(poses), np.array([0, 100]), motion_of(STRAIGHT, segment), SETTINGS)
+    assert found.localized[:81].all()
+    assert set(found.reason[81:141]) == {"off_map"}
+    assert set(found.reason[141:]) == {"no_odometry"}
+
+
 def test_no_pose_where_queries_and_odometry_contradict_each_other() -> None:
     poses = STRAIGHT[EVERY_20].copy()
     poses[3:, 1] += 30.0

@@ -97,6 +97,7 @@ def command(
     from maptile_loc.arguments import check_order, made_from
     from maptile_loc.report.files import result_of
     from maptile_loc.report.findings import said_of_bias, why_nothing
+    from maptile_loc.report.trajectory import scan_rows
 
     check_order(city, drive)
     with writing(out, "run.json"), progress_bar() as progress:
@@ -116,8 +117,11 @@ def command(
         metrics = found.save(out, opened.truth, force)
     console.say_notes(found.notes)
     console.say_recipe(options["config"])
-    localized = int(found.trajectory.localized.sum())
-    click.echo(f"{out}: {localized} of {counted(len(found.t_ns), 'query')} localized")
+    localized, scans = int(found.trajectory.localized.sum()), scan_rows(found)
+    click.echo(
+        f"{out}: {localized} of {counted(len(found.t_ns), 'query')} localized, "
+        f"{int(scans.localized.sum())} of {counted(len(scans.t_ns), 'scan')}"
+    )
     if opened.apart:
         for line in console.in_words(found, SHOWN_SCANS):
             click.echo(line)

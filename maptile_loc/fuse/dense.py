@@ -85,9 +85,11 @@ def _block(
     ends = scan[posed]
     poses, covariance = np.full((len(scans), 3), np.nan), np.full((len(scans), 3, 3), np.nan)
     score, reason = np.zeros(len(scans)), np.full(len(scans), "no_odometry", "U16")
-    # Without a pose around, the reason is that of the last query.
-    last = np.clip(np.searchsorted(scan, scans, side="right") - 1, 0, None)
-    reason[segment >= 0] = queries.reason[last[segment >= 0]]
+    # Without a pose around, the reason is that of the segment's query before, or of the one after.
+    for near in (np.searchsorted(scan, scans), np.searchsorted(scan, scans, side="right") - 1):
+        own = np.clip(near, 0, len(scan) - 1)
+        same = (segment >= 0) & (motion.segment[scan[own]] == segment)
+        reason[same] = queries.reason[own[same]]
     if not len(posed):
         return make_estimates(poses, covariance, score, reason, settings)
     before = np.searchsorted(ends, scans, side="right") - 1
