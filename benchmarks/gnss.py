@@ -185,8 +185,8 @@ def judge(
     assert truth is not None
     if errs != "none":
         track = degraded(truth, errs, seed) if errs != "real" else real_gnss(maps, name)
-        heard, asked = replace(tiles.drive, gnss=track), replace(tiles.queries, gnss=True)
-        tiles = replace(tiles, drive=heard, queries=asked)
+        received, asked = replace(tiles.drive, gnss=track), replace(tiles.queries, gnss=True)
+        tiles = replace(tiles, drive=received, queries=asked)
     found = localize(tiles, engine, settings)
     at = truth_in_map(truth, found.raster, found.t_ns)
     counts = found.record.get("gnss_queries", {})
@@ -250,9 +250,9 @@ def noticed(
                 queries = Queries(
                     submap_m, every_m, True, HeadingKnowledge.parse(heading), seed, gnss=True
                 )
-                heard = replace(drive, gnss=degraded(drive.truth, kind, seed))
+                received = replace(drive, gnss=degraded(drive.truth, kind, seed))
                 with Localizer.on(maps.engine(name), queries, settings, background=False) as one:
-                    fixes = [one.add_scan(scan) for scan in feed(one, heard)]
+                    fixes = [one.add_scan(scan) for scan in feed(one, received)]
                 rows = [(fix.t_ns, fix.gnss, fix.localized) for fix in fixes if fix is not None]
                 t_ns, state, sure = (np.array(column) for column in zip(*rows, strict=True))
                 out, spoofed = state == "left_out", (t_ns >= begin) & (t_ns < end)

@@ -255,13 +255,13 @@ def _stages(
     coarse = coarse_fixes(found, fixes, settings.search)
     area_m2 = max(area_km2 * 1e6, 1.0)
     fused, used = filter_with_gnss(fixes, steps, area_m2, settings.fuse, gnss)
-    heard = None if gnss is None else gnss.only(used)
+    trusted = None if gnss is None else gnss.only(used)
     record = {} if gnss is None else gnss_counts(used, gnss.known & ~used)
     return {
         "coarse": best_candidates(coarse, settings.fuse),
         "aligned": best_candidates(fixes, settings.fuse),
         "fused": fused,
-        "smoothed": smooth(fixes, steps, fused, area_m2, settings.fuse, heard),
+        "smoothed": smooth(fixes, steps, fused, area_m2, settings.fuse, trusted),
     }, record
 
 

@@ -182,8 +182,8 @@ def evidence(truth, error=0.0, every=1) -> GnssEvidence:
 
 def both(fixes, steps, gnss):
     fused, used = filter_with_gnss(fixes, steps, AREA_M2, SETTINGS, gnss)
-    heard = None if gnss is None else gnss.only(used)
-    return fused, smooth(fixes, steps, fused, AREA_M2, SETTINGS, heard), used
+    used_gnss = None if gnss is None else gnss.only(used)
+    return fused, smooth(fixes, steps, fused, AREA_M2, SETTINGS, used_gnss), used
 
 
 def test_without_gnss_the_filter_is_the_same_to_the_last_bit() -> None:
@@ -222,11 +222,11 @@ def test_good_gnss_makes_the_first_query_sure() -> None:
     for seed in range(4):
         fixes = fixes_at(truth, np.random.default_rng(seed), right=1.0)
         gnss = evidence(truth, np.random.default_rng(seed).normal(0, 2, (40, 2)))
-        for name, heard in (("plain", None), ("gnss", gnss)):
-            fused, smoothed, _ = both(fixes, steps, heard)
+        for name, used_gnss in (("plain", None), ("gnss", gnss)):
+            fused, smoothed, _ = both(fixes, steps, used_gnss)
             right = errors(fused, truth)[0] < 3
             sure[name] += int(fused.localized[0] and right)
-            assert heard is None or smoothed.localized[0]
+            assert used_gnss is None or smoothed.localized[0]
     assert sure["plain"] == 0
     assert sure["gnss"] == 4
 
@@ -275,14 +275,14 @@ def test_gnss_bounds_the_drift_where_there_are_no_walls() -> None:
     assert errors(smoothed, truth).max() < max(errors(smooth_plain, truth).max(), 8.0)
 
 
-def test_hearing_more_often_shrinks_the_covariance_little() -> None:
+def test_weighing_more_often_shrinks_the_covariance_little() -> None:
     def after(period_s: float) -> np.ndarray:
         causal = Filter(AREA_M2, SETTINGS)
         covariance = np.diag([30.0**2, 30.0**2, 0.01])[None]
         causal.update(Fixes(Candidates(np.zeros((1, 3)), np.log([0.9])), covariance), 1.0)
         witness = Witness(np.array([3.0, 0.0, 0.0]), np.diag([4.0, 4.0, np.inf]))
         for now_s in np.arange(0, 60, period_s):
-            causal.hear(witness, float(now_s))
+            causal.weigh_gnss(witness, float(now_s))
         return causal.belief().covariance[:2, :2]
 
     once, often = np.sqrt(np.diag(after(1.0))), np.sqrt(np.diag(after(0.1)))

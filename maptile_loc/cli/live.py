@@ -132,10 +132,10 @@ def in_words(fix: Fix) -> str:
     if fix.latitude != fix.latitude:
         return f"{head}  no position yet: {fix.reason}"
     at = f"{head}  {fix.latitude:.6f}, {fix.longitude:.6f}  heading {fix.heading_deg:.1f} deg"
-    heard = "  (GNSS is left out)" if fix.gnss == "left_out" else ""
+    note = "  (GNSS is left out)" if fix.gnss == "left_out" else ""
     if fix.localized:
-        return f"{at}  localized, within {fix.protection_m:.1f} m{heard}"
-    return f"{at}  not sure: {fix.reason}{heard}"
+        return f"{at}  localized, within {fix.protection_m:.1f} m{note}"
+    return f"{at}  not sure: {fix.reason}{note}"
 
 
 def row(fix: Fix) -> str:

@@ -101,7 +101,7 @@ class Filter:
         self.gnss = GnssSettings() if gnss is None else gnss
         self.watch = GnssWatch(self.gnss)
         self._support: Array | None = None
-        self._heard_s = -np.inf
+        self._weighed_s = -np.inf
 
     def restart(self) -> None:
         """Forget all: the motion since the last query is unknown."""
@@ -133,7 +133,7 @@ class Filter:
         if belief.score >= self.settings.trust and std <= self.settings.max_std_m:
             self.watch.judge(window, belief.pose, std, now_s)
 
-    def hear(self, witness: Witness | None, now_s: float) -> None:
+    def weigh_gnss(self, witness: Witness | None, now_s: float) -> None:
         """Let GNSS raise the hypotheses near it, and pull them a little.
 
         It raises them as long as it says so, however often it does: the next call, or the next
@@ -148,8 +148,8 @@ class Filter:
             return
         poses, covariance = bank.states[:, POSE], bank.covariance[:, POSE, POSE]
         self._support = support(witness, poses, covariance, self.area_m2, self.gnss)
-        share = 1 - float(lasting(np.array(now_s - self._heard_s), self.gnss))
-        self._heard_s = now_s
+        share = 1 - float(lasting(np.array(now_s - self._weighed_s), self.gnss))
+        self._weighed_s = now_s
         self.bank = _pulled(bank, witness, pull(witness, poses, covariance, share, self.gnss))
 
     def by_walls(self) -> Belief:
@@ -165,11 +165,11 @@ class Filter:
 
     def belief(self) -> Belief:
         """The most probable position now."""
-        return _best(self._heard(), self.settings)
+        return _best(self._weighted(), self.settings)
 
     def ahead(self, steps: Steps, number: int, by_walls: bool = False) -> Belief:
         """The belief after the step to query ``number``, which is not taken."""
-        bank = self.bank if by_walls else self._heard()
+        bank = self.bank if by_walls else self._weighted()
         belief = _best(bank, self.settings)
         if len(bank.weights) == 0:
             return belief
@@ -182,10 +182,10 @@ class Filter:
 
     def likely(self, least: float) -> Array:
         """(H, 3) poses of the hypotheses with a probability of at least ``least``."""
-        bank = self._heard()
+        bank = self._weighted()
         return bank.states[bank.weights >= np.log(least), POSE]
 
-    def _heard(self) -> Bank:
+    def _weighted(self) -> Bank:
         """The hypotheses with their probabilities by the walls and GNSS."""
         bank = self.bank
         if self._support is None:
@@ -237,7 +237,7 @@ def filter_with_gnss(
         if gnss is not None:
             causal.judge(gnss.windows[number], causal.by_walls(), gnss.seconds[number])
             witness = gnss.witnesses[number] if causal.watch.trusted else None
-            causal.hear(witness, gnss.seconds[number])
+            causal.weigh_gnss(witness, gnss.seconds[number])
             used[number] = witness is not None
         answers.append(causal.belief())
     wall_m2 = np.array([fix.wall_m2 for fix in fixes])

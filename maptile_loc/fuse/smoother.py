@@ -48,9 +48,9 @@ def smooth(
     covariance = np.full_like(fused.covariance, np.nan)
     for start, stop in pairwise([*starts, len(fixes)]):
         chain = slice(start, stop)
-        heard = None if gnss is None else gnss[chain]
+        stated = None if gnss is None else gnss[chain]
         guess[chain], covariance[chain] = _settle(
-            guess[chain], fixes[chain], steps[chain], settings, heard
+            guess[chain], fixes[chain], steps[chain], settings, stated
         )
     both = other = fused, backward
     if gnss is not None:
@@ -207,14 +207,14 @@ def _pulls(
         poses: (N, 3) of these.
         doubt: (N, 3, 3) covariances of the poses.
     """
-    heard = [one for one in gnss.witnesses if one is not None]
-    if not heard:
+    stated = [one for one in gnss.witnesses if one is not None]
+    if not stated:
         return None
     at = np.array([i for i, one in enumerate(gnss.witnesses) if one is not None])
     share = 1 - lasting(np.diff(gnss.seconds[at], prepend=-np.inf), gnss.settings)
-    each = zip(heard, poses[at, None], doubt[at, None], share.tolist(), strict=True)
+    each = zip(stated, poses[at, None], doubt[at, None], share.tolist(), strict=True)
     information = np.concatenate([pull(*one, gnss.settings) for one in each])
-    return at, np.array([one.pose[:2] for one in heard]), information
+    return at, np.array([one.pose[:2] for one in stated]), information
 
 
 def _choose(fix: Fixes, pose: Array, doubt: Array, settings: FuseSettings) -> int | None:

@@ -43,7 +43,7 @@ OdometrySource = Literal["auto", "lidar", "pushed"]
 class Localizer:
     """Localizes one vehicle on a city's map, from what came before each scan.
 
-    Push everything in the order of time: odometry (and headings, where they are known) up to a
+    Push everything in the order of time: odometry (headings and GNSS, where there are any) up to a
     scan, then the scan. Without odometry, the motion is found from the scans. One object serves one
     vehicle and one thread; the map is shared by all vehicles on it.
 

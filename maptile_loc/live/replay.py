@@ -64,7 +64,7 @@ def feed(localizer: Localizer, drive: Drive) -> Iterator[ScanBlock]:
     odometry, heading = drive.odometry, drive.heading
     known = localizer.queries.heading.kind != "unknown"
     gnss = drive.gnss if localizer.queries.gnss else None
-    at, turned, heard = 0, 0, 0
+    at, turned, pushed = 0, 0, 0
     for scan in single_scans(drive.scans):
         while odometry is not None and at < len(odometry.t_ns):
             if odometry.t_ns[at] > scan.last_ns:
@@ -78,10 +78,10 @@ def feed(localizer: Localizer, drive: Drive) -> Iterator[ScanBlock]:
             if np.isfinite(heading.heading[turned]):
                 localizer.add_heading(int(heading.t_ns[turned]), float(heading.heading[turned]))
             turned += 1
-        while gnss is not None and heard < len(gnss.t_ns) and gnss.t_ns[heard] <= scan.last_ns:
-            position = gnss.latitude[heard], gnss.longitude[heard], gnss.std_m[heard]
-            localizer.add_gnss(int(gnss.t_ns[heard]), *(float(value) for value in position))
-            heard += 1
+        while gnss is not None and pushed < len(gnss.t_ns) and gnss.t_ns[pushed] <= scan.last_ns:
+            position = gnss.latitude[pushed], gnss.longitude[pushed], gnss.std_m[pushed]
+            localizer.add_gnss(int(gnss.t_ns[pushed]), *(float(value) for value in position))
+            pushed += 1
         yield scan
 
 

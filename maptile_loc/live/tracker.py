@@ -131,7 +131,7 @@ class Tracker:
         off_map = near is not None and not self._on_map(near[0])
         if self._job is not None and (near is None or off_map):
             self.tile, self.wall_m2 = None, 0.0  # nothing to do before the search has ended
-            self._hear(witness, now_s)
+            self._weigh_gnss(witness, now_s)
             return Answer(found, fixes, tracked, self._own_belief(), gnss=self.gnss_state)
         self.tile = make_tile(np.inf)
         if near is not None and not off_map:
@@ -165,7 +165,7 @@ class Tracker:
                     fixes = united(disc, fixes, self._settings.search)
         self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
-        self._hear(witness, now_s)
+        self._weigh_gnss(witness, now_s)
         return Answer(found, fixes, tracked, self._own_belief(), gnss=self.gnss_state)
 
     def no_tile(
@@ -180,7 +180,7 @@ class Tracker:
             now_s: Its time, seconds.
         """
         self._predict(at)
-        self._hear(self._stated(gnss), now_s)
+        self._weigh_gnss(self._stated(gnss), now_s)
         self.wall_m2 = 0.0
         belief = self._own_belief()
         return Answer(NO_FIXES.candidates, NO_FIXES, False, belief, blind, self.gnss_state)
@@ -207,7 +207,7 @@ class Tracker:
         if used is not None:
             self._update(used[1], at)
             self.wall_m2 = used[1].wall_m2
-            self._hear(self._stated(gnss), now_s)
+            self._weigh_gnss(self._stated(gnss), now_s)
         return True
 
     def judge(self, gnss: GnssWindow, at: Motion, now_s: float) -> None:
@@ -230,8 +230,8 @@ class Tracker:
         unknown = self._queries.heading.kind == "unknown"
         return stated(gnss, self._settings.gnss, unknown) if self._filter.watch.trusted else None
 
-    def _hear(self, witness: Witness | None, now_s: float) -> None:
-        self._filter.hear(witness, now_s)
+    def _weigh_gnss(self, witness: Witness | None, now_s: float) -> None:
+        self._filter.weigh_gnss(witness, now_s)
         self._has_gnss = witness is not None
 
     def belief(self, at: Motion) -> Belief:
