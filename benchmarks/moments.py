@@ -79,7 +79,7 @@ def commands() -> list[Command]:
             [*route, "--seed", "2"],
             "new",
             "world.json",
-            _drive,
+            _whole_drive,
         ),
         Command("train", model, [*model, "--set", "seed=1"], "city/models/mapnet", "", _model),
         Command(
