@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 import click
 
@@ -63,7 +64,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     ended_by = [signal.SIGINT]
-    _listen(ended_by)
+    before = _listen(ended_by)
     try:
         sys.exit(app(arguments, prog_name="maptile", standalone_mode=False) or 0)
     except click.UsageError as error:
@@ -85,10 +86,17 @@ def main() -> None:
         if debug:
             raise
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check its permissions")
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _listen(ended_by: list[signal.Signals]) -> None:
-    """Let SIGTERM end this process as Ctrl-C does, so that it cleans up; appends the signal."""
+def _listen(ended_by: list[signal.Signals]) -> Any:
+    """Let SIGTERM end this process as Ctrl-C does, so that it cleans up; appends the signal.
+
+    Returns:
+        The handler before; None outside the main thread, where there is none.
+    """
     own = os.getpid()
 
     def end(number: int, _: object) -> None:
@@ -97,8 +105,9 @@ def _listen(ended_by: list[signal.Signals]) -> None:
         ended_by.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, end)
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, end)
 
 
 def _fail(line: str) -> None:

@@ -179,8 +179,14 @@ def map_loss(
 # --- Checks -------------------------------------------------------------------------------------
 
 
-def check_out(out: Path, city: City, drive: Drive, force: bool = False) -> Keep:
+def check_out(out: Path, city: City, drive: Drive | None = None, force: bool = False) -> Keep:
     """Check that a profile may be written to ``out``, before long work is done.
+
+    Args:
+        out: The folder.
+        city: The city that teaches.
+        drive: The drive whose sensor it is; None: unknown.
+        force: Replace whatever stands there.
 
     Returns:
         Which entries of ``out`` stay.
@@ -191,9 +197,8 @@ def check_out(out: Path, city: City, drive: Drive, force: bool = False) -> Keep:
     """
     if city.folder is not None and out.resolve().is_relative_to(city.folder.resolve()):
         raise MaptileError(f"{out}: a profile belongs to a sensor, not to a city; choose another")
-    product = Product(
-        CARD, made_from(city, drive), lambda name: name not in (CARD, WEIGHTS, RECIPE)
-    )
+    origin = {} if drive is None else made_from(city, drive)
+    product = Product(CARD, origin, lambda name: name not in (CARD, WEIGHTS, RECIPE))
     keep = check_standing(out, product, force)
     ensure_replaceable(out)
     return keep
