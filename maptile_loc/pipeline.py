@@ -16,7 +16,7 @@ from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3
 from data_prep.progress import Progress, silent, tracked
-from maptile_loc.fuse.alone import best_candidates, coarse_fixes
+from maptile_loc.fuse.alone import best_candidates, candidate_table, coarse_fixes
 from maptile_loc.fuse.certainty import make_estimates
 from maptile_loc.fuse.dense import scan_poses
 from maptile_loc.fuse.filter import filter_with_gnss
@@ -38,7 +38,6 @@ from maptile_loc.types import (
     Localization,
     Queries,
     QueryTile,
-    candidate_table,
 )
 
 SHOWN_TILES = 12
@@ -98,11 +97,7 @@ def localize(
             f"{counted(len(tiles), 'query')}"
         )
     area_km2 = engine.search.area_km2
-    stages: dict[str, Estimates] = {}
-    if regressor is not None:
-        stages["regressed"] = best_candidates(asked.own, settings.fuse)
-    if regressor is not None and pgo:
-        stages["pgo"] = _optimised(tiles, stages["regressed"], regressor.unit_m, settings)
+    stages = {} if regressor is None else _regressed(tiles, asked.own, regressor, pgo, settings)
     record: dict[str, object] = {}
     if search:
         own, record = _stages(steps, asked.found, asked.fixes, area_km2, settings, gnss)
@@ -230,6 +225,17 @@ def regress_tile(
     if queries.heading.kind != "unknown":
         fix.covariance[:, 2, 2] = np.radians(heading_std(queries.heading, settings)) ** 2
     return fix._replace(wall_m2=float(tile.wall.sum()) * tile.resolution**2)
+
+
+def _regressed(
+    tiles: QueryTiles, own: list[Fixes], regressor: Regressor, pgo: bool, settings: LocalizeSettings
+) -> dict[str, Estimates]:
+    """The stages of a model's own poses; with ``pgo``, also optimised with the odometry."""
+    regressed = best_candidates(own, settings.fuse)
+    if not pgo:
+        return {"regressed": regressed}
+    optimised = _optimised(tiles, regressed, regressor.unit_m, settings)
+    return {"regressed": regressed, "pgo": optimised}
 
 
 def _optimised(

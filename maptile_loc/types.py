@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -146,21 +146,6 @@ class Candidates(NamedTuple):
     log_scores: Array
 
 
-def candidate_table(found: Sequence[Candidates]) -> Array:
-    """The candidates of Q queries as one array, best first.
-
-    Returns:
-        (Q, K, 4) float64 east, north (metres), heading (radians), log-score; NaN where a query has
-        fewer than K.
-    """
-    most = max((len(one.poses) for one in found), default=0)
-    table = np.full((len(found), most, 4), np.nan)
-    for row, one in zip(table, found, strict=True):
-        order = np.argsort(-one.log_scores, kind="stable")
-        row[: len(order)] = np.column_stack([one.poses, one.log_scores])[order]
-    return table
-
-
 class Fixes(NamedTuple):
     """The aligned candidates of one query.
 
@@ -276,7 +261,7 @@ class Localization:
             none was.
         blind: Number of queries whose submap has no points.
         candidates: (Q, K, 4) float64, the aligned candidates of each query by itself, as from
-            ``candidate_table``; None if unknown.
+            ``fuse.alone.candidate_table``; None if unknown.
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
         dense: A pose per scan of the final stage; None in results of earlier versions.

@@ -23,6 +23,7 @@ from made_result import (
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
 from maptile_loc.cli.evaluate import command as evaluate_command
+from maptile_loc.fuse.alone import candidate_table
 from maptile_loc.report.files import evaluate_run, write_result
 from maptile_loc.report.metrics import (
     chance,
@@ -34,7 +35,7 @@ from maptile_loc.report.metrics import (
 )
 from maptile_loc.report.number_text import metrics_table
 from maptile_loc.report.recall import recall_at_n
-from maptile_loc.types import Candidates, Estimates, candidate_table
+from maptile_loc.types import Candidates, Estimates
 
 FIGURES = {
     *("frames", "localized", "recall_1m", "recall_2m", "recall_5m", "recall_10m", "median_m"),

@@ -22,6 +22,7 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 from rasterio.windows import Window
 
+from data_prep.city.pixels import MAX_PIXELS, check_pixels
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
@@ -41,8 +42,6 @@ PATH = 2
 
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
 """The notice that the licence of OpenStreetMap asks for, in every product made of its data."""
-MAX_PIXELS = 2_000_000_000
-"""Most pixels of a raster: 500 km2 at 0.5 m/px, 6 GB of memory for three bands."""
 
 _BLOCK = 256
 """Side of a GeoTIFF's internal tiles, pixels."""
@@ -248,30 +247,6 @@ def rasterise(
     return raster
 
 
-def check_pixels(what: object, width: int, height: int, resolution: float) -> None:
-    """Check that a raster fits into memory, before it is made or read.
-
-    Args:
-        what: What is too large, for the message.
-        width: Pixels.
-        height: Pixels.
-        resolution: Metres per pixel.
-
-    Raises:
-        MaptileError: It has more than ``MAX_PIXELS``; the message states what would fit.
-    """
-    if width * height <= MAX_PIXELS:
-        return
-    finest = resolution * math.sqrt(width * height / MAX_PIXELS)
-    step = 10.0 ** math.floor(math.log10(finest))
-    fits = math.ceil(finest / step * 10) * step / 10
-    raise MaptileError(
-        f"{what}: {width * height * resolution**2 / 1e6:,.1f} km2 at {resolution:g} m per pixel, "
-        f"{width} x {height} pixels, does not fit into memory; at {fits:.2g} m per pixel it does "
-        f"(--set resolution={fits:.2g}), or choose a smaller area"
-    )
-
-
 def write_heights(
     path: Path, buildings: gpd.GeoDataFrame, raster: MapRaster, *, progress: Progress = silent
 ) -> None:
@@ -338,7 +313,6 @@ def read_raster(path: Path) -> MapRaster:
             square = square and math.isfinite(transform.c) and math.isfinite(transform.f)
             if not square or transform.b or transform.d:
                 raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
-            check_pixels(path, file.width, file.height, transform.a)
             data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
             found = [band for band, name in enumerate(BANDS) if name in names]
             indexes = [names.index(BANDS[band]) + 1 for band in found]

@@ -6,10 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_prep.geometry import Array
 from maptile_loc.fuse.certainty import likely_reason, make_estimates
 from maptile_loc.fuse.motion import FuseSettings
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates, Estimates, Fixes
+
+
+def candidate_table(found: Sequence[Candidates]) -> Array:
+    """The candidates of Q queries as one array, best first.
+
+    Returns:
+        (Q, K, 4) float64 east, north (metres), heading (radians), log-score; NaN where a query has
+        fewer than K.
+    """
+    most = max((len(one.poses) for one in found), default=0)
+    table = np.full((len(found), most, 4), np.nan)
+    for row, one in zip(table, found, strict=True):
+        order = np.argsort(-one.log_scores, kind="stable")
+        row[: len(order)] = np.column_stack([one.poses, one.log_scores])[order]
+    return table
 
 
 def coarse_fixes(

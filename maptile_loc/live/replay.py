@@ -15,7 +15,7 @@ from data_prep.drive import Drive, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
-from maptile_loc.fuse.alone import best_candidates, coarse_fixes
+from maptile_loc.fuse.alone import best_candidates, candidate_table, coarse_fixes
 from maptile_loc.fuse.filter import estimates
 from maptile_loc.fuse.gnss_windows import gnss_counts, gnss_notes
 from maptile_loc.live.localizer import Localizer
@@ -30,7 +30,6 @@ from maptile_loc.types import (
     Queries,
     QueryTile,
     ScanPoses,
-    candidate_table,
 )
 
 SCANS_AT_ONCE = 8
