@@ -1,4 +1,4 @@
-# Targets: `make demo`, `make test`, `make coverage`, `make docs`, `make lint`, `make setup`, `make clean`. The first call makes .venv.
+# Targets: `make demo`, `make test`, `make coverage`, `make docs`, `make faults`, `make lint`, `make setup`, `make clean`. The first call makes .venv.
 # Variables: PYTHON (3.11 or newer), TORCH_INDEX (a package index for torch, e.g. one with CUDA builds).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
@@ -9,7 +9,7 @@ TEST_JOBS ?= 2
 # One thread for each job: more would compete for the same cores.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS)
 
-.PHONY: setup demo test coverage lint docs clean
+.PHONY: setup demo test coverage lint docs faults clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,9 @@ coverage: $(STAMP)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+faults: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --jobs $(TEST_JOBS)
 
 clean:
 	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -42,7 +42,8 @@ from data_prep.simulate.trajectory import trajectory_from_route
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.fuse.alone import best_candidates
-from maptile_loc.pipeline import MapSearch, drive_tiles, fix_tile, localize, prepare_search
+from maptile_loc.map_search import MapSearch, fix_tile, prepare_search
+from maptile_loc.pipeline import drive_tiles, localize
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.files import read_result, run_record
 from maptile_loc.report.metrics import RIGHT_M, WRONG_M, compare, normalised_errors, pose_errors

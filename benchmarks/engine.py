@@ -40,8 +40,9 @@ from data_prep.files import read_json, write_json
 from data_prep.geometry import Array, rotate, se2_from_se3
 from data_prep.sources import open_drive
 from maptile_loc.device import pick_device
+from maptile_loc.map_search import MapSearch, prepare_search
 from maptile_loc.models.parts.published import CARD
-from maptile_loc.pipeline import MapSearch, drive_tiles, localize, prepare_search
+from maptile_loc.pipeline import drive_tiles, localize
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.files import read_result, run_record
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors, reliability

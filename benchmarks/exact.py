@@ -20,7 +20,7 @@ from inputs import some_tiles
 from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
-from maptile_loc.pipeline import heading_turns
+from maptile_loc.map_search import heading_turns
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import log_likelihood, make_fields

@@ -44,8 +44,8 @@ from maptile_loc.fuse.motion import initial_states
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed
 from maptile_loc.live.tracker import Answer
+from maptile_loc.map_search import MapSearch, prepare_search
 from maptile_loc.odometry.pose_buffer import Motion
-from maptile_loc.pipeline import MapSearch, prepare_search
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.metrics import RIGHT_M, WRONG_M
 from maptile_loc.types import Fix, HeadingKnowledge, Queries, QueryTile

@@ -18,7 +18,7 @@ from stamp import head, row, stamp
 
 from data_prep.city.folder import open_city
 from maptile_loc.fuse.alone import best_candidates
-from maptile_loc.pipeline import MapSearch, fix_tile, prepare_search
+from maptile_loc.map_search import MapSearch, fix_tile, prepare_search
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.types import HeadingKnowledge, Queries, QueryTile
 

@@ -28,7 +28,7 @@ from maptile_loc.learn.tiles.rendered import RenderedBatches
 from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import load_recipe
 from maptile_loc.render.vector_map import vector_map
-from maptile_loc.render.view import ViewSettings, render
+from maptile_loc.render.view import PLAIN_CHANNELS, ViewSettings, render
 from maptile_loc.report.metrics import MARGIN_M, truth_in_map
 from maptile_loc.types import Queries
 
@@ -47,7 +47,11 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=60.0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    city, drive, view = open_city(given.city), open_drive(given.drive), ViewSettings()
+    city, drive, view = (
+        open_city(given.city),
+        open_drive(given.drive),
+        ViewSettings(channels=PLAIN_CHANNELS),
+    )
     if drive.truth is None:
         raise SystemExit(f"{given.drive}: no truth, so the positions of renders are unknown")
     queries = Queries(view.travel_m, given.every)

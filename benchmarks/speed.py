@@ -40,11 +40,11 @@ from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.files import read_json
 from data_prep.geometry import Array
 from maptile_loc.device import pick_device
+from maptile_loc.map_search import heading_turns
 from maptile_loc.models.parts.published import CARD
-from maptile_loc.pipeline import heading_turns
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.render.raycast import EDGE_CELL, SOLID_CELL, Worlds
-from maptile_loc.render.view import ViewSettings, render
+from maptile_loc.render.view import PLAIN_CHANNELS, ViewSettings, render
 from maptile_loc.score.channels import CHANNELS
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import LikelihoodFields, make_fields
@@ -172,7 +172,13 @@ def see(raster: MapRaster, position: Array, size_m: float, seed: int) -> QueryTi
     corner = raster.world_from_pixel(np.array([row, column])) - position
     world = Worlds(cells[None], float(corner[0]), float(corner[1]), raster.resolution)
     size = round(size_m / raster.resolution)
-    view = ViewSettings(size_px=size, resolution=raster.resolution, rays=8192, angle_noise_deg=0.0)
+    view = ViewSettings(
+        size_px=size,
+        resolution=raster.resolution,
+        channels=PLAIN_CHANNELS,
+        rays=8192,
+        angle_noise_deg=0.0,
+    )
     angle = np.random.default_rng(seed).uniform(0, np.pi)
     along = np.linspace(-0.5, 0.5, 11) * view.travel_m
     path = np.stack([along * np.cos(angle), along * np.sin(angle)], axis=1)

@@ -40,10 +40,11 @@ from data_prep.sources import open_drive
 from maptile_loc.learn.sensor_profile import adapt_detector, check_better, check_fit, check_sure
 from maptile_loc.learn.teacher import TeachSettings, make_lessons
 from maptile_loc.learn.walls import EXACT, fit_detector, labelled_samples
+from maptile_loc.map_search import MapSearch, prepare_search
 from maptile_loc.perceive.detector import SHIPPED, read_detector, write_detector
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import MapSearch, drive_tiles, localize, prepare_search
+from maptile_loc.pipeline import drive_tiles, localize
 from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.report.metrics import pose_errors, truth_in_map
 from maptile_loc.types import HeadingKnowledge, Queries

@@ -1,7 +1,8 @@
-"""A drive: scans, odometry, heading and truth, each a separate track.
+"""A drive: scans, odometry, heading, GNSS and truth, each a separate track.
 
 Estimators receive ``drive.without_truth()``. ``scans``, ``odometry`` and ``heading`` hold no
-absolute position, so that the truth cannot reach an estimate.
+absolute position, so that the truth cannot reach an estimate. ``gnss`` does; it is a receiver's own
+measurement, never the truth, and is used only where the user asks for it.
 """
 
 from __future__ import annotations
@@ -205,6 +206,24 @@ class HeadingTrack:
 
 
 @dataclass(frozen=True)
+class GnssTrack:
+    """Positions that a GNSS receiver measured; any of them may be wrong.
+
+    Attributes:
+        t_ns: (N,) int64, strictly increasing.
+        latitude: (N,) float64 degrees, WGS 84.
+        longitude: (N,) float64 degrees, WGS 84.
+        std_m: (N,) float64 metres: the standard deviation that the receiver states, east and north
+            alike; NaN where it states none.
+    """
+
+    t_ns: Times
+    latitude: Array
+    longitude: Array
+    std_m: Array
+
+
+@dataclass(frozen=True)
 class TruthTrack:
     """Reference positions of the vehicle frame's origin and reference headings; evaluation only.
 
@@ -250,6 +269,7 @@ class Origin:
         sensors: Names of the sensors that were asked for; None for the format's default.
         start: Seconds from the first scan before which scans are left out, or None.
         end: Seconds from the first scan after which scans are left out, or None.
+        columns: Names of the columns of .bin clouds that were stated; None where none were.
     """
 
     path: Path
@@ -257,6 +277,7 @@ class Origin:
     sensors: tuple[str, ...] | None = None
     start: float | None = None
     end: float | None = None
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +298,7 @@ class Drive:
         origin: What it was opened from; None for a drive that was made in memory.
         apart: Whether nothing is known of the time and the motion between scans; each is then
             localized by itself.
+        gnss: Positions of a GNSS receiver, or None; used only where the user asks for it.
     """
 
     name: str
@@ -289,6 +311,7 @@ class Drive:
     labels: str | None = None
     origin: Origin | None = None
     apart: bool = False
+    gnss: GnssTrack | None = None
 
     def without_truth(self) -> Drive:
         """The same drive with ``truth`` removed, as estimators receive it."""

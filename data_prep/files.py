@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from data_prep.errors import MaptileError
+from data_prep.regular import read_regular_text
 
 if sys.platform != "win32":
     import fcntl
@@ -38,16 +39,19 @@ _NO_HARD_LINKS = (EPERM, ENOTSUP, ENOSYS, EMLINK)
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which is renamed to ``path`` if the block succeeds.
 
-    The temporary name has the suffix of ``path``: some libraries choose the format by it. Missing
-    parent folders are made.
+    The temporary name has the suffix of ``path``: some libraries choose the format by it. It also
+    has the number of this process, so that the next call can remove what a killed process left.
+    Missing parent folders are made.
 
     Raises:
         MaptileError: The file cannot be written (disk full, no permission, ...). The temporary
             file is removed, and an older ``path`` is left as it was.
     """
-    temporary = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.tmp{path.suffix}")
+    token = f"{os.getpid()}-{uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.stem}-{token}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -127,6 +131,31 @@ def finish_swap(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote ``path``."""
+    pattern = re.compile(
+        rf"\.{re.escape(path.stem)}-([0-9]+)-[0-9a-f]{{8}}\.tmp{re.escape(path.suffix)}"
+    )
+    for entry in path.parent.iterdir():
+        match = pattern.fullmatch(entry.name)
+        if match and not _runs(int(match[1])):
+            with suppress(OSError):
+                entry.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number runs; True where that cannot be known."""
+    if sys.platform == "win32":
+        return True  # there, signal 0 would end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def ensure_replaceable(folder: Path) -> None:
     """Check that ``swapped_folder`` can make or replace ``folder``, before long work is done.
 
@@ -192,7 +221,7 @@ def read_json(path: Path) -> dict[str, Any]:
         MaptileError: The file is missing, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_text(path))
     except FileNotFoundError:
         raise MaptileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
@@ -277,17 +306,17 @@ def _link_kept(old: Path, new: Path, keep: Callable[[str], bool]) -> None:
     shutil.copymode(old, new)
     for entry in old.iterdir():
         if keep(entry.name) and not os.path.lexists(new / entry.name):
-            _link(entry, new / entry.name)
+            link_tree(entry, new / entry.name)
 
 
-def _link(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to the file ``source``, or a folder of links to its files."""
     if source.is_dir() and not source.is_symlink():
         if source.is_mount():
             raise OSError(EXDEV, os.strerror(EXDEV))
         target.mkdir()
         for entry in source.iterdir():
-            _link(entry, target / entry.name)
+            link_tree(entry, target / entry.name)
         shutil.copystat(source, target)
         return
     try:

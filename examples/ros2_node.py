@@ -3,10 +3,11 @@
 Run: python examples/ros2_node.py CITY --ros-args -r points:=/velodyne_points -r odometry:=/odom
 
 It subscribes to ``points`` (sensor_msgs/PointCloud2, in the vehicle's frame, or one whose pose in
-it is the parameter ``mount``: x y z qx qy qz qw) and ``odometry`` (nav_msgs/Odometry), and
-publishes ``fix`` (sensor_msgs/NavSatFix) and ``pose`` (geometry_msgs/PoseWithCovarianceStamped, in
-the map frame: metres east and north, yaw from grid east). It needs rclpy, which comes with ROS. The
-conversions are tested with the message types of rosbags; the node has never run inside ROS.
+it is the parameter ``mount``: x y z qx qy qz qw), ``odometry`` (nav_msgs/Odometry) and, where there
+is a receiver, ``gnss`` (sensor_msgs/NavSatFix). It publishes ``fix`` (sensor_msgs/NavSatFix) and
+``pose`` (geometry_msgs/PoseWithCovarianceStamped, in the map frame: metres east and north, yaw from
+grid east). It needs rclpy, which comes with ROS. The conversions are tested with the message types
+of rosbags; the node has never run inside ROS.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import maptile_loc as ml
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources.ros.bag import stamps, vector
+from data_prep.sources.ros.gnss import position_of
 from data_prep.sources.ros.pointcloud2 import points_of
 
 STATUS_FIX, STATUS_NO_FIX = 0, -1
@@ -47,6 +49,14 @@ def pose_of(odometry: Any) -> tuple[int, Array]:
     pose = odometry.pose.pose
     moved = se3_from_quaternion(vector(pose.position)[None], vector(pose.orientation)[None])[0]
     return stamps(odometry.header.stamp), moved
+
+
+def gnss_of(message: Any) -> tuple[int, float, float, float] | None:
+    """Time (ns), latitude, longitude and std (metres) in a NavSatFix; None without a position."""
+    position = position_of(message)
+    if np.isnan(position.latitude):
+        return None
+    return stamps(message.header.stamp), position.latitude, position.longitude, position.std_m
 
 
 def fill_fix(message: Any, fix: ml.Fix) -> Any:
@@ -92,6 +102,11 @@ def main() -> None:
     def on_odometry(message: Any) -> None:
         localizer.add_odometry(*pose_of(message))
 
+    def on_gnss(message: Any) -> None:
+        position = gnss_of(message)
+        if position is not None:
+            localizer.add_gnss(*position)
+
     def on_points(message: Any) -> None:
         fix = localizer.add_scan(scan_of(message, mount))
         if fix is None or not np.isfinite(fix.latitude):
@@ -104,6 +119,7 @@ def main() -> None:
             publisher.publish(made)
 
     node.create_subscription(Odometry, "odometry", on_odometry, 100)
+    node.create_subscription(NavSatFix, "gnss", on_gnss, 100)
     node.create_subscription(PointCloud2, "points", on_points, 10)
     try:
         rclpy.spin(node)

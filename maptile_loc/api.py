@@ -20,21 +20,20 @@ from data_prep.progress import Progress, silent
 from data_prep.simulate import record
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
+from maptile_loc import pipeline
+from maptile_loc.arguments import PathLike, as_city, as_heading, as_pair
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
+from maptile_loc.fuse.gnss_windows import with_asked_gnss
 from maptile_loc.live.replay import replay
 from maptile_loc.live.shared import shared_search
 from maptile_loc.odometry.stored import with_needed_odometry
-from maptile_loc.pipeline import drive_tiles
-from maptile_loc.pipeline import localize as localize_tiles
 from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.report.files import run_record
 from maptile_loc.report.findings import outcome_notes
 from maptile_loc.report.metrics import Metrics
 from maptile_loc.search.engine.area import searched_area
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
-
-PathLike = str | Path
 
 
 def prepare_city(
@@ -44,6 +43,8 @@ def prepare_city(
     config: PathLike = "city",
     overrides: Sequence[str] = (),
     date: str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> City:
     """Make a city folder: map raster, footprints and overlapping tiles.
 
@@ -51,10 +52,12 @@ def prepare_city(
         source: An OSM file (.osm, .osm.gz, .osm.bz2, .osm.pbf), a vector file (.gpkg, .geojson,
             .parquet), a georeferenced raster (.tif), or an ``OsmSource`` that names a place, box
             or point. None: the source that the recipe names.
-        folder: The folder to write; a finished city there is replaced, its models stay.
+        folder: The folder to write; a city of the same source is replaced, its models stay.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
         date: State of the map, ``YYYY-MM-DD``, where the source is online.
+        force: Replace whatever stands at ``folder``.
+        progress: Is called as the work proceeds.
 
     Returns:
         The city, open.
@@ -67,7 +70,7 @@ def prepare_city(
         source = replace(settings.source, date=date or settings.date)
     elif not isinstance(source, OsmSource):
         source = OsmSource(path=Path(source), date=date)
-    return city_folder.prepare_city(source, Path(folder), settings)
+    return city_folder.prepare_city(source, Path(folder), settings, force=force, progress=progress)
 
 
 def open_city(path: PathLike) -> City:
@@ -86,23 +89,23 @@ def open_drive(
     start: float | None = None,
     end: float | None = None,
     progress: Progress = silent,
+    columns: Sequence[str] | None = None,
 ) -> Drive:
-    """Open a drive: its folder, or the archives that it was downloaded as.
+    """Open a drive.
 
     Args:
-        path: Folder or archive.
+        path: Its folder, its archives, a bag, or one cloud.
         format: Name of the format, or "auto".
-        sensors: Names of the sensors to use; None: the format's default.
+        sensors: Names of the sensors to use, of a bag its topics; None: the format's default.
         start: Seconds from the first scan before which scans are left out.
-        end: Seconds from the first scan after which scans are left out.
+        end: The same, after which they are left out.
         progress: Is called while a compressed archive is unpacked.
+        columns: Names of the columns of .bin clouds; None: recognised by their contents.
 
     Raises:
         MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
     """
-    return open_source(
-        Path(path), format, tuple(sensors) if sensors else None, start, end, progress
-    )
+    return open_source(path, format, sensors, start, end, progress, columns)
 
 
 def localize(
@@ -118,6 +121,7 @@ def localize(
     odometry: Literal["auto", "lidar"] = "auto",
     prior: tuple[float, float, float] | None = None,
     near: Sequence[str] = (),
+    gnss: bool = False,
     search: bool = True,
     pgo: bool = False,
     sensor_profile: PathLike | None = None,
@@ -128,7 +132,9 @@ def localize(
     keep: PathLike | None = None,
     progress: Progress = silent,
 ) -> Localization:
-    """Localize a drive on the map of a city. The drive's truth is never read.
+    """Localize a drive on the map of a city: poses of every stage, with covariances and scores.
+
+    The drive's truth is never read.
 
     Args:
         city: A city, or its path.
@@ -142,6 +148,7 @@ def localize(
         odometry: "auto": the drive's own, where it has one; "lidar": made from its scans.
         prior: Latitude, longitude (degrees) and radius (metres) of the only area to be searched.
         near: Names of streets, squares or buildings, near one of which alone is searched.
+        gnss: Whether the drive's GNSS is used, as a witness that may lie.
         search: Whether the map is searched; otherwise a model's regressed poses are the result.
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
@@ -152,15 +159,12 @@ def localize(
         keep: Folder in which odometry that is made from the scans is kept, and found again.
         progress: Is called as the work proceeds.
 
-    Returns:
-        The poses of every stage, with covariances and scores.
-
     Raises:
         MaptileError: Something that is named does not exist or does not fit.
     """
     settings = with_profile(load_recipe(config, overrides), sensor_profile)
-    city, drive = _city(city), _drive(drive)
-    queries = Queries(submap_m, every_m, online, _heading(heading, drive), seed)
+    city, drive = as_pair(city, drive)
+    queries = Queries(submap_m, every_m, online, as_heading(heading, drive), seed, gnss)
     how = {"method": method, "odometry": odometry, "prior": prior, "near": tuple(near)}
     given = how | {"device": device, "search": search, "pgo": pgo}
     return _localized(city, drive, queries, settings, model, given, keep, progress)
@@ -179,6 +183,7 @@ def _localized(
     """The drive localized, as if live or afterwards; ``given`` are arguments of ``localize``."""
     if queries.online and (given["pgo"] or not given["search"]):
         raise MaptileError("--search none and --pgo do not go with --online")
+    drive = with_asked_gnss(drive, queries.gnss, given["search"])
     folder, on = None if model is None else Path(model), pick_device(given["device"])
     area = searched_area(city, given["prior"], given["near"], settings.search.near_m)
     engine = shared_search(city, settings, given["method"], area, folder, on, progress)
@@ -190,8 +195,8 @@ def _localized(
         found = replay(drive, engine, queries, settings, odometry == "lidar", progress)
     else:
         drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
-        tiles = drive_tiles(city, drive, queries, settings)
-        found = localize_tiles(tiles, engine, settings, progress, given["search"], given["pgo"])
+        tiles = pipeline.drive_tiles(city, drive, queries, settings)
+        found = pipeline.localize(tiles, engine, settings, progress, given["search"], given["pgo"])
     record, notes = about | dict(found.record), (*found.notes, *outcome_notes(found))
     return replace(found, record=record, notes=notes)
 
@@ -204,6 +209,7 @@ def train(
     minutes: float | None = None,
     others: Sequence[City | PathLike] = (),
     device: str = "auto",
+    force: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Train a model of a city on tiles made from its map alone.
@@ -215,6 +221,7 @@ def train(
         minutes: Stop after this many minutes.
         others: More cities, for models that are bound to none (``config="retrieval"``).
         device: "auto", "cpu" or "cuda".
+        force: Replace whatever stands at the model's folder.
         progress: Is called as the training proceeds.
 
     Returns:
@@ -227,10 +234,8 @@ def train(
     from maptile_loc.learn.settings import ModelSettings
 
     settings = load_settings(ModelSettings, config, overrides)
-    cities = [_city(other) for other in others]
-    return loop.train(
-        _city(city), settings, minutes=minutes, device=device, others=cities, progress=progress
-    )
+    cities = [as_city(other) for other in others]
+    return loop.train(as_city(city), settings, minutes, device, True, cities, progress, force)
 
 
 def adapt(
@@ -247,6 +252,7 @@ def adapt(
     device: str = "auto",
     config: PathLike | None = None,
     overrides: Sequence[str] = (),
+    force: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Adapt a model of a city to a drive (MapNet+), or the wall detector to the drive's sensor.
@@ -267,28 +273,28 @@ def adapt(
         device: "auto", "cpu" or "cuda".
         config: Recipe; None: ``mapnet_plus`` for a model, ``adapt_walls`` for walls.
         overrides: ``key=value`` strings that override single keys of the recipe.
+        force: Replace whatever stands at the folder that is written.
         progress: Is called as the work proceeds.
 
     Returns:
         The folder of the adapted model, beside the model; for walls, ``out``.
 
     Raises:
-        MaptileError: There is no such model, or it cannot be adapted; the drive lacks something, or
-            is not sure enough of its poses to teach; the map does not fit it; the adapted detector
-            is no better; ``out`` is in the city, or exists and is no sensor profile.
+        MaptileError: No model can be adapted; the drive lacks something, or is not sure of its
+            poses; the map does not fit it; ``out`` is in the city; something else stands there.
     """
-    city, drive = _city(city), _drive(drive)
+    city, drive = as_pair(city, drive)
     if what == "walls":
         if out is None or model is not None or minutes is not None:
             raise MaptileError("walls are adapted with an out folder, without a model or minutes")
-        queries = Queries(submap_m, every_m, heading=_heading(heading, drive))
+        queries = Queries(submap_m, every_m, heading=as_heading(heading, drive))
         chosen = config or "adapt_walls", overrides
-        return _adapt_walls(city, drive, Path(out), queries, chosen, device, progress)
+        return _adapt_walls(city, drive, Path(out), queries, chosen, device, force, progress)
     if what != "model" or out is not None:
         raise MaptileError(f"what={what!r}, out={out}: a model has no out folder, walls have one")
-    queries = Queries(submap_m, every_m, heading=_heading(heading or "known", drive))
+    queries = Queries(submap_m, every_m, heading=as_heading(heading or "known", drive))
     chosen = config or "mapnet_plus", overrides
-    return _adapt_model(city, drive, model, queries, chosen, minutes, device, progress)
+    return _adapt_model(city, drive, model, queries, chosen, minutes, device, force, progress)
 
 
 def _adapt_model(
@@ -299,6 +305,7 @@ def _adapt_model(
     recipe: tuple[PathLike, Sequence[str]],
     minutes: float | None,
     device: str,
+    force: bool,
     progress: Progress,
 ) -> Path:
     from maptile_loc.learn.adapt import AdaptSettings, adapt
@@ -306,8 +313,9 @@ def _adapt_model(
 
     settings = load_settings(AdaptSettings, *recipe)
     folder = newest_model(city, "mapnet") if model is None else Path(model)
-    queries = replace(queries, seed=settings.seed)
-    return adapt(city, folder, drive, queries, settings, load_recipe(), minutes, device, progress)
+    asked = replace(queries, seed=settings.seed)
+    how = settings, load_recipe(), minutes, device, progress, force
+    return adapt(city, folder, drive, asked, *how)
 
 
 def _adapt_walls(
@@ -317,6 +325,7 @@ def _adapt_walls(
     queries: Queries,
     recipe: tuple[PathLike, Sequence[str]],
     device: str,
+    force: bool,
     progress: Progress,
 ) -> Path:
     from maptile_loc.learn.sensor_profile import adapt_walls, check_out
@@ -324,9 +333,9 @@ def _adapt_walls(
 
     settings, localize = load_settings(TeachSettings, *recipe), load_recipe()
     queries, on = replace(queries, seed=settings.fit.seed), pick_device(device)
-    check_out(out, city)
+    check_out(out, city, drive, force)
     drive = with_needed_odometry(drive, queries, "auto", localize.odometry, None, progress)
-    return adapt_walls(city, drive, queries, out, settings, localize, on, progress)
+    return adapt_walls(city, drive, queries, out, settings, localize, on, progress, force)
 
 
 def simulate(
@@ -340,21 +349,23 @@ def simulate(
     seed: int | None = None,
     config: PathLike = "simulate",
     overrides: Sequence[str] = (),
+    force: bool = False,
     progress: Progress = silent,
 ) -> Drive:
     """Drive a vehicle with a LiDAR through a world that differs from the map, and record it.
 
     Args:
         city: A city, or its path.
-        path: Folder to write, in the file format of Oxford RobotCar.
+        path: Folder to write, in the file format of Oxford RobotCar; an older drive of the city is
+            replaced.
         sensor: "robotcar" (two LMS-151), "hdl64" or "hdl32".
-        trajectory: "route" along the city's roads, or the path of a drive whose truth is followed,
-            of an ``ins.csv`` or of a ``gps.csv``.
+        trajectory: "route" along roads, or the path of a drive with truth, ins.csv or gps.csv.
         length_m: Length of a route, metres.
         outside: Continue where the trajectory leaves the map.
         seed: Seed of all randomness; None: the recipe's.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
+        force: Replace whatever stands at ``path``.
         progress: Is called as the work proceeds.
 
     Returns:
@@ -365,9 +376,9 @@ def simulate(
     """
     seeded = () if seed is None else (f"seed={seed}",)
     settings = load_settings(record.SimulateSettings, config, [*overrides, *seeded])
-    city = _city(city)
+    city = as_city(city)
     track = open_trajectory(trajectory, city, length_m, settings.seed, outside)
-    record.simulate(city, track, Path(path), sensor, settings, progress)
+    record.simulate(city, track, Path(path), sensor, settings, progress, force)
     return open_drive(path)
 
 
@@ -385,16 +396,3 @@ def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
         MaptileError: There is no truth.
     """
     return found.evaluate(truth)
-
-
-def _city(city: City | PathLike) -> City:
-    return city if isinstance(city, City) else open_city(city)
-
-
-def _drive(drive: Drive | PathLike) -> Drive:
-    return drive if isinstance(drive, Drive) else open_drive(drive)
-
-
-def _heading(heading: HeadingKnowledge | str | None, drive: Drive) -> HeadingKnowledge:
-    heading = heading or ("unknown" if drive.heading is None else "known")
-    return HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading

@@ -17,6 +17,7 @@ import yaml
 
 from data_prep.errors import MaptileError
 from data_prep.files import write_text
+from data_prep.regular import read_regular_text
 from data_prep.settings import Settings
 
 T = TypeVar("T", bound=Settings)
@@ -92,7 +93,7 @@ def find_recipe(config: str | Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """Return the keys and values of a YAML file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(read_regular_text(path)) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(f"{path}: not readable as YAML: {reason}") from None

@@ -12,6 +12,7 @@ import pydantic
 from data_prep.errors import MaptileError
 from data_prep.settings import Positive, Settings
 from maptile_loc.config import load_settings
+from maptile_loc.fuse.gnss import GnssSettings
 from maptile_loc.fuse.motion import FuseSettings
 from maptile_loc.fuse.window import WindowSettings
 from maptile_loc.odometry.odometry_settings import OdometrySettings
@@ -37,6 +38,7 @@ class LocalizeSettings(Settings):
     search: SearchSettings = SearchSettings()
     align: AlignSettings = AlignSettings()
     fuse: FuseSettings = FuseSettings()
+    gnss: GnssSettings = GnssSettings()
     track: TrackSettings = TrackSettings()
     pgo: WindowSettings = WindowSettings()
     known_heading_std_deg: Positive = 1.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from data_prep.drive import TruthTrack
     from data_prep.settings import Settings
     from maptile_loc.report.metrics import Metrics
+    from maptile_loc.small_tiles import SmallTiles
 
 STAGES = ("coarse", "aligned", "fused", "smoothed")
 """Best coarse candidate, the same aligned, the causal filter, the smoother over the whole drive."""
@@ -109,6 +111,7 @@ class Queries:
         online: Use no scan after a query; the trajectory is then the causal filter's.
         heading: What is known of the heading.
         seed: Seed of the random turns that hide an unknown heading.
+        gnss: Whether the drive's GNSS is used.
 
     Raises:
         MaptileError: A length is negative, or above 100 km.
@@ -119,6 +122,7 @@ class Queries:
     online: bool = False
     heading: HeadingKnowledge = field(default_factory=HeadingKnowledge)
     seed: int = 0
+    gnss: bool = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.submap_m <= 1e5 and 0 <= self.every_m <= 1e5):
@@ -228,6 +232,7 @@ class Fix:
             0.1 %; inf where the score is too low for one.
         reason: Why it is not localized, one of ``REASONS``; "" if it is.
         is_query: Whether the scan made a query; the pose of other scans is predicted by odometry.
+        gnss: What becomes of GNSS: "used"; "left_out" while it contradicts the walls; "" without.
     """
 
     t_ns: int
@@ -240,6 +245,7 @@ class Fix:
     protection_m: float
     reason: str
     is_query: bool
+    gnss: str = ""
 
     @property
     def heading_deg(self) -> float:
@@ -266,13 +272,15 @@ class Localization:
         raster: The map that the drive was localized on.
         record: What ran, as plain values for ``run.json``: ``city`` and ``drive`` (paths),
             ``city_content_hash``, ``format``, ``sensors``, ``method``, ...
-        tracked: (Q,) bool: the query was searched near its predicted pose only; None: none was.
+        tracked: (Q,) bool: the query was searched near its predicted pose, or GNSS, only; None:
+            none was.
         blind: Number of queries whose submap has no points.
         candidates: (Q, K, 4) float64, the aligned candidates of each query by itself, as from
             ``candidate_table``; None if unknown.
         settings: Settings of the run, written as ``settings.yaml``; None if unknown.
         notes: Lines that the user should read, about the drive and the run.
         dense: A pose per scan of the final stage; None in results of earlier versions.
+        small_tiles: Small pictures of the query tiles, for the replay; None if unknown.
     """
 
     frame: NDArray[np.int64]
@@ -290,6 +298,7 @@ class Localization:
     settings: Settings | None = None
     notes: tuple[str, ...] = ()
     dense: ScanPoses | None = None
+    small_tiles: SmallTiles | None = None
 
     @property
     def trajectory(self) -> Estimates:
@@ -323,7 +332,7 @@ class Localization:
         localized = int((final.localized & final.has_pose).sum())
         facts = [
             f"{self.drive_name} on {self.city_name}, stage {self.final}",
-            f"{localized} of {len(self.t_ns)} queries localized",
+            f"{localized} of {counted(len(self.t_ns), 'query')} localized",
             f"searched {self.search_area_km2:.3g} km2",
         ]
         if self.seconds_per_query is not None:
@@ -371,20 +380,24 @@ class Localization:
 
         return evaluate(self, truth)
 
-    def save(self, folder: Path | str, truth: TruthTrack | None = None) -> Metrics | None:
+    def save(
+        self, folder: Path | str, truth: TruthTrack | None = None, force: bool = False
+    ) -> Metrics | None:
         """Write all files of the result to ``folder``, in one swap: all of them or none.
 
         Args:
             folder: Made if missing. An older result in it, and what was derived from it, is
                 replaced; other files in it stay.
             truth: If given, ``metrics.json`` and ``errors.csv`` are written too.
+            force: Replace whatever stands there, such as the result of another drive.
 
         Returns:
             The metrics, or None without ``truth``.
 
         Raises:
-            MaptileError: The folder cannot be written; an older result is left as it was.
+            MaptileError: Something else stands there; the folder cannot be written; an older
+                result is left as it was.
         """
         from maptile_loc.report.files import write_result
 
-        return write_result(self, Path(folder), truth)
+        return write_result(self, Path(folder), truth, force)

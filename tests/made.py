@@ -9,8 +9,9 @@ from data_prep.city.raster import MapRaster
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy
 from maptile_loc.live.replay import replay
+from maptile_loc.map_search import MapSearch
 from maptile_loc.perceive.tiles import query_tiles
-from maptile_loc.pipeline import MapSearch, localize
+from maptile_loc.pipeline import localize
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher

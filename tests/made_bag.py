@@ -16,6 +16,9 @@ STORE1, STORE2 = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_HU
 STORE1.register(
     get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage")
 )
+for store in (STORE1, STORE2):
+    sentence = "std_msgs/Header header\nstring sentence"
+    store.register(get_types_from_msg(sentence, "nmea_msgs/msg/Sentence"))
 CLOUD, ODOMETRY = "sensor_msgs/msg/PointCloud2", "nav_msgs/msg/Odometry"
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
 KINDS = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
@@ -114,6 +117,28 @@ class BagMaker:
         )
         stamped = self.types[f"{geometry}TransformStamped"](self.header(t_ns, parent), child, moved)
         self.write(topic, TRANSFORMS, t_ns, self.types[TRANSFORMS]([stamped]))
+
+    def position(self, topic: str, t_ns: int, fix: tuple[float, float], std_m: float) -> None:
+        """A NavSatFix at latitude, longitude; without a fix where the latitude is NaN."""
+        kind = "sensor_msgs/msg/NavSatFix"
+        status = self.types["sensor_msgs/msg/NavSatStatus"](
+            status=-1 if np.isnan(fix[0]) else 0, service=1
+        )
+        message = self.types[kind](
+            header=self.header(t_ns, "gps"),
+            status=status,
+            latitude=fix[0],
+            longitude=fix[1],
+            altitude=50.0,
+            position_covariance=np.diag([std_m**2, std_m**2, 4 * std_m**2]).ravel(),
+            position_covariance_type=2 if std_m > 0 else 0,
+        )
+        self.write(topic, kind, t_ns, message)
+
+    def sentence(self, topic: str, t_ns: int, text: str) -> None:
+        """A sentence of NMEA 0183."""
+        kind = "nmea_msgs/msg/Sentence"
+        self.write(topic, kind, t_ns, self.types[kind](self.header(t_ns, "gps"), text))
 
     def parts(self, pose: np.ndarray) -> tuple[Any, Any]:
         x, y, z, w = (float(v) for v in Rotation.from_matrix(pose[:3, :3]).as_quat())

@@ -62,6 +62,92 @@ def test_points_without_return_do_not_matter() -> None:
     assert layout_of(rows.astype("<f4").tobytes()) == Layout("<f4", 5)
 
 
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+@pytest.mark.parametrize(
+    "column", [np.nan, 0.0, 1.0, 1.7e9, "whole"], ids=["nan", "zero", "one", "date", "whole"]
+)
+@pytest.mark.parametrize("columns", [3, 4, 5])
+def test_a_column_that_says_nothing_is_a_column(kind: str, column: object, columns: int) -> None:
+    rows = scan(5, columns)
+    last = np.arange(len(rows)) % 256 if column == "whole" else np.full(len(rows), column)
+    table = np.column_stack([rows, last]).astype(kind)
+    assert layout_of(table.tobytes()) == Layout(kind, columns + 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), columns=st.sampled_from([3, 4, 5, 6]), count=st.integers(60, 400)
+)
+def test_a_part_of_a_scan_has_its_layout(seed: int, columns: int, count: int) -> None:
+    rows = np.random.default_rng(seed).permutation(scan(seed, columns))[:count]
+    assert layout_of(rows.astype("<f4").tobytes()) == Layout("<f4", columns)
+
+
+def test_neighbours_decide_for_a_few_points(tmp_path: Path) -> None:
+    clouds = tmp_path / "drive" / "clouds"
+    clouds.mkdir(parents=True)
+    start = 1317384506407123456
+    for i in range(5):
+        rows = scan(i, 5)[:: 1 if i else 2000]  # the first of 7 points
+        (clouds / f"{start + i * 10**8}.bin").write_bytes(rows.astype("<f4").tobytes())
+    first = scan(0, 5)[::2000, :3].astype("<f4")
+    np.testing.assert_array_equal(open_drive(clouds.parent).scans.read(0, 1).points, first)
+    alone = open_drive(clouds / f"{start}.bin")
+    np.testing.assert_array_equal(alone.scans.read(0, 1).points, first)
+
+
+def test_a_cloud_of_another_layout_is_refused(tmp_path: Path) -> None:
+    clouds = tmp_path / "drive" / "clouds"
+    clouds.mkdir(parents=True)
+    for i in range(5):
+        rows = scan(i, 3 if i == 2 else 5)[:1001]
+        (clouds / f"{1317384506407123456 + i * 10**8}.bin").write_bytes(
+            rows.astype("<f4").tobytes()
+        )
+    drive = open_drive(clouds.parent)
+    assert len(drive.scans.read(0, 2).points) == 2002
+    with pytest.raises(MaptileError, match=r"56\.bin: .* whole number of points in rows of 5"):
+        drive.scans.read(2, 3)
+
+
+def test_columns_may_be_stated(tmp_path: Path) -> None:
+    clouds = tmp_path / "drive" / "clouds"
+    clouds.mkdir(parents=True)
+    rows = scan(2, 6)[:, [5, 3, 0, 1, 2, 4]].astype("<f4")  # time, intensity, x, y, z, ring
+    (clouds / "1317384506407123456.bin").write_bytes(rows.tobytes())
+    drive = open_drive(clouds.parent, columns=["time", "_", "x", "y", "z", "ring"])
+    block = drive.scans.read(0, 1)
+    np.testing.assert_array_equal(block.points, rows[:, 2:5])
+    np.testing.assert_array_equal(block.seconds, rows[:, 0])
+    assert drive.origin is not None
+    assert drive.origin.columns == ("time", "_", "x", "y", "z", "ring")
+    one = open_drive(clouds / "1317384506407123456.bin", columns=["_", "_", "x", "y", "z", "_"])
+    np.testing.assert_array_equal(one.scans.read(0, 1).points, rows[:, 2:5])
+    tiny = tmp_path / "tiny.bin"
+    tiny.write_bytes(rows[:4, 2:5].astype("<f8").tobytes())
+    with pytest.raises(MaptileError, match="cannot be made out; state its columns with --columns"):
+        open_drive(tiny)
+    stated = open_drive(tiny, columns=["x", "y", "z"]).scans.read(0, 1)
+    np.testing.assert_array_equal(stated.points, rows[:4, 2:5])
+    for wrong in (["x", "y"], ["x", "y", "z", "x"], ["x", "y", "z", ""]):
+        with pytest.raises(MaptileError, match=r"--columns .* expected x, y, z"):
+            open_drive(tiny, columns=wrong)
+    with pytest.raises(MaptileError, match="no whole number of points of 7 columns"):
+        open_drive(tiny, columns=["x", "y", "z", "a", "b", "c", "d"])
+
+
+def test_columns_are_not_stated_for_formats_that_define_them(tmp_path: Path) -> None:
+    (tmp_path / "cloud.ply").write_bytes(
+        b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\n"
+        b"property float z\nend_header\n1 2 3\n"
+    )
+    drive = open_drive(tmp_path / "cloud.ply", columns=["x", "y", "z"])
+    assert drive.scans.read(0, 1).points.tolist() == [[1, 2, 3]]
+    (tmp_path / "run" / "lms_front").mkdir(parents=True)
+    with pytest.raises(MaptileError, match=r"--columns is for \.bin point clouds"):
+        open_drive(tmp_path / "run", columns=["x", "y", "z"])
+
+
 def test_a_few_points_have_the_most_common_layout() -> None:
     assert layout_of(np.zeros(12, "<f4").tobytes()) == KITTI
     assert layout_of(b"") == KITTI

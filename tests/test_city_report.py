@@ -15,7 +15,8 @@ from made import UTM
 from matplotlib import image
 from small_city import small_city
 
-from data_prep.city.folder import City, content_hash, open_city
+from data_prep.city.content_hash import content_hash
+from data_prep.city.folder import City, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.errors import MaptileError
 from maptile_loc import cli

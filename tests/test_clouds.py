@@ -65,6 +65,16 @@ def as_padded_pcd(file: Path, points: np.ndarray) -> None:
     file.write_bytes(head.encode() + b"".join(rows))
 
 
+def as_lower_case_pcd(file: Path, points: np.ndarray) -> None:
+    """Keywords and types in lower case, fields in upper case, other fields between them."""
+    head = (
+        "version 0.7\nfields Intensity X RING Y Z\nsize 4 8 2 4 4\ntype f f u f f\n"
+        f"count 1 1 1 1 1\nwidth {len(points)}\nheight 1\nPOINTS {len(points)}\ndata BINARY\n"
+    )
+    rows = [struct.pack("<fdHff", 5.0, x, 3, y, z) for x, y, z in points]
+    file.write_bytes(head.encode() + b"".join(rows))
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "ply": (".ply", by_open3d),
     "ply-ascii": (".ply", lambda f, p: by_open3d(f, p, write_ascii=True)),
@@ -73,6 +83,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "pcd-ascii": (".pcd", lambda f, p: by_open3d(f, p, write_ascii=True)),
     "pcd-compressed": (".pcd", lambda f, p: by_open3d(f, p, compressed=True)),
     "pcd-padded": (".pcd", as_padded_pcd),
+    "pcd-lower-case": (".pcd", as_lower_case_pcd),
     "las": (".las", by_laspy),
     "laz": (".laz", by_laspy),
     "bin": (".bin", as_kitti),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -378,13 +379,38 @@ def test_damage_gives_a_drive_or_one_clear_line(
 
 
 def test_files_of_two_models_are_an_error(tmp_path: Path) -> None:
-    world = street()
-    write_binary(tmp_path, world)
-    write_binary(tmp_path / "other", replace(world, points=world.points[:-20]))
-    points = tmp_path / "points3D.bin"
-    points.write_bytes((tmp_path / "other" / "points3D.bin").read_bytes())
-    with pytest.raises(MaptileError, match=r"points it names are not in points3D\.bin"):
+    write_text(tmp_path, street())
+    text = (tmp_path / "points3D.txt").read_text()
+    moved = re.sub(r"(?m)^(\d+) ", lambda match: f"{int(match[1]) + 1} ", text)
+    (tmp_path / "points3D.txt").write_text(moved)
+    with pytest.raises(MaptileError, match=r"points it names are not in points3D\.txt"):
         open_drive(tmp_path)
+
+
+@pytest.mark.parametrize("writer", [write_binary, write_text])
+def test_points_that_are_missing_are_left_out(
+    tmp_path: Path, writer: Callable[[Path, World], None]
+) -> None:
+    """The other points of each image are as in the model that has all."""
+    world = street()
+    writer(tmp_path / "whole", world)
+    writer(tmp_path / "part", replace(world, points=world.points[:-20]))
+    for name in ("images", "points3D"):
+        source = tmp_path / ("whole" if name == "images" else "part")
+        for file in source.glob(f"{name}.*"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    rows = [seen[seen < len(world.points) - 20] for seen in world.seen]
+    lacking = sum(map(len, world.seen)) - sum(map(len, rows))
+    assert lacking > 0
+    drive = open_drive(tmp_path)
+    total = sum(map(len, world.seen))
+    assert drive.notes[0].startswith(f"{lacking} of {total} observations name points that are")
+    expected = open_drive(tmp_path / "whole").scans.read(0, COUNT)
+    for scan, (kept, seen) in enumerate(zip(rows, world.seen, strict=True)):
+        here = drive.scans.read(scan, scan + 1).points
+        np.testing.assert_array_equal(
+            here, expected.points[expected.scan == scan][np.isin(seen, kept)]
+        )
 
 
 def test_a_repeated_point_is_damage(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import pytest
 from conftest import ROOT
 
 ORDER = """\
-data_prep data_prep.geometry data_prep.errors data_prep.settings data_prep.files
-data_prep.progress data_prep.registry
+data_prep data_prep.geometry data_prep.errors data_prep.settings data_prep.regular
+data_prep.files
+data_prep.progress data_prep.registry data_prep.locks data_prep.standing
+data_prep.counted
 data_prep.osm
 data_prep.city
 data_prep.drive
@@ -27,7 +29,9 @@ data_prep.sources.formats
 data_prep.sources
 data_prep.simulate.scene
 data_prep.simulate
-maptile_loc maptile_loc.types maptile_loc.config maptile_loc.device maptile_loc.weights
+maptile_loc maptile_loc.types maptile_loc.small_tiles
+maptile_loc.config maptile_loc.device maptile_loc.weights
+maptile_loc.arguments
 maptile_loc.odometry
 maptile_loc.perceive
 maptile_loc.score
@@ -36,6 +40,7 @@ maptile_loc.models
 maptile_loc.search
 maptile_loc.fuse
 maptile_loc.recipe
+maptile_loc.map_search
 maptile_loc.pipeline
 maptile_loc.live
 maptile_loc.learn

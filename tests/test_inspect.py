@@ -192,7 +192,7 @@ def test_time_stamps_and_labels_of_points_are_described(tmp_path, monkeypatch):
     lines = facts(describe_drive(drive))
     assert "-50 to +25 ms" in lines["timing"]
     assert lines["labels"] == "semantickitti: 50 (50%), 40 (25%), 70 (12%), 252 (12%)"
-    monkeypatch.setattr("data_prep.sources.open_drive", lambda path: drive)
+    monkeypatch.setattr("data_prep.sources.open_drive", lambda *_, **__: drive)
     used = facts(inspect(tmp_path / "d"))["used as"]
     assert used == "building 50%, road 25%, ground 0%, moving 12%, other 12%"
 
@@ -414,7 +414,7 @@ def test_the_tile_and_the_labels_are_those_of_the_recipe(tmp_path, monkeypatch):
     assert (pixels(Path("usual.png")) != pixels(Path("small.png"))).any()
     assert steps[-1] == ("query tile", 2, 2)
     drive = labelled(None, np.array([6] * 4 + [2] * 4, np.int32), "las")
-    monkeypatch.setattr("data_prep.sources.open_drive", lambda path: drive)
+    monkeypatch.setattr("data_prep.sources.open_drive", lambda *_, **__: drive)
     lines = facts(inspect(tmp_path / "x", settings=small))
     assert lines["used as"] == "building 50%, road 0%, ground 0%, moving 0%, other 50%"
 

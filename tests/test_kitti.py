@@ -27,7 +27,7 @@ from made_kitti import (
     write_stamps,
     zipped,
 )
-from reader_checks import check_same_but_truth, often, read_damaged
+from reader_checks import arrays, check_same, check_same_but_truth, often, read_damaged
 from scipy.spatial import cKDTree
 
 from data_prep.drive import Drive, ScanBlock, ScanSource, Times, TruthTrack
@@ -105,6 +105,23 @@ def test_file_numbers_are_kept_where_scans_are_missing(drive: Path) -> None:
     in_velodyne = opened.scans.read(0, 3).points @ TURN.T + SHIFT
     assert np.allclose(in_velodyne[:, 0], [10, 12, 14], atol=1e-5)
     assert any("4 of 7 scans are missing" in note for note in opened.notes)
+
+
+def test_names_of_six_and_of_ten_digits_may_be_mixed(drive: Path) -> None:
+    write_oxts(drive, circle(3, 20.0, 0.4), tenths(3))
+    write_labels(drive / "velodyne_points/labels/0000000001.label", [50])
+    known = open_drive(drive)
+    expected = arrays(known)
+    data = drive / "velodyne_points" / "data"
+    (data / "0000000001.bin").rename(data / "000001.bin")
+    (data / "0000000002.bin").rename(data / "2.bin")
+    labels = drive / "velodyne_points" / "labels"
+    (labels / "0000000001.label").rename(labels / "000001.label")
+    rows = drive / "oxts" / "data"
+    (rows / "0000000001.txt").rename(rows / "000001.txt")
+    drive_of_both = open_drive(drive)
+    assert drive_of_both.notes == known.notes
+    check_same(expected, arrays(drive_of_both))
 
 
 def test_scans_without_a_time_are_left_out(drive: Path) -> None:

@@ -224,6 +224,20 @@ def test_frames_without_a_time_or_a_file(drive: Path) -> None:
     assert len(opened.odometry.t_ns) == 19
 
 
+def test_without_a_list_of_times_the_numbers_are_tenths_of_seconds(drive: Path) -> None:
+    known = open_drive(drive)
+    (drive / "velodyne_points/timestamps.txt").unlink()
+    found = open_drive(drive)
+    assert "no timestamps.txt: times are the numbers of the scans, 10 a second" in found.notes
+    tenth = 100_000_000
+    numbers = [int(file.stem) for file in sorted((drive / "velodyne_points/data").iterdir())]
+    assert found.scans.t_ns.tolist() == [number * tenth for number in numbers]
+    expected, block = known.scans.read(0, 9), found.scans.read(0, 9)
+    assert np.array_equal(block.points, expected.points)
+    assert found.truth is not None
+    assert set(found.truth.t_ns % tenth) == {0}
+
+
 def test_labels_are_the_low_half_of_their_numbers(drive: Path) -> None:
     rows = [[10.0, 2, 1], [0, 0, 0], [11, 2, 1], [float("nan"), 2, 1], [12, 2, 1]]
     write_points(drive / "velodyne_points/data/0000000001.bin", rows)

@@ -21,6 +21,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.errors import MaptileError
 from data_prep.geometry import se3, se3_from_xyzrpy
 from data_prep.sources import detect_format, open_drive
+from data_prep.sources.formats.kitti_files import read_named, rigid
+from data_prep.sources.kitti_odometry import USUAL_MOUNTING
 from maptile_loc.perceive.labels import BUILDING, POLE, ROAD
 from maptile_loc.perceive.plan import plan_queries
 from maptile_loc.perceive.submap import SubmapSettings, build_submap
@@ -250,6 +252,27 @@ def test_damaged_text_names_its_file(sequence: Path, name: str, text: str) -> No
     with pytest.raises(MaptileError, match=f"{Path(name).name}: ") as caught:
         open_drive(sequence)
     assert "\n" not in str(caught.value)
+
+
+def test_a_calibration_without_tr_is_replaced_by_the_usual_one(sequence: Path) -> None:
+    known = open_drive(sequence).odometry
+    (sequence / "calib.txt").write_text("P0: " + "1 " * 12 + "\n", "ascii")
+    drive = open_drive(sequence)
+    assert "calib.txt has no line Tr: the usual mounting of the camera is taken" in drive.notes
+    assert drive.odometry is not None
+    steps = [np.diff(track.poses[:, :3, 3], axis=0) for track in (known, drive.odometry)]
+    lengths = [np.linalg.norm(step, axis=1) for step in steps]
+    np.testing.assert_allclose(*lengths, atol=0.02)
+    assert abs(drive.odometry.poses[:, 2, 3]).max() < 0.02  # level
+
+
+@pytest.mark.realdata
+def test_the_usual_mounting_is_that_of_a_real_calibration(data_dir: Path) -> None:
+    file = data_dir / "kitti_odometry/sequences/00/calib.txt"
+    real = rigid(read_named(file, "Tr", "")[None], file)[0]
+    turn = Rotation.from_matrix(real[:3, :3].T @ USUAL_MOUNTING[:3, :3]).magnitude()
+    assert np.degrees(turn) < 1.5
+    assert np.linalg.norm(real[:3, 3] - USUAL_MOUNTING[:3, 3]) < 0.1
 
 
 def test_poses_without_calibration(sequence: Path) -> None:

@@ -24,8 +24,8 @@ from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed, replay
 from maptile_loc.live.shared import shared_search
 from maptile_loc.live.watch import OdometryTail, arriving
+from maptile_loc.map_search import MapSearch
 from maptile_loc.odometry.pose_buffer import Motion
-from maptile_loc.pipeline import MapSearch
 from maptile_loc.recipe import load_recipe
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch

@@ -8,8 +8,8 @@ from made import blocks_raster, localized, seen_walls, straight_drive
 
 from data_prep.drive import TruthTrack
 from data_prep.errors import MaptileError
+from maptile_loc.map_search import heading_turns
 from maptile_loc.perceive.query_tile import QuerySettings
-from maptile_loc.pipeline import heading_turns
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import STAGES, HeadingKnowledge, Queries
 

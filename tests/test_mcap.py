@@ -1,222 +1,164 @@
-"""The MCAP file of a result, read by rosbags from the definitions that the file itself holds."""
+"""MCAP files without a summary, in any arrangement of their records, cut short or damaged."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import struct
+from pathlib import Path
 
+import lz4.frame
 import numpy as np
-import pyproj
 import pytest
-from made import blocks_raster
-from made_result import localization, path, with_scans
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
+from hypothesis import given
+from hypothesis import strategies as st
+from made_bag import BagMaker
+from reader_checks import arrays, check_same, damaged, fuzz, read
+from test_rosbag import SCANS, STEP_NS, T0, cloud_of, make
 
-from maptile_loc.report.files import write_result
-from maptile_loc.report.formats.mcap import LATEST_NS, TOPICS, message_times
-from maptile_loc.report.trajectory import local_origin
-from maptile_loc.types import Localization
+from data_prep.errors import MaptileError
+from data_prep.sources import open_drive
+from data_prep.sources.ros.mcap import CHANNEL, CHUNK, INDEX, MAGIC, MESSAGE, SCHEMA
 
-PLANE = np.ix_([0, 1, 5], [0, 1, 5])
-
-
-@pytest.fixture(scope="module")
-def raster():
-    return blocks_raster()
+HEADER, FOOTER, DATA_END = 1, 2, 15
+Record = tuple[int, bytes]
 
 
-@pytest.fixture(scope="module")
-def found(raster) -> Localization:
-    """Twelve queries, of which 3 and 4 have no pose and 8 is not localized; the last has a tile."""
-    poses = path(raster, 12)
-    poses[3:5] = np.nan
-    result = localization(raster, poses, np.arange(12) != 8, tiles=12)
-    rng = np.random.default_rng(0)
-    candidates = np.concatenate([rng.normal(size=(12, 6, 3)) * 100, np.zeros((12, 6, 1))], axis=2)
-    candidates[:, :, :2] += raster.centre
-    candidates[2, 4:] = np.nan
-    spread = np.diag([9.0, 1.0, 0.01])
-    tilted = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
-    result.trajectory.covariance[:] = tilted @ spread @ tilted.T
-    return with_scans(replace(result, candidates=candidates))
+def records(data: bytes) -> list[Record]:
+    """Kinds and contents of the records."""
+    found, at = [], 0
+    while at < len(data):
+        kind, size = struct.unpack_from("<BQ", data, at)
+        found.append((kind, data[at + 9 : at + 9 + size]))
+        at += 9 + size
+    return found
 
 
-def read(path) -> dict[str, list]:
-    """Times and messages of a bag by topic."""
-    with AnyReader([path]) as reader:
-        content: dict[str, list] = {topic: [] for topic in TOPICS}
-        for connection, t_ns, data in reader.messages():
-            assert connection.msgtype == TOPICS[connection.topic]
-            message = reader.deserialize(data, connection.msgtype)
-            content[connection.topic].append((t_ns, message))
-    return content
+def joined(parts: list[Record]) -> bytes:
+    return b"".join(struct.pack("<BQ", kind, len(body)) + body for kind, body in parts)
 
 
 @pytest.fixture(scope="module")
-def content(found, tmp_path_factory) -> dict[str, list]:
-    folder = tmp_path_factory.mktemp("result") / "o"
-    write_result(found, folder)
-    assert [item.name for item in folder.glob("*.mcap")] == ["trajectory.mcap"]
-    assert not any(item.is_dir() for item in folder.iterdir())
-    return read(folder / "trajectory.mcap")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a bag, written by rosbags."""
+    folder = make(tmp_path_factory.mktemp("bag"), "mcap")
+    return folder / "mcap.mcap"
 
 
-def planar(pose) -> list[float]:
-    """x, y and heading of a ROS pose that lies in the plane."""
-    turn = pose.orientation
-    assert (pose.position.z, turn.x, turn.y) == (0, 0, 0)
-    assert turn.z**2 + turn.w**2 == pytest.approx(1)
-    return [pose.position.x, pose.position.y, 2 * np.arctan2(turn.z, turn.w)]
+def contents(whole: Path) -> list[Record]:
+    """The schemas, channels and messages of a file, without chunks."""
+    found = []
+    for kind, body in records(whole.read_bytes()[8:-8]):
+        if kind == CHUNK:
+            (length,) = struct.unpack_from("<I", body, 28)
+            packed = body[32 + length + 8 :]
+            assert length == 0
+            found += records(packed)
+        elif kind in (SCHEMA, CHANNEL, MESSAGE):
+            found.append((kind, body))
+        elif kind == DATA_END:
+            break
+    assert sum(kind == MESSAGE for kind, _ in found) == 2 * SCANS + 2
+    return found
 
 
-def stamp_ns(header) -> int:
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+def chunk(parts: list[Record], compression: str = "") -> Record:
+    times = [struct.unpack_from("<HIQ", body)[2] for kind, body in parts if kind == MESSAGE]
+    raw = joined(parts)
+    packed = lz4.frame.compress(raw) if compression else raw
+    head = struct.pack("<QQQI", min(times), max(times), len(raw), 0)
+    name = compression.encode()
+    return CHUNK, head + struct.pack("<I", len(name)) + name + struct.pack(
+        "<Q", len(packed)
+    ) + packed
 
 
-def local(found: Localization, poses: np.ndarray) -> np.ndarray:
-    return poses - [*local_origin(found.raster), 0.0]
+def write(path: Path, parts: list[Record], profile: bytes = b"ros2") -> Path:
+    head = struct.pack("<I", len(profile)) + profile + struct.pack("<I", 0)
+    end = [(DATA_END, bytes(4)), (FOOTER, bytes(20))]
+    path.write_bytes(MAGIC + joined([(HEADER, head), *parts, *end]) + MAGIC)
+    return path
 
 
-def test_poses_and_transforms_are_those_of_the_localized_scans(found, content) -> None:
-    dense = found.dense
-    sure = np.flatnonzero(dense.localized)
-    assert 0 < len(sure) < len(dense.t_ns)
-    for topic in ("/pose", "/tf"):
-        assert [t_ns for t_ns, _ in content[topic]] == dense.t_ns[sure].tolist()
-    messages = [message for _, message in content["/pose"]]
-    assert {message.header.frame_id for message in messages} == {"map"}
-    assert [stamp_ns(message.header) for message in messages] == dense.t_ns[sure].tolist()
-    poses = np.array([planar(message.pose.pose) for message in messages])
-    np.testing.assert_allclose(poses, local(found, dense.poses[sure]), atol=1e-9)
-    spread = np.array([message.pose.covariance.reshape(6, 6) for message in messages])
-    np.testing.assert_array_equal([one[PLANE] for one in spread], dense.covariance[sure])
-    assert spread[:, 2:5].any() == spread[:, :, 2:5].any() == False  # noqa: E712
-    for (_, transform), pose in zip(content["/tf"], poses, strict=True):
-        (one,) = transform.transforms
-        assert (one.header.frame_id, one.child_frame_id) == ("map", "base_link")
-        turn = one.transform.rotation
-        moved = [one.transform.translation.x, one.transform.translation.y]
-        np.testing.assert_allclose(moved, pose[:2])
-        assert 2 * np.arctan2(turn.z, turn.w) == pytest.approx(pose[2])
+def arrangements(whole: Path) -> dict[str, list[Record]]:
+    parts = contents(whole)
+    messages = [one for one in parts if one[0] == MESSAGE]
+    defined = [one for one in parts if one[0] != MESSAGE]
+    index = [(INDEX, struct.pack("<HI", 1, 0))]
+    backwards = [chunk([one]) for one in reversed(messages)]
+    return {
+        "no chunks": [*defined, *messages],
+        "one chunk": [chunk([*defined, *messages])],
+        "packed": [chunk([*defined, *messages], "lz4")],
+        "definitions outside": [*defined, chunk(messages[:5]), chunk(messages[5:])],
+        "definitions in the first": [chunk([*defined, *messages[:5]]), chunk(messages[5:])],
+        "empty indexes": [*defined, chunk(messages[:5]), *index, chunk(messages[5:]), *index],
+        "backwards": [*defined, *backwards],
+        "interleaved": [*defined, chunk(messages[::2]), chunk(messages[1::2])],
+    }
 
 
-def test_fixes_are_of_every_scan_with_status_and_covariance(found, content) -> None:
-    dense, fixes = found.dense, [message for _, message in content["/fix"]]
-    assert [t_ns for t_ns, _ in content["/fix"]] == dense.t_ns.tolist()
-    assert {fix.header.frame_id for fix in fixes} == {"base_link"}
-    assert [fix.status.status for fix in fixes] == np.where(dense.localized, 0, -1).tolist()
-    degrees = np.array([[fix.latitude, fix.longitude] for fix in fixes])
-    position = found.raster.projection.forward(*degrees.T)
-    np.testing.assert_allclose(position, dense.poses[:, :2], atol=1e-3)
-    assert all(np.isnan(fix.altitude) for fix in fixes)
-    assert {fix.position_covariance_type for fix in fixes} == {3}
-    # The long axis by a geodesic between two positions in the map, not by the convergence.
-    fix, (east, north, _) = fixes[55], dense.poses[55]
-    value, vector = np.linalg.eigh(dense.covariance[55, :2, :2])
-    ahead = np.array([[east, north], [east, north] + vector[:, 1]])
-    latitude, longitude = found.raster.projection.inverse(ahead)
-    geod = pyproj.Geod(ellps="WGS84")
-    azimuth = np.radians(geod.inv(longitude[0], latitude[0], longitude[1], latitude[1])[0])
-    axis = np.array([np.sin(azimuth), np.cos(azimuth)])
-    enu = fix.position_covariance.reshape(3, 3)
-    np.testing.assert_allclose(enu[:2, :2] @ axis, value[1] * axis, rtol=1e-4)
-    assert not enu[2].any()
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no chunks", "one chunk", "packed", "definitions outside", "definitions in the first"),
+        *("empty indexes", "backwards", "interleaved"),
+    ],
+)
+def test_any_arrangement_of_the_records_is_the_same_drive(
+    whole: Path, tmp_path: Path, name: str
+) -> None:
+    expected = open_drive(whole.parent)  # by rosbags, with its summary
+    for profile in (b"ros2", b""):
+        drive = open_drive(write(tmp_path / "drive.mcap", arrangements(whole)[name], profile))
+        assert drive.notes == expected.notes
+        check_same(arrays(expected), arrays(drive))
 
 
-def test_a_path_is_a_stretch_of_localized_scans(found, content) -> None:
-    dense = found.dense
-    sure, at = np.flatnonzero(dense.localized), []
-    for t_ns, message in content["/path"]:
-        times = [stamp_ns(one.header) for one in message.poses]
-        assert times[0] == t_ns == stamp_ns(message.header)
-        assert (
-            {one.header.frame_id for one in message.poses} == {message.header.frame_id} == {"map"}
+def test_a_recorder_that_was_stopped_leaves_what_it_wrote(whole: Path, tmp_path: Path) -> None:
+    parts = contents(whole)
+    file = write(tmp_path / "drive.mcap", parts)
+    data = file.read_bytes()
+    expected = open_drive(whole)
+    for keep in (len(data) - 60, len(data) * 3 // 4, len(data) // 2):
+        file.write_bytes(data[:keep])
+        drive = open_drive(file)
+        assert drive.notes[0] == "the recorder was stopped halfway: what it wrote is used"
+        count = len(drive.scans.t_ns)
+        assert 1 < count <= SCANS
+        np.testing.assert_array_equal(
+            drive.scans.read(0, count).points, expected.scans.read(0, count).points
         )
-        scans = np.searchsorted(dense.t_ns, times)
-        assert (np.diff(scans) == 1).all()
-        poses = np.array([planar(one.pose) for one in message.poses])
-        np.testing.assert_allclose(poses, local(found, dense.poses[scans]), atol=1e-9)
-        at += scans.tolist()
-    assert at == sure.tolist()
-    assert len(content["/path"]) == (np.diff(sure) > 1).sum() + 1
 
 
-def test_candidates_are_of_every_query(found, content) -> None:
-    assert [t_ns for t_ns, _ in content["/candidates"]] == found.t_ns.tolist()
-    for (_, message), rows in zip(content["/candidates"], found.candidates, strict=True):
-        known = rows[np.isfinite(rows[:, 0]), :3]
-        assert message.header.frame_id == "map"
-        poses = np.array([planar(one) for one in message.poses])
-        expected = local(found, known)
-        np.testing.assert_allclose(poses[:, :2], expected[:, :2], atol=1e-9)
-        np.testing.assert_allclose(np.exp(1j * poses[:, 2]), np.exp(1j * expected[:, 2]))
+def test_a_chunk_larger_than_it_states_is_not_unpacked(whole: Path, tmp_path: Path) -> None:
+    kind, body = chunk(contents(whole), "lz4")
+    for size in (10, 1 << 60):
+        lying = body[:16] + struct.pack("<Q", size) + body[24:]
+        with pytest.raises(MaptileError, match="not readable as a bag: a chunk"):
+            open_drive(write(tmp_path / "drive.mcap", [(kind, lying)]))
 
 
-def test_cells_of_a_tile_lie_where_the_vehicle_saw_them(found, content) -> None:
-    """A pixel of the tile, turned into the vehicle's frame and moved to its pose, is its cell."""
-    assert len(content["/tile"]) == 12
-    query = 6
-    t_ns, grid = content["/tile"][query]
-    assert t_ns == found.t_ns[query]
-    tile, info = found.tiles[query], grid.info
-    assert (grid.header.frame_id, info.resolution) == ("map", pytest.approx(tile.resolution))
-    assert (info.width, info.height) == (tile.size, tile.size)
-    cells = grid.data.reshape(info.height, info.width)
-    row, column = 10, 40
-    x, y = (np.array([column, tile.size - 1 - row]) + 0.5 - tile.size / 2) * tile.resolution
-    east, north, heading = local(found, found.dense.poses[found.frame])[query]
-    turn = heading - tile.rotation
-    at = [east + x * np.cos(turn) - y * np.sin(turn), north + x * np.sin(turn) + y * np.cos(turn)]
-    corner = planar(info.origin)
-    c, s = np.cos(corner[2]), np.sin(corner[2])
-    inside = np.array([[c, s], [-s, c]]) @ (np.array(at) - corner[:2]) / info.resolution
-    i, j = np.floor(inside[::-1]).astype(int)
-    seen = tile.observed[row, column] >= 0.5
-    assert cells[i, j] == (round(100 * float(tile.wall[row, column])) if seen else -1)
-    known = cells[::-1] >= 0
-    np.testing.assert_array_equal(known, tile.observed >= 0.5)
-    np.testing.assert_allclose(cells[::-1][known], 100 * tile.wall[known], atol=0.51)
+@pytest.mark.parametrize("kind", ["ros1", "db3", "mcap"])
+def test_a_first_cloud_without_points_costs_no_times(tmp_path: Path, kind: str) -> None:
+    with BagMaker(tmp_path, kind) as bag:
+        for scan in range(SCANS):
+            table = cloud_of(scan, "velodyne")[0]
+            bag.cloud(
+                "/points", T0 + scan * STEP_NS, "lidar", table[: len(table) if scan > 1 else 0]
+            )
+    drive = open_drive(bag.path)
+    assert "/points: times of points: time in s since the scan" in drive.notes
+    block = drive.scans.read(0, SCANS)
+    assert set(block.scan.tolist()) == {2, 3, 4, 5}
+    np.testing.assert_allclose(
+        block.seconds[block.scan == 3], cloud_of(3, "velodyne")[2], atol=1e-7
+    )
 
 
-def test_the_container_is_as_foxglove_and_ros_expect(found, tmp_path) -> None:
-    write_result(found, tmp_path)
-    data = (tmp_path / "trajectory.mcap").read_bytes()
-    assert data[:8] == data[-8:] == b"\x89MCAP0\r\n"
-    assert data[8] == 1
-    assert data[17:25] == b"\x04\0\0\0ros2"
-    with Reader(tmp_path / "trajectory.mcap") as reader:
-        assert {one.topic: one.msgtype for one in reader.connections} == TOPICS
-        assert {one.msgdef.format for one in reader.connections} == {MessageDefinitionFormat.MSG}
-        assert {one.ext.serialization_format for one in reader.connections} == {"cdr"}
-        assert (reader.start_time, reader.end_time - 1) == tuple(found.dense.t_ns[[0, -1]])
-    assert b"OpenStreetMap" in data
-    again = tmp_path / "again"
-    write_result(found, again)
-    assert (again / "trajectory.mcap").read_bytes() == data
-
-
-def test_results_without_scans_queries_or_poses_are_written(raster, tmp_path) -> None:
-    older = localization(raster, path(raster, 3))
-    write_result(older, tmp_path / "older")
-    content = read(tmp_path / "older" / "trajectory.mcap")
-    assert [t_ns for t_ns, _ in content["/pose"]] == older.t_ns.tolist()
-    assert content["/candidates"] == []
-    write_result(localization(raster, np.full((3, 3), np.nan)), tmp_path / "lost")
-    fixes = read(tmp_path / "lost" / "trajectory.mcap")["/fix"]
-    assert [(fix.status.status, fix.position_covariance_type) for _, fix in fixes] == 3 * [(-1, 0)]
-    assert all(np.isnan(fix.latitude) for _, fix in fixes)
-    write_result(localization(raster, np.empty((0, 3))), tmp_path / "empty")
-    assert not any(read(tmp_path / "empty" / "trajectory.mcap").values())
-
-
-def test_times_that_ros_cannot_express_are_since_the_first_scan(raster, tmp_path) -> None:
-    t_ns = np.array([0, 5, LATEST_NS - 1])
-    assert message_times(t_ns) is t_ns
-    assert message_times(t_ns + 1).tolist() == [0, 5, LATEST_NS - 1]
-    assert message_times(np.array([-7, 3])).tolist() == [0, 10]
-    late = localization(raster, path(raster, 3))
-    late = replace(late, t_ns=late.t_ns + LATEST_NS)
-    write_result(late, tmp_path)
-    content = read(tmp_path / "trajectory.mcap")
-    assert [t_ns for t_ns, _ in content["/pose"]] == (late.t_ns - late.t_ns[0]).tolist()
+@fuzz(150)
+@given(name=st.sampled_from(["no chunks", "packed", "definitions outside"]), choices=st.data())
+def test_damage_is_an_error_or_a_sound_drive(
+    whole: Path, tmp_path: Path, name: str, choices: st.DataObject
+) -> None:
+    file = write(tmp_path / "drive.mcap", arrangements(whole)[name])
+    file.write_bytes(choices.draw(damaged(file.read_bytes())))
+    read(file, within=file)

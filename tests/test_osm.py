@@ -279,6 +279,33 @@ def test_which_ways_are_roads(tags, expected):
 
 
 @pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"building": "yes", "layer": "-1", "location": "surface"}, True),
+        ({"building": "yes", "layer": "-1", "location": "overground"}, True),
+        ({"building": "yes", "layer": "-1", "location": "underground"}, False),
+        ({"building": "yes", "level": "-1"}, False),
+        ({"building": "yes", "level": "-1;0"}, True),
+        ({"building": "proposed"}, False),
+        ({"building": "construction", "construction": "yes"}, False),
+        ({"building": "Demolished"}, False),
+        ({"building": "razed"}, False),
+        ({"building": "yes", "demolished": "yes"}, False),
+        ({"building": "yes", "proposed": "yes"}, False),
+        ({"demolished:building": "yes"}, False),
+        ({"proposed:building": "yes"}, False),
+        ({"building:part": "yes"}, False),
+        ({"building": "No"}, False),
+        ({"building": "ruins"}, True),
+        ({"building": "yes", "abandoned": "yes"}, True),
+        ({"building": "yes", "disused": "yes"}, True),
+    ],
+)
+def test_which_buildings_stand_in_sight(tags, expected):
+    assert is_building(tags) is expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("12", 12.0),

@@ -12,9 +12,9 @@ import shapely
 
 from data_prep.errors import MaptileError
 from data_prep.osm import plain_xml
-from data_prep.osm.files import assembled
 from data_prep.osm.footprints import OsmData, read_osm
 from data_prep.osm.plain_xml import is_odd
+from data_prep.osm.rings import assembled
 from data_prep.osm.source import OsmSource
 
 CORNERS = [(51.75, -1.25), (51.75, -1.2497), (51.7502, -1.2497), (51.7502, -1.25)]
@@ -144,6 +144,12 @@ ODD = {
     "03-history-file/block.osh.pbf": "time-filter",
     "04-overpass-remark-in-file/interpreter.osm": "the server says",
     "05-osmchange/change.osm": "change file",
+    "05-osmchange/change.osc": "change file",
+    "13-multipolygon-oddities/rings.osm": (24, 1),
+    "29-odd-xml/control_char.osm": (12, 1),
+    "29-odd-xml/no_version.osm": (12, 1),
+    "29-odd-xml/utf16.osm": (12, 1),
+    "29-odd-xml/lon_214_used.osm": (11, 1),
     "29-odd-xml/comma_decimal.osm": "decimal point",
     "29-odd-xml/empty_lat_lon.osm": "decimal point",
 }
@@ -182,3 +188,13 @@ def test_rings_of_multipolygons_may_overlap_repeat_or_stick_out() -> None:
     assert assembled([whole, wing], []).area == 115
     assert assembled([whole], [beyond]).area == 96
     assert assembled([whole], [court, court]).area == 64
+
+
+def test_inner_rings_that_overlap_are_one_courtyard() -> None:
+    whole = ring((0, 0), (10, 0), (10, 10), (0, 10))
+    left, right = ring((1, 1), (6, 1), (6, 5), (1, 5)), ring((4, 1), (9, 1), (9, 5), (4, 5))
+    assert assembled([whole], [left, right]).area == 100 - 8 * 4
+    touching = ring((6, 1), (9, 1), (9, 5), (6, 5))
+    assert assembled([whole], [left, touching]).area == 100 - 8 * 4
+    rows = [ring((k, 0), (k + 1.5, 0), (k + 1.5, 1), (k, 1)) for k in range(3000)]
+    assert assembled(rows, []).area == 3000.5

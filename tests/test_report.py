@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -12,12 +14,15 @@ from made import blocks_raster
 from made_result import localization, path, times, truth_track, write_drive
 
 from data_prep.errors import MaptileError
-from maptile_loc.report.files import evaluate_run, write_result
+from maptile_loc.report.files import evaluate_run, read_result, write_result
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import evaluate_queries
 from maptile_loc.report.page.candidate_chart import candidate_chart
 from maptile_loc.report.page.html_report import overview_png, write_report
+from maptile_loc.report.page.map_layers import degrees_from_metres
+from maptile_loc.report.page.packed import MISSING, packed
 from maptile_loc.report.page.page import render
+from maptile_loc.report.page.tile_layers import grey_png
 from maptile_loc.report.pictures import (
     broken_line,
     ellipses,
@@ -26,6 +31,15 @@ from maptile_loc.report.pictures import (
     png_uri,
     seen_picture,
     tile_on_map,
+)
+from maptile_loc.small_tiles import (
+    FREE,
+    KEPT,
+    ROAD,
+    UNOBSERVED,
+    SmallTiles,
+    SmallTileStore,
+    small_tiles,
 )
 from maptile_loc.types import Localization, QueryTile
 
@@ -95,7 +109,17 @@ def folder(raster, drive, tmp_path):
 
 
 def embedded(text: str) -> dict:
-    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    """The data of the page, with its packed numbers as arrays."""
+    return unpacked(json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1]))
+
+
+def unpacked(value):
+    if isinstance(value, dict) and "kind" in value:
+        whole = np.frombuffer(base64.b64decode(value["data"]), f"<{value['kind']}")
+        return np.where(whole == MISSING[value["kind"]], np.nan, whole * value["step"])
+    if isinstance(value, dict):
+        return {key: unpacked(item) for key, item in value.items()}
+    return value
 
 
 def assert_offline_and_valid(text: str) -> Page:
@@ -128,13 +152,15 @@ def test_the_page_evaluates_first_and_shows_those_figures(folder):
     data = embedded(text)
     assert data["bias"] == metrics["map_bias_m"]
     assert data["final"] == "smoothed"
-    x, y = (np.array(data["stages"]["aligned"][k], float) for k in ("x", "y"))
-    off = np.hypot(x - np.array(data["truth"]["x"]), y - np.array(data["truth"]["y"]))
+    aligned, truth = data["stages"]["aligned"], data["truth"]
+    off = np.hypot(aligned["x"] - truth["x"], aligned["y"] - truth["y"])
     expected = np.ones(30)
     expected[20] = 61
     np.testing.assert_allclose(np.delete(off, 3), np.delete(expected, 3), atol=2e-3)
     assert np.isnan(off[3])
-    assert data["stages"]["aligned"]["ok"] == [int(i not in (3, 7)) for i in range(30)]
+    sure = aligned["reason"] == 0
+    assert sure.tolist() == [i not in (3, 7) for i in range(30)]
+    assert data["reasons"][int(aligned["reason"][7]) - 1] == "the scans do not fit the map"
 
 
 def test_the_page_shows_recall_over_the_number_of_candidates(raster):
@@ -156,9 +182,10 @@ def test_the_page_shows_recall_over_the_number_of_candidates(raster):
 
 def test_the_map_in_the_page_has_the_extent_of_the_raster(folder, raster):
     data = embedded(write_report(folder).read_text(encoding="utf-8"))
-    box = data["map"]
-    assert [box["east"] - box["west"], box["north"] - box["south"]] == [400, 400]
-    assert [box["west"], box["south"], box["east"], box["north"]] == data["extent"]
+    (picture,) = data["map"]
+    west, south, east, north = picture["box"]
+    assert [east - west, north - south] == [400, 400]
+    assert picture["box"] == data["extent"]
     truth = np.array([data["truth"]["x"], data["truth"]["y"]]).T + raster.centre
     np.testing.assert_allclose(truth, path(raster, 30)[:, :2], atol=2e-3)
 
@@ -328,3 +355,109 @@ def test_a_report_after_another_evaluation_reads_its_figures(folder):
     metrics["stages"]["smoothed"]["median_m"] = 123.456
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert "123.46 m" in write_report(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("kind", "step"), [("i4", 0.001), ("u4", 1), ("u2", 0.01), ("u1", 0.004)])
+def test_packed_numbers_are_within_half_a_step(kind, step):
+    limits = np.iinfo(kind)
+    low, high = max(limits.min + 1, -(2**31) + 1), limits.max - 1
+    values = np.random.default_rng(1).uniform(low * step, high * step, 500)
+    values[[3, 8]] = np.nan, np.inf
+    back = unpacked(packed(values, kind, step))
+    assert np.isnan(back[[3, 8]]).all()
+    known = np.isfinite(values)
+    assert np.abs(back - values)[known].max() <= step / 2 * (1 + 1e-6)
+    beyond = unpacked(packed([1e30, -1e30], kind, step))
+    assert np.isfinite(beyond).all()
+    assert beyond[0] == pytest.approx(high * step)
+
+
+def test_metres_become_degrees_on_large_maps(raster):
+    """Against the projection itself, on 60 km around the map's centre."""
+    large = replace(raster, resolution=75.0)
+    poly = degrees_from_metres(large)
+    away = np.random.default_rng(2).uniform(-30_000, 30_000, (200, 2))
+    away = np.clip(away, [large.west - large.centre[0]] * 2, [large.east - large.centre[0]] * 2)
+    x, y = (away / poly["unit_m"]).T
+    powers = [(i, j) for i in range(4) for j in range(4 - i)]
+    terms = np.column_stack([x**i * y**j for i, j in powers])
+    latitude, longitude = large.projection.inverse(large.centre + away)
+    assert np.abs(terms @ poly["latitude"] - latitude).max() < 1e-6
+    assert np.abs(terms @ poly["longitude"] - longitude).max() < 1e-6
+
+
+def test_names_cannot_end_the_data_or_a_script(raster, drive):
+    evil = "</script><script>alert(1)</script>"
+    run = {"city": f"/cities/{evil}", "drive": f"/drives/x{evil}", "note": evil, "every_m": 2.0}
+    text = render(replace(drive, record=run), None, None)
+    page = assert_offline_and_valid(text)
+    assert text.count("<script") == 2
+    assert "alert" not in page.text["script"]
+
+
+def test_an_hour_of_scans_fits_the_page(raster):
+    """36,000 queries, eight candidates and 2,000 tiles each as detailed as a real one."""
+    count = 36_000
+    poses = path(raster, count)
+    poses[:, 0] = raster.centre[0] + 150 * np.cos(np.arange(count) / 900)
+    poses[:, 1] = raster.centre[1] + 150 * np.sin(np.arange(count) / 900)
+    rng = np.random.default_rng(0)
+    hour = localization(raster, poses)
+    codes = np.zeros((KEPT, 128, 128), np.uint8)
+    codes[:, 20:108, 20:108] = rng.integers(0, 2, (KEPT, 88, 88)) * (rng.random((88, 88)) < 0.2)
+    query = np.arange(KEPT) * (count // KEPT)
+    small = SmallTiles(query, codes, np.zeros(KEPT), 128.0)
+    candidates = np.concatenate([poses[:, None].repeat(8, 1), np.zeros((count, 8, 1))], 2)
+    candidates[..., :3] += rng.normal(size=(count, 8, 3))
+    hour = replace(hour, small_tiles=small, candidates=candidates)
+    assert len(render(hour, None, None)) < 20e6
+
+
+def test_a_grey_png_is_read_back_by_another_library():
+    grey = np.random.default_rng(0).integers(0, 256, (5, 9), dtype=np.uint8)
+    raw = base64.b64decode(grey_png(grey).partition("base64,")[2])
+    read = matplotlib.image.imread(io.BytesIO(raw))
+    np.testing.assert_array_equal(np.round(read * 255), grey)
+
+
+def test_small_tiles_keep_the_walls_and_stay_few():
+    """A thin wall and a road of a 256 px tile; of 5,000 tiles at most ``KEPT`` are kept, evenly."""
+    zero = np.zeros((256, 256), np.float32)
+    wall, observed, road = zero.copy(), zero.copy(), zero.copy()
+    wall[7, 20:100], observed[:, :128], road[100:120, 40:60] = 0.7, 1, 1
+    tile = QueryTile(wall, zero, observed, 0.5, 0.3, road=road)
+    store = SmallTileStore()
+    few = QueryTile(*np.zeros((3, 16, 16), np.float32), 8.0, 0.3)
+    store.add(0, tile)
+    small = store.tiles()
+    assert small is not None
+    code = small.codes[0]
+    store = SmallTileStore()
+    for query in range(5000):
+        store.add(query, few)
+    small = store.tiles()
+    assert small is not None
+    assert KEPT / 2 <= len(small.query) <= KEPT
+    assert set(np.diff(small.query)) == {4}
+    assert small.side_m == 128
+    assert (code[3, 10:50] > ROAD).all()
+    assert (code[50:60, 20:30] == ROAD).all()
+    assert (code[80:, :64] == FREE).all()
+    assert (code[:, 64:] == UNOBSERVED).all()
+
+
+def test_small_tiles_are_read_back_and_damage_is_named(raster, drive, tmp_path):
+    small = small_tiles(drive.tiles)
+    write_result(replace(drive, small_tiles=small), tmp_path / "o")
+    back = read_result(tmp_path / "o", raster).small_tiles
+    assert back is not None
+    assert small is not None
+    np.testing.assert_array_equal(back.codes, small.codes)
+    np.testing.assert_array_equal(back.rotation, small.rotation)
+    assert back.query.tolist() == list(range(5))
+    with np.load(tmp_path / "o" / "queries.npz") as arrays:
+        content = dict(arrays)
+    for name, value in (("query", content["small_query"] + 30), ("codes", np.zeros((5, 3, 4)))):
+        np.savez(tmp_path / "o" / "queries.npz", **content | {f"small_{name}": value})
+        with pytest.raises(MaptileError, match=r"queries\.npz: damaged"):
+            read_result(tmp_path / "o", raster)

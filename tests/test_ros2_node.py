@@ -106,3 +106,13 @@ def _fix_message() -> Any:
     message = SimpleNamespace(**dict.fromkeys(names))
     message.status = SimpleNamespace(status=-2)
     return message
+
+
+def test_positions_of_a_receiver_become_pushes(node: ModuleType, tmp_path: Path) -> None:
+    with BagMaker(tmp_path, "mcap") as maker:
+        maker.position("/gnss", T0, (51.5, -1.25), 3.0)
+        maker.position("/gnss", T0 + 1, (np.nan, np.nan), 3.0)
+    bag = Bag(tmp_path / "mcap")
+    messages = [bag.decode(one, "sensor_msgs/msg/NavSatFix") for one in bag.messages(["/gnss"])]
+    assert node.gnss_of(messages[0]) == pytest.approx((T0, 51.5, -1.25, 3.0))
+    assert node.gnss_of(messages[1]) is None

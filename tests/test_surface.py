@@ -86,8 +86,9 @@ def test_errors_hide_and_reverse_some_of_it(city_map: VectorMap) -> None:
 
 
 def test_a_model_that_reads_no_roads_gets_the_same_tiles_as_before(city_map: VectorMap) -> None:
-    plain = ViewSettings(size_px=32, resolution=3.0, rays=64)
-    more = plain.model_copy(update={"channels": ("wall", "ground", "observed", "road")})
+    seen = ("wall", "ground", "observed")
+    plain = ViewSettings(size_px=32, resolution=3.0, rays=64, channels=seen)
+    more = plain.model_copy(update={"channels": (*seen, "road")})
     tiles = [
         RenderedBatches(city_map, DataSettings(batch_tuples=3, worlds=1, view=view), "known", 0, 0)[
             0

@@ -48,6 +48,7 @@ from maptile_loc.learn.walls import (
     labelled_samples,
     wall_loss,
 )
+from maptile_loc.map_search import prepare_search
 from maptile_loc.perceive.detector import (
     BUILDING_CLASS,
     CARD,
@@ -62,7 +63,7 @@ from maptile_loc.perceive.labels import LABELS
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.submap import SubmapSettings
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import drive_tiles, prepare_search
+from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.types import Candidates, Estimates, Fixes, Queries
 

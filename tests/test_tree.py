@@ -260,8 +260,12 @@ def test_one_of_several_drives_is_chosen_by_its_path(tmp_path: Path, suffix: str
     same_drive(open_drive(tmp_path / "tuesday"), open_drive(archive / "tuesday"))
     with pytest.raises(MaptileError, match=r"sunday: no such folder"):
         open_drive(archive / "sunday")
+    loose = open_drive(archive / "monday" / "clouds")  # a folder of clouds, without odometry
+    known = open_drive(archive / "monday")
+    assert loose.odometry is None
+    assert loose.scans.t_ns.tolist() == known.scans.t_ns.tolist()
     with pytest.raises(MaptileError, match="no drive of a known format"):
-        open_drive(archive / "monday" / "clouds")
+        open_drive(pack(archive.parent / f"none{suffix}", {"a/b.txt": b""}))
     with pytest.raises(MaptileError, match="neither a folder nor an archive"):
         open_drive(tmp_path / "monday" / "truth.csv" / "x")
     with pytest.raises(MaptileError, match=r"looked for|no such folder"):
@@ -280,6 +284,89 @@ def test_the_command_line_takes_an_archive(
         said = capsys.readouterr()
         assert not stopped.value.code, said.err
         assert "tuesday (clouds)" in said.out
+
+
+# --- archives as other systems make them, and archives in archives ------------------------------
+
+
+CLUTTER = ("__MACOSX/tuesday/._clouds", "tuesday/.DS_Store", "tuesday/clouds/Thumbs.db")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_macos_and_windows_add_is_left_out(tmp_path: Path, suffix: str) -> None:
+    """``._x`` files beside x have its suffix, and would be clouds of their own."""
+    known = open_drive(write_clouds(tmp_path / "tuesday"))
+    files = below(tmp_path / "tuesday")
+    for name in list(files):
+        folder, _, file = name.rpartition("/")
+        files[f"{folder}/._{file}"] = files[f"__MACOSX/{folder}/._{file}"] = b"\0\5\x16\7"
+    files |= dict.fromkeys(CLUTTER, b"\0\0\0\1Bud1")
+    same_drive(known, open_drive(pack(tmp_path / "in" / f"tuesday{suffix}", files)))
+    for name, data in files.items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(data)
+    same_drive(known, open_drive(tmp_path / "copy" / "tuesday"))
+    same_drive(known, open_drive(tmp_path / "copy"))
+
+
+def test_zips_made_on_windows(tmp_path: Path) -> None:
+    """Backslashes between parts, names in code page 437, sizes after the contents."""
+    known = open_drive(write_clouds(tmp_path / "tuesday"))
+    files = below(tmp_path / "tuesday")
+    windows = {name.replace("/", "\\"): data for name, data in files.items()}
+    same_drive(known, open_drive(pack(tmp_path / "in" / "tuesday.zip", windows)))
+    streamed = tmp_path / "streamed" / "tuesday.zip"
+    streamed.parent.mkdir()
+    reading, writing = os.pipe()  # a zip is written to it without going back
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as pipe:
+        content = pool.submit(pipe.read)
+        with os.fdopen(writing, "wb") as out, zipfile.ZipFile(out, "w") as target:
+            for name, data in files.items():
+                target.writestr(name, data)
+        streamed.write_bytes(content.result())
+    assert b"PK\7\x08" in streamed.read_bytes()
+    same_drive(known, open_drive(streamed.parent))
+    (tmp_path / "x.zip").write_bytes(by_hand(b"Stra\xe1e\\1.bin", b"12"))
+    assert dict(everything(open_tree(tmp_path / "x.zip"))) == {
+        "Straße": None,
+        "Straße/1.bin": b"12",
+    }
+    (tmp_path / "y.zip").write_bytes(by_hand(b"..\\..\\up", b"12"))
+    assert not dict(everything(open_tree(tmp_path / "y.zip")))
+
+
+@pytest.mark.parametrize("outer", SUFFIXES)
+@pytest.mark.parametrize("inner", SUFFIXES)
+def test_an_archive_in_an_archive(tmp_path: Path, outer: str, inner: str) -> None:
+    """As if it were unpacked beside itself."""
+    write_clouds(tmp_path / "drives" / "tuesday")
+    known = open_drive(tmp_path / "drives" / "tuesday")
+    part = pack(tmp_path / "parts" / f"clouds{inner}", below(tmp_path / "drives" / "tuesday"))
+    files = {"week/readme.txt": b"", f"week/{part.name}": part.read_bytes()}
+    week = pack(tmp_path / "in" / f"week{outer}", files)
+    same_drive(known, open_drive(week))
+    same_drive(known, open_drive(week / "week" / "tuesday"))
+    same_drive(known, pickle.loads(pickle.dumps(open_drive(week))))
+    twice = pack(tmp_path / "twice" / f"all{outer}", {week.name: week.read_bytes()})
+    same_drive(known, open_drive(twice))
+
+
+def test_archives_in_archives_end(tmp_path: Path) -> None:
+    data = pack(tmp_path / "0.zip", {"a.txt": b"1"}).read_bytes()
+    for level in range(1, 6):
+        data = pack(tmp_path / f"{level}.zip", {f"{level}.zip": data}).read_bytes()
+    assert [name for name, _ in everything(open_tree(tmp_path / "5.zip"))] == ["3.zip"]
+    (tmp_path / "bomb.zip").write_bytes(by_hand(b"inner.zip", bytes(200_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MaptileError, match=r"bomb\.zip: .*inner\.zip is packed too tightly"):
+            open_tree(tmp_path / "bomb.zip")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    cut = pack(tmp_path / "cut.zip", {"inner.zip": data[:-9]})
+    with pytest.raises(MaptileError, match=r"cut\.zip/inner\.zip: not readable as an archive"):
+        open_tree(cut)
 
 
 # --- nodes ---------------------------------------------------------------------------------------

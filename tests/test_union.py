@@ -10,7 +10,7 @@ from test_train import TINY, query
 
 from data_prep.errors import MaptileError
 from maptile_loc.learn.loop import train
-from maptile_loc.pipeline import fix_tile, heading_turns, prepare_search
+from maptile_loc.map_search import fix_tile, heading_turns, prepare_search
 from maptile_loc.recipe import load_recipe
 from maptile_loc.types import HeadingKnowledge, Queries
 

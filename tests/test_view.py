@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from maptile_loc.render.raycast import (
 from maptile_loc.render.view import (
     GROUND_CHANNEL,
     OBSERVED_CHANNEL,
+    PLAIN_CHANNELS,
     WALL_CHANNEL,
     ViewSettings,
     render,
@@ -28,7 +30,13 @@ from maptile_loc.render.view import (
 )
 from maptile_loc.types import QueryTile
 
-EXACT = ViewSettings(
+
+def view(**more: Any) -> ViewSettings:
+    """Settings of tiles that show walls, ground and what was observed."""
+    return ViewSettings(channels=PLAIN_CHANNELS, **more)
+
+
+EXACT = view(
     size_px=64, resolution=1.0, rays=4000, range_m=40.0, travel_m=2.0, line_scanner=0.0
 ).without_noise()
 
@@ -152,7 +160,7 @@ def test_rays_end_where_shapely_says(seed: int) -> None:
 def test_walls_and_ground_are_observed(seed: int, angle: float, line: float) -> None:
     rng = np.random.default_rng(seed)
     cells = np.kron(rng.random((20, 20)) < 0.2, np.ones((10, 10))).astype(np.uint8) * SOLID_CELL
-    noisy = ViewSettings(size_px=32, resolution=2.0, rays=200, line_scanner=line)
+    noisy = view(size_px=32, resolution=2.0, rays=200, line_scanner=line)
     wall, ground, observed = look(world_of(cells), noisy, angle=angle, seed=seed)
     assert ((observed == 0) | (observed == 1)).all()
     assert (wall[observed == 0] == 0).all()
@@ -165,7 +173,7 @@ def test_walls_and_ground_are_observed(seed: int, angle: float, line: float) -> 
 @pytest.mark.parametrize("line", [0.0, 1.0])
 def test_a_shift_of_the_map_does_not_change_the_tile(line: float) -> None:
     here = courtyards()
-    noisy = ViewSettings(size_px=32, resolution=2.0, rays=300, line_scanner=line)
+    noisy = view(size_px=32, resolution=2.0, rays=300, line_scanner=line)
     there = Worlds(here.cells, here.west + 512, here.north - 256, here.resolution)
     expected = look(here, noisy, at=(1.0, 2.0))
     assert torch.equal(look(there, noisy, at=(513.0, -254.0)), expected)
@@ -216,7 +224,7 @@ def test_a_line_scanner_sees_across_the_track_only() -> None:
 
 
 def test_the_same_seed_renders_the_same_tile() -> None:
-    noisy = ViewSettings(rays=200)
+    noisy = view(rays=200)
     first, again = look(courtyards(), noisy, seed=5), look(courtyards(), noisy, seed=5)
     assert torch.equal(first, again)
     assert not torch.equal(first, look(courtyards(), noisy, seed=6))
@@ -271,7 +279,7 @@ def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
     wall[128 - 60, 128 + 30] = 0.8  # 30 m north, 15 m east at 0.5 m per pixel
     observed = np.ones((256, 256), np.float32)
     query = QueryTile(wall, np.zeros_like(wall), observed, 0.5, 0.0)
-    tile = tile_from_query(query, ViewSettings())
+    tile = tile_from_query(query, view())
     assert tile.shape == (3, 64, 64)
     assert tile[WALL_CHANNEL, 32 - 20, 32 + 10] == pytest.approx(0.8)
     assert tile[WALL_CHANNEL].sum() == pytest.approx(0.8)
@@ -280,7 +288,7 @@ def test_a_query_tile_keeps_its_orientation_and_scale() -> None:
 
 def test_a_small_query_tile_is_padded_with_unobserved_pixels() -> None:
     ones = np.ones((80, 80), np.float32)
-    tile = tile_from_query(QueryTile(0 * ones, ones, ones, 0.6, 0.0), ViewSettings())
+    tile = tile_from_query(QueryTile(0 * ones, ones, ones, 0.6, 0.0), view())
     assert tile[1:, 16:48, 16:48].min() == 1
     assert tile.sum() == 2 * 32 * 32
 
@@ -288,6 +296,6 @@ def test_a_small_query_tile_is_padded_with_unobserved_pixels() -> None:
 def test_wall_evidence_reduces_ground() -> None:
     """A pixel of a query tile may be wall and ground; in a render, wall replaces ground."""
     ones = np.ones((160, 160), np.float32)
-    tile = tile_from_query(QueryTile(0.75 * ones, ones, ones, 0.6, 0.0), ViewSettings())
+    tile = tile_from_query(QueryTile(0.75 * ones, ones, ones, 0.6, 0.0), view())
     assert (tile[0] == 0.75).all()
     assert (tile[1] == 0.25).all()

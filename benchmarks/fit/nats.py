@@ -19,7 +19,7 @@ from training import Example
 
 from data_prep.city.folder import City
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.pipeline import fix_tile, prepare_search
+from maptile_loc.map_search import fix_tile, prepare_search
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import log_likelihood

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,26 +15,30 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pydantic
 import pyproj
 
+from data_prep.city.content_hash import content_hash
+from data_prep.city.integrity import check_description, check_georeference, file_digests
 from data_prep.city.outlines import building_outlines, no_roads, no_squares
 from data_prep.city.parquet import read_table, write_table
 from data_prep.city.raster import ATTRIBUTION, MapRaster, rasterise, read_raster, write_heights
+from data_prep.city.replaced import check_city_folder, models_left, origin_of
 from data_prep.city.tiles import TileSettings, reference_centre, tile_grid
 from data_prep.errors import MaptileError
 from data_prep.files import (
     check_version,
-    ensure_replaceable,
     finish_swap,
     read_json,
     swapped_folder,
     write_json,
 )
 from data_prep.geometry import Array
+from data_prep.locks import locked
 from data_prep.osm.footprints import OnlineSettings, OsmData, OsmSource, read_osm
 from data_prep.progress import Progress, silent
-from data_prep.settings import Settings
+from data_prep.regular import check_regular
+from data_prep.settings import Positive, Settings
+from data_prep.standing import MADE_FROM
 
 FORMAT = "maptile-city"
 """What ``format`` in ``city.json`` says."""
@@ -79,7 +81,7 @@ class CitySettings(Settings):
     radius_m: float | None = None
     date: str | None = None
     crs: str | None = None
-    resolution: float = pydantic.Field(default=0.5, gt=0)
+    resolution: Positive = 0.5
     tiles: TileSettings = TileSettings()
     online: OnlineSettings = OnlineSettings()
 
@@ -178,25 +180,31 @@ def prepare_city(
     folder: str | Path,
     settings: CitySettings,
     *,
+    force: bool = False,
     progress: Progress = silent,
 ) -> City:
     """Make the city folder ``folder`` from ``source``, whole or not at all.
 
     Args:
         source: The map source.
-        folder: The folder to make. An older city there is replaced; entries that are not files of
-            a city (models, reports) stay.
+        folder: The folder to make. An older city of the same source is replaced; entries that are
+            not files of a city (models, reports) stay.
         settings: How to make it. Their own source (``path``, ``place``, ...) is not used.
+        force: Replace whatever stands there.
         progress: Called after each part of a step.
 
     Raises:
         MaptileError: The source cannot be read or holds no building; ``folder`` holds something
-            other than a city; it cannot be written.
+            else, or is written by another run; it cannot be written.
     """
-    folder = Path(folder)
-    if folder.is_dir() and not (folder / "city.json").is_file() and any(folder.iterdir()):
-        raise MaptileError(f"{folder}: exists and is no city folder; choose another name")
-    ensure_replaceable(folder)
+    with locked(Path(folder)):
+        return _prepare(source, Path(folder), settings, force, progress)
+
+
+def _prepare(
+    source: OsmSource, folder: Path, settings: CitySettings, force: bool, progress: Progress
+) -> City:
+    keep = check_city_folder(folder, source, lambda name: name not in CITY_FILES, force)
     data, raster = _read_source(source, settings, progress)
     tiles = tile_grid(raster, settings.tiles)
     reference = reference_centre(raster, tiles)
@@ -211,7 +219,8 @@ def prepare_city(
         data.notes,
         folder,
     )
-    with swapped_folder(folder, keep=lambda entry: entry not in CITY_FILES) as new:
+    left = models_left(folder, city.content_hash)
+    with swapped_folder(folder, keep=keep) as new:
         raster.write(new / "map.tif", progress=progress)
         if data.buildings["height"].notna().any():
             write_heights(new / "height.tif", data.buildings, raster, progress=progress)
@@ -221,18 +230,20 @@ def prepare_city(
             write_table(new / "squares.parquet", data.squares)
         write_table(new / "tiles.parquet", tiles)
         counts = {"buildings": len(data.buildings), "roads": len(data.roads)}
-        write_json(new / "city.json", _description(city, settings, counts))
-    return city
+        facts = {**counts, MADE_FROM: origin_of(source), "files": file_digests(new)}
+        write_json(new / "city.json", _description(city, settings, facts))
+    return replace(city, notes=(*city.notes, *left))
 
 
 def open_city(path: str | Path) -> City:
     """Return the city of a folder, or of a bare raster (.tif with bands named building and road).
 
-    All files of a folder must exist; the raster is also compared with its hash in ``city.json``.
+    All files of a folder must be those that were prepared: they are compared with their hashes in
+    ``city.json``.
 
     Raises:
-        MaptileError: There is no city, a file is missing, damaged or (the raster) changed, or
-            another version of maptile-loc with another folder format made it.
+        MaptileError: There is no city, a file is missing, damaged or changed, or another version of
+            maptile-loc with another folder format made it.
     """
     path = Path(path)
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
@@ -240,70 +251,24 @@ def open_city(path: str | Path) -> City:
         reference = reference_centre(raster, tile_grid(raster, TileSettings()))
         digest = content_hash(raster, reference)
         return City(None, path.stem, raster, reference, path.name, None, digest, (), path)
-    content = _read_description(path)
+    content, remedy = _read_description(path), _prepare_again(path)
+    check_description(path, content, remedy)
     raster = read_raster(path / "map.tif")
     try:
         # The keys of a GeoTIFF cannot hold the names of every CRS; the JSON file does.
-        raster = replace(raster, crs=pyproj.CRS.from_wkt(content["crs"]))
-        city = City(
-            path,
-            content["name"],
-            raster,
-            np.array(content["reference"]["centre"], np.float64),
-            content["source"],
-            content["source_date"],
-            content["content_hash"],
-            tuple(content["notes"]),
-            path,
-        )
-    except (KeyError, TypeError, ValueError, pyproj.exceptions.CRSError) as error:
-        raise MaptileError(
-            f"{path / 'city.json'}: damaged ({error!r}); {_prepare_again(path)}"
-        ) from None
-    if content_hash(raster, city.reference) != city.content_hash:
-        raise MaptileError(
-            f"{path / 'map.tif'}: not the map that city.json describes; {_prepare_again(path)}"
-        )
-    return city
-
-
-def content_hash(raster: MapRaster, reference: Array) -> str:
-    """SHA-256 (hexadecimal) of a map.
-
-    It covers the pixels, their georeference, and the centre of the reference tile.
-
-    Args:
-        raster: The map.
-        reference: (2,) east, north of the centre of the reference tile, metres.
-    """
-    digest = hashlib.sha256()
-    georeference = (
-        raster.data.shape,
-        raster.west,
-        raster.north,
-        raster.resolution,
-        _projection_name(raster.crs),
-        *(float(value) for value in reference),
-    )
-    digest.update(json.dumps(georeference).encode())
-    # A pixel is 0 or 255: one bit each is enough, and takes an eighth of the time.
-    for band in raster.data:
-        for top in range(0, raster.height, 1024):
-            digest.update(np.packbits(band[top : top + 1024], axis=1).tobytes())
-    return digest.hexdigest()
-
-
-def _projection_name(crs: pyproj.CRS) -> list[Any]:
-    """Return a projection's method, its ellipsoid's semi-major axis (metres) and its parameters.
-
-    The parameters are a list of [name, value]. Names and remarks in a CRS differ between versions
-    of PROJ; these values do not.
-    """
-    operation, ellipsoid = crs.coordinate_operation, crs.ellipsoid
-    assert operation is not None
-    assert ellipsoid is not None
-    parameters = [[parameter.name, parameter.value] for parameter in operation.params]
-    return [operation.method_name, ellipsoid.semi_major_metre, parameters]
+        crs = pyproj.CRS.from_wkt(content["crs"])
+    except pyproj.exceptions.CRSError as error:
+        raise MaptileError(f"{path / 'city.json'}: damaged (crs: {error}); {remedy}") from error
+    if crs.coordinate_operation is None:
+        raise MaptileError(f"{path / 'city.json'}: changed, its crs is not in metres; {remedy}")
+    raster = replace(raster, crs=crs)
+    reference = np.array(content["reference"]["centre"], np.float64)
+    if content_hash(raster, reference) != content["content_hash"]:
+        raise MaptileError(f"{path / 'map.tif'}: not the map that city.json describes; {remedy}")
+    check_georeference(path, content, raster, remedy)
+    source, date, digest = (content[k] for k in ("source", "source_date", "content_hash"))
+    notes = tuple(content["notes"])
+    return City(path, content["name"], raster, reference, source, date, digest, notes, path)
 
 
 def _read_source(
@@ -311,6 +276,8 @@ def _read_source(
 ) -> tuple[OsmData, MapRaster]:
     """Return the tables of a map source, and the map raster."""
     path = source.path
+    if path is not None:
+        check_regular(path)
     if path is None or path.suffix.lower() not in RASTER_SUFFIXES:
         data = read_osm(source, _metric_crs(settings.crs), settings.online, progress=progress)
         resolution = settings.resolution
@@ -338,7 +305,7 @@ def _metric_crs(name: str | None) -> pyproj.CRS | None:
     return crs
 
 
-def _description(city: City, settings: CitySettings, counts: dict[str, int]) -> dict[str, Any]:
+def _description(city: City, settings: CitySettings, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the content of ``city.json``."""
     raster = city.raster
     latitude, longitude = raster.projection.inverse(city.reference)
@@ -358,7 +325,7 @@ def _description(city: City, settings: CitySettings, counts: dict[str, int]) -> 
             "longitude": float(longitude),
         },
         "content_hash": city.content_hash,
-        **counts,
+        **facts,
         "notes": list(city.notes),
         "made_by": f"maptile-loc {version('maptile-loc')}",
         "settings": settings.model_dump(mode="json"),
@@ -378,6 +345,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise MaptileError(f"{folder}: no such city; make it with: maptile prepare SOURCE {folder}")
     if not (folder / "city.json").is_file():
+        if (folder.resolve().parent / "city.json").is_file():
+            raise MaptileError(
+                f"{folder}: a part of a city; name the city: {folder.resolve().parent}"
+            )
         raise MaptileError(f"{folder}: no city folder (city.json is missing); see maptile prepare")
     content = read_json(folder / "city.json")
     if content.get("format") != FORMAT:

@@ -8,6 +8,7 @@ import geopandas as gpd
 
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
+from data_prep.regular import check_regular
 
 
 def write_table(path: Path, table: gpd.GeoDataFrame) -> None:
@@ -23,7 +24,11 @@ def read_table(path: Path) -> gpd.GeoDataFrame:
         MaptileError: The file is missing or damaged.
     """
     try:
+        check_regular(path)
         return gpd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise MaptileError(f"{path}: not readable as GeoParquet: {reason}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MaptileError(
+            f"{path}: not readable as GeoParquet: {reason}; prepare the city again: "
+            f"maptile prepare SOURCE {path.parent}"
+        ) from error

@@ -26,6 +26,7 @@ from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
 from data_prep.progress import Progress, silent, tracked
+from data_prep.regular import check_regular
 
 BANDS = ("building", "road", "path")
 """Names of the bands, in the order of a raster's first axis."""
@@ -234,11 +235,7 @@ def rasterise(
     left, top = math.floor(west / resolution), math.ceil(north / resolution)
     width = math.ceil(east / resolution) - left
     height = top - math.floor(south / resolution)
-    if width * height > MAX_PIXELS:
-        raise MaptileError(
-            f"a map of {width * height * resolution**2 / 1e6:,.0f} km2 at {resolution} m per pixel "
-            "does not fit into memory; choose a smaller area or a coarser resolution"
-        )
+    check_pixels("the map", width, height, resolution)
     data = np.zeros((len(BANDS), height, width), np.uint8)
     raster = MapRaster(data, left * resolution, top * resolution, resolution, crs)
     wide = shapely.buffer(
@@ -249,6 +246,30 @@ def rasterise(
     _burn(data[ROAD], wide[kind == "road"], raster)
     _burn(data[PATH], wide[kind == "path"], raster)
     return raster
+
+
+def check_pixels(what: object, width: int, height: int, resolution: float) -> None:
+    """Check that a raster fits into memory, before it is made or read.
+
+    Args:
+        what: What is too large, for the message.
+        width: Pixels.
+        height: Pixels.
+        resolution: Metres per pixel.
+
+    Raises:
+        MaptileError: It has more than ``MAX_PIXELS``; the message states what would fit.
+    """
+    if width * height <= MAX_PIXELS:
+        return
+    finest = resolution * math.sqrt(width * height / MAX_PIXELS)
+    step = 10.0 ** math.floor(math.log10(finest))
+    fits = math.ceil(finest / step * 10) * step / 10
+    raise MaptileError(
+        f"{what}: {width * height * resolution**2 / 1e6:,.1f} km2 at {resolution:g} m per pixel, "
+        f"{width} x {height} pixels, does not fit into memory; at {fits:.2g} m per pixel it does "
+        f"(--set resolution={fits:.2g}), or choose a smaller area"
+    )
 
 
 def write_heights(
@@ -293,6 +314,7 @@ def read_raster(path: Path) -> MapRaster:
     """
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
+    check_regular(path)
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
@@ -307,9 +329,16 @@ def read_raster(path: Path) -> MapRaster:
                     "and path"
                 )
             crs, transform = _crs(path, file.crs), file.transform
+            if file.width * file.height > MAX_PIXELS:
+                raise MaptileError(
+                    f"{path}: {file.width} x {file.height} pixels do not fit into memory; cut it "
+                    "to the city (gdalwarp -te)"
+                )
             square = math.isclose(transform.a, -transform.e, rel_tol=1e-6) and transform.a > 0
+            square = square and math.isfinite(transform.c) and math.isfinite(transform.f)
             if not square or transform.b or transform.d:
                 raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
+            check_pixels(path, file.width, file.height, transform.a)
             data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
             found = [band for band, name in enumerate(BANDS) if name in names]
             indexes = [names.index(BANDS[band]) + 1 for band in found]
@@ -330,7 +359,10 @@ def _crs(path: Path, crs: Any) -> pyproj.CRS:
             f"{path}: its coordinates are not in metres; reproject it to its UTM zone first "
             "(gdalwarp -t_srs)"
         )
-    return pyproj.CRS.from_user_input(crs)
+    found = pyproj.CRS.from_user_input(crs)
+    # Of a system with heights, or with a shift of its datum, the horizontal part counts.
+    found = found.source_crs if found.is_bound and found.source_crs else found
+    return found.sub_crs_list[0] if found.is_compound else found
 
 
 def _burn(band: NDArray[np.uint8], shapes: NDArray[Any], raster: MapRaster) -> None:

@@ -2,11 +2,12 @@
 
 Known are OSM tags, those of GDAL's OSM driver (``other_tags``), of osmnx, of Overture (``height``,
 ``num_floors``, ``class``, ``subtype``, ``names``), of Geofabrik's free layers (``fclass``,
-``type``), and tags in one column (osm2geojson, QuackOSM).
+``type``), and tags in one column (osm2geojson, QuackOSM, pyrosm).
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterable
@@ -15,50 +16,84 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 
 from data_prep.osm.tables import PATH_WIDTHS_M, ROAD_WIDTHS_M, TAGS_READ
 
 OTHER_NAMES = {
     "num_floors": "building:levels",
     "levels": "building:levels",
+    "building:l": "building:levels",
+    "building_l": "building:levels",
     **{name.replace(":", "_"): name for name in TAGS_READ if ":" in name},
 }
-"""Other names of columns, with the tag that they stand for."""
-NESTED = ("tags", "all_tags", "properties")
-"""Columns whose values are objects of tags."""
+"""Other names of columns, with the tag that they stand for; Shapefiles cut names."""
+NESTED = ("tags", "@tags", "all_tags", "hstore", "other_tags", "properties")
+"""Columns whose values are objects of tags, or text that lists tags."""
+OTHER_AREAS = (
+    *("landuse", "natural", "leisure", "boundary", "water", "waterway", "place", "highway"),
+    *("railway", "aeroway", "area:highway", "admin_level", "landcover"),
+)
+"""Tags of areas that are no buildings."""
+PAST_OR_FUTURE = (
+    *("proposed", "planned", "construction", "demolished", "razed", "removed", "destroyed"),
+    *("dismantled", "abandoned", "disused", "was", "historic"),
+)
+"""Prefixes of keys of what does not stand, or not any more."""
+IDS = ("id", "@id", "osm_id", "osm_way_id", "element")
+"""Columns with the identity of an object."""
+OVERTURE = (
+    *("names", "is_underground", "subtype", "class", "road_flags", "level", "level_rules"),
+    *("theme", "type"),
+)
+"""Columns of Overture."""
+NO_BUILDING = {f"{prefix}:building" for prefix in PAST_OR_FUTURE} | {
+    f"{prefix}_building" for prefix in PAST_OR_FUTURE
+}
+"""Columns of buildings that do not stand, or not any more."""
+COLUMNS_READ = frozenset(
+    (*TAGS_READ, *OTHER_NAMES, *NESTED, *OTHER_AREAS, *IDS, *OVERTURE, *NO_BUILDING, "fclass")
+)
+"""Columns that count, in lower case; readers may drop all others."""
+
 YES_OR_NO = ("building", "tunnel", "indoor", "area")
 """Tags that programs write as truth values."""
-TRUE = ("1", "1.0", "true", "t")
-"""Texts for yes."""
-FALSE = ("0", "0.0", "false", "f", "none")
-"""Texts for no."""
+TRUE = ("1", "1.0", "true", "t", "yes", "y")
+"""Texts for yes, in lower case."""
+FALSE = ("0", "0.0", "false", "f", "no", "n")
+"""Texts for no, in lower case."""
+NOTHING = ("", "none", "null", "nan", "<na>", "nat", "[]", "{}")
+"""Texts for no value, in lower case."""
+MAX_TEXT = 1 << 16
+"""Longest text that is read as an object."""
+PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"\s*=>\s*(?:"((?:[^"\\]|\\.)*)"|NULL)')
+"""A tag in the text form of PostgreSQL's hstore, which GDAL writes too."""
 
 
 def tags_of(table: gpd.GeoDataFrame, layer: str, building: bool) -> list[dict[str, str]]:
     """The OSM tags of each row.
 
     Args:
-        table: The rows.
-        layer: Name of the layer, which Geofabrik's layers need.
+        table: The rows; names of columns are in lower case.
+        layer: Name of the layer.
         building: Whether the rows are looked through for buildings, which need no tag.
     """
     tags: list[dict[str, str]] = [{} for _ in range(len(table))]
-    if "other_tags" in table:
-        for row, text in zip(tags, table["other_tags"], strict=True):
-            pairs = re.findall(r'"([^"]+)"=>"([^"]*)"', text if isinstance(text, str) else "")
-            row.update((key, value) for key, value in pairs if key in TAGS_READ)
     for column in NESTED:
         for row, value in zip(tags, table.get(column, ()), strict=False):
             _update(row, nested(value))
-    for column, key in _columns(table, layer).items():
+    for column, key in _columns(table).items():
         for row, value in zip(tags, table[column], strict=True):
             text = text_of(key, value)
             if text is not None:
                 row[key] = text
     _overture(tags, table, building)
-    if building and "building" not in table and not any(name in table for name in NESTED):
-        for row in tags:
-            row.setdefault("building", "yes")
+    if "fclass" in table:
+        _geofabrik(tags, table)
+    elif building and "building" not in table and not any(name in table for name in NESTED):
+        for row, other in zip(tags, _is_other(table), strict=True):
+            if not other:
+                row.setdefault("building", "yes")
     return tags
 
 
@@ -68,49 +103,77 @@ def text_of(key: str, value: Any) -> str | None:
     Of several values, such as those of edges that osmnx has simplified, the first counts; of
     ``highway``, the first that is a road or path.
     """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         value = [part.strip().strip("'\"") for part in value[1:-1].split(",")]
-    if isinstance(value, (list, tuple, np.ndarray)):
-        texts = [text for one in value if (text := text_of(key, one))]
+    if isinstance(value, str) and key == "highway" and re.search(r"[;|,]", value):
+        value = [part.strip() for part in re.split(r"[;|,]", value)]
+    if isinstance(value, (list, tuple, set, np.ndarray)):
+        texts = [text for one in value if (text := _single_text(key, one))]
         known = [text for text in texts if text in ROAD_WIDTHS_M or text in PATH_WIDTHS_M]
         return next(iter((known if key == "highway" else []) + texts), None)
-    if isinstance(value, dict) or value is None or pd.isna(value):
+    return _single_text(key, value)
+
+
+def nested(value: Any) -> Any:
+    """An object or a list, also where it was written as text; None for anything else.
+
+    Known texts are JSON, hstore, and the way in which Python shows an object.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        value = value.strip()
+        if value[:1] in ("{", "["):
+            return _parsed(value)
+        return [[re.sub(r"\\(.)", r"\1", text) for text in pair] for pair in PAIR.findall(value)]
+    if isinstance(value, np.ndarray):
+        return list(value)
+    return value if isinstance(value, (dict, list, tuple)) else None
+
+
+def _single_text(key: str, value: Any) -> str | None:
+    """The value of a tag that has one value."""
+    if value is None or isinstance(value, (dict, list, tuple, set, np.ndarray, shapely.Geometry)):
+        return None
+    if value is pd.NA or value is pd.NaT or value != value:
         return None
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         value = int(value)
     text = str(value).strip()
-    if key in YES_OR_NO and text.lower() in TRUE:
+    lower = text.lower()
+    if lower in NOTHING:
+        return None
+    if key in YES_OR_NO and lower in TRUE:
         return "yes"
-    if key in YES_OR_NO and text.lower() in FALSE:
+    if key in YES_OR_NO and lower in FALSE:
         return "no"
     if key == "highway" and text.startswith("track_grade"):
         return "track"
-    return text or None
+    return text
 
 
-def nested(value: Any) -> Any:
-    """An object or a list, also where it was written as JSON; None for anything else."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
+def _parsed(text: str) -> Any:
+    """An object or a list that a text holds; None if it holds none."""
+    if len(text) > MAX_TEXT:
+        return None
+    for parse in (json.loads, ast.literal_eval):
         try:
-            value = json.loads(value)
-        except ValueError:
-            return None
-    if isinstance(value, np.ndarray):
-        return list(value)
-    return value if isinstance(value, (dict, list)) else None
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, (dict, list)) else None
+    return None
 
 
-def _columns(table: gpd.GeoDataFrame, layer: str) -> dict[str, str]:
+def _columns(table: gpd.GeoDataFrame) -> dict[str, str]:
     """The columns of tags, with the tag of each."""
     columns = {column: OTHER_NAMES.get(column, column) for column in table.columns}
-    if "highway" not in table:
+    if "highway" not in table and "fclass" not in table:
         columns["class"] = "highway"
-    name = layer.lower()
-    if "fclass" in table:
-        columns |= {"fclass": "highway"} if "roads" in name else {}
-        columns |= {"type": "building"} if "building" in name and "building" not in table else {}
     return {name: key for name, key in columns.items() if name in table and key in TAGS_READ}
 
 
@@ -118,30 +181,78 @@ def _update(row: dict[str, str], content: Any) -> None:
     """Add the tags of an object, or of a list of pairs, to a row."""
     pairs: Iterable[Any] = content.items() if isinstance(content, dict) else content or ()
     for pair in pairs:
-        if isinstance(pair, (list, tuple, np.ndarray)) and len(pair) == 2 and pair[0] in TAGS_READ:
-            text = text_of(pair[0], pair[1])
-            if text is not None:
-                row[pair[0]] = text
+        if isinstance(pair, dict):
+            # Arrow and JavaScript write maps as lists of {"key": ..., "value": ...}.
+            pair = pair.get("key", pair.get("k")), pair.get("value", pair.get("v"))
+        if not (isinstance(pair, (list, tuple, np.ndarray)) and len(pair) == 2):
+            continue
+        key = pair[0].decode() if isinstance(pair[0], bytes) else pair[0]
+        text = text_of(key, pair[1]) if isinstance(key, str) and key in TAGS_READ else None
+        if text is not None:
+            row[key] = text
+
+
+def _is_other(table: gpd.GeoDataFrame) -> list[bool]:
+    """Whether each row has a tag of something else than a building that stands."""
+    other = [False] * len(table)
+    for name in (*OTHER_AREAS, *NO_BUILDING):
+        for row, value in enumerate(table.get(name, ())):
+            other[row] = other[row] or text_of(name, value) is not None
+    return other
+
+
+def _geofabrik(tags: list[dict[str, str]], table: gpd.GeoDataFrame) -> None:
+    """Add what Geofabrik's columns say: ``fclass`` of every layer, ``type`` of buildings."""
+    types = table["type"] if "type" in table else [None] * len(table)
+    lines = shapely.get_dimensions(table.geometry.to_numpy()) == 1
+    for row, value, kind, line in zip(tags, table["fclass"], types, lines, strict=True):
+        text = text_of("highway", value)
+        if line and text is not None:
+            row["highway"] = text
+        elif text == "building":
+            row["building"] = text_of("building", kind) or row.get("building", "yes")
+        else:
+            row.pop("building", None)
 
 
 def _overture(tags: list[dict[str, str]], table: gpd.GeoDataFrame, building: bool) -> None:
     """Add what Overture's own columns say."""
-    for row, value in zip(tags, table.get("names", ()), strict=False):
+
+    def rows(column: str) -> Iterable[tuple[dict[str, str], Any]]:
+        return zip(tags, table[column], strict=True) if column in table else ()
+
+    for row, value in rows("names"):
         names = nested(value)
         if isinstance(names, dict) and isinstance(names.get("primary"), str):
             row["name"] = names["primary"]
-    if building and "is_underground" in table:
-        for row, hidden in zip(tags, table["is_underground"], strict=True):
+    if building:
+        for row, hidden in rows("is_underground"):
             if text_of("tunnel", hidden) == "yes":
                 row["location"] = "underground"
-    if not building and "subtype" in table:
-        for row, subtype in zip(tags, table["subtype"], strict=True):
-            if subtype != "road":
-                row.pop("highway", None)
-    if not building and "road_flags" in table:
-        for row, value in zip(tags, table["road_flags"], strict=True):
-            flags = [flag for flag in nested(value) or () if isinstance(flag, dict)]
-            tunnel = ["is_tunnel" in (nested(flag.get("values")) or ()) for flag in flags]
-            whole = [flag.get("between") is None for flag in flags]
-            if any(a and b for a, b in zip(tunnel, whole, strict=True)):
-                row["tunnel"] = "yes"
+        for row, theme in rows("theme"):
+            if text_of("theme", theme) not in (None, "buildings"):
+                row["building"] = "no"
+        return
+    for row, subtype in rows("subtype"):
+        if subtype != "road":
+            row.pop("highway", None)
+    for row, value in rows("road_flags"):
+        if any("is_tunnel" in _values(flag) for flag in _whole(value)):
+            row["tunnel"] = "yes"
+    for row, value in rows("level_rules"):
+        if any(text_of("layer", rule.get("value", 0)) in _BELOW for rule in _whole(value)):
+            row["layer"] = "-1"
+
+
+_BELOW = {str(-level) for level in range(1, 10)}
+"""Levels below the ground."""
+
+
+def _whole(value: Any) -> list[dict[str, Any]]:
+    """The rules of a segment that hold for all of it."""
+    rules = [rule for rule in nested(value) or () if isinstance(rule, dict)]
+    return [rule for rule in rules if rule.get("between") is None]
+
+
+def _values(flag: dict[str, Any]) -> list[Any]:
+    return list(nested(flag.get("values")) or ())

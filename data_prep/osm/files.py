@@ -1,16 +1,15 @@
-"""Buildings and roads from OSM files (.osm, .osm.gz, .osm.bz2, .osm.pbf), by pyosmium.
+"""Buildings and roads from OSM files (XML, PBF, o5m, answers of Overpass), by pyosmium.
 
-This module closes rings and assembles multipolygons itself: osmium's assembler drops
+This project closes rings and assembles multipolygons itself: osmium's assembler drops
 self-crossing rings that can be repaired, and refuses files whose ids are not in order. The outer
 ways of a multipolygon are not buildings of their own: they would fill its courtyards.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -19,7 +18,11 @@ import osmium
 import shapely
 
 from data_prep.errors import MaptileError
-from data_prep.osm.plain_xml import is_odd, write_plain
+from data_prep.osm.elements import KINDS, Element, osm_xml, standing
+from data_prep.osm.kinds import MapFile
+from data_prep.osm.overpass import json_objects
+from data_prep.osm.plain_xml import is_odd, xml_objects
+from data_prep.osm.rings import assembled, joined_rings, ring_of
 from data_prep.osm.source import Bounds
 from data_prep.osm.tables import (
     TAGS_READ,
@@ -31,9 +34,6 @@ from data_prep.osm.tables import (
     is_square,
 )
 from data_prep.progress import Progress, silent, tracked
-
-OSM_SUFFIXES = (".osm", ".osm.gz", ".osm.bz2", ".pbf")
-"""Suffixes of the files that are read here."""
 
 _UNINTERESTING = {
     *("area", "created_by", "converted_by", "source", "note", "todo", "fixme", "FIXME"),
@@ -56,46 +56,94 @@ class _Relation(NamedTuple):
     inner: tuple[int, ...]
 
 
-def read_osm_file(path: Path, *, progress: Progress = silent) -> Extract:
+def read_osm_file(source: MapFile, *, progress: Progress = silent) -> Extract:
     """Read the buildings, roads and squares of an OSM file.
 
     Args:
-        path: The file.
+        source: The file.
         progress: Called after each way; their total is not known (0).
 
     Raises:
-        MaptileError: The file is missing, truncated, or not an OSM file.
+        MaptileError: The file is truncated, or no whole map.
     """
-    if not path.is_file():
-        raise MaptileError(f"{path}: no such file")
-    try:
-        if path.suffix == ".pbf" or not is_odd(path):
-            return _read(path, progress)
-        with TemporaryDirectory() as folder:
-            plain = Path(folder) / f"{path.name.partition('.')[0]}.osm"
-            write_plain(path, plain)
-            return _read(plain, progress)
-    except osmium.InvalidLocationError:
-        raise MaptileError(
-            f"{path}: a node's latitude or longitude is no number; write them with a decimal point"
-        ) from None
-    except (RuntimeError, OSError, ValueError, EOFError, SyntaxError) as error:
-        reason = " ".join(str(error).split())
-        raise MaptileError(
-            f"{path}: not readable as an OSM file: {reason}; download it again, or convert it "
-            "to .osm.pbf"
-        ) from None
-
-
-def _read(path: Path, progress: Progress) -> Extract:
-    """Read a file in which all errors are those of the libraries."""
-    with osmium.io.Reader(path, osmium.osm.NOTHING) as reader:
-        if reader.header().has_multiple_object_versions:
-            raise MaptileError(
-                f"{path}: a history file, with every version of its objects; take those of one "
-                "day first: osmium time-filter"
+    if source.kind == "xml" and not is_odd(source.path):
+        # What osmium does not accept is read once more below, where errors name the object.
+        with suppress(RuntimeError, ValueError, osmium.InvalidLocationError):
+            return _read(source, progress)
+    elif source.kind in ("pbf", "o5m") and not _is_disordered(source):
+        return _read(source, progress)
+    root: dict[str, str] = {}
+    if source.kind == "xml":
+        elements = xml_objects(source, root)
+    elif source.kind == "overpass":
+        elements = json_objects(source, root)
+    else:
+        elements = _osmium_objects(source)
+    whole = standing(source.path, elements)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{source.path.name.partition('.')[0]}.osm"
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(
+                f"{line}\n" for line in osm_xml(whole, root.get("bounds"), root.get("date"))
             )
-    relations, multipolygons, missing = _multipolygons(path)
+        del whole
+        try:
+            return _read(MapFile(path, "xml", ""), progress)
+        except MaptileError as error:
+            raise MaptileError(str(error).replace(str(path), str(source.path))) from error
+
+
+def _osmium_file(source: MapFile) -> osmium.io.File:
+    """A file as osmium opens it, whatever its name."""
+    packing = f".{source.packing}" if source.packing else ""
+    kind = "osm" if source.kind == "xml" else source.kind
+    return osmium.io.File(str(source.path), f"{kind}{packing}")
+
+
+def _is_disordered(source: MapFile) -> bool:
+    """Whether the ways and relations of a binary file are in no order, or have ids below 1.
+
+    Raises:
+        MaptileError: It is a history file.
+    """
+    with osmium.io.Reader(_osmium_file(source), osmium.osm.NOTHING) as reader:
+        header = reader.header()
+        if header.has_multiple_object_versions:
+            raise MaptileError(
+                f"{source.path}: a history file, with every version of its objects; take those of "
+                "one day first: osmium time-filter"
+            )
+        if header.get("sorting") == "Type_then_ID":
+            return False
+    last = (0, 0)
+    for one in osmium.FileProcessor(_osmium_file(source), osmium.osm.WAY | osmium.osm.RELATION):
+        key = (1 if one.is_way() else 2, one.id)
+        if key <= last or not one.visible or one.id < 1:
+            return True
+        last = key
+    return False
+
+
+def _osmium_objects(source: MapFile) -> Iterator[Element]:
+    """Yield the objects of a binary file."""
+    for one in osmium.FileProcessor(_osmium_file(source)):
+        tags = {tag.k: tag.v for tag in one.tags}
+        about = one.version, not one.visible, tags
+        if one.is_node():
+            valid = one.location.valid()
+            position = (one.location.lat, one.location.lon) if valid else None
+            yield Element("node", one.id, *about, position=position)
+        elif one.is_way():
+            yield Element("way", one.id, *about, nodes=tuple(node.ref for node in one.nodes))
+        else:
+            kinds = {kind[0]: kind for kind in KINDS}
+            members = tuple((kinds[m.type], m.ref, m.role) for m in one.members)
+            yield Element("relation", one.id, *about, members=members)
+
+
+def _read(source: MapFile, progress: Progress) -> Extract:
+    """Read a file that is in order."""
+    relations, multipolygons, missing = _multipolygons(source)
     replaced = {way for name in multipolygons for way in relations[name].outer}
     buildings = [
         (f"relation/{name}", relations[name].tags, polygon)
@@ -104,16 +152,17 @@ def _read(path: Path, progress: Progress) -> Extract:
     member = {way for relation in relations.values() for way in relation.outer}
     roads: list[tuple[str, Tags, shapely.Geometry]] = []
     squares: list[tuple[str, Tags, shapely.Geometry]] = []
-    cut = unclosed = pieces = 0
-    ways = _ways(path, osmium.filter.KeyFilter("building", "highway", "place"))
-    for way, tags, line in tracked(ways, f"read {path.name}", 0, progress):
+    cut = unclosed = pieces = bare = 0
+    ways = _ways(source, osmium.filter.KeyFilter("building", "highway", "place"))
+    for way, tags, line in tracked(ways, f"read {source.path.name}", 0, progress):
+        bare += not any(node.location.valid() for node in way.nodes)
         if is_building(tags) and way.id not in replaced:
-            if not way.is_closed():
+            if not len(way.nodes) or not way.is_closed():
                 # An open outer way of a relation is a part of a building's ring.
                 unclosed += way.id not in member
             elif line is None:
                 cut += 1
-            elif (ring := _ring(line)) is not None:
+            elif (ring := ring_of(line)) is not None:
                 buildings.append((f"way/{way.id}", tags, ring))
             else:
                 unclosed += 1
@@ -123,21 +172,26 @@ def _read(path: Path, progress: Progress) -> Extract:
                 pieces += 1
             if not line.is_empty:
                 roads.append((f"way/{way.id}", tags, line))
-        elif is_square(tags) and line is not None and line.is_closed:
+        elif is_square(tags) and line is not None and line.is_closed and ring_of(line):
             squares.append((f"way/{way.id}", tags, shapely.Polygon(line)))
+    if bare and not buildings and not roads:
+        raise MaptileError(
+            f"{source.path}: {bare} buildings and roads without the positions of their nodes; ask "
+            "Overpass for them: out body; >; out skel; or out geom;"
+        )
     dropped = {
         "buildings cut by the edge of the extract": cut,
         "buildings whose ring does not close": unclosed,
         "multipolygons with a ring that does not close": missing,
         "roads cut by the edge of the extract (the part inside is kept)": pieces,
     }
-    bounds, date = _header(path)
+    bounds, date = _header(source)
     tables = features(buildings), features(roads), features(squares)
     return Extract(*tables, bounds, date, dropped)
 
 
 def _ways(
-    path: Path, which: Any
+    source: MapFile, which: Any
 ) -> Iterator[tuple[osmium.osm.Way, Tags, shapely.LineString | None]]:
     """Yield each way that passes the osmium filter ``which``, with its tags and its line.
 
@@ -146,7 +200,7 @@ def _ways(
     """
     factory = osmium.geom.WKBFactory()
     for way in (
-        osmium.FileProcessor(path)
+        osmium.FileProcessor(_osmium_file(source))
         .with_locations()
         .with_filter(osmium.filter.EntityFilter(osmium.osm.WAY))
         .with_filter(which)
@@ -163,7 +217,9 @@ def _tags(element: Any) -> Tags:
     return {tag.k: tag.v for tag in element.tags if tag.k in TAGS_READ}
 
 
-def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.Geometry], int]:
+def _multipolygons(
+    source: MapFile,
+) -> tuple[dict[int, _Relation], dict[int, shapely.Geometry], int]:
     """Read the multipolygons that are buildings.
 
     A relation is a building by its own tags or, in the old style of OSM, by those of its outer
@@ -174,7 +230,7 @@ def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.
         of relations with a ring that does not close.
     """
     relations: dict[int, _Relation] = {}
-    for relation in osmium.FileProcessor(path, osmium.osm.RELATION).with_filter(
+    for relation in osmium.FileProcessor(_osmium_file(source), osmium.osm.RELATION).with_filter(
         osmium.filter.TagFilter(("type", "multipolygon"))
     ):
         tags = _tags(relation)
@@ -190,7 +246,7 @@ def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.
     ways_tags: dict[int, Tags] = {}
     lines: dict[int, shapely.LineString | None] = {}
     if wanted:
-        for way, tags, line in _ways(path, osmium.filter.IdFilter(wanted)):
+        for way, tags, line in _ways(source, osmium.filter.IdFilter(wanted)):
             ways_tags[way.id], lines[way.id] = tags, line
     polygons = {}
     missing = 0
@@ -203,55 +259,12 @@ def _multipolygons(path: Path) -> tuple[dict[int, _Relation], dict[int, shapely.
                 del relations[name]
                 continue
             relations[name] = relation._replace(tags=outer_tags[0])
-        outer, outer_whole = _rings([lines.get(way) for way in relation.outer])
-        inner, inner_whole = _rings([lines.get(way) for way in relation.inner])
+        outer, outer_whole = joined_rings([lines.get(way) for way in relation.outer])
+        inner, inner_whole = joined_rings([lines.get(way) for way in relation.inner])
         missing += not (outer_whole and inner_whole)
         if outer:
             polygons[name] = assembled(outer, inner)
     return relations, polygons, missing
-
-
-def _rings(lines: list[shapely.LineString | None]) -> tuple[list[shapely.Polygon], bool]:
-    """Join the member ways of a multipolygon to rings.
-
-    Returns:
-        The rings as polygons without holes, and whether they use all the ways.
-    """
-    known = [line for line in lines if line is not None]
-    rings = [_ring(line) for line in known if line.is_closed]
-    open_lines = [line for line in known if not line.is_closed]
-    faces, cuts, dangles, invalid = shapely.polygonize_full(open_lines)
-    rings += [shapely.Polygon(face.exterior) for face in faces.geoms]
-    whole = len(known) == len(lines) and None not in rings
-    whole = whole and cuts.is_empty and dangles.is_empty and invalid.is_empty
-    valid = shapely.make_valid(
-        [ring for ring in rings if ring is not None], method="structure", keep_collapsed=False
-    )
-    return list(valid), whole
-
-
-def assembled(outer: list[shapely.Polygon], inner: list[shapely.Polygon]) -> shapely.Geometry:
-    """The area of a multipolygon.
-
-    The even-odd rule is right also for an island in a courtyard, or an inner ring whose role says
-    outer. Rings that are there twice count once, outer rings that overlap are parts of one area,
-    and an inner ring that reaches beyond them adds nothing.
-    """
-    outer, inner = (
-        list({ring.normalize().wkb: ring for ring in rings}.values()) for rings in (outer, inner)
-    )
-    apart: list[shapely.Geometry] = []
-    for ring in outer:
-        overlapping = [other for other in apart if shapely.overlaps(other, ring)]
-        apart = [other for other in apart if not shapely.overlaps(other, ring)]
-        apart.append(shapely.union_all([ring, *overlapping]))
-    whole = shapely.union_all(apart)
-    return shapely.symmetric_difference_all([*apart, *shapely.intersection(inner, whole)])
-
-
-def _ring(line: shapely.LineString) -> shapely.Polygon | None:
-    """Return the polygon inside a closed line; None if it has fewer than three corners."""
-    return shapely.Polygon(line) if shapely.get_num_points(line) > 3 else None
 
 
 def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:
@@ -268,27 +281,22 @@ def _usable_runs(way: osmium.osm.Way) -> shapely.MultiLineString:
     return shapely.MultiLineString([run for run in runs if len(run) > 1])
 
 
-def _header(path: Path) -> tuple[Bounds | None, str | None]:
+def _header(source: MapFile) -> tuple[Bounds | None, str | None]:
     """Return the mapped area (degrees) and the date that the file's header states."""
-    with osmium.io.Reader(path, osmium.osm.NOTHING) as reader:
+    with osmium.io.Reader(_osmium_file(source), osmium.osm.NOTHING) as reader:
         header = reader.header()
         box, date = header.box(), header.get("osmosis_replication_timestamp") or None
     bounds = None
     if box.valid():
         west, east = box.bottom_left.lon, box.top_right.lon
         bounds = (west, box.bottom_left.lat, east, box.top_right.lat)
-    return bounds, date or _overpass_date(path)
+    return bounds, date or _overpass_date(source)
 
 
-def _overpass_date(path: Path) -> str | None:
+def _overpass_date(source: MapFile) -> str | None:
     """Return the date in the ``meta`` element of a file from Overpass, which osmium skips."""
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
-    if path.suffix == ".pbf":
+    if source.kind != "xml":
         return None
-    try:
-        with openers.get(path.suffix, open)(path, "rb") as file:
-            found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
-    except (OSError, EOFError):
-        # Not compressed in spite of its suffix, which osmium accepts.
-        return None
-    return found[1].decode() if found else None
+    with source.open() as file:
+        found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
+    return found[1].decode("utf-8", "replace") if found else None

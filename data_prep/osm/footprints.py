@@ -11,10 +11,19 @@ import shapely
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import utm_crs
-from data_prep.osm.files import OSM_SUFFIXES, read_osm_file
+from data_prep.osm.files import read_osm_file
+from data_prep.osm.kinds import examine, one_line
+from data_prep.osm.rings import swapped_axes
 from data_prep.osm.source import Bounds, OnlineSettings, OsmSource
-from data_prep.osm.tables import Extract, buildings_table, roads_table, squares_table
-from data_prep.osm.vectors import VECTOR_SUFFIXES, read_vector_file
+from data_prep.osm.tables import (
+    Extract,
+    Features,
+    buildings_table,
+    odd_heights,
+    roads_table,
+    squares_table,
+)
+from data_prep.osm.vectors import read_vector_file
 from data_prep.progress import Progress, silent
 
 __all__ = ["OnlineSettings", "OsmData", "OsmSource", "read_osm"]
@@ -26,6 +35,8 @@ MAX_EMPTY_M = 5000.0
 source states is cut."""
 MAX_ONLINE_KM2 = 500.0
 """Largest area that Overpass is asked for, as its operators request."""
+MAX_EXTENT_DEG = 3.0
+"""Greatest extent of a city, degrees; a longitude is up to four times shorter than a latitude."""
 
 _EARTH_RADIUS_M = 6_371_000.0
 """Mean radius of the Earth, to convert metres to degrees of latitude."""
@@ -80,22 +91,35 @@ def read_osm(
     Raises:
         MaptileError: The source cannot be read or reached, or holds no building.
     """
-    name, extract = _extract(source, online or OnlineSettings(), progress)
+    with one_line(source.path or "OpenStreetMap"):
+        name, extract = _extract(source, online or OnlineSettings(), progress)
+        return _tables(name, extract, crs)
+
+
+def _tables(name: str, extract: Extract, crs: pyproj.CRS | None) -> OsmData:
+    """Return the tables of a source's content."""
     if not len(extract.buildings.geometry):
         lost = "".join(f"; {count} {what}" for what, count in extract.dropped.items() if count)
-        raise MaptileError(
-            f"{name}: no buildings in it{lost}; a city needs them: take another area"
-        )
+        remedy = "take another area"
+        if len(extract.roads.geometry):
+            remedy = "take a file with the buildings beside the roads, or another area"
+        raise MaptileError(f"{name}: no buildings in it{lost}; a city needs them: {remedy}")
     built_up = _built_up(extract)
+    _check_extent(name, extract.buildings, built_up)
     mapped = _mapped(extract.bounds, built_up)
     west, south, east, north = mapped or built_up
-    crs = crs or utm_crs((south + north) / 2, (west + east) / 2)
-    buildings, collapsed = buildings_table(extract.buildings, crs)
-    roads = roads_table(extract.roads, crs)
+    own_crs = crs or utm_crs((south + north) / 2, (west + east) / 2)
+    buildings, collapsed = buildings_table(extract.buildings, own_crs)
+    roads = roads_table(extract.roads, own_crs)
+    if buildings.empty:
+        raise MaptileError(
+            f"{name}: its {collapsed} buildings have an area of 0 m2; are its coordinates right?"
+        )
     if not np.isfinite(buildings.total_bounds).all():
-        raise MaptileError(f"{name}: outside the area of use of {crs.name}; leave the CRS out")
+        remedy = "leave the CRS out" if crs else "take an area further from the poles"
+        raise MaptileError(f"{name}: outside the area of use of {own_crs.name}; {remedy}")
     if mapped is not None:
-        transformer = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+        transformer = pyproj.Transformer.from_crs("EPSG:4326", own_crs, always_xy=True)
         bounds = transformer.transform_bounds(*mapped)
     else:
         west, south, east, north = (float(value) for value in buildings.total_bounds)
@@ -103,25 +127,28 @@ def read_osm(
     dropped = extract.dropped | {"buildings without an area": collapsed}
     dropped = {what: count for what, count in dropped.items() if count}
     notes = [f"{count} {what}" for what, count in dropped.items()]
+    if odd := odd_heights(extract.buildings):
+        notes.append(f"{odd} heights of buildings that are no plausible length (left unknown)")
+    if swapped_axes(extract.buildings.geometry):
+        notes.append(
+            "latitude and longitude look swapped: the corners of buildings would be right angles "
+            "if they were exchanged"
+        )
     if roads.empty:
         notes.append("no roads in it: nothing to train or drive along")
-    squares = squares_table(extract.squares, crs)
+    squares = squares_table(extract.squares, own_crs)
     about = name, extract.date, tuple(notes), dropped
-    return OsmData(buildings, roads, squares, crs, bounds, *about)
+    return OsmData(buildings, roads, squares, own_crs, bounds, *about)
 
 
 def _extract(source: OsmSource, online: OnlineSettings, progress: Progress) -> tuple[str, Extract]:
     """Return the name of a source, and its content."""
     path = source.path
     if path is not None:
-        if path.name.endswith(OSM_SUFFIXES):
-            return path.name, read_osm_file(path, progress=progress)
-        if path.name.endswith(VECTOR_SUFFIXES):
-            return path.name, read_vector_file(path)
-        raise MaptileError(
-            f"{path}: unknown kind of map file; known are "
-            f"{', '.join((*OSM_SUFFIXES, *VECTOR_SUFFIXES))} and .tif"
-        )
+        file = examine(path)
+        if file.kind in ("vector", "parquet"):
+            return path.name, read_vector_file(file)
+        return path.name, read_osm_file(file, progress=progress)
     # osmnx takes a second to import; files do not need it.
     from data_prep.osm.online import find_place, read_overpass
 
@@ -183,3 +210,20 @@ def _mapped(declared: Bounds | None, built_up: Bounds) -> Bounds | None:
     west, south = max(declared[0], built_up[0] - reach_east), max(declared[1], built_up[1] - reach)
     east, north = min(declared[2], built_up[2] + reach_east), min(declared[3], built_up[3] + reach)
     return (west, south, east, north) if west < east and south < north else None
+
+
+def _check_extent(name: str, buildings: Features, built_up: Bounds) -> None:
+    """Refuse buildings that do not lie in one city: some coordinates are wrong."""
+    west, south, east, north = built_up
+    if max(east - west, north - south) <= MAX_EXTENT_DEG:
+        return
+    box = shapely.bounds(buildings.geometry)
+    middle = (box[:, :2] + box[:, 2:]) / 2
+    away = np.abs(middle - np.median(middle, axis=0)).max(axis=1)
+    first = int(np.argmax(away))
+    longitude, latitude = middle[first]
+    raise MaptileError(
+        f"{name}: its buildings spread over {max(east - west, north - south):.1f} degrees, more "
+        f"than a city; {buildings.osm_id[first]} lies furthest out, at latitude {latitude:.4f}, "
+        f"longitude {longitude:.4f}; correct it, or cut the map to the city"
+    )

@@ -24,8 +24,10 @@ import osmnx
 import requests
 
 from data_prep.errors import MaptileError
+from data_prep.osm.elements import osm_xml, standing
 from data_prep.osm.files import read_osm_file
-from data_prep.osm.plain_xml import osm_xml
+from data_prep.osm.kinds import examine
+from data_prep.osm.overpass import json_objects
 from data_prep.osm.source import Bounds, OnlineSettings
 from data_prep.osm.tables import Extract
 from data_prep.progress import Progress, silent
@@ -70,15 +72,16 @@ def read_overpass(
         # osmnx stops when the answer is stored; it is read below.
         osmnx.settings.cache_only_mode = True
         _ask(ask, settings.overpass_url, settings.deadline_s, progress)
-    answers = [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
-    elements = {(e["type"], e["id"]): e for answer in answers for e in answer["elements"]}
-    as_of = date or next((a.get("osm3s", {}).get("timestamp_osm_base") for a in answers), None)
+    root: dict[str, str] = {}
+    answers = [examine(file) for file in sorted(folder.glob("*.json"))]
+    elements = [element for answer in answers for element in json_objects(answer, root)]
+    west, south, east, north = bounds
+    edges = f'minlon="{west}" minlat="{south}" maxlon="{east}" maxlat="{north}"'
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / "overpass.osm"
-        west, south, east, north = bounds
-        edges = f'minlon="{west}" minlat="{south}" maxlon="{east}" maxlat="{north}"'
-        path.write_text("\n".join(osm_xml(elements.values(), edges, as_of)), "utf-8")
-        return read_osm_file(path, progress=progress)
+        whole = standing(path, elements)
+        path.write_text("\n".join(osm_xml(whole, edges, date or root.get("date"))), "utf-8")
+        return read_osm_file(examine(path), progress=progress)
 
 
 def find_place(place: str, settings: OnlineSettings, *, progress: Progress = silent) -> Bounds:

@@ -1,202 +1,216 @@
-"""OSM XML as osmium reads it: nodes before ways, each object once, no ids below 1.
-
-Overpass writes ways before their nodes, or with their coordinates (``out geom``); JOSM gives new
-objects negative ids and marks deleted ones; history files have every version of an object. osmium
-would lose or double these without a word.
-"""
+"""OSM XML: whether osmium reads it right, and its objects where it does not."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import html
+import operator
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
-from xml.sax.saxutils import quoteattr
+from typing import Any
 
 from data_prep.errors import MaptileError
+from data_prep.osm.elements import KINDS, Element, Member, Positions, position_of
+from data_prep.osm.kinds import XML_REFUSED, MapFile, check_growth, examine
 
 CHUNK = 1 << 20
 """Bytes that are examined at a time."""
 OVERLAP = 4096
 """Bytes of the chunk before that are examined again, at most: a tag may lie across the border."""
-WAY = re.compile(rb"<way\s[^>]*?\bid\s*=\s*[\"'](-?\d+)")
-"""A way and its id."""
-ODD = re.compile(
-    rb"""action\s*=\s*["']delete|visible\s*=\s*["']false|\sid\s*=\s*["']-|<nd[^>]*\slat\s*="""
+OBJECT = re.compile(rb"<(n|w|r)(?:ode|ay|elation)\s[^<>]*?\bid\s*=\s*[\"'](-?\d+)")
+"""The first letter of the kind, and the id, of an object."""
+RANKS = {b"n": 0, b"w": 1 << 80, b"r": 2 << 80}
+"""What is added to the id of an object to compare it with others, by the first letter."""
+CONTROL = bytes({*range(0x20), 0x7F} - {0x09, 0x0A, 0x0D})
+"""Characters that XML does not allow."""
+REFERENCE = re.compile(
+    rb"&#(?:[xX]0*(?:[0-8bcefBCEF]|1[0-9a-fA-F])|0*(?:[0-8]|1[124-9]|2[0-9]|3[01]));"
 )
-"""Marks of a file that has to be made plain."""
-ORDER = {"node": 0, "way": 1, "relation": 2}
-"""Kinds of objects, in the order in which they are written."""
-
-Element = dict[str, Any]
-"""An object as in Overpass's JSON: ``type``, ``id``, ``lat``, ``lon``, ``nodes``, ``members``,
-``tags``."""
+"""A control character, written as its number."""
+ODD = (
+    *(rb"""action\s*=\s*["']delete""", rb"""visible\s*=\s*["']false""", rb"""id\s*=\s*["']-"""),
+    *(rb"<nd[^>]*\slat\s*=", rb"<bounds[^>]*>\s*<bounds", rb"<center", REFERENCE.pattern),
+    *(rb"""lat\s*=\s*["'][-.0-9]*[^-.0-9"']""", rb"""lon\s*=\s*["'][-.0-9]*[^-.0-9"']"""),
+)
+"""Marks of a file that has to be made plain. One by one they are found faster than together."""
+NO_VERSION = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?[^>]*>\s*)?<osm(?![^<>]*\sversion\s*=)")
+"""The beginning of a file without a version, which osmium refuses."""
+LONGEST_REFERENCE = 16
+"""Bytes of the longest number of a character that is searched for."""
+LONGEST_ID = 24
+"""Digits of an id that are read."""
+REMARK = "incomplete, the server says: {}; ask it again, for a smaller area or with more time"
+"""What is said of a server's answer that holds a remark."""
+DIFFERENCE = re.compile(rb"<action\s+type\s*=")
+"""A mark of two states of a map in one file."""
 
 
 def is_odd(path: Path) -> bool:
     """Whether the file has to be made plain before osmium reads it.
 
+    osmium needs nodes before ways before relations, each object once, with ids above 0.
+
     Raises:
         MaptileError: It is a change file, or a server's answer that says that it is incomplete.
     """
-    before, last, ways = b"", b"", False
-    with _open(path) as file:
+    source = examine(path)
+    before, last, unpacked = b"", 0, 0
+    marks = [re.compile(mark) for mark in ODD]
+    with source.open() as file:
         while chunk := file.read(CHUNK):
+            if not unpacked and NO_VERSION.match(chunk):
+                return True
+            unpacked += len(chunk)
+            check_growth(source, unpacked)
             text = before + chunk
             _refuse(path, text)
-            if ODD.search(text) is not None:
+            if len(chunk.translate(None, CONTROL)) < len(chunk):
                 return True
-            first = 0 if ways else text.find(b"<way ")
-            ways = ways or first >= 0
-            if ways and text.rfind(b"<node ") > first:
+            if any(mark.search(text) for mark in marks):
                 return True
             # The last tag may be cut: it is examined again with the next chunk.
             before = text[max(text.rfind(b"<"), len(text) - OVERLAP, 0) :]
-            found = WAY.findall(text)
-            found = [last, *(found[:-1] if WAY.match(before) else found)]
-            if any(one == other for one, other in pairwise(found) if one):
+            found = OBJECT.findall(text, 0, len(text) - len(before))
+            keys = [last, *(RANKS[kind] + int(number) for kind, number in found)]
+            if not all(map(operator.lt, keys, keys[1:])):
                 return True
-            last = found[-1]
+            last = keys[-1]
     return False
 
 
-def write_plain(path: Path, target: Path) -> None:
-    """Write the objects of a file that stand today, in the order that osmium needs.
+def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
+    """Yield the objects of a file, all versions; its bounds and date are put into ``root``.
 
-    Of several versions of an object the last one counts; those that are deleted or not visible are
-    left out. Ids below 1 get numbers of their own.
+    Characters that XML does not allow are skipped.
 
     Raises:
-        ET.ParseError: The file is no XML.
-        ValueError: A number in it is none.
+        MaptileError: It is no whole map, or a number in it is none.
+        ET.ParseError: It is no XML.
     """
-    newest: dict[tuple[str, int], tuple[int, Element | None]] = {}
-    root: dict[str, str] = {}
-    places: dict[int, Element] = {}
-    for element in _objects(path, root):
-        kind, number = element.tag, int(element.get("id", "0"))
-        version = int(element.get("version", "0"))
-        gone = element.get("action") == "delete" or element.get("visible") == "false"
-        if version >= newest.get((kind, number), (-1, None))[0]:
-            newest[kind, number] = version, None if gone else _content(element, places)
-    standing = {key: content for key, (_, content) in newest.items() if content is not None}
-    for number, node in places.items():
-        standing.setdefault(("node", number), node)
-    fresh = _fresh_ids(standing)
-    lines = osm_xml(_renamed(standing, fresh), root.get("bounds"), root.get("date"))
-    target.write_text("\n".join(lines), "utf-8")
+    positions, boxes = Positions(), []
+    parser: Any = ET.XMLPullParser(("start", "end"))
+    top: ET.Element | None = None
+    for chunk in _chunks(source):
+        parser.feed(chunk)
+        for event, element in parser.read_events():
+            if event == "start":
+                top = element if top is None else top
+                _check(source.path, element)
+            elif element.tag in KINDS:
+                yield from _content(source.path, element, positions)
+                assert top is not None
+                top.clear()
+            elif element.tag == "bounds":
+                boxes.append(_box(element))
+            elif element.tag == "meta" and element.get("osm_base"):
+                root["date"] = element.get("osm_base", "")
+            elif element.tag == "remark":
+                said = " ".join((element.text or "").split())
+                raise MaptileError(f"{source.path}: {REMARK.format(said)}")
+    parser.close()
+    yield from positions.elements()
+    known = [box for box in boxes if box is not None]
+    if known:
+        south, west, north, east = zip(*known, strict=True)
+        edges = min(south), min(west), max(north), max(east)
+        root["bounds"] = 'minlat="{}" minlon="{}" maxlat="{}" maxlon="{}"'.format(*edges)
 
 
-def osm_xml(elements: Iterable[Element], bounds: str | None, date: str | None) -> Iterator[str]:
-    """Yield objects as lines of OSM XML, sorted by kind and id.
-
-    Args:
-        elements: The objects.
-        bounds: The attributes of the element ``bounds``, or None.
-        date: Date of the data (ISO 8601), or None.
-    """
-    yield '<osm version="0.6">'
-    if date is not None:
-        yield f"<meta osm_base={quoteattr(date)}/>"
-    if bounds is not None:
-        yield f"<bounds {bounds}/>"
-    for element in sorted(elements, key=lambda e: (ORDER[e["type"]], e["id"])):
-        kind, number = element["type"], element["id"]
-        position = f' lat="{element["lat"]}" lon="{element["lon"]}"' if kind == "node" else ""
-        yield f'<{kind} id="{number}"{position}>'
-        for node in element.get("nodes", []):
-            yield f'<nd ref="{node}"/>'
-        for member in element.get("members", []):
-            role = quoteattr(member["role"])
-            yield f'<member type="{member["type"]}" ref="{member["ref"]}" role={role}/>'
-        for key, value in element.get("tags", {}).items():
-            yield f"<tag k={quoteattr(key)} v={quoteattr(value)}/>"
-        yield f"</{kind}>"
-    yield "</osm>"
-
-
-def _open(path: Path) -> IO[bytes]:
-    """The content of a file, unpacked where its first bytes say that it is packed."""
-    with path.open("rb") as file:
-        start = file.read(3)
-    openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
-    opener = next((one for mark, one in openers.items() if start.startswith(mark)), open)
-    return cast(IO[bytes], opener(path, "rb"))
+def _chunks(source: MapFile) -> Iterator[bytes]:
+    """The content in parts, without control characters unless it is UTF-16, which needs them."""
+    unpacked, wide, held = 0, False, b""
+    with source.open() as file:
+        while chunk := file.read(CHUNK):
+            wide = wide or (not unpacked and chunk[:2] in (b"\xff\xfe", b"\xfe\xff"))
+            unpacked += len(chunk)
+            check_growth(source, unpacked)
+            if not wide:
+                chunk = held + chunk.translate(None, CONTROL)
+                # The last number of a character may be cut: it comes with the next part.
+                begin = chunk.find(b"&", max(len(chunk) - LONGEST_REFERENCE, 0))
+                chunk, held = (chunk, b"") if begin < 0 else (chunk[:begin], chunk[begin:])
+                chunk = REFERENCE.sub(b"", chunk)
+            yield chunk
+    yield held
 
 
 def _refuse(path: Path, text: bytes) -> None:
     if b"<osmChange" in text:
-        raise MaptileError(
-            f"{path}: a change file (osmChange), no map; apply it to the map that it belongs to "
-            "(osmium apply-changes) and use the result"
-        )
+        raise MaptileError(f"{path}: {XML_REFUSED['osmchange']}")
+    if DIFFERENCE.search(text):
+        raise MaptileError(f"{path}: {XML_REFUSED['osmaugmenteddiff']}")
     remark = re.search(rb"<remark>(.*?)</remark>", text, re.DOTALL)
     if remark:
-        said = " ".join(remark[1].decode("utf-8", "replace").split())
+        said = html.unescape(" ".join(remark[1].decode("utf-8", "replace").split()))
+        raise MaptileError(f"{path}: {REMARK.format(said)}")
+
+
+def _check(path: Path, element: ET.Element) -> None:
+    """Refuse what ``_refuse`` does not see: its text is in UTF-16."""
+    said = XML_REFUSED.get(str(element.tag).lower())
+    if element.tag == "action" and element.get("type"):
+        said = XML_REFUSED["osmaugmenteddiff"]
+    if said is not None:
+        raise MaptileError(f"{path}: {said}")
+
+
+def _box(element: ET.Element) -> tuple[float, ...] | None:
+    """South, west, north and east that an element ``bounds`` states; None if it does not."""
+    try:
+        return tuple(float(element.get(f"{a}{b}", "")) for a in ("min", "max") for b in _AXES)
+    except ValueError:
+        return None
+
+
+def _content(path: Path, element: ET.Element, positions: Positions) -> Iterator[Element]:
+    """An object, and the ways that it states as coordinates of its members."""
+    kind, about = element.tag, element.attrib
+    what = f"{path}: {kind} {about.get('id', '?')[:30]}"
+    tags: dict[str, str] = {}
+    nodes: list[int] = []
+    members: list[Member] = []
+    for child in element:
+        if child.tag == "tag":
+            tags[child.get("k", "")] = child.get("v", "")
+        elif child.tag == "nd":
+            nodes.append(_node(what, child, positions))
+        elif child.tag == "member" and child.get("type") in KINDS:
+            number = _number(what, child.attrib, "ref")
+            members.append((child.get("type", ""), number, child.get("role", "")))
+            if child.get("type") == "way" and len(child):
+                stated = tuple(_node(what, one, positions) for one in child if one.tag == "nd")
+                yield Element("way", number, nodes=stated)
+    yield Element(
+        kind,
+        _number(what, about, "id"),
+        _number(what, about, "version"),
+        about.get("action") == "delete" or about.get("visible") == "false",
+        tags or None,
+        position_of(what, about.get("lat"), about.get("lon")) if kind == "node" else None,
+        tuple(nodes),
+        tuple(members),
+    )
+
+
+def _node(what: str, node: ET.Element, positions: Positions) -> int:
+    """The id of a node of a way; its position, where the way states it, is kept."""
+    number = _number(what, node.attrib, "ref") if "ref" in node.attrib else None
+    if number is not None and "lat" not in node.attrib:
+        return number
+    return positions.add(number, position_of(what, node.get("lat"), node.get("lon")))
+
+
+def _number(what: str, attributes: dict[str, str], key: str) -> int:
+    text = attributes.get(key, "0")
+    try:
+        # Longer numbers than this are no ids, and slow to read.
+        return int(text[:LONGEST_ID])
+    except ValueError:
         raise MaptileError(
-            f"{path}: incomplete, the server says: {said}; ask it again, for a smaller area or "
-            "with more time"
-        )
+            f"{what}: its {key} {text[:30]!r} is no whole number; download the map again"
+        ) from None
 
 
-def _objects(path: Path, root: dict[str, str]) -> Iterator[ET.Element]:
-    """Yield the nodes, ways and relations of a file; its bounds and date are put into ``root``."""
-    with _open(path) as file:
-        top: ET.Element | None = None
-        for event, element in ET.iterparse(file, ("start", "end")):
-            top = element if top is None else top
-            if event == "start":
-                continue
-            if element.tag == "bounds":
-                pairs = element.attrib.items()
-                root["bounds"] = " ".join(f"{key}={quoteattr(value)}" for key, value in pairs)
-            elif element.tag == "meta" and element.get("osm_base"):
-                root["date"] = element.get("osm_base", "")
-            elif element.tag in ORDER:
-                yield element
-                top.clear()
-
-
-def _content(element: ET.Element, places: dict[int, Element]) -> Element:
-    """An object; the positions of a way's nodes, where it states them, are put into ``places``."""
-    tags = {tag.get("k", ""): tag.get("v", "") for tag in element.findall("tag")}
-    content: Element = {"type": element.tag, "id": int(element.get("id", "0")), "tags": tags}
-    if element.tag == "node":
-        content |= {"lat": element.get("lat", ""), "lon": element.get("lon", "")}
-    if element.tag == "way":
-        content["nodes"] = [int(node.get("ref", "0")) for node in element.findall("nd")]
-        for node, number in zip(element.findall("nd"), content["nodes"], strict=True):
-            if node.get("lat") is not None:
-                where = {"lat": node.get("lat"), "lon": node.get("lon")}
-                places[number] = {"type": "node", "id": number, "tags": {}, **where}
-    if element.tag == "relation":
-        members = element.findall("member")
-        content["members"] = [
-            {"type": m.get("type", ""), "ref": int(m.get("ref", "0")), "role": m.get("role", "")}
-            for m in members
-        ]
-    return content
-
-
-def _fresh_ids(standing: dict[tuple[str, int], Element]) -> dict[tuple[str, int], int]:
-    """Positive ids for the objects that have none; they follow after all others."""
-    highest = max((number for _, number in standing), default=0)
-    below = sorted(key for key in standing if key[1] < 1)
-    return {key: max(highest, 0) + 1 + rank for rank, key in enumerate(below)}
-
-
-def _renamed(
-    standing: dict[tuple[str, int], Element], fresh: dict[tuple[str, int], int]
-) -> Iterator[Element]:
-    """The objects with the new ids, also where they refer to each other."""
-    for (kind, number), content in standing.items():
-        content["id"] = fresh.get((kind, number), number)
-        if "nodes" in content:
-            content["nodes"] = [fresh.get(("node", node), node) for node in content["nodes"]]
-        for member in content.get("members", []):
-            member["ref"] = fresh.get((member["type"], member["ref"]), member["ref"])
-        yield content
+_AXES = ("lat", "lon")
+"""Ends of the names of the attributes of the element ``bounds``."""

@@ -6,6 +6,7 @@ widths have one definition.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ import numpy as np
 import pyproj
 import shapely
 from numpy.typing import NDArray
+
+from data_prep.osm.rings import repaired
 
 Tags = Mapping[str, str]
 """OSM tags: key to value."""
@@ -57,17 +60,29 @@ PATH_WIDTHS_M = {
 """Values of ``highway`` for pedestrians and cyclists, with the width as above."""
 
 TAGS_READ = {
-    *("building", "building:levels", "height", "indoor", "layer", "location", "tunnel"),
-    *("area", "highway", "lanes", "width", "name", "place"),
+    *("building", "building:levels", "height", "indoor", "layer", "level", "location", "tunnel"),
+    *("area", "highway", "lanes", "width", "name", "place", "demolished", "razed", "proposed"),
 }
 """The tags that the tables depend on; readers may drop all others."""
+
+NOT_STANDING = {
+    *("proposed", "planned", "construction", "demolished", "razed", "removed", "destroyed"),
+    *("dismantled", "collapsed"),
+}
+"""Values of ``building`` of what has no walls yet, or not any more."""
+IN_SIGHT = {"surface", "overground", "outdoor", "overhead", "roof", "rooftop"}
+"""Values of ``location`` of what can be seen, whatever its layer."""
 
 BUILDING_COLUMNS = ("osm_id", "name", "height", "levels", "geometry")
 """Columns of a building table: see ``buildings_table``."""
 ROAD_COLUMNS = ("osm_id", "name", "highway", "width", "kind", "geometry")
 """Columns of a road table: see ``roads_table``."""
 
-_MAX_HEIGHT_M = 1000.0
+_MIN_AREA_M2 = 0.1
+"""Smaller buildings are none: points, lines, or coordinates that are no metres."""
+_LONGEST_NUMBER = 40
+"""Longest text that is read as a length."""
+_MAX_HEIGHT_M = 900.0
 """Heights from here on are typing errors."""
 _MAX_LEVELS = 300.0
 """Numbers of storeys from here on are typing errors."""
@@ -110,8 +125,15 @@ class Extract(NamedTuple):
 
 
 def is_building(tags: Tags) -> bool:
-    """Return whether ``tags`` describe a building with walls, on the ground or above it."""
-    return tags.get("building", "no") not in {"no", "roof"} and not _is_hidden(tags)
+    """Return whether ``tags`` describe a building with walls, on the ground or above it.
+
+    One that is planned, under construction or demolished has none.
+    """
+    value = tags.get("building", "no").strip().lower()
+    if value in {"", "no", "false", "0", "roof"} or value in NOT_STANDING:
+        return False
+    gone = any(tags.get(key) == "yes" for key in ("demolished", "razed", "proposed"))
+    return not gone and not _is_hidden(tags)
 
 
 def is_road(tags: Tags) -> bool:
@@ -141,10 +163,12 @@ def metres(text: str | None) -> float:
     """
     if text is None:
         return float("nan")
+    if len(text) > _LONGEST_NUMBER:
+        return float("nan")
     feet = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:'|ft|feet)\s*(?:(\d+(?:\.\d+)?)\s*\"?)?\s*", text)
     if feet:
         return float(feet[1]) * 0.3048 + float(feet[2] or 0) * 0.0254
-    plain = re.fullmatch(r"\s*~?\s*(\d+(?:[.,]\d+)?)\s*(?:m|metres?|meters?)?\s*", text)
+    plain = re.fullmatch(r"\s*~?\s*(\d+(?:[.,]\d+)?)\s*(?:m|metres?|meters?)?\.?\s*", text, re.I)
     return float(plain[1].replace(",", ".")) if plain else float("nan")
 
 
@@ -158,11 +182,11 @@ def buildings_table(features: Features, crs: pyproj.CRS) -> tuple[gpd.GeoDataFra
         height tag, else the levels times ``LEVEL_HEIGHT_M``, else NaN), ``levels`` (NaN if unknown)
         and ``geometry`` ((Multi)Polygon, metres); and the number of polygons that were left out.
     """
-    geometry = _polygons(_project(features.geometry, crs))
-    keep = shapely.area(geometry) > 0
+    geometry = repaired(_project(features.geometry, crs))
+    keep = shapely.area(geometry) > _MIN_AREA_M2
     levels = np.array([_levels(tags) for tags in features.tags], np.float64)
-    height = np.array([metres(tags.get("height")) for tags in features.tags], np.float64)
-    height = np.where((height > 0) & (height < _MAX_HEIGHT_M), height, levels * LEVEL_HEIGHT_M)
+    height = np.array([_height(tags) for tags in features.tags], np.float64)
+    height = np.where(np.isnan(height), levels * LEVEL_HEIGHT_M, height)
     table = gpd.GeoDataFrame(
         {
             "osm_id": np.array(features.osm_id, object)[keep],
@@ -214,7 +238,7 @@ def squares_table(features: Features, crs: pyproj.CRS) -> gpd.GeoDataFrame:
         A table with the columns ``osm_id``, ``name`` and ``geometry`` ((Multi)Polygon, metres).
     """
     columns = {"osm_id": np.array(features.osm_id, object), "name": _given_names(features)}
-    geometry = _polygons(_project(features.geometry, crs))
+    geometry = repaired(_project(features.geometry, crs))
     return _sorted(gpd.GeoDataFrame(columns, geometry=geometry, crs=crs))
 
 
@@ -224,12 +248,18 @@ def _given_names(features: Features) -> NDArray[np.object_]:
 
 
 def _is_hidden(tags: Tags, tunnel: bool = True) -> bool:
-    """Return whether an object is underground or indoors; ``tunnel`` says if tunnels count."""
+    """Return whether an object is underground or indoors; ``tunnel`` says if tunnels count.
+
+    A layer below 0 only orders objects: what is said to be in sight is.
+    """
+    location = tags.get("location")
+    levels = [_number(text) for text in re.split(r"[;,]", tags.get("level", ""))]
     return (
-        tags.get("location") == "underground"
+        location in {"underground", "indoor", "underwater"}
         or (tunnel and tags.get("tunnel", "no") != "no")
         or tags.get("indoor", "no") != "no"
-        or _number(tags.get("layer")) < 0
+        or (location not in IN_SIGHT and _number(tags.get("layer")) < 0)
+        or (location not in IN_SIGHT and all(level < 0 for level in levels))
     )
 
 
@@ -239,6 +269,17 @@ def _number(text: str | None) -> float:
         return float(text) if text is not None else float("nan")
     except ValueError:
         return float("nan")
+
+
+def _height(tags: Tags) -> float:
+    """Return the tag ``height`` in metres; NaN if it is missing or implausible."""
+    height = metres(tags.get("height"))
+    return height if 0 < height < _MAX_HEIGHT_M else float("nan")
+
+
+def odd_heights(features: Features) -> int:
+    """Return the number of objects whose tag ``height`` is no plausible length."""
+    return sum("height" in tags and math.isnan(_height(tags)) for tags in features.tags)
 
 
 def _levels(tags: Tags) -> float:
@@ -266,15 +307,6 @@ def _project(geometry: NDArray[Any], crs: pyproj.CRS) -> NDArray[Any]:
         return np.stack(transformer.transform(degrees[:, 0], degrees[:, 1]), axis=-1)
 
     return np.asarray(shapely.transform(shapely.force_2d(geometry), project), object)
-
-
-def _polygons(geometry: NDArray[Any]) -> NDArray[Any]:
-    """Repair invalid polygons. The method "structure" makes no hole where two parts overlap."""
-    invalid = ~shapely.is_valid(geometry)
-    geometry[invalid] = shapely.make_valid(
-        geometry[invalid], method="structure", keep_collapsed=False
-    )
-    return geometry
 
 
 def _sorted(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:

@@ -1,25 +1,29 @@
-"""Buildings, roads and squares from GeoPackage, GeoJSON and GeoParquet files.
+"""Buildings, roads and squares from what GDAL reads, and from GeoParquet.
 
-Polygons are buildings; lines with a ``highway`` or ``class`` column are roads. The columns may be
-those that ``columns`` knows, or those of this project's own tables.
+These are GeoPackage, GeoJSON (also one object per line), Shapefile and FlatGeobuf. Polygons are
+buildings; lines with a ``highway`` or ``class`` column are roads. The columns may be those that
+``columns`` knows, or those of this project's own tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
+import pyarrow.parquet
 import pyogrio
 import pyproj
 import shapely
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
-from data_prep.osm.columns import tags_of
+from data_prep.osm.columns import COLUMNS_READ, tags_of, text_of
+from data_prep.osm.kinds import MapFile
 from data_prep.osm.tables import (
     Extract,
     Features,
@@ -29,34 +33,30 @@ from data_prep.osm.tables import (
     is_square,
 )
 
-VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".parquet", ".geoparquet")
-"""Suffixes of the files that are read here."""
+MAX_ROWS = 3_000_000
+"""Most rows of a layer."""
+MAX_SIZE_DEG = 1.0
+"""Buildings of this median size, degrees, are no buildings: the coordinates are no degrees."""
+MIN_SIZE_M = 0.1
+"""Buildings of less than this median size, metres, are no buildings: the coordinates are
+degrees."""
 
 
-def read_vector_file(path: Path) -> Extract:
-    """Read the buildings, roads and squares of a GeoPackage, GeoJSON or GeoParquet file.
+def read_vector_file(source: MapFile) -> Extract:
+    """Read the buildings, roads and squares of a vector file.
 
     Raises:
-        MaptileError: The file is missing or damaged, or states no coordinate system and its
-            coordinates are not degrees.
+        MaptileError: The file is damaged, or its coordinates contradict its coordinate system, or
+            it states none and they are not degrees.
     """
-    if not path.is_file():
-        raise MaptileError(f"{path}: no such file")
-    try:
-        layers = _layers(path)
-    except (OSError, ValueError, RuntimeError, shapely.errors.GEOSException) as error:
-        # GDAL adds a hint for programmers after a semicolon.
-        reason = " ".join(str(error).split()).partition(".;")[0]
-        raise MaptileError(f"{path}: not readable as a map file: {reason}") from None
-    layers = {name: _degrees(path, table) for name, table in layers.items()}
+    layers = {name: _degrees(source.path, _flat(table)) for name, table in _layers(source)}
     # If some layers name buildings, the polygons of the others are something else.
     named = {
         name for name, table in layers.items() if "building" in table or "building" in name.lower()
     }
     buildings, roads, squares = _Rows(is_building), _Rows(is_road), _Rows(is_square)
     for name, table in layers.items():
-        geometry = table.geometry.to_numpy()
-        dimension = shapely.get_dimensions(geometry)
+        dimension = shapely.get_dimensions(table.geometry.to_numpy())
         if name in named or not named:
             buildings.add(table[dimension == 2], name)
         roads.add(table[dimension == 1], name)
@@ -64,33 +64,103 @@ def read_vector_file(path: Path) -> Extract:
     return Extract(buildings.features(), roads.features(), squares.features(), None, None, {})
 
 
-def _layers(path: Path) -> dict[str, gpd.GeoDataFrame]:
-    """Return the layers of a file that have geometries, by name."""
-    if path.suffix in {".parquet", ".geoparquet"}:
-        return {path.stem: gpd.read_parquet(path)}
-    names = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
-    return {name: pyogrio.read_dataframe(path, layer=name, on_invalid="fix") for name in names}
+def _layers(source: MapFile) -> Iterator[tuple[str, gpd.GeoDataFrame]]:
+    """Yield the name and the rows of each layer that has geometries; only columns that count."""
+    if source.kind == "parquet":
+        yield source.path.stem, _parquet(source.path)
+        return
+    with warnings.catch_warnings():
+        # What is odd about a file is said in errors and notes.
+        warnings.simplefilter("ignore")
+        for name, kind in pyogrio.list_layers(source.gdal_name):
+            if kind is None:
+                continue
+            about = pyogrio.read_info(source.gdal_name, layer=name)
+            _check_rows(source.path, about["features"])
+            columns = [field for field in about["fields"] if field.lower() in COLUMNS_READ]
+            table = pyogrio.read_dataframe(
+                source.gdal_name,
+                layer=name,
+                columns=columns,
+                on_invalid="fix",
+                max_features=MAX_ROWS + 1,
+            )
+            _check_rows(source.path, len(table))
+            if about["features"] > len(table):
+                raise MaptileError(
+                    f"{source.path}: states {about['features']} objects in {name!r}, but only "
+                    f"{len(table)} are readable: cut off or damaged; download it again"
+                )
+            if isinstance(table, gpd.GeoDataFrame):
+                yield name, table
+
+
+def _parquet(path: Path) -> gpd.GeoDataFrame:
+    """The rows of a GeoParquet file; only columns that count."""
+    file = pyarrow.parquet.ParquetFile(path)
+    _check_rows(path, file.metadata.num_rows)
+    schema = file.schema_arrow
+    if b"geo" not in (schema.metadata or {}):
+        raise MaptileError(
+            f"{path}: Parquet without the metadata of GeoParquet; save it as GeoParquet, or as "
+            "GeoPackage"
+        )
+    names = [name for name in schema.names if name.lower() in COLUMNS_READ]
+    geometry = json.loads(schema.metadata[b"geo"]).get("primary_column", "geometry")
+    return gpd.read_parquet(path, columns=[*names, *({geometry} - {*names})])
+
+
+def _check_rows(path: Path, count: int) -> None:
+    if count > MAX_ROWS:
+        raise MaptileError(
+            f"{path}: more than {MAX_ROWS:,} rows, more than a city; cut it to the city first"
+        )
+
+
+def _flat(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The rows that have a geometry, in two dimensions, with names of columns in lower case.
+
+    Of collections, the polygons count, else the lines.
+    """
+    geometry = table.geometry.to_numpy()
+    table = table[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
+    lower = {name: name.lower() for name in table.columns if name.lower() not in table.columns}
+    geometry = shapely.force_2d(table.geometry.to_numpy())
+    mixed = shapely.get_type_id(geometry) == shapely.GeometryType.GEOMETRYCOLLECTION
+    geometry[mixed] = [_largest_kind(one) for one in geometry[mixed]]
+    return table.set_geometry(gpd.GeoSeries(geometry, table.index, table.crs)).rename(columns=lower)
+
+
+def _largest_kind(collection: shapely.Geometry) -> shapely.Geometry:
+    """The parts of a collection that have its dimension, as one geometry."""
+    parts = shapely.get_parts(collection)
+    while (shapely.get_type_id(parts) == shapely.GeometryType.GEOMETRYCOLLECTION).any():
+        parts = shapely.get_parts(parts)
+    parts = parts[shapely.get_dimensions(parts) == shapely.get_dimensions(collection)]
+    return shapely.union_all(parts)
 
 
 def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Return the rows of ``table`` that have a geometry, in WGS 84 degrees."""
-    table = table[table.geometry.notna() & ~table.geometry.is_empty]
+    """Return the rows of ``table`` in WGS 84 degrees."""
+    finite = np.isfinite(shapely.bounds(table.geometry.to_numpy())).all(axis=1)
+    table = table[finite]
     if table.empty:
         return table.set_crs("EPSG:4326", allow_override=True)
     stated = table.crs
-    looks = _are_degrees(table.total_bounds)
+    looks, size = _are_degrees(table.total_bounds), _median_size(table)
     if stated is None and not looks:
         raise MaptileError(
             f"{path}: states no coordinate system, and its coordinates are not degrees; "
             "save it with one"
         )
-    if stated is not None and stated.is_geographic and not looks:
+    if (stated is None or stated.is_geographic) and not (looks and size < MAX_SIZE_DEG):
         raise MaptileError(
-            f"{path}: its coordinates are no degrees, as those of {stated.name} are: the north of "
-            f"it is {table.total_bounds[3]:g}; save it with its coordinate system, or, if latitude "
+            f"{path}: its coordinates are no degrees, as those of "
+            f"{stated.name if stated else 'a file without a system'} are: the north of it is "
+            f"{table.total_bounds[3]:g}; save it with its coordinate system, or, if latitude "
             "and longitude are swapped, exchange them"
         )
-    if stated is not None and stated.is_projected and looks:
+    if stated is not None and stated.is_projected and looks and size < MIN_SIZE_M:
         raise MaptileError(
             f"{path}: states {stated.name}, which is in metres, but its coordinates look like "
             "degrees; save it with the coordinate system that it has"
@@ -104,13 +174,21 @@ def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         raise MaptileError(
             f"{path}: its coordinate system {stated.name!r} cannot be converted to degrees "
             f"({reason}); save it with one that has an EPSG code"
-        ) from None
+        ) from error
 
 
 def _are_degrees(bounds: NDArray[np.float64]) -> bool:
     """Whether west, south, east, north are those of longitudes and latitudes."""
     west, south, east, north = bounds
     return bool(-180 <= west <= east <= 180 and -90 <= south <= north <= 90)
+
+
+def _median_size(table: gpd.GeoDataFrame) -> float:
+    """Median of the greater side of the polygons' boxes (of all boxes, without polygons)."""
+    geometry = table.geometry.to_numpy()
+    polygons = geometry[shapely.get_dimensions(geometry) == 2]
+    west, south, east, north = shapely.bounds(polygons if len(polygons) else geometry).T
+    return float(np.median(np.maximum(east - west, north - south)))
 
 
 class _Rows:
@@ -153,7 +231,7 @@ def _names(table: gpd.GeoDataFrame, count: int) -> list[str]:
     for column, prefix in (("id", ""), ("@id", ""), ("osm_id", gdal), ("osm_way_id", "way/")):
         if column in table:
             for index, (value, kind) in enumerate(zip(table[column], kinds, strict=True)):
-                if not pd.isna(value):
-                    value = int(value) if isinstance(value, float) else value
-                    names[index] = f"{kind}/{value}" if kind else f"{prefix}{value}"
+                number, element = text_of(column, value), text_of("element", kind)
+                if number is not None:
+                    names[index] = f"{element}/{number}" if element else f"{prefix}{number}"
     return names

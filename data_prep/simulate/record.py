@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Times
-from data_prep.errors import MaptileError
 from data_prep.files import swapped_folder, write_json, write_text
 from data_prep.geometry import NED_TO_FLU, Array, interpolate_se3, se3_from_xyzrpy
+from data_prep.locks import locked
 from data_prep.progress import Progress, silent
 from data_prep.settings import NotNegative, Settings
 from data_prep.simulate.lidar import Lidar, LidarNoise, brightness, lidars_of, measure
@@ -32,6 +32,7 @@ from data_prep.simulate.scene.world_settings import WorldSettings
 from data_prep.simulate.sensors import CAMERA_HEIGHT_M
 from data_prep.simulate.trajectory import Trajectory
 from data_prep.sources.formats.robotcar_tables import EXTRINSICS
+from data_prep.standing import MADE_FROM, Keep, Origin, Product, check_standing, known_as
 
 _RAYS_AT_ONCE = 300_000
 """Rays are cast in batches of about this number."""
@@ -82,6 +83,7 @@ def simulate(
     sensor: str,
     settings: SimulateSettings,
     progress: Progress = silent,
+    force: bool = False,
 ) -> None:
     """Drive along a trajectory and write the recordings as a run of Oxford RobotCar.
 
@@ -91,18 +93,31 @@ def simulate(
         city: The map that the world is made from.
         trajectory: The exact path, in the map frame of ``city``.
         folder: The run's folder. It appears whole or not at all, and replaces an older simulated
-            drive.
+            drive of the same city and recording.
         sensor: One of ``sensors.SENSORS``.
         settings: How the drive is simulated.
         progress: Called with the step ``simulate``, the scans written and all scans.
+        force: Replace whatever stands at ``folder``.
 
     Raises:
-        MaptileError: The sensor is unknown; ``folder`` exists and is no simulated drive; or it
-            cannot be written.
+        MaptileError: The sensor is unknown; ``folder`` holds something else, or is written by
+            another run; or it cannot be written.
     """
+    with locked(folder):
+        keep = check_standing(folder, Product("world.json", _origin(city, trajectory)), force)
+        _simulate(city, trajectory, folder, sensor, settings, progress, keep)
+
+
+def _simulate(
+    city: City,
+    trajectory: Trajectory,
+    folder: Path,
+    sensor: str,
+    settings: SimulateSettings,
+    progress: Progress,
+    keep: Keep,
+) -> None:
     lidars = lidars_of(sensor)
-    if folder.exists() and not (folder / "world.json").is_file() and any(folder.iterdir()):
-        raise MaptileError(f"{folder}: exists and is no simulated drive; choose another name")
     segments = [
         trajectory.poses[trajectory.segment == s, :2] for s in np.unique(trajectory.segment)
     ]
@@ -110,7 +125,7 @@ def simulate(
     poses = vehicle_poses(trajectory, world.terrain, settings)
     times = {lidar.name: _scan_times(lidar, trajectory, settings) for lidar in lidars}
     total, done = sum(map(len, times.values())), 0
-    with swapped_folder(folder) as new:
+    with swapped_folder(folder, keep) as new:
         progress("simulate", 0, total)
         for lidar in lidars:
             t_us = times[lidar.name]
@@ -151,6 +166,7 @@ def _about(
         "city": city.name,
         "city_content_hash": city.content_hash,
         "trajectory": trajectory.source,
+        MADE_FROM: _origin(city, trajectory),
         "length_m": round(trajectory.length_m(), 1),
         "stretches": len(np.unique(trajectory.segment)),
         "nudged_m": round(trajectory.nudged_m, 2),
@@ -160,6 +176,12 @@ def _about(
         "settings": settings.model_dump(mode="json"),
         "made_by": f"maptile-loc {version('maptile-loc')}",
     }
+
+
+def _origin(city: City, trajectory: Trajectory) -> Origin:
+    """What a drive is made from: the city and, unless it is a route, the recording followed."""
+    recorded = {} if trajectory.is_route else {"trajectory": [trajectory.source]}
+    return {"city": known_as(city.path, city.content_hash), **recorded}
 
 
 _README = """\

@@ -31,6 +31,8 @@ from data_prep.sources.formats.robotcar_tables import (
 from data_prep.sources.storage.archives import is_archive
 from data_prep.sources.storage.tree import open_tree
 
+ROUTE = "a route of"
+"""Begin of the ``source`` of a random route."""
 MARGIN_M = 30.0
 """Distance that a trajectory keeps from the map's edge by default, metres."""
 
@@ -56,7 +58,7 @@ class Trajectory:
         poses: (N, 3) float64 east, north (map frame, metres) and heading (radians counter-clockwise
             from grid east) of the vehicle frame.
         segment: (N,) int32, non-decreasing; there is no motion between two segments.
-        source: What the trajectory was made from, in words.
+        source: What the trajectory was made from, in words; a route begins with ``ROUTE``.
         nudged_m: Largest displacement that keeps the path out of the map's buildings, metres.
     """
 
@@ -65,6 +67,11 @@ class Trajectory:
     segment: NDArray[np.int32]
     source: str
     nudged_m: float
+
+    @property
+    def is_route(self) -> bool:
+        """Whether it is a random route, and follows no recording."""
+        return self.source.startswith(ROUTE)
 
     def speed(self) -> Array:
         """Return (N,) speeds, metres per second: the higher of those before and after each pose.
@@ -222,7 +229,7 @@ def trajectory_from_route(city: City, length_m: float, seed: int = 0) -> Traject
     )
     poses[:, 2] = wrap_angle(poses[:, 2])
     t_ns = _ROUTE_START_NS + np.round(grid * 1e9).astype(np.int64)
-    return _finish(t_ns, poses, city, 0.0, f"a route of {length_m:.0f} m (seed {seed})")
+    return _finish(t_ns, poses, city, 0.0, f"{ROUTE} {length_m:.0f} m (seed {seed})")
 
 
 def _run_name(path: Path) -> str:

@@ -7,7 +7,7 @@ read without importing the files, so that a command line can list them without i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_DEPTH = 6
 """Number of folder levels that are searched for a drive, the named folder included."""
 
+MAX_DEPTH_INSIDE = 4
+"""Number of folder levels around a folder in which the drive that it is part of is searched."""
+
 MAX_FOLDERS = 2000
 """Number of folders that are listed in the search for a drive."""
 
@@ -38,6 +41,9 @@ class Source:
             name and the files that exist.
         open: Opens the drive at a node with the sensors named, or its default sensors for None. It
             raises a MaptileError where files are missing or damaged.
+        accepts: Whether a folder that the user names, with no drive in it, is one of this format.
+        open_columns: Opens a drive whose .bin files have the columns named; None where the format
+            defines them.
         priority: Formats are tried in ascending order; the first that recognises a folder opens it.
         sensors: Names of the sensors that can be chosen; empty where they depend on the drive.
         suffixes: Suffixes of single files that are a drive of this format.
@@ -48,6 +54,8 @@ class Source:
     open: Callable[[Node, tuple[str, ...] | None], Drive]
     priority: int
     sensors: tuple[str, ...] = ()
+    accepts: Callable[[Node], bool] | None = None
+    open_columns: Callable[[Node, tuple[str, ...] | None], Drive] | None = None
     suffixes: tuple[str, ...] = ()
 
 
@@ -63,10 +71,11 @@ def detect_format(path: Node) -> str | None:
 def open_drive(
     path: str | Path,
     format: str = "auto",
-    sensors: tuple[str, ...] | None = None,
+    sensors: Sequence[str] | None = None,
     start: float | None = None,
     end: float | None = None,
     progress: Progress = silent,
+    columns: Sequence[str] | None = None,
 ) -> Drive:
     """Open a drive.
 
@@ -74,16 +83,20 @@ def open_drive(
         path: The drive's folder; or a folder, an archive or a folder of archives (see
             ``open_tree``) that contains this drive and no other.
         format: One of ``SOURCES.names()``, or "auto".
-        sensors: Names of the sensors to use; None: the format's default.
+        sensors: Names of the sensors to use, of a bag its topics; None: the format's default.
         start: Keep only scans from this many seconds after the first one.
         end: Keep only scans up to this many seconds after the first one.
         progress: Called while a compressed archive is unpacked.
+        columns: Names of the columns of .bin clouds, such as x, y, z, intensity, ring, time; None:
+            recognised by their contents.
 
     Raises:
         MaptileError: There is no drive at ``path``, or several; one of its files is damaged; a
-            sensor is unknown; or there is no scan between ``start`` and ``end``.
+            sensor is unknown; its format defines the columns; or there is no scan between
+            ``start`` and ``end``.
     """
     path = Path(path)
+    sensors = tuple(sensors) if sensors else None
     known = ("auto", *SOURCES.names())
     if format not in known:
         raise MaptileError(f"{path}: unknown format {format}; choose from {', '.join(known)}")
@@ -98,8 +111,8 @@ def open_drive(
             f"{node}: no sensor {', '.join(sorted(unknown))}; "
             f"choose from {', '.join(source.sensors)}"
         )
-    origin = Origin(path, format, sensors, start, end)
-    drive = replace(source.open(node, sensors), origin=origin)
+    origin = Origin(path, format, sensors, start, end, tuple(columns) if columns else None)
+    drive = replace(_opened(source, node, sensors, columns), origin=origin)
     if start is None and end is None:
         return drive
     part = drive.between(start, end)
@@ -109,6 +122,19 @@ def open_drive(
             f"{path}: no scan between start and end; the drive lasts {duration:.1f} seconds"
         )
     return part
+
+
+def _opened(
+    source: Source, node: Node, sensors: tuple[str, ...] | None, columns: Sequence[str] | None
+) -> Drive:
+    """The drive at ``node``, by the function of its format that takes what is stated."""
+    if not columns:
+        return source.open(node, sensors)
+    if source.open_columns is None:
+        raise MaptileError(f"{node}: --columns is for .bin point clouds; leave it out for this one")
+    from data_prep.sources.points.bin_layout import column_names
+
+    return source.open_columns(node, column_names(columns))
 
 
 def _is_whole(path: Path) -> bool:
@@ -141,12 +167,28 @@ def _only_drive(path: Path, tree: Node, format: str) -> tuple[Node, str]:
         raise MaptileError(_several(path, [node for node, _ in drives]))
     if drives:
         return drives[0]
+    if (around := _drive_around(path, sources)) is not None:
+        raise MaptileError(f"{path}: a part of a drive ({around[1]}); name the drive: {around[0]}")
     if not tree.is_dir():
         raise MaptileError(f"{path}: no such folder; name the folder or the archive of a drive")
+    for name, source in sources.items():
+        if source.accepts is not None and source.accepts(tree):
+            return tree, name
     if format == "auto":
         looked_for = "; ".join(source.looked_for for source in sources.values())
         raise MaptileError(f"{path}: no drive of a known format; looked for: {looked_for}")
     return tree, format
+
+
+def _drive_around(path: Path, sources: dict[str, Source]) -> tuple[Path, str] | None:
+    """The drive that a folder lies in, as deep as drives have folders, and its format."""
+    if not path.exists():
+        return None
+    for folder in path.resolve().parents[:MAX_DEPTH_INSIDE]:
+        format = _first_format(folder, sources)
+        if format is not None:
+            return folder, format
+    return None
 
 
 def _find_drives(tree: Node, sources: dict[str, Source]) -> list[tuple[Node, str]]:

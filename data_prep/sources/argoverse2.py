@@ -20,7 +20,13 @@ from data_prep.drive import Drive, HeadingTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection, se3_from_quaternion, wrap_angle
 from data_prep.sources import Source
-from data_prep.sources.formats.common import file_numbers, increasing, relative_track, scan_block
+from data_prep.sources.formats.common import (
+    file_numbers,
+    in_time,
+    relative_track,
+    said_of_rows,
+    scan_block,
+)
 from data_prep.sources.formats.feather import read_feather
 from data_prep.sources.storage.tree import Node
 
@@ -112,7 +118,7 @@ def open_argoverse2(path: Node) -> Drive:
     odometry = heading = truth = None
     poses, city = path / "city_SE3_egovehicle.feather", _city(path)
     if poses.is_file():
-        times, world = _read_poses(poses)
+        times, world = _read_poses(poses, notes)
         odometry = relative_track(times, world)
         if city is None:
             notes.append("no heading and truth: no map/log_map_archive_*____<CITY>_city_*.json")
@@ -146,7 +152,7 @@ def _up_lidar(path: Node) -> Array:
     return position[0]
 
 
-def _read_poses(file: Node) -> tuple[Times, Array]:
+def _read_poses(file: Node, notes: list[str]) -> tuple[Times, Array]:
     """(N,) strictly increasing times and (N, 4, 4) vehicle frame -> the city's frame."""
     rows = read_feather(file, ["timestamp_ns", *_QUATERNION, *_POSITION])
     numbers = np.stack([rows[name] for name in (*_QUATERNION, *_POSITION)], -1).astype(np.float64)
@@ -156,8 +162,8 @@ def _read_poses(file: Node) -> tuple[Times, Array]:
     sound &= (t_ns >= 0) & (t_ns < 2**62)
     if t_ns.dtype != np.int64 or not sound.all() or not len(sound):
         raise MaptileError(f"{file}: a row is not a pose in a city; copy or download it again")
-    order = np.argsort(t_ns, kind="stable")
-    order = order[increasing(t_ns[order])]
+    order = in_time(t_ns)
+    notes += said_of_rows(file.name, len(t_ns), len(order))
     return t_ns[order], se3_from_quaternion(numbers[order, 4:], numbers[order, :4])
 
 

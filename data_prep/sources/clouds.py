@@ -1,7 +1,8 @@
 """Generic drive: a folder of point clouds, with optional odometry, heading and truth.
 
-``clouds/*.{ply,pcd,bin,las,laz}`` are in the sensor's frame (x forward, y left, z up), which is the
-vehicle frame here. The time of a cloud is, in this order of preference:
+``clouds/*.{ply,pcd,bin,las,laz,e57}`` are in the sensor's frame (x forward, y left, z up), which is
+the vehicle frame here; without ``clouds/``, they lie in the folder itself. The time of a cloud is,
+in this order of preference:
 
 1. its row in ``timestamps.csv`` (file, t_ns);
 2. its name, where all names are times (``file_times``), such as 1317384506407123456.ply;
@@ -10,8 +11,9 @@ vehicle frame here. The time of a cloud is, in this order of preference:
 Without any of these, the clouds have nothing to do with each other: each is localized by itself.
 
 Optional files are ``odometry.tum`` (seconds x y z qx qy qz qw) or ``odometry.csv`` (t_ns, x, y, z,
-qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true east)
-and ``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
+qx, qy, qz, qw), ``heading.csv`` (t_ns and heading or heading_deg, counter-clockwise from true
+east), ``gnss.csv`` (t_ns, latitude, longitude, std_m) or a log of NMEA sentences (``*.nmea``), and
+``truth.csv`` (t_ns, latitude, longitude and heading or heading_deg).
 
 Points may have labels (``cloud_labels``) and times (``pointfiles``).
 """
@@ -31,17 +33,25 @@ from data_prep.sources import Source
 from data_prep.sources.formats.cloud_labels import CloudLabels, find_labels
 from data_prep.sources.formats.common import (
     file_names,
-    increasing,
+    in_time,
     read_header,
     read_table,
+    said_of_rows,
     scan_block,
 )
+from data_prep.sources.formats.gnss_files import find_gnss
 from data_prep.sources.formats.tum import pose_track, read_tum
+from data_prep.sources.points.bin_layout import Layout
 from data_prep.sources.points.file_times import times_in_names
-from data_prep.sources.points.pointfiles import Cloud, read_cloud
+from data_prep.sources.points.pointfiles import (
+    Cloud,
+    layout_of_files,
+    read_cloud,
+    said_of_thinning,
+)
 from data_prep.sources.storage.tree import Node
 
-SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz")
+SUFFIXES = (".ply", ".pcd", ".bin", ".las", ".laz", ".e57")
 """Suffixes of point clouds, in lower case."""
 
 SENSORS = ("clouds",)
@@ -68,6 +78,9 @@ _MAX_OFFSET_RATIO = 0.3
 _SAMPLES = 3
 """Number of clouds that are read when a drive is opened."""
 
+_LAYOUT_SAMPLES = 5
+"""Number of .bin files by which the layout of all is decided."""
+
 
 @dataclass(frozen=True)
 class CloudScans:
@@ -79,6 +92,7 @@ class CloudScans:
         t_ns: (S,) time of each cloud.
         labels: The source of their labels.
         timed: Whether points have times; in a cloud without, all are 0.
+        layout: The layout of .bin files; None: each by its contents.
         sensors: ("clouds",).
     """
 
@@ -87,6 +101,7 @@ class CloudScans:
     t_ns: Times
     labels: CloudLabels
     timed: bool = False
+    layout: Layout | None = None
     sensors: tuple[str, ...] = SENSORS
 
     def file(self, scan: int) -> Node:
@@ -98,7 +113,7 @@ class CloudScans:
         clouds, labels = [], []
         for scan in range(len(self.files))[start:stop]:
             file = self.file(scan)
-            cloud = read_cloud(file, int(self.t_ns[scan]))
+            cloud = read_cloud(file, int(self.t_ns[scan]), self.layout)
             check_near(file, cloud)
             clouds.append(cloud)
             label = self.labels.of(file, cloud)
@@ -122,43 +137,55 @@ def is_clouds(path: Node) -> bool:
     return (path / "clouds").is_dir()
 
 
-def open_clouds(path: Node) -> Drive:
+def has_clouds(path: Node) -> bool:
+    """Return whether ``path`` is a folder with point clouds in it."""
+    return path.is_dir() and any(Path(name).suffix.lower() in SUFFIXES for name in file_names(path))
+
+
+def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     """Open a generic drive.
 
     Args:
         path: The drive's folder.
+        columns: Names of the columns of .bin files; None: by their contents.
 
     Raises:
-        MaptileError: There are no clouds, their times are unknown, they are in a map's frame or
-            have labels of several tables, or a file is damaged.
+        MaptileError: There are no clouds, their times or columns are unknown, they are in a map's
+            frame or have labels of several tables, or a file is damaged.
     """
     notes: list[str] = []
-    odometry = _odometry(path)
+    odometry = _odometry(path, notes)
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
+    scans = replace(scans, layout=_bin_layout(scans, columns))
     samples = _read_samples(scans, odometry)
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:
         notes.append("points have times: clouds are motion-compensated")
+    notes += next(filter(None, (said_of_thinning(cloud) for _, cloud in samples)), [])
     labels = find_labels(path, scans.files, samples, notes)
+    gnss = find_gnss(path, notes)
     return Drive(
         name=path.resolve().name,
         format="clouds",
         scans=replace(scans, labels=labels, timed=timed),
         odometry=odometry,
-        heading=_heading(path / "heading.csv"),
-        truth=_truth(path / "truth.csv"),
+        heading=_heading(path / "heading.csv", notes),
+        truth=_truth(path / "truth.csv", notes),
         notes=tuple(notes),
         labels=labels.table,
         apart=APART in notes,
+        gnss=gnss,
     )
 
 
 SOURCE = Source(
-    looked_for="generic drive (clouds/ with .ply, .pcd, .bin, .las or .laz files)",
+    looked_for="generic drive (clouds/ with .ply, .pcd, .bin, .las, .laz or .e57 files)",
     recognises=is_clouds,
+    accepts=has_clouds,
     open=lambda path, _: open_clouds(path),
+    open_columns=open_clouds,
     priority=70,
     sensors=SENSORS,
 )
@@ -172,6 +199,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> CloudScans:
     folder = path / "clouds"
+    if not folder.is_dir() and has_clouds(path):
+        folder = path
     if not folder.is_dir():
         raise MaptileError(f"{folder}: no such folder; the point clouds belong there")
     files = [
@@ -188,6 +217,15 @@ def _open_scans(path: Node, odometry: PoseTrack | None, notes: list[str]) -> Clo
         t_ns = _times_without_list(path, files, odometry, notes)
     order = np.argsort(t_ns, kind="stable")
     return CloudScans(folder, tuple(files[i] for i in order), t_ns[order], CloudLabels(None))
+
+
+def _bin_layout(scans: CloudScans, columns: tuple[str, ...] | None) -> Layout | None:
+    """The one layout of the drive's .bin files; None where there are none."""
+    bins = [scans.folder / name for name in scans.files if name.lower().endswith(".bin")]
+    if not bins:
+        return None
+    chosen = np.unique(np.linspace(0, len(bins) - 1, _LAYOUT_SAMPLES).astype(int)).tolist()
+    return layout_of_files([bins[i] for i in chosen], columns)
 
 
 def _listed_times(listing: Node, files: list[str], notes: list[str]) -> tuple[list[str], Times]:
@@ -210,7 +248,7 @@ def _read_samples(scans: CloudScans, odometry: PoseTrack | None) -> list[tuple[N
     for scan in np.unique(np.linspace(0, len(scans.files) - 1, _SAMPLES).astype(int)).tolist():
         file, t_ns = scans.file(scan), scans.t_ns[scan : scan + 1]
         try:
-            cloud = read_cloud(file, int(t_ns[0]))
+            cloud = read_cloud(file, int(t_ns[0]), scans.layout)
         except MaptileError as damage:
             error = damage
             continue
@@ -272,34 +310,34 @@ def _times_without_list(
     )
 
 
-def _odometry(path: Node) -> PoseTrack | None:
+def _odometry(path: Node, notes: list[str]) -> PoseTrack | None:
     tum, table = path / "odometry.tum", path / "odometry.csv"
     if tum.is_file():
-        return read_tum(tum)
+        return read_tum(tum, notes)
     if not table.is_file():
         return None
     columns = read_table(table, ["t_ns", *POSE_COLUMNS])
     rows = np.stack([columns[name] for name in POSE_COLUMNS], axis=1)
-    return pose_track(table, columns["t_ns"], rows, np.zeros(len(rows), np.int32))
+    return pose_track(table, columns["t_ns"], rows, np.zeros(len(rows), np.int32), notes)
 
 
-def _heading(path: Node) -> HeadingTrack | None:
+def _heading(path: Node, notes: list[str]) -> HeadingTrack | None:
     if not path.is_file():
         return None
     name = _heading_column(path)
     rows = read_table(path, ["t_ns", name])
-    order = np.argsort(rows["t_ns"], kind="stable")
-    order = order[increasing(rows["t_ns"][order])]
+    order = in_time(rows["t_ns"])
+    notes += said_of_rows(path.name, len(rows["t_ns"]), len(order))
     return HeadingTrack(rows["t_ns"][order], _radians(rows[name], name)[order])
 
 
-def _truth(path: Node) -> TruthTrack | None:
+def _truth(path: Node, notes: list[str]) -> TruthTrack | None:
     if not path.is_file():
         return None
     name = _heading_column(path)
     rows = read_table(path, ["t_ns", "latitude", "longitude", name])
-    order = np.argsort(rows["t_ns"], kind="stable")
-    order = order[increasing(rows["t_ns"][order])]
+    order = in_time(rows["t_ns"])
+    notes += said_of_rows(path.name, len(rows["t_ns"]), len(order))
     return TruthTrack(
         rows["t_ns"][order],
         rows["latitude"][order],

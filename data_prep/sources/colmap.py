@@ -119,7 +119,13 @@ def open_colmap(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         raise MaptileError(f"{path}: no COLMAP model (images and points3D, as .bin or .txt)")
     folder, suffix = found
     notes: list[str] = []
-    model, sensor = _of_sensor(path, read_model(folder, suffix), sensors, notes)
+    whole = read_model(folder, suffix)
+    if whole.lacking:
+        seen = whole.lacking + sum(len(rows) for rows in whole.observed)
+        notes.append(
+            f"{whole.lacking} of {seen} observations name points that are missing; left out"
+        )
+    model, sensor = _of_sensor(path, whole, sensors, notes)
     t_ns, rule = image_times(model.names)
     order = np.argsort(t_ns, kind="stable")
     t_ns, rotation, centre = t_ns[order], model.rotation[order], model.centre[order]

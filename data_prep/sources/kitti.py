@@ -24,18 +24,19 @@ from data_prep.drive import (
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3, se3_inverse, true_heading_from_oxts_yaw
 from data_prep.sources import Source
-from data_prep.sources.formats.common import file_numbers, in_time, said_of_rows
+from data_prep.sources.formats.common import in_time, said_of_gaps, said_of_rows
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     SENSORS,
     VelodyneScans,
+    numbered,
     open_velodyne,
     read_named,
     read_timestamps,
     rigid,
     turn_seconds,
 )
-from data_prep.sources.storage.tree import Node, beside, open_tree
+from data_prep.sources.storage.tree import Node, beside, open_tree, read_node_text
 
 _MAX_VALUE = 1e6
 """Largest magnitude of a number in oxts/data; anything larger is damage."""
@@ -118,12 +119,15 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
         MaptileError: The time stamps are missing, or a file does not hold 30 numbers.
     """
     times = read_timestamps(folder / "timestamps.txt")
-    numbers = file_numbers(folder / "data", r"(\d{10})\.txt")
+    files = numbered(folder / "data", "txt")
+    numbers = np.array(sorted(files), np.int64)
     numbers = numbers[numbers < len(times)]
     numbers = numbers[times[numbers] != NO_TIME]
     if len(numbers) < len(times):
         notes.append(f"oxts: {len(times) - len(numbers)} of {len(times)} rows are missing")
-    rows = np.array([_read_row(folder / "data" / f"{i:010d}.txt") for i in numbers]).reshape(-1, 30)
+    rows = np.array([_read_row(folder / "data" / f"{files[i]}.txt") for i in numbers]).reshape(
+        -1, 30
+    )
     keep = in_time(times[numbers])
     notes += said_of_rows("oxts", len(numbers), len(keep))
     rows, t_ns = rows[keep], times[numbers][keep]
@@ -142,7 +146,7 @@ def read_oxts(folder: Node, notes: list[str]) -> Oxts:
 
 def _read_row(path: Node) -> list[float]:
     try:
-        row = [float(value) for value in path.read_text(encoding="ascii").split()]
+        row = [float(value) for value in read_node_text(path, "ascii").split()]
     except (OSError, ValueError):
         row = []
     if len(row) != 30 or not (np.abs(row) < _MAX_VALUE).all():
@@ -178,7 +182,7 @@ def _open_scans(path: Node, notes: list[str]) -> VelodyneScans:
     else:
         turns = turn_seconds(times)
     mount = se3_inverse(read_transform(_calibration(path)))
-    return open_velodyne(folder / "data", folder / "labels", 10, times, turns, mount, notes)
+    return open_velodyne(folder / "data", folder / "labels", times, turns, mount, notes)
 
 
 def _calibration(path: Node) -> Node:
@@ -220,8 +224,6 @@ def odometry_from_oxts(oxts: Oxts, notes: list[str]) -> PoseTrack:
     attitude = Rotation.from_euler("xyz", np.column_stack([oxts.rpy[:, :2], turned]))
     gap = np.diff(oxts.t_ns) > MAX_BRIDGED_GAP_NS
     if gap.any():
-        notes.append(
-            f"oxts: {gap.sum()} gaps of more than 2 s; the odometry has {gap.sum() + 1} segments"
-        )
+        notes.append(said_of_gaps("oxts", int(gap.sum())))
     segment = np.concatenate([[0], np.cumsum(gap)]).astype(np.int32)
     return PoseTrack(oxts.t_ns, se3(attitude, position), segment)

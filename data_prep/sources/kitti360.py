@@ -16,11 +16,12 @@ from data_prep.drive import Drive, HeadingTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, Projection, se2_from_se3, se3_inverse
 from data_prep.sources import Source
-from data_prep.sources.formats.common import increasing, relative_track
+from data_prep.sources.formats.common import in_time, relative_track, said_of_gaps, said_of_rows
 from data_prep.sources.formats.kitti_files import (
     NO_TIME,
     SENSORS,
     VelodyneScans,
+    numbered,
     open_velodyne,
     read_named,
     read_rows,
@@ -35,6 +36,12 @@ _HINT = "unpack calibration.zip into the folder that holds data_3d_raw"
 
 ORIGIN = (48.9843445, 8.4295857)
 """Latitude and longitude of the origin of poses.txt, degrees (from the data set's devkit)."""
+
+SCANS_PER_SECOND = 10
+"""Turns of the Velodyne per second."""
+
+MAX_SCANS = 1_000_000
+"""Largest number of scans without a list of times; the longest drive has 15,000."""
 
 EARTH_RADIUS_M = 6378137.0
 """Radius of the sphere of the Mercator projection of poses.txt, metres."""
@@ -60,7 +67,7 @@ def open_kitti360(path: Node) -> Drive:
     """
     name = path.resolve().name
     notes: list[str] = []
-    times = read_timestamps(path / "velodyne_points" / "timestamps.txt")
+    times = _times(path / "velodyne_points", notes)
     scans = _open_scans(path, times, notes)
     odometry = heading = truth = None
     poses = _outside(path, f"data_poses/{name}/poses.txt")
@@ -72,9 +79,7 @@ def open_kitti360(path: Node) -> Drive:
         odometry = relative_track(t_ns, world)
         segments = int(odometry.segment[-1]) + 1
         if segments > 1:
-            notes.append(
-                f"poses: {segments - 1} gaps of more than 2 s; the odometry has {segments} segments"
-            )
+            notes.append(said_of_gaps("poses", segments - 1))
         yaw = se2_from_se3(world)[:, 2]
         heading = HeadingTrack(t_ns, yaw)
         truth = TruthTrack(t_ns, *world_frame().inverse(world[:, :2, 3]), yaw)
@@ -93,10 +98,22 @@ SOURCE = Source(
 )
 
 
+def _times(folder: Node, notes: list[str]) -> Times:
+    """(L,) times of the frames; without timestamps.txt, by their numbers."""
+    listed = folder / "timestamps.txt"
+    if listed.is_file():
+        return read_timestamps(listed)
+    notes.append(
+        f"no {listed.name}: times are the numbers of the scans, {SCANS_PER_SECOND} a second"
+    )
+    count = max(numbered(folder / "data", "bin"), default=-1) + 1
+    return np.arange(min(count, MAX_SCANS), dtype=np.int64) * (10**9 // SCANS_PER_SECOND)
+
+
 def _open_scans(path: Node, times: Times, notes: list[str]) -> VelodyneScans:
     mount = velodyne_mount(_outside(path, "calibration/calib_cam_to_pose.txt").parent)
     folder = path / "velodyne_points" / "data"
-    return open_velodyne(folder, path / "labels", 10, times, turn_seconds(times), mount, notes)
+    return open_velodyne(folder, path / "labels", times, turn_seconds(times), mount, notes)
 
 
 def _outside(drive: Node, file: str) -> Node:
@@ -173,8 +190,8 @@ def read_poses(path: Node, times: Times, notes: list[str]) -> tuple[Times, Array
     if not known.all():
         notes.append(f"poses: {(~known).sum()} of {len(rows)} have no time stamp; left out")
     t_ns, world = times[number[known]], world[known]
-    order = np.argsort(t_ns, kind="stable")
-    order = order[increasing(t_ns[order])]
+    order = in_time(t_ns)
+    notes += said_of_rows("poses", len(t_ns), len(order))
     if not len(order):
         raise MaptileError(f"{path}: no pose of a frame with a time stamp in timestamps.txt")
     return t_ns[order], world[order] @ NED_TO_FLU

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.drive import Drive, PoseTrack, Times
 from data_prep.errors import MaptileError
-from data_prep.geometry import se3_inverse
+from data_prep.geometry import Array, se3_inverse
 from data_prep.sources import Source
 from data_prep.sources.formats.common import relative_track
 from data_prep.sources.formats.kitti_files import (
@@ -18,12 +18,19 @@ from data_prep.sources.formats.kitti_files import (
     open_velodyne,
     read_named,
     read_rows,
+    read_text,
     rigid,
 )
 from data_prep.sources.storage.tree import Node
 
 _MAX_TIME_S = 1e9
 """Largest time since the start of a sequence, seconds; anything larger is damage."""
+
+USUAL_MOUNTING = np.array(
+    [[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, -0.08], [1.0, 0.0, 0.0, -0.27], [0.0, 0.0, 0.0, 1.0]]
+)
+"""Velodyne -> camera (x right, y down, z forward) where calib.txt lacks it: the camera is 0.27 m
+ahead of the Velodyne and 0.08 m below it, level (the data set's drawing of its vehicle)."""
 
 
 def is_kitti_odometry(path: Node) -> bool:
@@ -43,7 +50,7 @@ def open_kitti_odometry(path: Node) -> Drive:
     """
     notes: list[str] = []
     times = read_times(path / "times.txt")
-    scans = open_velodyne(path / "velodyne", path / "labels", 6, times, None, np.eye(4), notes)
+    scans = open_velodyne(path / "velodyne", path / "labels", times, None, np.eye(4), notes)
     home = path.resolve()
     listed = home.parent.parent / "poses" / f"{home.name}.txt"
     poses = listed if listed.is_file() else path / "poses.txt"
@@ -82,14 +89,25 @@ def read_times(path: Node) -> Times:
     return np.round(seconds * 1e9).astype(np.int64)
 
 
+def _camera(file: Node, notes: list[str]) -> Array:
+    """(4, 4) Velodyne -> camera; the usual one where a sound calib.txt has no line for it."""
+    hint = "unpack data_odometry_calib.zip; the camera's poses need it"
+    names = [line.partition(":")[0].strip() for line in read_text(file, hint).splitlines()]
+    if "Tr" not in names and "P0" in names and len(read_named(file, "P0", hint)) == 12:
+        notes.append(f"{file.name} has no line Tr: the usual mounting of the camera is taken")
+        return USUAL_MOUNTING
+    return rigid(read_named(file, "Tr", hint)[None], file)[0]
+
+
 def read_odometry(poses: Node, calibration: Node, times: Times, notes: list[str]) -> PoseTrack:
     """Read the Velodyne's motion from the poses of the left camera.
 
     Args:
         poses: A line of 12 numbers per scan, camera -> first camera frame (3 x 4, row-major).
-        calibration: calib.txt with the line "Tr:", Velodyne -> camera.
+        calibration: calib.txt with the line "Tr:", Velodyne -> camera; without that line, the
+            usual mounting is taken.
         times: (L,) time of scan 0, 1, ...
-        notes: A line about the origin of these poses is appended.
+        notes: Lines about the origin of these poses are appended.
 
     Returns:
         The track of the Velodyne frame.
@@ -97,8 +115,7 @@ def read_odometry(poses: Node, calibration: Node, times: Times, notes: list[str]
     Raises:
         MaptileError: A file is missing or damaged.
     """
-    hint = "unpack data_odometry_calib.zip; the camera's poses need it"
-    camera = rigid(read_named(calibration, "Tr", hint)[None], calibration)[0]
+    camera = _camera(calibration, notes)
     track = rigid(read_rows(poses, 12, "it comes with data_odometry_poses.zip"), poses)
     count = min(len(track), len(times))
     if not count:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.drive import Drive, ScanBlock, Times
+from data_prep.drive import Drive, GnssTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.sources import Source
@@ -25,6 +25,7 @@ from data_prep.sources.formats.common import (
 )
 from data_prep.sources.formats.robotcar_tables import (
     find_extrinsics,
+    read_gps,
     read_ins,
     read_timestamps,
     read_vo,
@@ -114,8 +115,8 @@ def is_robotcar(path: Node) -> bool:
 def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
     """Open a run of Oxford RobotCar, or a simulated one.
 
-    Odometry is vo/vo.csv; heading is gps/ins.csv, else gps/rtk.csv; truth is gps/rtk.csv, else
-    gps/ins.csv.
+    Odometry is vo/vo.csv; heading is gps/ins.csv, else gps/rtk.csv; GNSS is gps/gps.csv; truth is
+    gps/rtk.csv, else gps/ins.csv.
 
     Args:
         path: The run's folder, such as 2014-06-26-09-24-58.
@@ -139,7 +140,9 @@ def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         rtk = straighten_rtk(rtk, ins, notes)
     odometry = None
     if vo_file.is_file():
-        odometry = odometry_from_vo(read_vo(vo_file), notes)
+        vo = read_vo(vo_file)
+        notes += said_of_rows(vo_file.name, len(vo.newer_ns) + vo.left_out, len(vo.newer_ns))
+        odometry = odometry_from_vo(vo, notes)
     else:
         notes.append(f"no odometry: {vo_file} is missing")
     heading_source = ins if ins is not None else rtk
@@ -151,6 +154,7 @@ def open_robotcar(path: Node, sensors: tuple[str, ...] | None = None) -> Drive:
         odometry=odometry,
         heading=None if heading_source is None else heading_from_ins(heading_source, lever),
         truth=None if truth_source is None else truth_from_ins(truth_source, lever, notes),
+        gnss=_gnss(path / "gps/gps.csv", notes),
         notes=tuple(notes),
         labels="simulated" if scans.labelled else None,
     )
@@ -163,6 +167,20 @@ SOURCE = Source(
     priority=10,
     sensors=SENSORS,
 )
+
+
+def _gnss(path: Node, notes: list[str]) -> GnssTrack | None:
+    """The positions in gps.csv; None where it is missing, or damaged, which a note says."""
+    if not path.is_file():
+        return None
+    try:
+        gps = read_gps(path)
+    except MaptileError as error:
+        notes.append(f"no GNSS: {error}")
+        return None
+    notes += said_of_rows(path.name, len(gps.t_ns) + gps.left_out, len(gps.t_ns))
+    std_m = np.sqrt(np.square(gps.sigma[:, :2]).mean(axis=1))
+    return GnssTrack(gps.t_ns, gps.latitude, gps.longitude, np.where(std_m > 0, std_m, np.nan))
 
 
 def _default_sensors(path: Node) -> tuple[str, ...]:

@@ -16,7 +16,10 @@ from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources import Source
 from data_prep.sources.formats.common import scan_block
 from data_prep.sources.formats.tum import pose_track
+from data_prep.sources.packets import ouster, velodyne
+from data_prep.sources.packets.spool import spooled
 from data_prep.sources.ros.bag import FOLDER_FILE, SUFFIXES, Bag, Message, Topic, stamps, vector
+from data_prep.sources.ros.gnss import read_topics
 from data_prep.sources.ros.pointcloud2 import CloudError, Points, livox_points, points_of
 from data_prep.sources.ros.transforms import FrameTree, plain
 from data_prep.sources.storage.tree import Node
@@ -31,12 +34,10 @@ TRANSFORMS = "tf2_msgs/msg/TFMessage"
 """Type of transforms."""
 OLD_TRANSFORMS = "tf/msg/tfMessage"
 """The same in old bags."""
-PACKETS = (
-    "velodyne_msgs/msg/VelodyneScan",
-    "ouster_ros/msg/PacketMsg",
-    "ouster_sensor_msgs/msg/PacketMsg",
-)
-"""Types of a sensor's raw packets."""
+VELODYNE = "velodyne_msgs/msg/VelodyneScan"
+"""Type of a Velodyne's raw packets."""
+OUSTER = ("ouster_ros/msg/PacketMsg", "ouster_sensor_msgs/msg/PacketMsg")
+"""Types of an Ouster's raw packets."""
 STORED = ([".db3"], [".mcap"])
 """Suffixes of the files of a ROS 2 bag, which may be packed (.db3.zstd)."""
 BASES = ("base_link", "base_footprint", "base", "vehicle", "ego_vehicle", "imu_link")
@@ -129,7 +130,7 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
 
     Args:
         path: The bag.
-        names: Names of topics: of point clouds, and of odometry; None: chosen by their types.
+        names: Names of topics: of point clouds, odometry and GNSS; None: chosen by their types.
 
     Raises:
         MaptileError: The bag is damaged, holds no point cloud, or has no such topic.
@@ -137,12 +138,15 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
     if not isinstance(path, Path):
         raise MaptileError(f"{path}: unpack the archive; a bag is read from a file")
     bag = Bag(path)
-    notes: list[str] = []
+    notes = [] if bag.whole else ["the recorder was stopped halfway: what it wrote is used"]
     topics = {topic.name: topic for topic in bag.topics}
     unknown = sorted(set(names or ()) - set(topics))
     if unknown:
         raise MaptileError(f"{path}: no topic {', '.join(unknown)}; there are {', '.join(topics)}")
     used = [topic for topic in topics.values() if names is None or topic.name in names]
+    packets = [topic for topic in used if topic.type in (VELODYNE, *OUSTER)]
+    if packets and not any(topic.type in (CLOUD, *LIVOX) for topic in used):
+        return _of_packets(bag, packets, used, list(topics.values()), notes)
     clouds = _cloud_topics(path, used, list(topics.values()), notes, names is not None)
     index = _index(bag, clouds)
     tree = _frames(bag, list(topics.values()))
@@ -173,7 +177,9 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
         tuple(topic.type for topic in clouds),
         timed,
     )
-    return Drive(path.resolve().stem, "rosbag", scans, odometry, None, None, tuple(notes))
+    gnss = read_topics(bag, used, topics.values(), notes)
+    name = path.resolve().stem
+    return Drive(name, "rosbag", scans, odometry, None, None, tuple(notes), gnss=gnss)
 
 
 SOURCE = Source(
@@ -185,25 +191,46 @@ SOURCE = Source(
 )
 
 
+def _of_packets(
+    bag: Bag, packets: list[Topic], used: list[Topic], every: list[Topic], notes: list[str]
+) -> Drive:
+    """The drive in a bag that holds a sensor's raw packets."""
+    best = max(packets, key=lambda topic: (topic.type == VELODYNE, topic.messages))
+    tree = _frames(bag, every)
+    odometry, base = _odometry(bag, used, every, notes)
+    base = base or next((frame for frame in BASES if frame in tree), None)
+    frame = bag.header(next(bag.messages([best.name]))).frame if best.type == VELODYNE else ""
+    mount = None if base is None else tree.pose(frame, base)
+    if mount is None:
+        mount = np.eye(4)
+        notes.append(f"{best.name}: the sensor's frame is taken to be the vehicle's")
+    if best.type == VELODYNE:
+        arrived = (
+            (stamps(packet.stamp) or message.record_ns, packet.data.tobytes())
+            for message in bag.messages([best.name])
+            for packet in bag.decode(message, VELODYNE).packets
+        )
+        decoded = velodyne.decode_packets(bag.path, arrived)
+    else:
+        decoded = ouster.decode(bag.path, None)
+    notes.append(f"{best.name}: raw packets, decoded; their points have times")
+    scans = spooled(bag.path, decoded, best.name, mount)
+    return Drive(bag.path.resolve().stem, "rosbag", scans, odometry, None, None, tuple(notes))
+
+
 def _cloud_topics(
     path: Path, used: list[Topic], every: list[Topic], notes: list[str], named: bool
 ) -> list[Topic]:
     """The topics of point clouds to use; where none is named, the one with the most messages."""
     clouds = [topic for topic in used if topic.type in (CLOUD, *LIVOX)]
     if not clouds:
-        packets = [topic for topic in every if topic.type in PACKETS]
-        if packets:
-            raise MaptileError(
-                f"{path}: {packets[0].name} has a sensor's raw packets, no point clouds; convert "
-                "them with the driver of the sensor, and record PointCloud2"
-            )
         kinds = ", ".join(sorted({topic.type for topic in every})) or "nothing"
         raise MaptileError(f"{path}: no topic with point clouds among those used; it has {kinds}")
     if named or len(clouds) == 1:
         return clouds
     best = max(clouds, key=lambda topic: topic.messages)
     rest = ", ".join(topic.name for topic in clouds if topic is not best)
-    notes.append(f"point clouds of {best.name}; others are {rest} (--sensors NAME,... changes it)")
+    notes.append(f"point clouds of {best.name}; others are {rest} (--topics NAME,... changes it)")
     return [best]
 
 
@@ -219,7 +246,7 @@ class _Index:
 
 
 def _index(bag: Bag, clouds: list[Topic]) -> _Index:
-    """Read the times of all scans, and the first scan of each topic."""
+    """Read the times of all scans, and the first scan with points of each topic."""
     number = {topic.name: k for k, topic in enumerate(clouds)}
     frames, clocks = [""] * len(clouds), [""] * len(clouds)
     times: list[int] = []
@@ -230,9 +257,10 @@ def _index(bag: Bag, clouds: list[Topic]) -> _Index:
         k = number[message.topic]
         t_ns, frame = measured(bag, message)
         if k not in seen:
-            seen.add(k)
-            frames[k] = frame
-            clocks[k] = decode(bag, message, clouds[k].type, t_ns).clock
+            points = decode(bag, message, clouds[k].type, t_ns)
+            frames[k], clocks[k] = frame, points.clock
+            if len(points.xyz):  # an empty one has no times to learn from
+                seen.add(k)
         times.append(t_ns)
         records.append(message.record_ns)
         which.append(k)
@@ -275,12 +303,12 @@ class _Poses:
     t_ns: list[int] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
 
-    def track(self, path: Path) -> PoseTrack | None:
+    def track(self, path: Path, notes: list[str]) -> PoseTrack | None:
         """The track; None where there are fewer than two poses."""
         if len(self.t_ns) < 2:
             return None
         times = np.array(self.t_ns, np.int64)
-        return pose_track(path, times, np.array(self.rows), np.zeros(len(times), np.int32))
+        return pose_track(path, times, np.array(self.rows), np.zeros(len(times), np.int32), notes)
 
 
 def _odometry(
@@ -300,13 +328,13 @@ def _odometry(
             poses.t_ns.append(stamps(content.header.stamp) or message.record_ns)
             pose = content.pose.pose
             poses.rows.append(np.concatenate([vector(pose.position), vector(pose.orientation)]))
-        return poses.track(bag.path), plain(poses.frame) or None
+        return poses.track(bag.path, notes), plain(poses.frame) or None
     moved = _of_transforms(bag, every)
     if moved is None:
         notes.append("no odometry: neither nav_msgs/Odometry nor a transform from odom or map")
         return None, None
     notes.append(f"odometry: the transforms of {moved.frame} in tf")
-    return moved.track(bag.path), moved.frame
+    return moved.track(bag.path, notes), moved.frame
 
 
 def _of_transforms(bag: Bag, topics: list[Topic]) -> _Poses | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from typing import Any
 
 import click
 
 from data_prep.errors import MaptileError
 from data_prep.registry import Registry
+from maptile_loc.cli.parts.output import Interrupted
 
 COMMANDS = Registry("maptile_loc.cli", "command", "command")
 """All commands. A new one is a file in this folder that exports ``command``."""
@@ -52,18 +57,27 @@ def app(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command; a user's error is one line and status 2, ``--debug`` shows the traceback."""
+    """Run the command; a user's error is one line and status 2, ``--debug`` shows the traceback.
+
+    An interrupted command ends with status 130 (Ctrl-C) or 143 (SIGTERM).
+    """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    ended_by = [signal.SIGINT]
+    before = _listen(ended_by)
     try:
         sys.exit(app(arguments, prog_name="maptile", standalone_mode=False) or 0)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "maptile"
         _fail(f"{error.format_message()}; see {command} -h")
+    except Interrupted as error:
+        _say(f"interrupted: {error.format_message()}")
+        sys.exit(128 + ended_by[-1])
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        sys.exit(128 + ended_by[-1])
     except click.ClickException as error:
         _fail(error.format_message())
-    except click.Abort:
-        _fail("interrupted")
     except MaptileError as error:
         if debug:
             raise
@@ -72,8 +86,34 @@ def main() -> None:
         if debug:
             raise
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check its permissions")
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _listen(ended_by: list[signal.Signals]) -> Any:
+    """Let SIGTERM end this process as Ctrl-C does, so that it cleans up; appends the signal.
+
+    Returns:
+        The handler before; None outside the main thread, where there is none.
+    """
+    own = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() != own:  # a child process inherits the handler
+            os._exit(128 + number)
+        ended_by.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, end)
 
 
 def _fail(line: str) -> None:
-    click.echo(f"error: {line}", err=True)
+    _say(f"error: {line}")
     sys.exit(2)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

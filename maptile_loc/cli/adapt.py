@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 
 if TYPE_CHECKING:
     from maptile_loc.types import HeadingKnowledge
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 )
 @options.submap
 @options.every
-@options.drive_format()
+@options.drive
 @options.device
+@options.force
 @click.option(
     "--config",
     metavar="NAME",
@@ -50,7 +54,10 @@ def command(
     submap: float,
     every: float,
     format: str,
+    sensors: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
     device: str,
+    force: bool,
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -63,15 +70,18 @@ def command(
     buildings of CITY label its scans. The folder OUT is then a sensor profile for localize.
     """
     import maptile_loc as ml
+    from maptile_loc.arguments import check_order
 
     if walls and (out is None or model is not None or minutes is not None):
         raise click.UsageError("--walls needs --out, and has no --model and no --minutes")
     if out is not None and not walls:
         raise click.UsageError("--out belongs to --walls; a model is written into the city")
-    with console.progress_bar() as progress:
+    check_order(city, drive)
+    lock = writing(out, "detector.json") if out is not None else nullcontext()
+    with lock, progress_bar() as progress:
         folder = ml.adapt(
             city,
-            ml.open_drive(drive, format, progress=progress),
+            ml.open_drive(drive, format, sensors, progress=progress, columns=columns),
             what="walls" if walls else "model",
             model=model,
             out=out,
@@ -80,6 +90,7 @@ def command(
             submap_m=submap,
             every_m=every,
             device=device,
+            force=force,
             config=config,
             overrides=overrides,
             progress=progress,

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 
 
 @click.command("city-report")
@@ -29,6 +31,7 @@ from maptile_loc.cli.parts import console, options
     help="Positions to measure at most; there is one per 20 m of road.",
 )
 @options.device
+@options.force
 @options.seed
 @options.recipe("localize")
 @options.overrides
@@ -40,18 +43,21 @@ def command(
     places: int,
     device: str,
     seed: int,
+    force: bool,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
     """Measure how distinctive each position in CITY is, and draw a map of it.
 
-    CITY is a city folder, or a georeferenced raster (.tif) with --out.
+    CITY is a city folder, or a georeferenced raster (.tif) with --out. An interrupted report is
+    resumed by the same command.
     """
     from maptile_loc.recipe import load_recipe
     from maptile_loc.report.city.city_report import ReportOptions, city_report
 
-    asked = ReportOptions(city, out, submap, sensor, places, device, seed)
-    with console.progress_bar() as progress:
+    asked = ReportOptions(city, out, submap, sensor, places, device, seed, force)
+    folder = out or city / "report"
+    with writing(folder, "report.json", False, "goes on"), progress_bar() as progress:
         line = city_report(asked, load_recipe(config, overrides), progress)
     console.say_recipe(config)
     click.echo(line)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.progress import progress_bar
 
 
 @click.command()
@@ -28,6 +29,8 @@ from maptile_loc.cli.parts import console, options
     show_default="half-way",
     help="Seconds from the first scan to the query tile.",
 )
+@options.drive
+@options.force
 @options.recipe("localize")
 @options.overrides
 def command(
@@ -35,6 +38,10 @@ def command(
     picture: Path | None,
     submap: float,
     at: float | None,
+    format: str,
+    sensors: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
+    force: bool,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -43,13 +50,15 @@ def command(
     Of a drive, one query tile is drawn too, made as the recipe says. A city is a folder or a
     georeferenced raster (.tif).
     """
+    from maptile_loc.arguments import is_city
     from maptile_loc.recipe import load_recipe
     from maptile_loc.report.inspect.summary import inspect
 
     settings = load_recipe(config, overrides)
-    with console.progress_bar() as progress:
-        for line in inspect(path, picture, submap, at, settings, progress):
+    asked = format, sensors, columns
+    with progress_bar() as progress:
+        for line in inspect(path, picture, submap, at, settings, force, progress, asked):
             click.echo(line)
     console.say_recipe(config)
-    is_city = (path / "city.json").is_file() or path.suffix.lower() in {".tif", ".tiff"}
-    console.say_next("localize", *((path, "DRIVE") if is_city else ("CITY", path)), "--out", "OUT")
+    pair = (path, "DRIVE") if is_city(path) else ("CITY", path)
+    console.say_next("localize", *pair, "--out", "OUT")

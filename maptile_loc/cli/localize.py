@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from data_prep.counted import counted
 from maptile_loc.cli.parts import console
 from maptile_loc.cli.parts import options as shared
+from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 from maptile_loc.search import METHODS
 
 SHOWN_SCANS = 20
@@ -43,8 +46,7 @@ SHOWN_SCANS = 20
     default="auto",
     help="auto: the drive's, or made from its scans if it has none; lidar: made from its scans.",
 )
-@shared.drive_format()
-@click.option("--sensors", metavar="NAME,...", show_default="the format's", help="Sensors to use.")
+@shared.drive
 @click.option("--start", metavar="S", type=float, help="Seconds from the first scan.")
 @click.option("--end", metavar="S", type=float, help="Seconds from the first scan.")
 @click.option(
@@ -56,6 +58,7 @@ SHOWN_SCANS = 20
     multiple=True,
     help="Search only near a street, square or building, or near one of several; A & B: near both.",
 )
+@click.option("--gnss", is_flag=True, help="Use the drive's GNSS, as a witness that may lie.")
 @click.option(
     "--search",
     type=click.Choice(["map", "none"]),
@@ -64,6 +67,7 @@ SHOWN_SCANS = 20
 )
 @click.option("--pgo", is_flag=True, help="Optimise regressed poses with the odometry, too.")
 @shared.sensor_profile
+@shared.force
 @shared.device
 @shared.seed
 @shared.recipe("localize")
@@ -75,10 +79,12 @@ def command(
     submap: float,
     every: float,
     format: str,
-    sensors: str | None,
+    sensors: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
     start: float | None,
     end: float | None,
     search: str,
+    force: bool,
     **options: Any,
 ) -> None:
     """Localize DRIVE on the map of CITY.
@@ -87,13 +93,19 @@ def command(
     archives that it was downloaded as.
     """
     import maptile_loc as ml
+    from data_prep.standing import check_standing
+    from maptile_loc.arguments import check_order, made_from
+    from maptile_loc.report.files import result_of
+    from maptile_loc.report.findings import said_of_bias, why_nothing
     from maptile_loc.report.trajectory import scan_rows
 
-    names = sensors.split(",") if sensors else None
-    with console.progress_bar() as progress:
-        opened = ml.open_drive(drive, format, names, start, end, progress)
+    check_order(city, drive)
+    with writing(out, "run.json"), progress_bar() as progress:
+        map_ = ml.open_city(city)
+        opened = ml.open_drive(drive, format, sensors, start, end, progress, columns)
+        check_standing(out, result_of(made_from(map_, opened)), force)
         found = ml.localize(
-            city,
+            map_,
             opened,
             submap_m=submap,
             every_m=every,
@@ -102,17 +114,20 @@ def command(
             progress=progress,
             **options,
         )
-    metrics = found.save(out, opened.truth)
+        metrics = found.save(out, opened.truth, force)
     console.say_notes(found.notes)
     console.say_recipe(options["config"])
-    queries, scans = int(found.trajectory.localized.sum()), scan_rows(found)
+    localized, scans = int(found.trajectory.localized.sum()), scan_rows(found)
     click.echo(
-        f"{out}: {queries} of {len(found.t_ns)} queries localized, "
-        f"{int(scans.localized.sum())} of {len(scans.t_ns)} scans"
+        f"{out}: {localized} of {counted(len(found.t_ns), 'query')} localized, "
+        f"{int(scans.localized.sum())} of {counted(len(scans.t_ns), 'scan')}"
     )
     if opened.apart:
         for line in console.in_words(found, SHOWN_SCANS):
             click.echo(line)
     if metrics is not None:
         click.echo(str(metrics))
+        console.say_notes(said_of_bias(metrics, found.final))
     console.say_next("report", out)
+    if not localized:
+        console.end_with_nothing(why_nothing(found))

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
 from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 
 
 @click.command()
@@ -17,6 +20,7 @@ from maptile_loc.cli.parts import console, options
 @click.option("--point", type=options.Numbers("LAT,LON"), help="Centre, degrees.")
 @click.option("--radius", metavar="M", default=1000.0, help="Metres around --point.")
 @click.option("--date", metavar="YYYY-MM-DD", help="State of the map on a day.")
+@options.force
 @options.recipe("city")
 @options.overrides
 def command(
@@ -26,6 +30,7 @@ def command(
     point: tuple[float, float] | None,
     radius: float,
     date: str | None,
+    force: bool,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -52,13 +57,23 @@ def command(
             radius_m=radius if point else None,
             date=date,
         )
-    city = ml.prepare_city(source, folder, config=config, overrides=overrides, date=date)
+    with writing(folder, "city.json"), progress_bar() as progress:
+        city = ml.prepare_city(
+            source,
+            folder,
+            config=config,
+            overrides=overrides,
+            date=date,
+            force=force,
+            progress=progress,
+        )
     console.say_notes(city.notes)
     console.say_recipe(config)
     raster = city.raster
     click.echo(
-        f"{folder}: {city.name}, {len(city.buildings())} buildings, {len(city.roads())} roads, "
+        f"{folder}: {city.name}, {counted(len(city.buildings()), 'building')}, "
+        f"{counted(len(city.roads()), 'road')}, "
         f"{raster.width} x {raster.height} pixels of {raster.resolution} m "
-        f"({raster.area_km2:.2f} km2), {len(city.tiles())} tiles"
+        f"({raster.area_km2:.2f} km2), {counted(len(city.tiles()), 'tile')}"
     )
     console.say_next("localize", folder, "DRIVE", "--out", "OUT")

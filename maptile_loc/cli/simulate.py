@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from data_prep.counted import counted
 from data_prep.simulate.sensors import SENSORS
 from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 
 
 @click.command()
@@ -31,6 +34,7 @@ from maptile_loc.cli.parts import console, options
 @click.option(
     "--seed", type=click.IntRange(0), show_default="the recipe's", help="Seed of all randomness."
 )
+@options.force
 @options.recipe("simulate")
 @options.overrides
 def command(
@@ -41,6 +45,7 @@ def command(
     length: float,
     outside: bool,
     seed: int | None,
+    force: bool,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -51,7 +56,7 @@ def command(
     """
     import maptile_loc as ml
 
-    with console.progress_bar() as progress:
+    with writing(drive, "world.json"), progress_bar() as progress:
         made = ml.simulate(
             city,
             drive,
@@ -60,10 +65,11 @@ def command(
             length_m=length,
             outside=outside,
             seed=seed,
+            force=force,
             config=config,
             overrides=overrides,
             progress=progress,
         )
     console.say_recipe(config)
-    click.echo(f"{drive}: {len(made.scans.t_ns)} scans written")
+    click.echo(f"{drive}: {counted(len(made.scans.t_ns), 'scan')} written")
     console.say_next("localize", city, drive, "--out", "OUT")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from maptile_loc.cli.parts import console, options
+from maptile_loc.cli.parts.progress import progress_bar
 
 
 @click.command()
@@ -14,6 +15,7 @@ from maptile_loc.cli.parts import console, options
 @click.argument("others", type=options.PATH, nargs=-1)
 @click.option("--minutes", metavar="N", type=float, help="Stop after N minutes.")
 @options.device
+@options.force
 @options.recipe("mapnet")
 @options.overrides
 def command(
@@ -21,6 +23,7 @@ def command(
     others: tuple[Path, ...],
     minutes: float | None,
     device: str,
+    force: bool,
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -31,7 +34,7 @@ def command(
     """
     import maptile_loc as ml
 
-    with console.progress_bar() as progress:
+    with progress_bar() as progress:
         folder = ml.train(
             city,
             config=config,
@@ -39,6 +42,7 @@ def command(
             minutes=minutes,
             others=others,
             device=device,
+            force=force,
             progress=progress,
         )
     console.say_recipe(config)

@@ -12,9 +12,20 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.fuse.certainty import likely_reason, make_estimates
+from maptile_loc.fuse.certainty import likely_reason, make_estimates, worst_std
+from maptile_loc.fuse.gnss import (
+    GnssEvidence,
+    GnssSettings,
+    GnssWindow,
+    Witness,
+    lasting,
+    pull,
+    support,
+)
+from maptile_loc.fuse.gnss_watch import GnssWatch
 from maptile_loc.fuse.motion import (
     COMMON,
     POSE,
@@ -75,15 +86,26 @@ class Filter:
     Args:
         area_m2: Area that is searched; a wrong candidate may be anywhere in it.
         settings: Noise, and size of the bank.
+        gnss: How far GNSS is believed, where there is any.
+
+    Attributes:
+        bank: The hypotheses, with their probabilities by the walls alone.
+        watch: Whether GNSS agrees with the walls.
     """
 
-    def __init__(self, area_m2: float, settings: FuseSettings) -> None:
+    def __init__(
+        self, area_m2: float, settings: FuseSettings, gnss: GnssSettings | None = None
+    ) -> None:
         self.area_m2, self.settings = area_m2, settings
         self.bank = UNKNOWN
+        self.gnss = GnssSettings() if gnss is None else gnss
+        self.watch = GnssWatch(self.gnss)
+        self._support: Array | None = None
+        self._weighed_s = -np.inf
 
     def restart(self) -> None:
         """Forget all: the motion since the last query is unknown."""
-        self.bank = UNKNOWN
+        self.bank, self._support = UNKNOWN, None
 
     def predict(self, steps: Steps, number: int) -> None:
         """Move the hypotheses along the step to query ``number``."""
@@ -97,7 +119,42 @@ class Filter:
             fresh: Share 0..1 of the query's tile that earlier queries did not see.
         """
         bank = _update(self.bank, fix, fresh, self.area_m2, self.settings)
-        self.bank = _prune(bank, self.settings)
+        self.bank, self._support = _prune(bank, self.settings), None
+
+    def judge(self, window: GnssWindow | None, belief: Belief, now_s: float) -> None:
+        """Compare GNSS with the position by the walls alone, where this is sure.
+
+        Args:
+            window: The samples near the position; None where there are none.
+            belief: As ``by_walls`` returns it, or predicted from that.
+            now_s: Its time, seconds.
+        """
+        std = float(worst_std(belief.covariance[None])[0])
+        if belief.score >= self.settings.trust and std <= self.settings.max_std_m:
+            self.watch.judge(window, belief.pose, std, now_s)
+
+    def weigh_gnss(self, witness: Witness | None, now_s: float) -> None:
+        """Let GNSS raise the hypotheses near it, and pull them a little.
+
+        It raises them as long as it says so, however often it does: the next call, or the next
+        update, replaces what this one said.
+
+        Args:
+            witness: What GNSS states at the pose that was predicted last; None: nothing.
+            now_s: The time, seconds: soon after another witness, it repeats most of that one.
+        """
+        bank, self._support = self.bank, None
+        if witness is None or len(bank.weights) == 0:
+            return
+        poses, covariance = bank.states[:, POSE], bank.covariance[:, POSE, POSE]
+        self._support = support(witness, poses, covariance, self.area_m2, self.gnss)
+        share = 1 - float(lasting(np.array(now_s - self._weighed_s), self.gnss))
+        self._weighed_s = now_s
+        self.bank = _pulled(bank, witness, pull(witness, poses, covariance, share, self.gnss))
+
+    def by_walls(self) -> Belief:
+        """The most probable position now by the walls alone."""
+        return _best(self.bank, self.settings)
 
     def doubt(self, elsewhere: float) -> None:
         """Raise the probability that the vehicle is at no hypothesis to ``elsewhere``, if lower."""
@@ -108,11 +165,12 @@ class Filter:
 
     def belief(self) -> Belief:
         """The most probable position now."""
-        return _best(self.bank, self.settings)
+        return _best(self._weighted(), self.settings)
 
-    def ahead(self, steps: Steps, number: int) -> Belief:
+    def ahead(self, steps: Steps, number: int, by_walls: bool = False) -> Belief:
         """The belief after the step to query ``number``, which is not taken."""
-        bank, belief = self.bank, self.belief()
+        bank = self.bank if by_walls else self._weighted()
+        belief = _best(bank, self.settings)
         if len(bank.weights) == 0:
             return belief
         best = slice(best := int(bank.weights.argmax()), best + 1)
@@ -124,7 +182,17 @@ class Filter:
 
     def likely(self, least: float) -> Array:
         """(H, 3) poses of the hypotheses with a probability of at least ``least``."""
-        return self.bank.states[self.bank.weights >= np.log(least), POSE]
+        bank = self._weighted()
+        return bank.states[bank.weights >= np.log(least), POSE]
+
+    def _weighted(self) -> Bank:
+        """The hypotheses with their probabilities by the walls and GNSS."""
+        bank = self.bank
+        if self._support is None:
+            return bank
+        weights = bank.weights + self._support
+        total = np.logaddexp(np.logaddexp.reduce(weights), bank.lost)
+        return replace(bank, weights=weights - total, lost=float(bank.lost - total))
 
 
 def filter_causal(
@@ -141,17 +209,39 @@ def filter_causal(
     Returns:
         Estimates of Q poses; NaN while there is no hypothesis.
     """
-    causal = Filter(area_m2, settings)
+    return filter_with_gnss(fixes, steps, area_m2, settings, None)[0]
+
+
+def filter_with_gnss(
+    fixes: list[Fixes],
+    steps: Steps,
+    area_m2: float,
+    settings: FuseSettings,
+    gnss: GnssEvidence | None,
+) -> tuple[Estimates, NDArray[np.bool_]]:
+    """As ``filter_causal``, with the GNSS of the queries, where there is any.
+
+    Returns:
+        Estimates of Q poses, and (Q,) whether GNSS was used there: it is left out while it
+        contradicts the walls.
+    """
+    causal = Filter(area_m2, settings, None if gnss is None else gnss.settings)
     answers: list[Belief] = []
+    used = np.zeros(len(fixes), bool)
     for number, fix in enumerate(fixes):
         if steps.known[number]:
             causal.predict(steps, number)
         else:
             causal.restart()
         causal.update(fix, steps.fresh[number])
+        if gnss is not None:
+            causal.judge(gnss.windows[number], causal.by_walls(), gnss.seconds[number])
+            witness = gnss.witnesses[number] if causal.watch.trusted else None
+            causal.weigh_gnss(witness, gnss.seconds[number])
+            used[number] = witness is not None
         answers.append(causal.belief())
     wall_m2 = np.array([fix.wall_m2 for fix in fixes])
-    return estimates(answers, wall_m2, steps.travelled(), settings)
+    return estimates(answers, wall_m2, steps.travelled(), settings), used
 
 
 def estimates(
@@ -223,6 +313,17 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
         np.concatenate([branches[:, :-1].ravel(), branches[:, -1], started_weight]),
         float(lost + np.log1p(-fresh * (1 - left_over))),
     )
+
+
+def _pulled(bank: Bank, witness: Witness, information: Array) -> Bank:
+    """The hypotheses after a measurement of their positions with (H, 2, 2) ``information``."""
+    crossed = bank.covariance[:, :, :2]
+    total = bank.covariance[:, :2, :2] + np.linalg.inv(information)
+    gain = crossed @ np.linalg.inv(total)
+    states = bank.states + np.einsum("hij,hj->hi", gain, witness.pose[:2] - bank.states[:, :2])
+    states[:, 2] = wrap_angle(states[:, 2])
+    shrunk = bank.covariance - gain @ np.swapaxes(crossed, 1, 2)
+    return replace(bank, states=states, covariance=(shrunk + np.swapaxes(shrunk, 1, 2)) / 2)
 
 
 def _initial_covariance(covariance: Array, jacobian: Array) -> Array:

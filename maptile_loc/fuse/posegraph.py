@@ -8,6 +8,7 @@ time that is linear in the length of the drive.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import cho_solve_banded, cholesky_banded
 
 from data_prep.geometry import Array, wrap_angle
@@ -21,6 +22,7 @@ def relax(
     covariance: Array,
     steps: Steps,
     settings: FuseSettings,
+    pulls: tuple[NDArray[np.int64], Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """One Gauss-Newton step of the pose graph of N queries.
 
@@ -31,6 +33,8 @@ def relax(
         covariance: (M, 3, 3) of the fixes.
         steps: N steps, the first of which is not used.
         settings: Noise.
+        pulls: (G,) indices of the queries whose positions are measured besides, (G, 2) east and
+            north, and (G, 2, 2) information, 1/m2; None: none are.
 
     Returns:
         (N, 8) new states and their (N, 8, 8) marginal covariances.
@@ -47,6 +51,11 @@ def relax(
     error[:, 2] = wrap_angle(error[:, 2])
     diagonal[fixed] += weight @ jacobian
     right[fixed] += np.einsum("mij,mj->mi", weight, error)
+
+    if pulls is not None:
+        at, position, pull = pulls
+        diagonal[at, :2, :2] += pull
+        right[at, :2] += np.einsum("gij,gj->gi", pull, position - states[at, :2])
 
     moved, jacobian, noise = move(states[:-1], steps, slice(1, None), settings)
     error = states[1:] - moved

@@ -11,17 +11,24 @@ from dataclasses import astuple
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from maptile_loc.fuse.certainty import make_estimates
-from maptile_loc.fuse.filter import filter_causal
+from maptile_loc.fuse.filter import filter_with_gnss
+from maptile_loc.fuse.gnss import GnssEvidence, lasting, pull
 from maptile_loc.fuse.motion import POSE, SIZE, FuseSettings, Steps, initial_states
 from maptile_loc.fuse.posegraph import relax
 from maptile_loc.types import Estimates, Fixes
 
 
 def smooth(
-    fixes: list[Fixes], steps: Steps, fused: Estimates, area_m2: float, settings: FuseSettings
+    fixes: list[Fixes],
+    steps: Steps,
+    fused: Estimates,
+    area_m2: float,
+    settings: FuseSettings,
+    gnss: GnssEvidence | None = None,
 ) -> Estimates:
     """Estimate each of Q queries from all of them, after the drive.
 
@@ -31,29 +38,48 @@ def smooth(
         fused: The causal filter's estimates.
         area_m2: Area that was searched, for the filter that runs backwards.
         settings: Noise.
+        gnss: The GNSS that the causal filter used, where there is any.
 
     Returns:
         Estimates of Q poses; NaN in odometry segments without any localized fix.
     """
-    ahead = filter_causal(fixes[::-1], steps.reversed(), area_m2, settings)
-    backward = Estimates(*(column[::-1] for column in astuple(ahead)))
+    backward = _backward(fixes, steps, area_m2, settings, gnss)
     guess, starts = _guess(fused, backward, steps, settings)
     covariance = np.full_like(fused.covariance, np.nan)
     for start, stop in pairwise([*starts, len(fixes)]):
         chain = slice(start, stop)
+        stated = None if gnss is None else gnss[chain]
         guess[chain], covariance[chain] = _settle(
-            guess[chain], fixes[chain], steps[chain], settings
+            guess[chain], fixes[chain], steps[chain], settings, stated
         )
-    score = _agreed_score(fused, backward, guess, starts, steps, settings.near_m)
+    both = other = fused, backward
+    if gnss is not None:
+        # The same GNSS counts once: one of two filters that agree goes by the walls alone.
+        alone = filter_with_gnss(fixes, steps, area_m2, settings, None)[0]
+        other = alone, _backward(fixes, steps, area_m2, settings, None)
+    score = _agreed_score(both, other, guess, starts, steps, settings.near_m)
     # Where both filters are sure, but not of the same position, there are two.
     reason = np.where(backward.score > fused.score, backward.reason, fused.reason)
     reason = np.where(reason == "", "look_alikes", reason)
     return make_estimates(guess, covariance, score, reason, settings)
 
 
+def _backward(
+    fixes: list[Fixes],
+    steps: Steps,
+    area_m2: float,
+    settings: FuseSettings,
+    gnss: GnssEvidence | None,
+) -> Estimates:
+    """The estimates of the filter that runs backwards, in the order of the queries."""
+    back = None if gnss is None else gnss.reversed()
+    ahead, _ = filter_with_gnss(fixes[::-1], steps.reversed(), area_m2, settings, back)
+    return Estimates(*(column[::-1] for column in astuple(ahead)))
+
+
 def _agreed_score(
-    fused: Estimates,
-    backward: Estimates,
+    own: tuple[Estimates, Estimates],
+    other: tuple[Estimates, Estimates],
     poses: Array,
     starts: list[int],
     steps: Steps,
@@ -65,23 +91,24 @@ def _agreed_score(
     what the other one found where its tiles begin to be others, in the same chain.
 
     Args:
-        fused: The estimates of the filter that runs forwards.
-        backward: Those of the filter that runs backwards.
+        own: The estimates of the filters that run forwards and backwards.
+        other: Those that each is combined with, likewise.
         poses: (Q, 3) smoothed poses.
         starts: First query of each chain; nothing links the poses of different chains.
         steps: Odometry between the queries.
         near_m: Distance up to which a filter agrees with a pose, metres.
     """
-    ahead, behind = (_agreement(one, poses, near_m) for one in (fused, backward))
+    ahead, behind = (_agreement(one, poses, near_m) for one in own)
+    before, after = (_agreement(one, poses, near_m) for one in other)
     last, seen = len(poses) - 1, steps.fresh.cumsum()
     chain = np.searchsorted(starts, np.arange(len(poses)), side="right")
     later = np.searchsorted(seen, seen + 1 - 1e-9)
     earlier = np.searchsorted(seen, seen - 1 + 1e-9, side="right") - 1
     doubt = np.ones(len(poses))
-    for own, other, index in ((ahead, behind, later), (behind, ahead, earlier)):
+    for score, beyond, index in ((ahead, after, later), (behind, before, earlier)):
         at = np.clip(index, 0, last)
         linked = (at == index) & (chain[at] == chain)
-        doubt = np.minimum(doubt, (1 - own) * (1 - np.where(linked, other[at], 0.0)))
+        doubt = np.minimum(doubt, (1 - score) * (1 - np.where(linked, beyond[at], 0.0)))
     return np.where(np.isfinite(poses[:, 0]), 1 - doubt, 0.0)
 
 
@@ -130,7 +157,11 @@ def _guess(
 
 
 def _settle(
-    guess: Array, fixes: list[Fixes], steps: Steps, settings: FuseSettings
+    guess: Array,
+    fixes: list[Fixes],
+    steps: Steps,
+    settings: FuseSettings,
+    gnss: GnssEvidence | None,
 ) -> tuple[Array, Array]:
     """Return the most probable (N, 3) poses of one chain and their (N, 3, 3) covariances.
 
@@ -141,6 +172,7 @@ def _settle(
         fixes: Candidates of each query.
         steps: Odometry between the queries.
         settings: Noise.
+        gnss: The GNSS of the queries, where there is any.
     """
     covariance = np.full((len(guess), SIZE, SIZE), np.nan)
     if np.isnan(guess).any():
@@ -155,13 +187,34 @@ def _settle(
         seen = np.array([fixes[i].candidates.poses[pick] for i, pick in fixed])
         own = np.array([fixes[i].covariance[pick] for i, pick in fixed])
         at = np.array([i for i, _ in fixed])
-        relaxed, covariance = relax(states, at, seen, own, steps, settings)
+        pulls = None if gnss is None else _pulls(gnss, states[:, POSE], doubt)
+        relaxed, covariance = relax(states, at, seen, own, steps, settings, pulls)
         change = np.abs(relaxed - states)[:, :2].max()
         still = picks == before and change < settings.still_m
         states, doubt, before = relaxed, covariance[:, POSE, POSE], picks
         if still:
             break
     return states[:, POSE], covariance[:, POSE, POSE]
+
+
+def _pulls(
+    gnss: GnssEvidence, poses: Array, doubt: Array
+) -> tuple[NDArray[np.int64], Array, Array] | None:
+    """What GNSS adds to the pose graph, as ``relax`` takes it; None where there is none.
+
+    Args:
+        gnss: Of N queries.
+        poses: (N, 3) of these.
+        doubt: (N, 3, 3) covariances of the poses.
+    """
+    stated = [one for one in gnss.witnesses if one is not None]
+    if not stated:
+        return None
+    at = np.array([i for i, one in enumerate(gnss.witnesses) if one is not None])
+    share = 1 - lasting(np.diff(gnss.seconds[at], prepend=-np.inf), gnss.settings)
+    each = zip(stated, poses[at, None], doubt[at, None], share.tolist(), strict=True)
+    information = np.concatenate([pull(*one, gnss.settings) for one in each])
+    return at, np.array([one.pose[:2] for one in stated]), information
 
 
 def _choose(fix: Fixes, pose: Array, doubt: Array, settings: FuseSettings) -> int | None:

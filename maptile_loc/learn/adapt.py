@@ -25,23 +25,29 @@ from torch.utils.data import DataLoader, Dataset
 from data_prep.city.folder import City
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
+from data_prep.files import ensure_folder, swapped_folder
+from data_prep.locks import locked
 from data_prep.progress import Progress, silent
 from data_prep.settings import Positive, Settings
+from data_prep.standing import MADE_FROM, Product, check_standing
+from maptile_loc.arguments import made_from
 from maptile_loc.config import load_settings, save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.learn.settings import ModelSettings, Recipe
 from maptile_loc.learn.tile_sequence import TileSequence, see
 from maptile_loc.learn.tiles.supply import JUDGED_STREAM, LABELLED_STREAM, batches, supply
-from maptile_loc.models.parts.published import publish, read_model
+from maptile_loc.models.parts.published import CARD, WEIGHTS, publish, read_model
 from maptile_loc.models.parts.rotation import angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import MapNet, weighted
-from maptile_loc.odometry.stored import with_lidar_odometry
+from maptile_loc.odometry.stored import ODOMETRY_FILE, with_lidar_odometry
 from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.look import card_of_look, look_of_card
 from maptile_loc.types import Queries
 
+OWN = (CARD, WEIGHTS, "config.yaml", "adapt.yaml")
+"""The entries of the new model's folder that are replaced."""
 JUDGED_BATCHES = 20
 """Batches of rendered tuples that measure the error."""
 WARMUP_STEPS = 10
@@ -79,6 +85,7 @@ def adapt(
     minutes: float | None = None,
     device: str = "auto",
     progress: Progress = silent,
+    force: bool = False,
 ) -> Path:
     """Adapt a published model to a drive, and publish the result beside it.
 
@@ -92,6 +99,7 @@ def adapt(
         minutes: Stop after this much tuning.
         device: auto, cpu or cuda.
         progress: Is called after each tile, and with the percentage of the tuning that is done.
+        force: Replace whatever stands at the new model's folder.
 
     Returns:
         The folder of the new model, ``<model>-<drive>``.
@@ -106,12 +114,18 @@ def adapt(
         raise MaptileError(
             f"{model_folder}: trained for --heading {recipe.heading}, not {queries.heading.kind}"
         )
-    if drive.odometry is None:
-        drive = with_lidar_odometry(drive, localize.odometry, _folder(model_folder, drive.name))
-    tiles = drive_tiles(city, drive, queries, localize)
-    sequence = see(tiles, recipe.data.look, progress)
+    folder = _folder(model_folder, drive.name)
     about = {"drive": drive.name, "submap_m": queries.submap_m, "every_m": queries.every_m}
-    return adapt_to(city, model_folder, sequence, about, settings, minutes, device, progress)
+    product = Product(CARD, made_from(city, drive), lambda name: name not in OWN, (ODOMETRY_FILE,))
+    with locked(folder):
+        check_standing(folder, product, force)
+        if drive.odometry is None:
+            ensure_folder(folder)
+            drive = with_lidar_odometry(drive, localize.odometry, folder)
+        tiles = drive_tiles(city, drive, queries, localize)
+        sequence = see(tiles, recipe.data.look, progress)
+        facts = about | {MADE_FROM: product.made_from}
+        return adapt_to(city, model_folder, sequence, facts, settings, minutes, device, progress)
 
 
 def adapt_to(
@@ -126,8 +140,11 @@ def adapt_to(
 ) -> Path:
     """As ``adapt``, with the drive's tiles made before, in the look that the model was trained on.
 
-    ``about`` is for the card: the name of the ``drive``, and how the tiles were made.
+    ``about`` is for the card: the name of the ``drive``, how the tiles were made, and optionally
+    what the model is made from. An older model of this name is replaced.
     """
+    about = dict(about)
+    origin = about.pop(MADE_FROM, {})
     on = pick_device(device)
     recipe = _recipe(model_folder, city)
     model, card = read_model(model_folder, city, MapNet)
@@ -147,6 +164,7 @@ def adapt_to(
         **card_of_look(look_of_card(card)),
         "validation": on_renders(model, judged),
         "training": card["training"],
+        MADE_FROM: origin,
         "adapted": about
         | {
             "from": model_folder.name,
@@ -156,9 +174,10 @@ def adapt_to(
             "steps": steps,
         },
     }
-    save_settings(recipe.model_copy(update={"name": folder.name}), folder / "config.yaml")
-    save_settings(settings, folder / "adapt.yaml")
-    publish(folder, model, city, facts)
+    with swapped_folder(folder, lambda name: name not in OWN) as new:
+        save_settings(recipe.model_copy(update={"name": folder.name}), new / "config.yaml")
+        save_settings(settings, new / "adapt.yaml")
+        publish(new, model, city, facts)
     return folder
 
 

@@ -16,9 +16,11 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from data_prep.city.folder import City
 from data_prep.errors import MaptileError
-from data_prep.files import read_json, write_json
+from data_prep.files import link_tree, read_json, swapped_folder, write_json
 from data_prep.geometry import Array
+from data_prep.locks import locked
 from data_prep.progress import Progress, silent
+from data_prep.standing import MADE_FROM, Keep, Product, check_standing, known_as
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.learn.data import TileDataModule
@@ -29,12 +31,15 @@ from maptile_loc.learn.settings import Recipe
 from maptile_loc.learn.tiles.supply import Supply, supply
 from maptile_loc.models import kinds
 from maptile_loc.models.parts.kind import Blueprint
-from maptile_loc.models.parts.published import publish
+from maptile_loc.models.parts.published import CARD, WEIGHTS, publish
 from maptile_loc.models.parts.tile_model import LOG_EVERY, TileModel
 from maptile_loc.render.look import card_of_look
 
 UNFINISHED = "unfinished"
 """Folder of a training that runs or was interrupted; it replaces ``training`` when it ends."""
+
+OWN = (CARD, WEIGHTS, "config.yaml", "training", UNFINISHED)
+"""The entries of a model's folder that a training replaces."""
 
 LEAST_DEVIATION_M = 1.0
 """Lower bound of the deviations by which offsets are normalised."""
@@ -51,6 +56,7 @@ def train(
     resume: bool = True,
     others: Sequence[City] = (),
     progress: Progress = silent,
+    force: bool = False,
 ) -> Path:
     """Train a model and publish it in the city's folder.
 
@@ -62,6 +68,7 @@ def train(
         resume: Continue an interrupted training of the same recipe.
         others: More cities to train on; only for kinds of models that are bound to no city.
         progress: Is called with the percentage that is done.
+        force: Replace whatever stands at the model's folder.
 
     Returns:
         The model's folder: weights, card, ``config.yaml``, and ``training/`` with the best
@@ -77,6 +84,23 @@ def train(
             f"{city.name}: a bare raster has no folder for a model; make a city of it first: "
             "maptile prepare MAP.tif CITY"
         )
+    folder = city.folder / "models" / settings.name
+    with locked(folder):
+        keep = check_standing(folder, _product([city, *others]), force)
+        return _train(city, settings, minutes, device, resume, others, progress, (folder, keep))
+
+
+def _train(
+    city: City,
+    settings: Recipe,
+    minutes: float | None,
+    device: str,
+    resume: bool,
+    others: Sequence[City],
+    progress: Progress,
+    target: tuple[Path, Keep],
+) -> Path:
+    folder, keep = target
     on_gpu = pick_device(device) == "cuda"
     kind, cities = kinds()[settings.kind], [city, *others]
     maps = [supply(each, settings.data) for each in cities]
@@ -87,7 +111,6 @@ def train(
         raise MaptileError(f"{settings.name}: a {kind.name} learns one city; train one for each")
     steps, heading = settings.training.epoch_steps, settings.heading
     data = TileDataModule(maps, settings.data, heading, settings.seed, steps, kind.paired)
-    folder = city.folder / "models" / settings.name
     state = folder / UNFINISHED
     checkpoint = _prepare(state, cities, settings, resume)
     recipe = settings.training
@@ -97,12 +120,21 @@ def train(
         trainer = _fit(model, data, state, checkpoint, pace, settings, on_gpu)
         facts = _facts(settings, cities, trainer, pace)
         facts["validation"] = _validation(trainer, model, data)
-        save_settings(settings, folder / "config.yaml")
-        publish(folder, model, city, facts)
-        (state / LAST).unlink(missing_ok=True)
-        shutil.rmtree(folder / "training", ignore_errors=True)
-        state.rename(folder / "training")
+        with swapped_folder(folder, keep) as new:
+            save_settings(settings, new / "config.yaml")
+            publish(new, model, city, facts)
+            link_tree(state, new / "training")
+            (new / "training" / LAST).unlink(missing_ok=True)
     return folder
+
+
+def _product(cities: Sequence[City]) -> Product:
+    """A model of cities, the first of which holds it."""
+    names = [known_as(city.path, city.content_hash) for city in cities]
+    others = ", ".join(one[0] for one in names[1:]) or "none"
+    return Product(
+        CARD, {"city": names[0], "others": [others]}, lambda name: name not in OWN, (UNFINISHED,)
+    )
 
 
 def make_model(settings: Recipe, city_map: Supply) -> TileModel:
@@ -212,6 +244,7 @@ def _facts(settings: Recipe, cities: list[City], trainer: pl.Trainer, pace: Pace
         "name": settings.name,
         **card_of_look(settings.data.look),
         "cities": [each.name for each in cities],
+        MADE_FROM: _product(cities).made_from,
         "training": {
             "steps": trainer.global_step,
             "seconds": round(pace.elapsed, 1),

@@ -14,8 +14,11 @@ from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
-from data_prep.files import ensure_replaceable, read_json, swapped_folder
+from data_prep.files import ensure_replaceable, swapped_folder
+from data_prep.locks import locked
 from data_prep.progress import Progress, silent
+from data_prep.standing import MADE_FROM, Keep, Product, check_standing
+from maptile_loc.arguments import made_from
 from maptile_loc.config import save_settings
 from maptile_loc.learn.teacher import (
     SHIFTS,
@@ -26,10 +29,10 @@ from maptile_loc.learn.teacher import (
     make_lessons,
 )
 from maptile_loc.learn.walls import UNKNOWN, LabelNoise, Sample, fit_detector, wall_loss
+from maptile_loc.map_search import prepare_search
 from maptile_loc.perceive.detector import (
     BUILDING_CLASS,
     CARD,
-    FORMAT,
     SHIPPED,
     WEIGHTS,
     WallDetector,
@@ -40,7 +43,7 @@ from maptile_loc.perceive.detector import (
 )
 from maptile_loc.perceive.tiles import QueryTiles
 from maptile_loc.perceive.walls import FEATURES
-from maptile_loc.pipeline import drive_tiles, prepare_search
+from maptile_loc.pipeline import drive_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.types import Queries
 
@@ -60,6 +63,7 @@ def adapt_walls(
     localize: LocalizeSettings,
     device: str = "cpu",
     progress: Progress = silent,
+    force: bool = False,
 ) -> Path:
     """Adapt the wall detector to the sensor of a drive, and write it as a sensor profile.
 
@@ -73,6 +77,7 @@ def adapt_walls(
             from, by default that of the package.
         device: "cpu" or "cuda", for the search.
         progress: Is called as the work proceeds.
+        force: Replace whatever stands at ``out``.
 
     Returns:
         ``out``.
@@ -82,7 +87,22 @@ def adapt_walls(
             the drive are sure; the map does not fit at these; the adapted detector is not better
             where it was not fitted. Nothing is written then.
     """
-    check_out(out, city)
+    with locked(out):
+        keep = check_out(out, city, drive, force)
+        return _adapt(city, drive, queries, (out, keep), settings, localize, device, progress)
+
+
+def _adapt(
+    city: City,
+    drive: Drive,
+    queries: Queries,
+    target: tuple[Path, Keep],
+    settings: TeachSettings,
+    localize: LocalizeSettings,
+    device: str,
+    progress: Progress,
+) -> Path:
+    out, keep = target
     start_folder = localize.query.wall.profile or SHIPPED
     start = read_detector(start_folder, FEATURES)
     submap = localize.submap.model_copy(update={"labels": {}})
@@ -102,10 +122,11 @@ def adapt_walls(
             "from_sha256": hashlib.sha256((start_folder / WEIGHTS).read_bytes()).hexdigest(),
             "log_loss_held_out": losses,
         },
+        MADE_FROM: made_from(city, drive),
         "attribution": ATTRIBUTION,
         "licence": LICENCE,
     }
-    with swapped_folder(out, keep=lambda name: name not in (CARD, WEIGHTS, RECIPE)) as new:
+    with swapped_folder(out, keep) as new:
         write_detector(new, adapted, FEATURES, facts)
         save_settings(settings, new / RECIPE)
     cached_detector.cache_clear()
@@ -158,27 +179,29 @@ def map_loss(
 # --- Checks -------------------------------------------------------------------------------------
 
 
-def check_out(out: Path, city: City) -> None:
+def check_out(out: Path, city: City, drive: Drive | None = None, force: bool = False) -> Keep:
     """Check that a profile may be written to ``out``, before long work is done.
 
+    Args:
+        out: The folder.
+        city: The city that teaches.
+        drive: The drive whose sensor it is; None: unknown.
+        force: Replace whatever stands there.
+
+    Returns:
+        Which entries of ``out`` stay.
+
     Raises:
-        MaptileError: It is in the city's folder, or exists and is no sensor profile, or cannot be
+        MaptileError: It is in the city's folder, or something else stands there, or it cannot be
             written to.
     """
     if city.folder is not None and out.resolve().is_relative_to(city.folder.resolve()):
         raise MaptileError(f"{out}: a profile belongs to a sensor, not to a city; choose another")
-    if out.is_dir() and any(out.iterdir()) and not _is_profile(out):
-        raise MaptileError(f"{out}: exists and is no sensor profile; choose another name")
+    origin = {} if drive is None else made_from(city, drive)
+    product = Product(CARD, origin, lambda name: name not in (CARD, WEIGHTS, RECIPE))
+    keep = check_standing(out, product, force)
     ensure_replaceable(out)
-
-
-def _is_profile(folder: Path) -> bool:
-    """Whether a folder has the card of an adapted detector."""
-    try:
-        card = read_json(folder / CARD)
-    except MaptileError:
-        return False
-    return card.get("format") == FORMAT and "adapted" in card
+    return keep
 
 
 def check_sure(lessons: Sequence[Lesson], tiles: QueryTiles, settings: TeachSettings) -> None:

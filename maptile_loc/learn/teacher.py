@@ -30,10 +30,11 @@ from maptile_loc.learn.walls import (
     Sample,
     featured_groups,
 )
+from maptile_loc.map_search import NO_FIXES, MapSearch, fix_tile
 from maptile_loc.perceive.detector import BUILDING_CLASS, WallDetector
 from maptile_loc.perceive.query_tile import survey
 from maptile_loc.perceive.tiles import QueryTiles
-from maptile_loc.pipeline import NO_FIXES, MapSearch, fix_tile, query_steps
+from maptile_loc.pipeline import query_steps
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.surroundings import signed_distance
 from maptile_loc.types import Estimates, Fixes

@@ -12,18 +12,21 @@ from typing import Literal, Self
 import numpy as np
 
 from data_prep.city.folder import City, open_city
-from data_prep.drive import MAX_HEADING_AGE_NS, HeadingTrack, ScanBlock
+from data_prep.drive import ScanBlock
 from data_prep.errors import MaptileError
-from data_prep.geometry import Array, se2_from_se3, wrap_angle
+from data_prep.geometry import Array
 from maptile_loc.device import one_thread, pick_device
 from maptile_loc.fuse.filter import NOTHING, estimates
+from maptile_loc.fuse.gnss import GnssWindow
+from maptile_loc.live.gnss_buffer import GnssBuffer
+from maptile_loc.live.heading_buffer import HeadingBuffer
 from maptile_loc.live.shared import shared_search
 from maptile_loc.live.tracker import Answer, Tracker
+from maptile_loc.map_search import MapSearch
 from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
 from maptile_loc.odometry.scan_tracker import ScanTracker
 from maptile_loc.odometry.sweep import gather, is_planar
 from maptile_loc.perceive.scan_buffer import ScanBuffer
-from maptile_loc.pipeline import MapSearch
 from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
 from maptile_loc.search.engine.area import searched_area
 from maptile_loc.types import Fix, HeadingKnowledge, Queries, QueryTile
@@ -40,7 +43,7 @@ OdometrySource = Literal["auto", "lidar", "pushed"]
 class Localizer:
     """Localizes one vehicle on a city's map, from what came before each scan.
 
-    Push everything in the order of time: odometry (and headings, where they are known) up to a
+    Push everything in the order of time: odometry (headings and GNSS, where there are any) up to a
     scan, then the scan. Without odometry, the motion is found from the scans. One object serves one
     vehicle and one thread; the map is shared by all vehicles on it.
 
@@ -95,7 +98,7 @@ class Localizer:
         folder = None if model is None else Path(model)
         area = searched_area(city, prior, near, settings.search.near_m)
         engine = shared_search(city, settings, method, area, folder, pick_device(device))
-        queries = Queries(submap_m, every_m, True, known, seed)
+        queries = Queries(submap_m, every_m, True, known, seed, gnss=True)
         self._begin(engine, queries, settings, odometry, labels, background)
 
     @classmethod
@@ -130,17 +133,16 @@ class Localizer:
             self._limit.enter_context(one_thread())
         self.queries = queries
         """How queries are made."""
-        self._convergence = engine.raster.convergence
         self._always_own = odometry == "lidar"
-        own = None if odometry == "pushed" else ScanTracker(settings.odometry)
-        self._own: ScanTracker | None = own
+        self._own = None if odometry == "pushed" else ScanTracker(settings.odometry)
         self._planar_since: int | None = None
         self._poses = PoseBuffer()
         table = settings.submap.labels.get(labels or "")
         self._scans = ScanBuffer(queries.submap_m, settings.submap, settings.query, table)
         self._tracker = Tracker(engine, queries, settings, background)
         self._rng = np.random.default_rng(queries.seed)
-        self._headings: list[tuple[int, float]] = []
+        self._headings = HeadingBuffer(engine.raster.convergence)
+        self._gnss = GnssBuffer(engine.raster.projection, settings.gnss)
         self._segment: int | None = None
         self._start_m, self._stretch = 0.0, -1
         self._last_ns: int | None = None
@@ -206,9 +208,21 @@ class Localizer:
         Raises:
             MaptileError: The time is not later, or the heading is not finite.
         """
-        if not np.isfinite(heading) or (self._headings and t_ns <= self._headings[-1][0]):
-            raise MaptileError(f"heading at {t_ns} ns: expected finite values at increasing times")
-        self._headings = [*self._headings[-1:], (int(t_ns), float(heading))]
+        self._headings.add(int(t_ns), float(heading))
+
+    def add_gnss(self, t_ns: int, latitude: float, longitude: float, std_m: float = np.nan) -> None:
+        """Push a position that a GNSS receiver measured; it may be wrong, and is used as such.
+
+        Args:
+            t_ns: Nanoseconds, on the scans' clock; later than that of the position before.
+            latitude: Degrees, WGS 84.
+            longitude: Degrees, WGS 84.
+            std_m: The standard deviation that the receiver states, metres; NaN where it does not.
+
+        Raises:
+            MaptileError: The time is not later, or it is no position.
+        """
+        self._gnss.add(int(t_ns), float(latitude), float(longitude), float(std_m))
 
     def add_scan(self, scan: ScanBlock) -> Fix | None:
         """Push a scan; returns where the vehicle is, as known now.
@@ -248,16 +262,22 @@ class Localizer:
             return None
         if motion.segment != self._segment:
             self._restart(motion)
-        if self._tracker.collect(motion):
+        moving, due = motion.segment >= 0, self._due(motion.travelled)
+        new = self._gnss.placed(self._poses, t_ns, moving)
+        gnss = None
+        if new or due or self._tracker.searching:
+            gnss = self._gnss.window(motion, t_ns, moving)
+        if new and gnss is not None:
+            self._tracker.judge(gnss, motion, t_ns / 1e9)
+        if self._tracker.collect(motion, gnss, t_ns / 1e9):
             self._forget()
             self._judge(t_ns, motion)
-        due = self._due(motion.travelled)
         if due or self._scans.wants(scan, motion.travelled):
-            moving = scan.seconds is not None and motion.segment >= 0
-            velocity = self._poses.velocity(t_ns, motion.segment) if moving else np.zeros(6)
+            timed = scan.seconds is not None and moving
+            velocity = self._poses.velocity(t_ns, motion.segment) if timed else np.zeros(6)
             self._scans.add(scan, motion.pose, velocity, motion.travelled)
         if due:
-            self._query(t_ns, motion)
+            self._query(t_ns, motion, gnss)
         return motion
 
     def _check(self, scan: ScanBlock) -> int:
@@ -309,15 +329,17 @@ class Localizer:
         self._stretch = max(stretch, self._stretch)
         return due
 
-    def _query(self, t_ns: int, motion: Motion) -> None:
+    def _query(self, t_ns: int, motion: Motion, gnss: GnssWindow | None) -> None:
         """Make a tile, search, and update the filter."""
-        rotation = self._rotation(t_ns, motion)
+        rotation, now_s = self._rotation(t_ns, motion), t_ns / 1e9
         self._queried = True
         if rotation is None or not self._scans.has_points:
-            self.answer = self._tracker.no_tile(motion, blind=rotation is not None)
+            self.answer = self._tracker.no_tile(motion, rotation is not None, gnss, now_s)
         else:
             turn = rotation
-            self.answer = self._tracker.query(lambda last_m: self._scans.tile(turn, last_m), motion)
+            self.answer = self._tracker.query(
+                lambda last_m: self._scans.tile(turn, last_m), motion, gnss, now_s
+            )
         self._forget()
         self._judge(t_ns, motion)
 
@@ -328,23 +350,10 @@ class Localizer:
             self._scans.forget(self._tracker.contradicted_m)
 
     def _rotation(self, t_ns: int, motion: Motion) -> float | None:
-        """Radians by which the query's cloud is turned; None if the heading is not known now.
-
-        The last heading is carried on by the odometry's turn since then.
-        """
+        """Radians by which the query's cloud is turned; None if the heading is not known now."""
         if self.queries.heading.kind == "unknown":
             return float(self._rng.uniform(-np.pi, np.pi))
-        if not self._headings:
-            return None
-        times, values = (np.array(column) for column in zip(*self._headings, strict=True))
-        late = t_ns - int(times[-1])
-        if late >= MAX_HEADING_AGE_NS:
-            return None
-        heading = float(HeadingTrack(times, values).at(np.array([t_ns]))[0])
-        then = self._poses.at(int(times[-1])) if late > 0 else None
-        if then is not None and then.segment == motion.segment:
-            heading += float(se2_from_se3(motion.pose)[2] - se2_from_se3(then.pose)[2])
-        return float(wrap_angle(heading + self._convergence))
+        return self._headings.at(t_ns, motion, self._poses)
 
     def _fix(self, t_ns: int, motion: Motion | None) -> Fix:
         """The fix at a scan."""
@@ -372,6 +381,7 @@ class Localizer:
             level,
             reason,
             self.answer is not None,
+            self._tracker.gnss_state,
         )
 
     def _judge(self, t_ns: int, motion: Motion) -> None:

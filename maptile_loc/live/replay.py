@@ -10,16 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.drive import Drive, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
 from maptile_loc.fuse.alone import best_candidates, coarse_fixes
 from maptile_loc.fuse.filter import estimates
+from maptile_loc.fuse.gnss_windows import gnss_counts, gnss_notes
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.tracker import Answer
-from maptile_loc.pipeline import SHOWN_TILES, MapSearch
+from maptile_loc.map_search import MapSearch
+from maptile_loc.pipeline import SHOWN_TILES
 from maptile_loc.recipe import LocalizeSettings
+from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.types import (
     Fix,
     Localization,
@@ -54,11 +58,13 @@ class Asked(NamedTuple):
 def feed(localizer: Localizer, drive: Drive) -> Iterator[ScanBlock]:
     """Push a drive's odometry and headings; yields each scan when it is due to be pushed.
 
-    What is pushed before a scan is what there is up to the time of its last point.
+    What is pushed before a scan is what there is up to the time of its last point; GNSS, too, where
+    the localizer's queries ask for it.
     """
     odometry, heading = drive.odometry, drive.heading
     known = localizer.queries.heading.kind != "unknown"
-    at, turned = 0, 0
+    gnss = drive.gnss if localizer.queries.gnss else None
+    at, turned, pushed = 0, 0, 0
     for scan in single_scans(drive.scans):
         while odometry is not None and at < len(odometry.t_ns):
             if odometry.t_ns[at] > scan.last_ns:
@@ -72,6 +78,10 @@ def feed(localizer: Localizer, drive: Drive) -> Iterator[ScanBlock]:
             if np.isfinite(heading.heading[turned]):
                 localizer.add_heading(int(heading.t_ns[turned]), float(heading.heading[turned]))
             turned += 1
+        while gnss is not None and pushed < len(gnss.t_ns) and gnss.t_ns[pushed] <= scan.last_ns:
+            position = gnss.latitude[pushed], gnss.longitude[pushed], gnss.std_m[pushed]
+            localizer.add_gnss(int(gnss.t_ns[pushed]), *(float(value) for value in position))
+            pushed += 1
         yield scan
 
 
@@ -122,7 +132,7 @@ def replay(
         raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
     asked: list[Asked] = []
     tiles: dict[int, QueryTile] = {}
-    dense, waited = unknown_poses(drive.scans.t_ns), np.zeros(count)
+    dense, waited, small = unknown_poses(drive.scans.t_ns), np.zeros(count), SmallTileStore()
     with Localizer.on(
         engine,
         queries,
@@ -144,11 +154,13 @@ def replay(
                 continue
             if localizer.tile is not None:
                 tiles = thinned(tiles | {len(asked): localizer.tile})
+                small.add(len(asked), localizer.tile)
             travelled = localizer.travelled(motion)
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
     found = replace(_gathered(drive, engine, settings, asked, tiles), dense=dense)
     figures = live_figures(found, [one.travelled for one in asked], drive.scans.t_ns, waited)
-    return replace(found, record={"live": figures}, notes=(*found.notes, live_note(figures)))
+    record, notes = dict(found.record) | {"live": figures}, (*found.notes, live_note(figures))
+    return replace(found, record=record, notes=notes, small_tiles=small.tiles())
 
 
 def unknown_poses(t_ns: Times) -> ScanPoses:
@@ -239,7 +251,7 @@ def _gathered(
         )
     if all(answer.blind for answer in answers):
         raise MaptileError(
-            f"{drive.name}: not one usable point in the scans of {len(asked)} queries"
+            f"{drive.name}: not one usable point in the scans of {counted(len(asked), 'query')}"
         )
     if not any(answer.fixes.wall_m2 or answer.blind for answer in answers):
         raise MaptileError(
@@ -249,6 +261,8 @@ def _gathered(
     beliefs = [answer.belief for answer in answers]
     wall_m2 = np.array([fix.wall_m2 for fix in fixes])
     travelled = np.array([one.travelled for one in asked])
+    states = np.array([answer.gnss for answer in answers])
+    record = gnss_counts(states == "used", states == "left_out") if drive.gnss is not None else {}
     coarse = coarse_fixes([answer.candidates for answer in answers], fixes, settings.search)
     return Localization(
         frame=np.array([one.frame for one in asked]),
@@ -267,5 +281,6 @@ def _gathered(
         blind=sum(answer.blind for answer in answers),
         candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
-        notes=drive.notes,
+        record=record,
+        notes=(*drive.notes, *gnss_notes(record)),
     )

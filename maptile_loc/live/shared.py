@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from data_prep.city.folder import City
 from data_prep.progress import Progress, silent
-from maptile_loc.pipeline import MapSearch, prepare_search
+from maptile_loc.map_search import MapSearch, prepare_search
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.search.engine.area import Area
 

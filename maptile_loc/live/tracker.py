@@ -9,25 +9,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_prep.geometry import Array, se2_from_se3
+from data_prep.geometry import Array
 from maptile_loc.fuse.certainty import worst_std
 from maptile_loc.fuse.filter import Belief, Filter
-from maptile_loc.fuse.motion import (
-    POSE,
-    SIZE,
-    FuseSettings,
-    Steps,
-    initial_states,
-    make_steps,
-    move,
-)
+from maptile_loc.fuse.gnss import GnssWindow, Witness
+from maptile_loc.fuse.gnss_windows import stated
+from maptile_loc.fuse.motion import Steps
+from maptile_loc.live.carried import carried, steps_between
+from maptile_loc.map_search import HEADING_STDS, NO_FIXES, MapSearch, enough, fix_in_disc, fix_tile
 from maptile_loc.odometry.pose_buffer import Motion
-from maptile_loc.pipeline import NO_FIXES, MapSearch, fix_tile
 from maptile_loc.recipe import LocalizeSettings
+from maptile_loc.search.engine.tracked import united
 from maptile_loc.types import Candidates, Fixes, Queries, QueryTile
-
-HEADING_STDS = 3.0
-"""Headings up to this many standard deviations from the predicted one are searched."""
 
 
 class Answer(NamedTuple):
@@ -36,9 +29,10 @@ class Answer(NamedTuple):
     Attributes:
         candidates: Before alignment.
         fixes: The same, aligned; none where the tile shows no wall, or while a search runs beside.
-        tracked: Whether only the surroundings of the predicted poses were searched.
+        tracked: Whether only the surroundings of the predicted poses, or of GNSS, were searched.
         belief: Of the filter, after the query.
         blind: Whether the scans have no points.
+        gnss: What became of GNSS, as in ``Fix.gnss``.
     """
 
     candidates: Candidates
@@ -46,6 +40,7 @@ class Answer(NamedTuple):
     tracked: bool
     belief: Belief
     blind: bool = False
+    gnss: str = ""
 
 
 class _Job(NamedTuple):
@@ -77,7 +72,7 @@ class Tracker:
         self, engine: MapSearch, queries: Queries, settings: LocalizeSettings, background: bool
     ) -> None:
         self._engine, self._queries, self._settings = engine, queries, settings
-        self._filter = Filter(max(engine.search.area_km2 * 1e6, 1.0), settings.fuse)
+        self._filter = Filter(max(engine.search.area_km2 * 1e6, 1.0), settings.fuse, settings.gnss)
         self._background = background
         self._executor: ThreadPoolExecutor | None = None
         self._job: _Job | None = None
@@ -90,6 +85,14 @@ class Tracker:
         """Metres of travel by whose scans the last call gave up a position; None: it did not."""
         self.tile: QueryTile | None = None
         """The tile of the last query; None if it was not needed."""
+        self._has_gnss = False
+
+    @property
+    def gnss_state(self) -> str:
+        """What becomes of GNSS, as in ``Fix.gnss``."""
+        if not self._filter.watch.trusted:
+            return "left_out"
+        return "used" if self._has_gnss else ""
 
     @property
     def searching(self) -> bool:
@@ -104,13 +107,22 @@ class Tracker:
         self._fresh_from_m = self._searched_m = -np.inf
         self._doubtful_m = 0.0
 
-    def query(self, make_tile: Callable[[float], QueryTile], at: Motion) -> Answer:
+    def query(
+        self,
+        make_tile: Callable[[float], QueryTile],
+        at: Motion,
+        gnss: GnssWindow | None = None,
+        now_s: float = 0.0,
+    ) -> Answer:
         """Search for a tile, and update the filter.
 
         Args:
             make_tile: Makes the tile of the scans of the last metres of travel.
             at: The vehicle's motion at the query.
+            gnss: The GNSS samples before it; None where there are none.
+            now_s: Its time, seconds.
         """
+        witness = self._stated(gnss)
         metres = 0.0 if self._at is None else at.travelled - self._at.travelled
         self._predict(at)
         self.contradicted_m = None
@@ -119,7 +131,8 @@ class Tracker:
         off_map = near is not None and not self._on_map(near[0])
         if self._job is not None and (near is None or off_map):
             self.tile, self.wall_m2 = None, 0.0  # nothing to do before the search has ended
-            return Answer(found, fixes, tracked, self._own_belief())
+            self._weigh_gnss(witness, now_s)
+            return Answer(found, fixes, tracked, self._own_belief(), gnss=self.gnss_state)
         self.tile = make_tile(np.inf)
         if near is not None and not off_map:
             found, fixes = self._search(self.tile, near)
@@ -127,7 +140,14 @@ class Tracker:
             self._compare(fixes, metres)
         elif self._doubtful_m > 0:
             self._doubtful_m += metres
-        if self._whole_map(tracked, off_map, at):
+        disc = NO_FIXES
+        if near is None and witness is not None and self._engine.tracked is not None:
+            settings = self._settings
+            found, fixes = fix_in_disc(self.tile, witness, self._queries, self._engine, settings)
+            disc = fixes
+        if enough(disc, self._settings):
+            self._searched_m, tracked = at.travelled, True
+        elif self._whole_map(tracked, off_map, at):
             doubted = near is not None and self._doubtful_m > self._settings.track.doubt_m
             tiles = [self.tile]
             if doubted and self._doubtful_m < self._queries.submap_m:
@@ -135,35 +155,48 @@ class Tracker:
                 tiles.insert(0, make_tile(self._doubtful_m))
             if self._background:
                 self._start(tiles, at, doubted)
+                found, fixes = (found, fixes) if tracked else (NO_FIXES.candidates, NO_FIXES)
             else:
                 self._searched_m = at.travelled
                 used = self._settle((self._search(one, None) for one in tiles), doubted, off_map)
                 if used is not None:
                     found, fixes, tracked = *used, False
+                if len(disc.candidates.poses):
+                    fixes = united(disc, fixes, self._settings.search)
         self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
-        return Answer(found, fixes, tracked, self._own_belief())
+        self._weigh_gnss(witness, now_s)
+        return Answer(found, fixes, tracked, self._own_belief(), gnss=self.gnss_state)
 
-    def no_tile(self, at: Motion, blind: bool) -> Answer:
+    def no_tile(
+        self, at: Motion, blind: bool, gnss: GnssWindow | None = None, now_s: float = 0.0
+    ) -> Answer:
         """The answer to a query without a tile.
 
         Args:
             at: The vehicle's motion at the query.
             blind: Whether the scans have no points; otherwise the heading is missing.
+            gnss: The GNSS samples before it; None where there are none.
+            now_s: Its time, seconds.
         """
         self._predict(at)
+        self._weigh_gnss(self._stated(gnss), now_s)
         self.wall_m2 = 0.0
-        return Answer(NO_FIXES.candidates, NO_FIXES, False, self._own_belief(), blind)
+        belief = self._own_belief()
+        return Answer(NO_FIXES.candidates, NO_FIXES, False, belief, blind, self.gnss_state)
 
-    def collect(self, at: Motion) -> bool:
-        """Use the result of a search that ran beside, if it is there now; returns whether."""
+    def collect(self, at: Motion, gnss: GnssWindow | None = None, now_s: float = 0.0) -> bool:
+        """Use the result of a search that ran beside, if it is there now; returns whether.
+
+        The arguments are as for ``query``.
+        """
         self.contradicted_m = None
         if self._job is None or not self._job.found.done():
             return False
         job, self._job = self._job, None
         self._searched_m = job.at.travelled
         self._predict(at)
-        steps = _steps(job.at, at, self._queries.submap_m, self._settings.fuse)
+        steps = steps_between(job.at, at, self._queries.submap_m, self._settings.fuse)
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
         everywhere = (
@@ -174,7 +207,32 @@ class Tracker:
         if used is not None:
             self._update(used[1], at)
             self.wall_m2 = used[1].wall_m2
+            self._weigh_gnss(self._stated(gnss), now_s)
         return True
+
+    def judge(self, gnss: GnssWindow, at: Motion, now_s: float) -> None:
+        """Compare the GNSS samples before a time with the position by the walls, where it is sure.
+
+        Args:
+            gnss: The samples.
+            at: The vehicle's motion at the time.
+            now_s: The time, seconds.
+        """
+        if self._at is None or self._doubtful_m > self._settings.track.suspect_m:
+            return
+        belief = self._filter.by_walls()
+        if not np.array_equal(at.pose, self._at.pose):
+            belief = self._filter.ahead(self._step(at), 1, by_walls=True)
+        self._filter.judge(gnss, belief, now_s)
+
+    def _stated(self, gnss: GnssWindow | None) -> Witness | None:
+        """What GNSS states, as far as it is used."""
+        unknown = self._queries.heading.kind == "unknown"
+        return stated(gnss, self._settings.gnss, unknown) if self._filter.watch.trusted else None
+
+    def _weigh_gnss(self, witness: Witness | None, now_s: float) -> None:
+        self._filter.weigh_gnss(witness, now_s)
+        self._has_gnss = witness is not None
 
     def belief(self, at: Motion) -> Belief:
         """The belief at a time after the last query."""
@@ -203,7 +261,7 @@ class Tracker:
 
     def _step(self, at: Motion) -> Steps:
         assert self._at is not None
-        return _steps(self._at, at, self._queries.submap_m, self._settings.fuse)
+        return steps_between(self._at, at, self._queries.submap_m, self._settings.fuse)
 
     def _predict(self, at: Motion) -> None:
         self._filter.predict(self._step(at), 1)
@@ -326,23 +384,3 @@ class Tracker:
 def _one_thread() -> None:
     """Leave the other cores to the queries."""
     torch.set_num_threads(1)
-
-
-def _steps(begin: Motion, end: Motion, submap_m: float, settings: FuseSettings) -> Steps:
-    """The odometry between two motions of one segment: the step number 1."""
-    poses = se2_from_se3(np.stack([begin.pose, end.pose]))
-    metres = np.array([begin.travelled, end.travelled])
-    return make_steps(poses, np.zeros(2, np.int32), metres, submap_m, settings)
-
-
-def carried(fixes: Fixes, steps: Steps, settings: FuseSettings) -> Fixes:
-    """The candidates of an earlier query, moved along step number 1 of the odometry."""
-    if len(fixes.candidates.poses) == 0:
-        return fixes
-    states = initial_states(fixes.candidates.poses)
-    covariance = np.tile(np.eye(SIZE), (len(states), 1, 1))
-    covariance[:, POSE, POSE] = fixes.covariance
-    moved, jacobian, noise = move(states, steps, 1, settings)
-    spread = jacobian @ covariance @ np.swapaxes(jacobian, 1, 2) + noise
-    candidates = Candidates(moved[:, POSE], fixes.candidates.log_scores)
-    return fixes._replace(candidates=candidates, covariance=spread[:, POSE, POSE])

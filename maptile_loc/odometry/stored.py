@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.drive import Drive, PoseTrack
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
+from data_prep.regular import open_regular
 from data_prep.sources.formats.tum import read_tum, write_tum
 from maptile_loc.odometry.lidar_odometry import lidar_odometry
 from maptile_loc.odometry.odometry_settings import OdometrySettings
@@ -50,6 +51,8 @@ def with_lidar_odometry(
     path = out / ODOMETRY_FILE
     comment = _TITLE + json.dumps(_origin(drive, settings), sort_keys=True)
     track = _stored(path, comment)
+    if track is None:
+        _check_own(path)
     how = "reused"
     if track is None:
         how = "made from the scans"
@@ -86,11 +89,22 @@ def _origin(drive: Drive, settings: OdometrySettings) -> dict[str, object]:
     }
 
 
+def _check_own(path: Path) -> None:
+    """Check that a file that is to be replaced is an odometry of this program."""
+    if not path.exists():
+        return
+    with open_regular(path) as file:
+        if not file.readline(1000).startswith(f"# {_TITLE}".encode("ascii")):
+            raise MaptileError(
+                f"{path}: not made by maptile, so it is not replaced; choose another folder"
+            )
+
+
 def _stored(path: Path, comment: str) -> PoseTrack | None:
     """Return the track in ``path`` if it is complete and its first line is ``comment``."""
     try:
-        with path.open(encoding="ascii") as file:
-            if file.readline() != f"# {comment}\n":
+        with open_regular(path) as file:
+            if file.readline() != f"# {comment}\n".encode("ascii"):
                 return None
         return read_tum(path)
     except (OSError, ValueError, MaptileError):

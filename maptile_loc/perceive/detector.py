@@ -24,6 +24,7 @@ from torch import nn
 
 from data_prep.errors import MaptileError
 from data_prep.files import check_version, read_json, write_error, write_json
+from data_prep.regular import read_regular
 from maptile_loc.perceive.labels import (
     BUILDING,
     CAR,
@@ -227,7 +228,7 @@ def read_detector(folder: Path, features: tuple[str, ...]) -> WallDetector:
         )
     detector = WallDetector(len(features), card.width)
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
         if hashlib.sha256(content).hexdigest() != card.sha256:
             raise MaptileError(f"{file}: does not belong to {CARD}; make the folder again")
         detector.load_state_dict(tensors_of(content))

@@ -35,8 +35,10 @@ from maptile_loc.types import QueryTile
 Channel = Literal["wall", "ground", "observed", "road"]
 """A channel of a tile: wall evidence; ground seen; 1 where a ray ended or passed; road evidence,
 1 on a road's surface, -1 beside. All but the last are 0..1."""
+PLAIN_CHANNELS: tuple[Channel, ...] = ("wall", "ground", "observed")
+"""Channels of a tile of a world without road surfaces."""
 WALL_CHANNEL = 0
-"""Number of the wall evidence in a tile with the default channels."""
+"""Number of the wall evidence in a tile with the plain channels."""
 GROUND_CHANNEL = 1
 """Number of the ground, likewise."""
 OBSERVED_CHANNEL = 2
@@ -67,7 +69,7 @@ class ViewSettings(Settings):
     """Pixels along a tile's side."""
     resolution: float = Field(1.5, gt=0)
     """Metres per pixel."""
-    channels: tuple[Channel, ...] = Field(("wall", "ground", "observed"), min_length=1)
+    channels: tuple[Channel, ...] = Field(("wall", "ground", "road"), min_length=1)
     """What a network is given, in this order."""
     travel_m: float = Field(50.0, ge=0)
     """Length of the path from which a tile is seen."""

@@ -30,15 +30,22 @@ from data_prep.drive import Drive, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file, finish_swap, read_json, swapped_folder, write_json
 from data_prep.geometry import Array
+from data_prep.locks import locked
+from data_prep.regular import check_regular, open_regular, read_regular_text
 from data_prep.settings import Settings
 from data_prep.sources import open_drive
+from data_prep.standing import MADE_FROM, Origin, Product, check_standing
+from maptile_loc.arguments import made_from
 from maptile_loc.config import save_settings
+from maptile_loc.odometry.stored import ODOMETRY_FILE
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.report.findings import reason_counts
 from maptile_loc.report.formats import output_formats
 from maptile_loc.report.metrics import Evaluation, Metrics, evaluate_queries
 from maptile_loc.report.stored_scans import SCANS_FILE, read_scans, write_scans
+from maptile_loc.report.stored_tiles import read_small_tiles, small_tile_arrays
 from maptile_loc.report.trajectory import local_origin
+from maptile_loc.small_tiles import SmallTiles
 from maptile_loc.types import Estimates, Localization, Queries, QueryTile
 
 STATE = ("run.json", "settings.yaml", "stages.csv", "queries.npz", SCANS_FILE)
@@ -73,16 +80,24 @@ def run_record(
         "drive": drive.name if origin is None else str(origin.path.resolve()),
         "format": drive.format,
         "sensors": None if origin is None else origin.sensors,
+        "columns": None if origin is None else origin.columns,
         "start": None if origin is None else origin.start,
         "end": None if origin is None else origin.end,
         "model": None if model is None else str(model),
         "sensor_profile": settings.query.wall.model_dump(mode="json")["profile"],
+        MADE_FROM: made_from(city, drive),
         **asdict(queries),
     }
 
 
+def result_of(origin: Origin) -> Product:
+    """A result that is made from a city and a drive, for ``check_standing``."""
+    owned = {*STATE, *DERIVED, *(form.file_name for form in output_formats())}
+    return Product("run.json", origin, lambda name: name not in owned, (ODOMETRY_FILE,))
+
+
 def write_result(
-    found: Localization, folder: Path, truth: TruthTrack | None = None
+    found: Localization, folder: Path, truth: TruthTrack | None = None, force: bool = False
 ) -> Metrics | None:
     """Write a localized drive to ``folder``; other files in it are left alone.
 
@@ -91,16 +106,18 @@ def write_result(
         folder: Made if missing. An older result in it, and what was derived from that one
             (``DERIVED``), is replaced in one step; other files stay.
         truth: If given, ``metrics.json`` and ``errors.csv`` are written with the result.
+        force: Replace whatever stands there, such as the result of another drive.
 
     Returns:
         The metrics, or None without ``truth``.
 
     Raises:
-        MaptileError: The folder cannot be written; an older result is left as it was.
+        MaptileError: Something else stands there; the folder cannot be written, or another run
+            writes it; an older result is left as it was.
     """
     evaluation = None if truth is None else evaluate_queries(found, truth)
-    owned = {*STATE, *DERIVED, *(form.file_name for form in output_formats())}
-    with swapped_folder(folder, keep=lambda name: name not in owned) as new:
+    product = result_of(found.record.get(MADE_FROM, {}))
+    with locked(folder), swapped_folder(folder, check_standing(folder, product, force)) as new:
         for form in output_formats():
             form.write(found, new / form.file_name)
         _stage_table(found).to_csv(new / "stages.csv", index=False)
@@ -142,6 +159,7 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         raise MaptileError(f"{folder / 'run.json'}: damaged ({error!r}); localize again") from None
     path = folder / "stages.csv"
     try:
+        check_regular(path)
         table = pd.read_csv(path, float_precision="round_trip", dtype={"localized": bool})
         parts = {name: table[table["stage"] == name] for name in names}
         stages = {name: _estimates(part) for name, part in parts.items()}
@@ -169,6 +187,7 @@ def read_result(folder: Path, raster: MapRaster | None = None) -> Localization:
         settings=_read_settings(folder / "settings.yaml"),
         notes=notes,
         dense=dense,
+        small_tiles=queries.small_tiles,
     )
 
 
@@ -192,7 +211,10 @@ def evaluate_run(folder: Path, radii_m: Sequence[float] = ()) -> Metrics:
         raise MaptileError(f"{folder / 'run.json'}: names no drive to take the truth from")
     sensors = run.get("sensors")
     drive = open_drive(
-        Path(run["drive"]), run.get("format", "auto"), tuple(sensors) if sensors else None
+        Path(run["drive"]),
+        run.get("format", "auto"),
+        tuple(sensors) if sensors else None,
+        columns=run.get("columns"),
     )
     if drive.truth is None:
         raise MaptileError(
@@ -242,7 +264,7 @@ def _read_settings(path: Path) -> Settings | None:
     if not path.is_file():
         return None
     try:
-        return StoredSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return StoredSettings.model_validate(yaml.safe_load(read_regular_text(path)))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise MaptileError(f"{path}: damaged ({reason}); localize again") from None
@@ -307,6 +329,7 @@ def _write_queries(found: Localization, path: Path) -> None:
         "blind": np.array(found.blind),
         "tracked": np.zeros(len(found.t_ns), bool) if found.tracked is None else found.tracked,
     }
+    arrays |= small_tile_arrays(found.small_tiles)
     if found.candidates is not None:
         arrays["candidates"] = found.candidates
     for query, tile in found.tiles.items():
@@ -328,11 +351,12 @@ class _StoredQueries(NamedTuple):
     tracked: NDArray[np.bool_] | None
     candidates: Array | None
     tiles: dict[int, QueryTile]
+    small_tiles: SmallTiles | None
 
 
 def _read_queries(path: Path) -> _StoredQueries:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
             tiles = {}
             for name in arrays.files:
                 if name.startswith("tile_"):
@@ -354,6 +378,7 @@ def _read_queries(path: Path) -> _StoredQueries:
                 (len(seconds), 4),
             ):
                 raise ValueError(f"candidates of shape {candidates.shape}")
-            return _StoredQueries(seconds, blind, tracked, candidates, tiles)
+            small = read_small_tiles(arrays, len(seconds))
+            return _StoredQueries(seconds, blind, tracked, candidates, tiles, small)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise MaptileError(f"{path}: damaged or missing ({error}); localize again") from None

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_prep.counted import counted
 from data_prep.geometry import Array
 from maptile_loc.report.metrics import chance
 from maptile_loc.report.trajectory import stretches
@@ -43,6 +44,18 @@ REASON_TEXT = {
     "drift": "the odometry from the last query has drifted",
 }
 """The reasons why a query is not localized, in words."""
+
+
+ADVICE = {
+    "few_walls": "a longer --submap, such as 100, or a drive between houses",
+    "straight_street": "a longer drive, with turns",
+    "look_alikes": "a longer drive, or --prior or --near to search only where it can be",
+    "too_short": "a longer drive, or a smaller --every",
+    "off_map": "another city or a larger map (wrong city?), maptile inspect to see what the scans "
+    "show, and --heading unknown where headings are doubtful",
+    "no_odometry": "--odometry lidar",
+}
+"""What a user may try, by the reason why nothing is localized."""
 
 
 class Finding(NamedTuple):
@@ -107,9 +120,33 @@ def outcome_notes(found: Localization) -> tuple[str, ...]:
         text = "nothing was localized; is the drive on this map?"
         alone = int(found.stages.get("aligned", found.trajectory).localized.sum())
         if alone:
-            text += f" {alone} queries were, each by itself: the drive is too short to confirm them"
+            be = "was" if alone == 1 else "were"
+            text += f" {counted(alone, 'query')} {be}, each by itself: the drive is too short to "
+            text += "confirm them"
         notes.append(text)
     return tuple(notes)
+
+
+def why_nothing(found: Localization) -> str:
+    """Return why no query is localized, by the most frequent reason, and what to try."""
+    total = len(found.t_ns)
+    if not total:
+        return "the drive gave no query; try a shorter --submap"
+    if found.blind >= total:
+        return "the scans have no points; see maptile inspect"
+    counts = reason_counts(found.trajectory)
+    if not counts:
+        return "no query fits the map; try another city, and maptile inspect"
+    reason = next(iter(counts))
+    if total == 1 and reason == "too_short":
+        return "one query by itself confirms no position; try more scans, as a drive"
+    share = f"{counts[reason]} of {counted(total, 'query')}"
+    return f"{REASON_TEXT[reason]} ({share}); try {ADVICE[reason]}"
+
+
+def said_of_bias(metrics: dict[str, Any], stage: str) -> list[str]:
+    """Return a line on a constant shift between map and truth; none if it is small."""
+    return [finding.text for finding in _bias(metrics, stage)]
 
 
 def reason_counts(stage: Estimates) -> dict[str, int]:
@@ -188,8 +225,9 @@ def _bias(metrics: dict[str, Any], stage: str) -> list[Finding]:
         return []
     east = f"{abs(shift[0]):.1f} m {'east' if shift[0] > 0 else 'west'}"
     north = f"{abs(shift[1]):.1f} m {'north' if shift[1] > 0 else 'south'}"
-    text = f"The map is shifted by {east} and {north} against the truth; without this constant "
-    return [Finding("note", f"{text}shift, the median error is {after:.2f} m, not {before:.2f} m.")]
+    text = f"Map and truth (GPS) disagree by a constant shift: the map lies {east} and {north} of "
+    text += f"the truth. Without it, the median error is {after:.2f} m, not {before:.2f} m."
+    return [Finding("note", text)]
 
 
 def _calibration(final: Estimates, truth: Array, judged: NDArray[np.bool_]) -> list[Finding]:

@@ -39,8 +39,13 @@ ROUND_STEPS = (1, 2, 5)
 _ARROW = Outline([(0, 1), (-0.62, -0.8), (0, -0.4), (0.62, -0.8), (0, 1)], closed=True)
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path, shows: str = "") -> Path:
     """Write a figure as PNG, whole or not at all; returns ``path``.
+
+    Args:
+        figure: The figure.
+        path: The file.
+        shows: A text on what it shows, which the file keeps.
 
     Raises:
         MaptileError: It cannot be written.
@@ -48,7 +53,7 @@ def save(figure: Figure, path: Path) -> Path:
     with atomic_file(path) as temporary, warnings.catch_warnings():
         # A name may be in a script that the font lacks; its letters are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(temporary)
+        figure.savefig(temporary, metadata={"Description": shows} if shows else None)
     return path
 
 

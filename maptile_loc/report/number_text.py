@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.counted import counted
 from maptile_loc.report.metrics import ALONE, MARGIN_M, RECALL_DEG, RIGHT_M, chance
 
 UNKNOWN = "–"
@@ -55,8 +56,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if seconds is not None:
         facts.append(f"{seconds:.3g} s per query")
     outside = (
-        f"{metrics['outside_queries']} queries outside the map or less than {MARGIN_M:.0f} m "
-        f"inside it, {metrics['outside_localized']} of them called localized"
+        f"{counted(metrics['outside_queries'], 'query')} outside the map or less than "
+        f"{MARGIN_M:.0f} m inside it, {metrics['outside_localized']} of them called localized"
     )
     alone = [
         f"{' and '.join(ALONE)} are tracked ({share:.0%} of the queries): not each by itself"

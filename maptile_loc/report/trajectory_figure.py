@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
+from data_prep.counted import counted
 from data_prep.geometry import Array
 from maptile_loc.report.marks import BLUE, CREDIT, GREY, ORANGE, draw_north, draw_scale
 from maptile_loc.report.pictures import INK, broken_line, coloured_map, ellipses, map_view
@@ -54,8 +55,8 @@ def draw_trajectory(found: Localization) -> Figure:
     draw_north(axes)
     draw_scale(axes)
     axes.set_title(
-        f"{found.drive_name} on {found.city_name}: {localized.sum()} of {len(localized)} queries "
-        f"localized, stage {found.final}",
+        f"{found.drive_name} on {found.city_name}: {localized.sum()} of "
+        f"{counted(len(localized), 'query')} localized, stage {found.final}",
         loc="left",
         fontsize=10,
         wrap=True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -77,9 +78,8 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         self.settings = settings
         key = f"{self.card['weights']['sha256'][:12]}-{city.content_hash[:12]}-{settings.every_m:g}"
         kept = city.folder / "descriptors" / f"{key}.safetensors" if city.folder else None
-        if kept is not None and kept.is_file():
-            database = load_file(kept, device=device)
-        else:
+        database = _kept(kept, device)
+        if database is None:
             assert isinstance(self.look, ViewSettings)  # descriptors are trained on nothing else
             database = describe(self.model, self.look, city, settings.every_m, progress)
             if kept is not None:
@@ -107,6 +107,19 @@ class RetrievalLocator(ModelLocator["DescriptorModel"]):
         found = np.column_stack([places, asked[turn[index].cpu().numpy()]])
         apart = self.settings.apart_m
         return found[best_apart(places, score.cpu().numpy(), self.settings.places, apart)]
+
+
+def _kept(path: Path | None, device: str) -> dict[str, Tensor] | None:
+    """The descriptors that were kept in a file; None if it is missing or damaged."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        database = load_file(path, device=device)
+    except (OSError, SafetensorError):
+        return None
+    shapes = [tuple(database[name].shape) for name in sorted(database)]
+    whole = sorted(database) == ["descriptors", "places"] and all(len(s) == 2 for s in shapes)
+    return database if whole and shapes[0][0] == shapes[1][0] and shapes[1][1] == 2 else None
 
 
 def describe(

@@ -12,11 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
+from data_prep.regular import open_regular
 from data_prep.simulate.town.blocks import fill_blocks
-from data_prep.simulate.town.osm_xml import osm_xml
+from data_prep.simulate.town.osm_xml import GENERATOR, osm_xml
 from data_prep.simulate.town.streets import lay_streets
 from data_prep.simulate.town.town_plan import TownPlan
+
+
+def is_town(path: Path) -> bool:
+    """Whether a file is a made-up town, by its first bytes."""
+    try:
+        with open_regular(path) as file:
+            return GENERATOR.encode("ascii") in file.read(200)
+    except (OSError, MaptileError):
+        return False
 
 
 def write_town(path: Path, seed: int = 0) -> None:

@@ -17,6 +17,9 @@ LATITUDE = 52.0
 LONGITUDE = 10.5
 """Longitude of the town's centre, degrees; away from the central meridian of its UTM zone."""
 
+GENERATOR = "maptile-loc, a made-up town"
+"""Generator that the file names."""
+
 _STAMP = 'version="1" timestamp="2024-01-01T00:00:00Z"'
 """Version and time of every element, so that a seed gives the same bytes on every day."""
 
@@ -75,7 +78,7 @@ class _OsmDocument:
         positions = np.array(list(self.nodes))
         lon, lat = to_degrees.transform(positions[:, 0], positions[:, 1])
         yield "<?xml version='1.0' encoding='UTF-8'?>"
-        yield '<osm version="0.6" generator="maptile-loc, a made-up town">'
+        yield f'<osm version="0.6" generator="{GENERATOR}">'
         yield (
             f'  <bounds minlat="{lat.min():.7f}" minlon="{lon.min():.7f}" '
             f'maxlat="{lat.max():.7f}" maxlon="{lon.max():.7f}"/>'

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from data_prep.errors import MaptileError
 from data_prep.sources.formats.common import file_names, read_records
 from data_prep.sources.points.pointfiles import Cloud
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.points.thinning import kept
+from data_prep.sources.storage.tree import Node, read_node_text
 
 Labels = NDArray[np.int32]
 """(N,) class number of each point."""
@@ -61,7 +62,7 @@ class CloudLabels:
         if self.folder is not None:
             if file.stem not in self.stems:
                 return None
-            return _read_labels(self.folder, f"{file.stem}.label", len(nothing))
+            return _read_labels(self.folder, f"{file.stem}.label", cloud.count or len(nothing))
         own = _table(file, cloud)
         # A LAS cloud without classified points is consistent with LAS labels.
         agrees = own == self.table or (own is None and self.table == "las" and _is_las(file))
@@ -132,7 +133,7 @@ def _declared_table(file: Node) -> str | None:
     if not file.is_file():
         return None
     try:
-        word = file.read_text(encoding="ascii").strip()
+        word = read_node_text(file, "ascii").strip()
     except (OSError, ValueError):
         word = ""
     if not _TABLE.fullmatch(word):
@@ -147,7 +148,8 @@ def _read_labels(folder: Node, name: str, points: int) -> Labels:
             f"{folder / name}: {len(numbers)} labels for the {points} points of its cloud; copy "
             "both from the same source"
         )
-    return (numbers & 0xFFFF).astype(np.int32)
+    chosen = kept(points)
+    return ((numbers if chosen is None else numbers[chosen]) & 0xFFFF).astype(np.int32)
 
 
 def _table(file: Node, cloud: Cloud) -> str | None:

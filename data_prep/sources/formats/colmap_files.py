@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, read_node
 
 FILES = ("images", "points3D")
 """Names, without suffix, of the files that are read."""
@@ -75,6 +75,7 @@ class Model:
         centre: (S, 3) position of the camera in the world.
         observed: S arrays (n,) of int64, rows of ``points`` that the image observes.
         points: (P, 3) float64, in the world.
+        lacking: Number of observations whose point is not in the model.
     """
 
     names: tuple[str, ...]
@@ -82,14 +83,15 @@ class Model:
     centre: Array
     observed: tuple[Numbers, ...]
     points: Array
+    lacking: int = 0
 
 
 def read_model(folder: Node, suffix: str) -> Model:
     """Read images and points3D in ``folder``, both ``suffix`` (".bin" or ".txt").
 
     Raises:
-        MaptileError: A file is missing, cut short or not of its format, there is no image, or the
-            two files are of different models.
+        MaptileError: A file is missing, cut short or not of its format, there is no image, or none
+            of the points that the images observe is in the model.
     """
     binary = suffix == ".bin"
     images, points3d = (folder / f"{name}{suffix}" for name in FILES)
@@ -110,24 +112,27 @@ def read_model(folder: Node, suffix: str) -> Model:
     wanted = np.concatenate(seen)
     found = np.searchsorted(numbers, wanted)
     lacking = np.append(numbers, -1)[found] != wanted
-    if lacking.any():
+    if len(wanted) and lacking.all():
         raise MaptileError(
-            f"{images}: {np.sum(lacking)} of the points it names are not in {points3d.name}; "
-            "copy both files from the same model"
+            f"{images}: the points it names are not in {points3d.name}; copy both files from the "
+            "same model"
         )
+    ends = np.cumsum([len(some) for some in seen])
+    pieces = zip(np.split(found, ends[:-1]), np.split(lacking, ends[:-1]), strict=True)
     rotation = Rotation.from_quat(poses[:, [1, 2, 3, 0]]).as_matrix()
     return Model(
         names=tuple(names),
         rotation=rotation,
         centre=-np.einsum("nji,nj->ni", rotation, poses[:, 4:]),
-        observed=tuple(np.split(found, np.cumsum([len(some) for some in seen])[:-1])),
+        observed=tuple(rows[~absent] for rows, absent in pieces),
         points=points,
+        lacking=int(lacking.sum()),
     )
 
 
 def _read(file: Node, parse: Callable[[bytes], T]) -> T:
     try:
-        return parse(file.read_bytes())
+        return parse(read_node(file))
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MaptileError(f"{file}: not readable as COLMAP's ({reason}); copy it again") from None

@@ -14,10 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from data_prep.counted import counted
 from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
-from data_prep.sources.storage.tree import Node, names
+from data_prep.regular import read_regular
+from data_prep.sources.storage.tree import Node, names, read_node
 from data_prep.sources.storage.tree import file_names as file_names
 
 T = TypeVar("T", bound=np.generic)
@@ -53,9 +55,7 @@ def read_bytes(folder: Node, name: str) -> bytes:
     """
     try:
         if isinstance(folder, Path):
-            # Making a Path takes as long as reading a scan.
-            with io.FileIO(f"{folder}/{name}") as stream:
-                return stream.readall()
+            return read_regular(f"{folder}/{name}")  # a Path takes as long as reading a scan
         return (folder / name).read_bytes()
     except OSError as error:
         raise MaptileError(f"{folder}/{name}: cannot read this file ({error.strerror})") from None
@@ -162,11 +162,24 @@ def read_table(path: Node, columns: Sequence[str], text: Sequence[str] = ()) -> 
         try:
             table[name] = frame[name].to_numpy(object).astype(np.int64 if whole else np.float64)
         except (ValueError, OverflowError):
+            kind = np.int64 if whole else np.float64
+            line, value = _first_wrong(frame[name], kind)
+            number = "a whole number" if whole else "a number"
             raise MaptileError(
-                f"{path}: column {name} holds a value that is not a number"
+                f"{path}: line {line}: column {name}: expected {number}, found {value[:60]!r}"
             ) from None
     finite = np.all([np.isfinite(table[name]) for name in columns], axis=0)
     return {name: values[finite] for name, values in table.items()}
+
+
+def _first_wrong(column: pd.Series[str], kind: type[np.generic]) -> tuple[int, str]:
+    """The line and the text of the first value that is no number of a kind."""
+    for row, text in column.items():
+        try:
+            np.array([text], object).astype(kind)
+        except (ValueError, OverflowError):
+            return int(str(row)) + 2, str(text)
+    return 1, ""
 
 
 def relative_track(t_ns: Times, world: Array) -> PoseTrack:
@@ -249,6 +262,13 @@ def said_of_rows(what: str, before: int, after: int) -> list[str]:
     ]
 
 
+def said_of_gaps(what: str, gaps: int) -> str:
+    """A note on the gaps in a track that end segments of the odometry."""
+    longest = MAX_BRIDGED_GAP_NS / 1e9
+    text = f"{what}: {counted(gaps, 'gap')} of more than {longest:g} s; the odometry has "
+    return f"{text}{counted(gaps + 1, 'segment')}"
+
+
 def read_header(path: Node) -> tuple[str, ...]:
     """Return the names of the columns of a CSV file.
 
@@ -264,7 +284,7 @@ def _read_csv(path: Node, rows: int | None = None) -> pd.DataFrame:
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             # Without index_col=False, a trailing comma would shift every column by one.
             frame = pd.read_csv(
-                io.BytesIO(path.read_bytes()),
+                io.BytesIO(read_node(path)),
                 dtype=str,
                 index_col=False,
                 skipinitialspace=True,

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, read_node
 
 MAX_BYTES = 1 << 28
 """Largest unpacked size, bytes; a sweep of two 32-beam LiDARs has a hundredth of it."""
@@ -62,7 +62,7 @@ def read_feather(
             ``MAX_BYTES``, or lacks a column of the required kind.
     """
     try:
-        data = file.read_bytes()
+        data = read_node(file)
         if unpacked_bytes(data) > MAX_BYTES:
             raise ValueError(f"it declares to unpack to more than {MAX_BYTES >> 20} MiB")
         buffer = pa.py_buffer(data)

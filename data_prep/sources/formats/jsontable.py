@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 from data_prep.errors import MaptileError
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.storage.tree import Node, open_node
 
 Row = dict[str, Any]
 """A row of a table: values by name."""
@@ -51,7 +51,7 @@ def find_rows(file: Node, key: str, values: Collection[str]) -> list[Row]:
 
 def _read(file: Node, read: Callable[[IO[bytes]], list[Row]]) -> list[Row]:
     try:
-        with file.open("rb") as stream:
+        with open_node(file) as stream:
             return read(stream)
     except FileNotFoundError:
         raise MaptileError(f"{file}: no such file; unpack the archive with the tables") from None

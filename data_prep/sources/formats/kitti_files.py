@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.drive import ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
-from data_prep.sources.formats.common import file_numbers, read_records, scan_block
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.formats.common import file_names, read_records, scan_block
+from data_prep.sources.storage.tree import Node, read_node_text
 
 SENSORS = ("velodyne",)
 """Names of the sensors of a KITTI drive."""
@@ -41,9 +41,9 @@ class VelodyneScans:
     Attributes:
         folder: Holds the scans, <number>.bin: float32 rows of x, y, z, reflectance.
         labels: Holds the labels, <number>.label: a uint32 per point, its low 16 bits the class.
-        digits: Number of digits in a file name.
         t_ns: (S,) time of each scan.
-        number: (S,) number of its file.
+        names: S names of its file, without suffix.
+        label_names: S names of the file of its labels, without suffix; "" without labels.
         labelled: (S,) whether it has labels.
         turn_s: (S,) duration of the sensor's turn in each scan, seconds; None where the scans are
             motion-compensated.
@@ -53,9 +53,9 @@ class VelodyneScans:
 
     folder: Node
     labels: Node
-    digits: int
     t_ns: Times
-    number: NDArray[np.int64]
+    names: tuple[str, ...]
+    label_names: tuple[str, ...]
     labelled: NDArray[np.bool_]
     turn_s: Array | None
     mount: Array
@@ -64,16 +64,15 @@ class VelodyneScans:
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
         t_ns = self.t_ns[start:stop]
-        names = [f"{number:0{self.digits}d}" for number in self.number[start:stop].tolist()]
+        names = self.names[start:stop]
         clouds = [
             np.frombuffer(read_records(self.folder, f"{name}.bin", 16), "<f4").reshape(-1, 4)
             for name in names
         ]
         labels = seconds = None
         if names and self.labelled[start:stop].all():
-            labels = [
-                self._label(name, len(cloud)) for name, cloud in zip(names, clouds, strict=True)
-            ]
+            pairs = zip(self.label_names[start:stop], clouds, strict=True)
+            labels = [self._label(name, len(cloud)) for name, cloud in pairs]
         if self.turn_s is not None:
             turns = self.turn_s[start:stop].tolist()
             seconds = [turning(*pair) for pair in zip(clouds, turns, strict=True)]
@@ -94,7 +93,6 @@ class VelodyneScans:
 def open_velodyne(
     folder: Node,
     labels: Node,
-    digits: int,
     times: Times,
     turn_s: Array | None,
     mount: Array,
@@ -105,7 +103,6 @@ def open_velodyne(
     Args:
         folder: Holds the scans.
         labels: Holds the labels; need not exist.
-        digits: Number of digits in a file name.
         times: (L,) time of scan number 0, 1, ...; ``NO_TIME`` where it is unknown.
         turn_s: (L,) duration of each scan's turn, seconds; None for motion-compensated scans.
         mount: (4, 4) Velodyne -> vehicle frame.
@@ -114,7 +111,8 @@ def open_velodyne(
     Raises:
         MaptileError: No scan has a time.
     """
-    numbers = _numbers(folder, digits, "bin")
+    files = numbered(folder, "bin")
+    numbers = np.array(sorted(files), np.int64)
     known = numbers[numbers < len(times)]
     known = known[times[known] != NO_TIME]
     if len(known) < len(numbers):
@@ -124,20 +122,30 @@ def open_velodyne(
     if not len(known):
         raise MaptileError(f"{folder}: no scan (<number>.bin) with a time stamp")
     number = known[np.argsort(times[known], kind="stable")]
-    labelled = np.isin(number, _numbers(labels, digits, "label"))
+    classes = numbered(labels, "label")
+    label_names = tuple(classes.get(one, "") for one in number.tolist())
+    labelled = np.array([name != "" for name in label_names])
     if labelled.any() and not labelled.all():
         notes.append(
             f"labels: {len(number) - labelled.sum()} of {len(number)} scans have none; "
             "a submap with one of these scans does not use labels"
         )
     turns = None if turn_s is None else turn_s[number]
-    return VelodyneScans(folder, labels, digits, times[number], number, labelled, turns, mount)
+    names = tuple(files[one] for one in number.tolist())
+    return VelodyneScans(folder, labels, times[number], names, label_names, labelled, turns, mount)
 
 
-def _numbers(folder: Node, digits: int, suffix: str) -> NDArray[np.int64]:
+def numbered(folder: Node, suffix: str) -> dict[int, str]:
+    """Names, without suffix, of the files <number>.<suffix> in a folder, by their numbers.
+
+    The data sets write 6 or 10 digits, copies of them any number; of two names of one number, the
+    longer is used. There are none where there is no such folder.
+    """
     if not folder.is_dir():
-        return np.zeros(0, np.int64)
-    return file_numbers(folder, rf"(\d{{{digits}}})\.{suffix}")
+        return {}
+    pattern = re.compile(rf"(\d{{1,10}})\.{suffix}", re.ASCII)
+    stems = [match[1] for match in map(pattern.fullmatch, file_names(folder)) if match]
+    return {int(stem): stem for stem in sorted(stems, key=len)}
 
 
 # --- times of points -----------------------------------------------------------------------------
@@ -198,7 +206,7 @@ def read_text(path: Node, hint: str) -> str:
         MaptileError: It is missing (the message ends with ``hint``), or is not ASCII text.
     """
     try:
-        return path.read_text(encoding="ascii")
+        return read_node_text(path, "ascii")
     except FileNotFoundError:
         raise MaptileError(f"{path}: no such file; {hint}") from None
     except (OSError, ValueError):

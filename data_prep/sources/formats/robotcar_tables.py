@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from data_prep.drive import Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, se3_from_xyzrpy
-from data_prep.sources.formats.common import in_time, increasing, read_header, read_table
-from data_prep.sources.storage.tree import Node, beside
+from data_prep.sources.formats.common import in_time, read_header, read_table
+from data_prep.sources.storage.tree import Node, beside, read_node_text
 
 POSITION_COLUMNS = ("timestamp", "latitude", "longitude", "altitude", "northing", "easting")
 """Columns of time and position in gps.csv, ins.csv and rtk.csv."""
@@ -114,11 +114,13 @@ class Vo:
         newer_ns: (N,) time of the newer frame; the file calls it "source".
         motion: (N, 4, 4) pose of the newer vehicle frame in the older one (x forward, y left,
             z up), metres.
+        left_out: Rows of the file whose time stamp is wrong, or double.
     """
 
     older_ns: Times
     newer_ns: Times
     motion: Array
+    left_out: int = 0
 
 
 def read_ins(path: Node) -> Ins:
@@ -176,13 +178,13 @@ def read_vo(path: Node) -> Vo:
     rows = read_table(path, ["source_timestamp", "destination_timestamp", *POSE_COLUMNS])
     newer = _nanoseconds(path, rows["source_timestamp"])
     older = _nanoseconds(path, rows["destination_timestamp"])
-    order = np.argsort(newer, kind="stable")
-    order = order[(newer > older)[order]]
-    order = order[increasing(newer[order])]
+    forward = np.flatnonzero(newer > older)
+    order = forward[in_time(newer[forward])]
     if not len(order):
         raise MaptileError(f"{path}: no row whose source frame is the newer one")
     motion = se3_from_xyzrpy(_stack(rows, POSE_COLUMNS)[order])
-    return Vo(older[order], newer[order], NED_TO_FLU @ motion @ NED_TO_FLU)
+    lost = len(forward) - len(order)
+    return Vo(older[order], newer[order], NED_TO_FLU @ motion @ NED_TO_FLU, lost)
 
 
 def read_timestamps(path: Node) -> Times:
@@ -195,7 +197,7 @@ def read_timestamps(path: Node) -> Times:
         MaptileError: A line does not begin with an integer.
     """
     try:
-        lines = path.read_text(encoding="ascii").split("\n")
+        lines = read_node_text(path, "ascii").split("\n")
         stamps = np.array([int(line.split()[0]) for line in lines if line.strip()], np.int64)
     except (OSError, ValueError, OverflowError):
         raise MaptileError(f"{path}: not a list of time stamps in microseconds") from None
@@ -212,7 +214,7 @@ def read_extrinsics(path: Node) -> Array:
         MaptileError: The file does not hold six finite numbers.
     """
     try:
-        values = [float(value) for value in path.read_text(encoding="ascii").split()]
+        values = [float(value) for value in read_node_text(path, "ascii").split()]
     except (OSError, ValueError):
         values = []
     if len(values) != 6 or not np.isfinite(values).all():

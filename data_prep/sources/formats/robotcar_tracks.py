@@ -24,6 +24,7 @@ from data_prep.geometry import (
     true_heading_from_ins_yaw,
     wrap_angle,
 )
+from data_prep.sources.formats.common import said_of_gaps
 from data_prep.sources.formats.robotcar_tables import Ins, Vo
 
 LEVEL_OVER_M = 25.0
@@ -207,7 +208,7 @@ def _note_gaps(bridged: int, lost: int, notes: list[str]) -> None:
     if bridged:
         notes.append(f"vo.csv: {bridged} gaps of up to 2 s bridged with the velocity beside them")
     if lost:
-        notes.append(f"vo.csv: {lost} gaps of more than 2 s; the odometry has {lost + 1} segments")
+        notes.append(said_of_gaps("vo.csv", lost))
 
 
 # --- INS and RTK ---------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from data_prep.drive import PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.files import write_text
 from data_prep.geometry import Array, se3_from_quaternion
-from data_prep.sources.formats.common import increasing
-from data_prep.sources.storage.tree import Node
+from data_prep.sources.formats.common import in_time, said_of_rows
+from data_prep.sources.storage.tree import Node, read_node_text
 
 _LINE = "eight numbers: t x y z qx qy qz qw"
 """What a line is."""
@@ -29,20 +29,27 @@ _NANOSECONDS = 10**14
 _LARGEST = 2**63
 """Times from here on are no times."""
 
+FARTHEST_M = 1e8
+"""Positions are nearer to the origin of their frame than this, metres."""
+
+_LARGEST_QUATERNION = 1e4
+"""The parts of quaternions are smaller; they are normalised."""
+
 _NEW_SEGMENT = "# segment"
 """Comment line before the first pose of a new segment."""
 
 
-def read_tum(path: Node) -> PoseTrack:
+def read_tum(path: Node, notes: list[str] | None = None) -> PoseTrack:
     """Read poses, sorted by time; of poses at the same time, the first is used.
 
-    Numbers may be apart by blanks, tabs or commas; times of 1e14 and more are nanoseconds.
+    Numbers may be apart by blanks, tabs or commas; times of 1e14 and more are nanoseconds. A line
+    is appended to ``notes`` on rows whose time stamps are wrong, which are left out.
 
     Raises:
         MaptileError: The file cannot be read, or a line is not a pose.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_node_text(path, "utf-8-sig").splitlines()
     except (OSError, ValueError):
         raise MaptileError(f"{path}: not readable as text; expected lines of {_LINE}") from None
     t_ns: list[int] = []
@@ -67,10 +74,16 @@ def read_tum(path: Node) -> PoseTrack:
         segment.append(begun)
     if not rows:
         raise MaptileError(f"{path}: no pose in it; expected lines of {_LINE}")
-    return pose_track(path, np.array(t_ns), np.array(rows), np.array(segment, np.int32))
+    return pose_track(path, np.array(t_ns), np.array(rows), np.array(segment, np.int32), notes)
 
 
-def pose_track(path: Node, t_ns: Times, rows: Array, segment: NDArray[np.int32]) -> PoseTrack:
+def pose_track(
+    path: Node,
+    t_ns: Times,
+    rows: Array,
+    segment: NDArray[np.int32],
+    notes: list[str] | None = None,
+) -> PoseTrack:
     """Make a track of the poses in a file, sorted by time.
 
     Args:
@@ -78,16 +91,38 @@ def pose_track(path: Node, t_ns: Times, rows: Array, segment: NDArray[np.int32])
         t_ns: (N,) times; of poses at the same time, the first is used.
         rows: (N, 7) x y z (metres) qx qy qz qw.
         segment: (N,) segment of each pose.
+        notes: A line is appended on rows whose time stamps are wrong, which are left out.
 
     Raises:
-        MaptileError: A quaternion is zero.
+        MaptileError: A quaternion is zero, or a number is too large for a pose.
     """
-    if (np.linalg.norm(rows[:, 3:], axis=1) < 1e-6).any():
+    if (np.abs(rows[:, 3:]).max(axis=1) < 1e-6).any():
         raise MaptileError(f"{path}: a quaternion is zero")
-    order = np.argsort(t_ns, kind="stable")
-    order = order[increasing(t_ns[order])]
+    check_size(path, rows)
+    order = in_time(t_ns)
+    if notes is not None:
+        notes += said_of_rows(path.name, len(t_ns), len(order))
     poses = se3_from_quaternion(rows[order, :3], rows[order, 3:])
     return PoseTrack(t_ns[order], poses, np.maximum.accumulate(segment[order]))
+
+
+def check_size(path: Node, rows: Array) -> None:
+    """Check that the numbers of poses can be those of a vehicle.
+
+    Args:
+        path: The file, for the message.
+        rows: (N, 7) x y z (metres) qx qy qz qw.
+
+    Raises:
+        MaptileError: A position is farther than ``FARTHEST_M``, or a quaternion is far from 1.
+    """
+    largest = np.abs(rows).max(axis=0, initial=0)
+    if not (largest[:3].max() < FARTHEST_M and largest[3:].max() < _LARGEST_QUATERNION):
+        row = int(np.abs(rows).max(axis=1).argmax())
+        raise MaptileError(
+            f"{path}: pose {row + 1} has the number {np.abs(rows[row]).max():g}: no pose of a "
+            "vehicle; x y z are metres, qx qy qz qw a unit quaternion"
+        )
 
 
 def write_tum(path: Path, track: PoseTrack, comment: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
+from data_prep.sources.points.thinning import Data, kept, release
 
 MAX_PACKED_POINTS = 50_000_000
 """Largest number of points of a .laz: a few bytes can declare any number."""
@@ -88,7 +89,7 @@ class _Header:
     offset: Array
 
 
-def read_las(data: bytes) -> tuple[Array, NDArray[np.uint8], Array | None]:
+def read_las(data: Data) -> tuple[Array, NDArray[np.uint8], Array | None]:
     """Read the points of a .las or .laz file.
 
     Args:
@@ -96,7 +97,7 @@ def read_las(data: bytes) -> tuple[Array, NDArray[np.uint8], Array | None]:
 
     Returns:
         (N, 3) points, metres; (N,) ASPRS classes; (N,) GPS times in seconds, or None in a point
-        format without times.
+        format without times. N is the number of points that are kept (``thinning``).
 
     Raises:
         ValueError, struct.error: The file is cut short, or not of its format.
@@ -115,11 +116,18 @@ def read_las(data: bytes) -> tuple[Array, NDArray[np.uint8], Array | None]:
     record = np.dtype(
         {"names": [*fields], "formats": kinds, "offsets": offsets, "itemsize": header.record}
     )
-    points = np.empty((header.count, 3))
-    label = np.empty(header.count, np.uint8)
-    time = np.empty(header.count) if timed else None
-    start = 0
-    for rows in _records(data, header, record):
+    chosen = kept(header.count)
+    size = header.count if chosen is None else len(chosen)
+    points = np.empty((size, 3))
+    label = np.empty(size, np.uint8)
+    time = np.empty(size) if timed else None
+    start = first = 0
+    for every in _records(data, header, record):
+        rows = every
+        if chosen is not None:
+            low, high = np.searchsorted(chosen, [first, first + len(every)])
+            rows = every[chosen[low:high] - first]
+        first += len(every)
         part = slice(start, start + len(rows))
         for axis, name in enumerate("xyz"):
             points[part, axis] = rows[name] * header.scale[axis] + header.offset[axis]
@@ -127,10 +135,18 @@ def read_las(data: bytes) -> tuple[Array, NDArray[np.uint8], Array | None]:
         if time is not None:
             time[part] = rows["time"]
         start += len(rows)
+        del rows, every
+        if header.packed is None:
+            release(data, header.start + first * header.record)
     return points, label, time
 
 
-def _header(data: bytes) -> _Header:
+def las_count(data: Data) -> int:
+    """Number of points of a .las or .laz file; raises as ``read_las``."""
+    return _header(data).count
+
+
+def _header(data: Data) -> _Header:
     if data[:4] != b"LASF":
         raise ValueError("no las header")
     size, start, vlrs, kind, record = struct.unpack_from("<HIIBH", data, 94)
@@ -175,7 +191,7 @@ def _find_laszip(head: bytes, at: int, vlrs: int) -> bytes:
     raise ValueError("no record of LASzip")
 
 
-def _records(data: bytes, header: _Header, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
+def _records(data: Data, header: _Header, record: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
     """The points, ``POINTS_AT_ONCE`` at a time."""
     unpack = None if header.packed is None or not header.count else _unpacker(data, header)
     for first in range(0, header.count, POINTS_AT_ONCE):
@@ -188,7 +204,7 @@ def _records(data: bytes, header: _Header, record: np.dtype[np.void]) -> Iterato
         yield np.frombuffer(rows, record)
 
 
-def _unpacker(data: bytes, header: _Header) -> lazrs.LasZipDecompressor:
+def _unpacker(data: Data, header: _Header) -> lazrs.LasZipDecompressor:
     """A decompressor at the first point, after all sizes in the file are checked.
 
     Its memory depends on the number of chunks, the sizes of their layers and the number of extra
@@ -210,16 +226,46 @@ def _unpacker(data: bytes, header: _Header) -> lazrs.LasZipDecompressor:
         sizes = _chunk_sizes(data, header, chunk_size)
         if compressor == _LAYERED:
             _check_layers(data, header, layers, sizes)
-    stream = io.BytesIO(data)
+    stream = _stream(data)
     stream.seek(header.start)
     return _run(lazrs.LasZipDecompressor, stream, header.packed)
 
 
-def _chunk_sizes(data: bytes, header: _Header, chunk_size: int) -> list[int]:
+def _stream(data: Data) -> Any:
+    """The content as a stream with a position of its own."""
+    return io.BytesIO(data) if isinstance(data, bytes) else io.BufferedReader(_Mapped(data))
+
+
+class _Mapped(io.RawIOBase):
+    """A mapped file as a stream."""
+
+    def __init__(self, data: Data) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        self._at = max(origin + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        part = self._data[self._at : self._at + len(view)]
+        view[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+def _chunk_sizes(data: Data, header: _Header, chunk_size: int) -> list[int]:
     """The number of points in each chunk, checked to add up to the header's."""
     chunks = _check_chunk_table(data, header, chunk_size)
     if chunk_size == _CHUNKS_VARY:
-        stream = io.BytesIO(data)
+        stream = _stream(data)
         stream.seek(header.start)
         table = _run(lazrs.read_chunk_table, stream, _run(lazrs.LazVlr, header.packed))
         sizes = [points for points, _ in table]
@@ -232,7 +278,7 @@ def _chunk_sizes(data: bytes, header: _Header, chunk_size: int) -> list[int]:
     return sizes
 
 
-def _check_chunk_table(data: bytes, header: _Header, chunk_size: int) -> int:
+def _check_chunk_table(data: Data, header: _Header, chunk_size: int) -> int:
     """The number of chunks in a file's table, checked, because memory is allocated for it."""
     (at,) = struct.unpack_from("<q", data, header.start)
     if at <= header.start:  # the offset is at the end if the writer could not seek back
@@ -249,7 +295,7 @@ def _check_chunk_table(data: bytes, header: _Header, chunk_size: int) -> int:
     return int(chunks)
 
 
-def _check_layers(data: bytes, header: _Header, layers: int, sizes: list[int]) -> None:
+def _check_layers(data: Data, header: _Header, layers: int, sizes: list[int]) -> None:
     """Check the number of points and the sizes of the layers that each chunk declares."""
     at = header.start + 8
     for points in sizes:

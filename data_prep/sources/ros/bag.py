@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,15 +23,22 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from data_prep.errors import MaptileError
+from data_prep.regular import check_regular
+from data_prep.sources.ros.mcap import McapFile, ZstdError
 
 ROS1_SUFFIX = ".bag"
 """Suffix of ROS 1 bags."""
-SUFFIXES = (ROS1_SUFFIX, ".db3", ".mcap")
+MCAP_SUFFIX = ".mcap"
+"""Suffix of files that may be read though their recorder did not close them."""
+SUFFIXES = (ROS1_SUFFIX, ".db3", MCAP_SUFFIX)
 """Suffixes of single files that are bags."""
 FOLDER_FILE = "metadata.yaml"
 """Name of the file that makes a folder a ROS 2 bag."""
 
-_UNREADABLE = (Error1, Error2, OSError, ValueError, KeyError, IndexError, EOFError, struct.error)
+_UNREADABLE = (
+    *(Error1, Error2, OSError, ValueError, KeyError, IndexError, EOFError, struct.error),
+    *(RuntimeError, ZstdError),
+)
 """What the library raises on a file that is damaged."""
 
 
@@ -88,21 +96,37 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path, self.ros1 = path, path.suffix == ROS1_SUFFIX
-        self._reader: Any = Reader1(path) if self.ros1 else None
+        for file in path.iterdir() if path.is_dir() else (path,):
+            check_regular(file)
+        self._reader: Any = None
+        self._mcap: McapFile | None = None
         try:
-            self._reader = self._reader or Reader2(path)
-            self._reader.open()
+            if path.suffix == MCAP_SUFFIX and path.is_file():
+                self._mcap = McapFile(path)
+                self.ros1 = any(one.encoding == "ros1" for one in self._mcap.channels.values())
+            else:
+                self._reader = Reader1(path) if self.ros1 else Reader2(path)
+                self._reader.open()
         except _UNREADABLE as error:
             raise self._damaged(error) from None
-        weakref.finalize(self, self._reader.close)
+        if self._reader is not None:
+            weakref.finalize(self, self._reader.close)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the recorder closed the file."""
+        return self._mcap is None or self._mcap.whole
 
     @property
     def topics(self) -> list[Topic]:
         """All topics that have messages, sorted by name."""
-        counts: dict[tuple[str, str], int] = {}
-        for one in self._reader.connections:
-            key = one.topic, one.msgtype
-            counts[key] = counts.get(key, 0) + one.msgcount
+        counts: Counter[tuple[str, str]] = Counter()
+        if self._mcap is not None:
+            for number, channel in self._mcap.channels.items():
+                counts[channel.topic, channel.msgtype] += self._mcap.counts[number]
+        else:
+            for one in self._reader.connections:
+                counts[one.topic, one.msgtype] += one.msgcount
         return [Topic(*key, count) for key, count in sorted(counts.items()) if count]
 
     def messages(
@@ -118,10 +142,14 @@ class Bag:
         Raises:
             MaptileError: The file is damaged.
         """
-        wanted = [one for one in self._reader.connections if one.topic in topics]
-        if not wanted:
-            return
         try:
+            if self._mcap is not None:
+                for stored in self._mcap.messages(topics, start, stop):
+                    yield Message(*stored)
+                return
+            wanted = [one for one in self._reader.connections if one.topic in topics]
+            if not wanted:
+                return
             for connection, record_ns, raw in self._reader.messages(wanted, start, stop):
                 yield Message(connection.topic, record_ns, raw)
         except _UNREADABLE as error:
@@ -179,12 +207,17 @@ class Bag:
 
 @cache
 def _store(ros1: bool) -> Any:
-    """The definitions of the standard messages."""
-    if not ros1:
-        return get_typestore(Stores.ROS2_HUMBLE)
-    store = get_typestore(Stores.ROS1_NOETIC)
-    transforms = "geometry_msgs/TransformStamped[] transforms"
-    store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    """The definitions of the messages that are known."""
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    sentence = "std_msgs/Header header\nstring sentence"
+    store.register(get_types_from_msg(sentence, "nmea_msgs/msg/Sentence"))
+    if ros1:
+        transforms = "geometry_msgs/TransformStamped[] transforms"
+        store.register(get_types_from_msg(transforms, "tf2_msgs/msg/TFMessage"))
+    packet, scan = "velodyne_msgs/msg/VelodynePacket", "velodyne_msgs/msg/VelodyneScan"
+    store.register(get_types_from_msg("time stamp\nuint8[1206] data", packet))
+    packets = "std_msgs/Header header\nvelodyne_msgs/VelodynePacket[] packets"
+    store.register(get_types_from_msg(packets, scan))
     return store
 
 

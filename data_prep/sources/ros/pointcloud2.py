@@ -52,11 +52,12 @@ def points_of(cloud: Any, t_ns: int) -> Points:
         CloudError: It has no x, y, z, or less data than it states.
     """
     table = structured(cloud)
-    xyz = np.stack([table[name].astype(np.float64) for name in ("x", "y", "z")], -1)
     name = next((name for name in TIME_FIELDS if name in (table.dtype.names or ())), None)
-    if name is None:
-        return Points(xyz, None, "")
-    seconds, clock = point_times(table[name].astype(np.float64), t_ns, name)
+    with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are not finite
+        xyz = np.stack([table[axis].astype(np.float64) for axis in ("x", "y", "z")], -1)
+        if name is None:
+            return Points(xyz, None, "")
+        seconds, clock = point_times(table[name].astype(np.float64), t_ns, name)
     return Points(xyz, seconds, clock)
 
 
@@ -121,7 +122,8 @@ def livox_points(raw: bytes, begin: int, ros1: bool) -> Points:
         }
     )
     table = np.frombuffer(padded, record)
-    xyz = np.stack([table[name].astype(np.float64) for name in ("x", "y", "z")], -1)
+    with np.errstate(invalid="ignore"):
+        xyz = np.stack([table[name].astype(np.float64) for name in ("x", "y", "z")], -1)
     return Points(xyz, table["offset_time"] * 1e-9, "offset_time in ns since the scan")
 
 

@@ -1,7 +1,8 @@
 """Files inside .zip, .tar, .tar.gz and .tgz archives, read without unpacking them to a folder.
 
 Every declaration of an archive is checked: a member must have exactly the declared size and
-checksum. Names that lead out of the archive are ignored, as are links and devices.
+checksum. Names that lead out of the archive are ignored, as are links, devices, and what macOS and
+Windows add. An archive in an archive is read as if it were unpacked beside itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from weakref import WeakValueDictionary, finalize
 
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
+from data_prep.regular import MAX_FILE_BYTES, too_large
+from data_prep.sources.storage.names import inner_parts
 from data_prep.sources.storage.tars import tar_files
 
 if TYPE_CHECKING:
@@ -30,17 +33,17 @@ if TYPE_CHECKING:
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """Endings of archive names, in lower case."""
 
-MAX_FILE_BYTES = 2 << 30
-"""Size limit, in bytes (2 GiB), of a file that is read whole into memory."""
-
 RESERVE_BYTES = 1 << 30
 """Space, in bytes, that unpacking leaves free on the disk."""
 
-_MAX_NAME = 1024
-"""Longest name of a member, in characters; longer ones are ignored."""
+_MAX_NESTED = 2
+"""Largest number of archives around an archive."""
 
-_MAX_DEPTH = 32
-"""Largest number of parts in a member's name; names with more are ignored."""
+_MAX_INNER = 100
+"""Largest number of archives in an archive."""
+
+_MAX_RATIO = 20
+"""Largest ratio of sizes, unpacked to packed, of an archive in a zip: it is packed already."""
 
 _CHUNK = 1 << 20
 """Number of bytes that are decompressed at once."""
@@ -71,6 +74,7 @@ class Member(NamedTuple):
         crc: Declared CRC-32 of its content, in a zip.
         problem: Why it cannot be read and the remedy, or "".
         deflated: Whether it is compressed with deflate.
+        inside: The inner archive that holds it, or None.
     """
 
     offset: int
@@ -79,6 +83,7 @@ class Member(NamedTuple):
     crc: int = 0
     problem: str = ""
     deflated: bool = False
+    inside: Archive | None = None
 
 
 class Folder(NamedTuple):
@@ -96,22 +101,38 @@ class Archive:
         folders: Its folders by path, parts joined by "/"; the outermost is "".
     """
 
-    def __init__(self, path: Path, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        path: Path,
+        progress: Progress = silent,
+        content: IO[bytes] | None = None,
+        depth: int = 0,
+    ) -> None:
         """Index ``path``; ``open_archive`` returns the existing index where there is one.
+
+        Args:
+            path: The archive.
+            progress: Called while a compressed tar is unpacked; counts bytes.
+            content: Its bytes, where it is inside another one; the path is then for messages.
+            depth: Number of archives around it.
 
         Raises:
             MaptileError: The file cannot be read or is damaged, or there is no space to unpack it.
         """
         self.path = path
         self.folders = {"": Folder({}, set())}
+        self._depth, self._inner = depth, 0
         self._is_zip = path.name.lower().endswith(".zip")
         try:
-            gzipped = path.name.lower().endswith("gz")
-            self._file = _unpacked(path, progress) if gzipped else os.open(path, os.O_RDONLY)
+            with path.open("rb") if content is None else _copied(path, content) as stream:
+                if path.name.lower().endswith("gz"):
+                    self._file = _unpacked(path, stream, progress)
+                else:
+                    self._file = os.dup(stream.fileno())
             finalize(self, os.close, self._file)
             self._size = os.fstat(self._file).st_size
             for name, member in self._zip_members() if self._is_zip else self._tar_members():
-                self._add(name, member)
+                self._add(name, member, progress)
         except _ZIP_DAMAGE as error:
             raise MaptileError(
                 f"{path}: not readable as an archive ({_reason(error)}); download it again, or "
@@ -127,13 +148,12 @@ class Archive:
         Raises:
             MaptileError: It is damaged, encrypted, or larger than ``MAX_FILE_BYTES``.
         """
+        if member.inside is not None:
+            return member.inside.read(name, member._replace(inside=None))
         if member.problem:
             raise MaptileError(f"{self.path}: {name} {member.problem}")
         if max(member.size, member.packed) > MAX_FILE_BYTES:
-            raise MaptileError(
-                f"{self.path}: {name} has {member.size} bytes; more than {MAX_FILE_BYTES} bytes "
-                "are not read from an archive, so unpack it by hand"
-            )
+            raise too_large(f"{self.path}: {name}", max(member.size, member.packed))
         try:
             return self._unzip(member) if self._is_zip else self.at(member.offset, member.size)
         except (OSError, ValueError, zlib.error) as error:
@@ -149,6 +169,8 @@ class Archive:
         Raises:
             MaptileError: As for ``read``.
         """
+        if member.inside is not None:
+            return member.inside.open(name, member._replace(inside=None))
         if self._is_zip:
             return io.BytesIO(self.read(name, member))
         return io.BufferedReader(_Piece(self.at, member.offset, member.size))
@@ -180,7 +202,7 @@ class Archive:
         return data
 
     def _zip_members(self) -> Iterator[tuple[str, Member]]:
-        with zipfile.ZipFile(self.path) as archive:
+        with os.fdopen(os.dup(self._file), "rb") as stream, zipfile.ZipFile(stream) as archive:
             infos = archive.infolist()
         for info in infos:
             mode = info.external_attr >> 16
@@ -209,15 +231,37 @@ class Archive:
         for name, offset, size in tar_files(self.at, self._size):
             yield name, Member(offset, size, size)
 
-    def _add(self, name: str, member: Member) -> None:
-        parts = _inner_parts(name)
+    def _add(self, name: str, member: Member, progress: Progress) -> None:
+        parts = inner_parts(name)
         if not parts:
             return
         *folders, last = parts
-        if name.endswith("/"):
+        if name.endswith(("/", "\\")):
             self._folder("/".join(parts))
+        elif self._is_inner(last, member):
+            self._inner += 1
+            self._merge("/".join(folders), self._opened("/".join(parts), member, progress))
         else:
             self._folder("/".join(folders)).files[last] = member
+
+    def _is_inner(self, name: str, member: Member) -> bool:
+        """Whether a file is an archive that is to be opened, too."""
+        few = self._depth < _MAX_NESTED and self._inner < _MAX_INNER
+        return few and name.lower().endswith(SUFFIXES) and not member.problem
+
+    def _opened(self, name: str, member: Member, progress: Progress) -> Archive:
+        """The archive that is the file ``name`` of this one."""
+        if member.size > _MAX_RATIO * max(member.packed, _CHUNK):
+            raise ValueError(f"{name} is packed too tightly for an archive; unpack it by hand")
+        return Archive(self.path / name, progress, self.open(name, member), self._depth + 1)
+
+    def _merge(self, folder: str, inner: Archive) -> None:
+        """Add the files of an archive that lies in ``folder``."""
+        for path, found in inner.folders.items():
+            here = self._folder("/".join(part for part in (folder, path) if part))
+            for name, member in found.files.items():
+                if name not in here.files or here.files[name].inside is not None:
+                    here.files[name] = member._replace(inside=member.inside or inner)
 
     def _folder(self, inner: str) -> Folder:
         folder = self.folders.get(inner)
@@ -276,20 +320,21 @@ def open_archive(path: Path, progress: Progress = silent) -> Archive:
     return archive
 
 
-def _inner_parts(name: str) -> list[str]:
-    """The parts of a member's name; empty where it leads out of the archive or is unusable."""
-    if name.startswith("/") or len(name) > _MAX_NAME or not name.isprintable():
-        return []
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    return [] if ".." in parts or len(parts) > _MAX_DEPTH else parts
+def _copied(path: Path, content: IO[bytes]) -> IO[bytes]:
+    """An unnamed temporary file with the same content."""
+    _check_space(path, 0)
+    with content, tempfile.TemporaryFile() as target:
+        shutil.copyfileobj(content, target, _CHUNK)
+        target.seek(0)
+        return os.fdopen(os.dup(target.fileno()), "rb")
 
 
-def _unpacked(path: Path, progress: Progress) -> int:
-    """Descriptor of an unnamed temporary file that holds the unpacked ``path``."""
-    packed = path.stat().st_size
+def _unpacked(path: Path, raw: IO[bytes], progress: Progress) -> int:
+    """Descriptor of an unnamed temporary file that holds the unpacked ``raw``."""
+    packed = raw.seek(0, os.SEEK_END)
+    raw.seek(0)
     step = f"unpack {path.name}"
     with (
-        path.open("rb") as raw,
         gzip.GzipFile(fileobj=raw) as stream,
         tempfile.TemporaryFile() as target,
     ):

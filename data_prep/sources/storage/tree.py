@@ -12,7 +12,9 @@ from typing import IO, Literal, Protocol
 
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
+from data_prep.regular import open_regular, read_regular
 from data_prep.sources.storage.archives import SUFFIXES, Archive, Member, is_archive, open_archive
+from data_prep.sources.storage.names import is_clutter
 
 
 class Node(Protocol):
@@ -183,7 +185,7 @@ class ArchivePath:
         """
         loose = self._loose()
         if loose is not None and loose.is_file():
-            return loose.read_bytes()
+            return read_regular(loose)
         archive, found = self._found()
         return archive.read(self.inner, found)
 
@@ -195,7 +197,7 @@ class ArchivePath:
         """The file as a stream; raises as ``read_bytes``."""
         loose = self._loose()
         if loose is not None and loose.is_file():
-            return loose.open("rb")
+            return open_regular(loose)
         archive, found = self._found()
         return archive.open(self.inner, found)
 
@@ -217,6 +219,21 @@ class ArchivePath:
         if self.tree.loose is None or ".." in self.inner.split("/"):
             return None
         return self.tree.loose / self.inner
+
+
+def read_node(node: Node) -> bytes:
+    """Read a file whole; raises as ``ArchivePath.read_bytes``, or it is no regular file."""
+    return read_regular(node) if isinstance(node, Path) else node.read_bytes()
+
+
+def read_node_text(node: Node, encoding: str) -> str:
+    """Read a file as text; raises as ``read_node``, and ValueError where ``encoding`` is wrong."""
+    return io.TextIOWrapper(io.BytesIO(read_node(node)), encoding).read()
+
+
+def open_node(node: Node) -> IO[bytes]:
+    """Open a file as a stream; raises as ``read_node``, but no size is too large."""
+    return open_regular(node) if isinstance(node, Path) else node.open("rb")
 
 
 def open_tree(path: Path, progress: Progress = silent) -> Node:
@@ -267,7 +284,7 @@ def names(folder: Node) -> list[str]:
     if isinstance(folder, ArchivePath):
         return list(set[str]().union(*folder.listing()))
     with os.scandir(str(folder)) as entries:
-        return [entry.name for entry in entries]
+        return [entry.name for entry in entries if not is_clutter(entry.name)]
 
 
 def file_names(folder: Node) -> list[str]:
@@ -285,7 +302,7 @@ def subfolders(folder: Node) -> list[Node]:
 def _scan(folder: Node) -> tuple[set[str], set[str]]:
     """Names of the files and of the folders in a real folder."""
     with os.scandir(str(folder)) as entries:
-        found = list(entries)
+        found = [entry for entry in entries if not is_clutter(entry.name)]
     folders = {entry.name for entry in found if entry.is_dir()}
     return {entry.name for entry in found} - folders, folders
 

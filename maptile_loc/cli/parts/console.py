@@ -1,46 +1,22 @@
-"""What a command shows: progress, notes, the recipe that was used, and the next command."""
+"""What a command shows: notes, the recipe that was used, and the next command."""
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import click
-
-from data_prep.progress import Progress
 
 if TYPE_CHECKING:
     from maptile_loc.types import Localization
 
+NOTHING = 3
+"""Exit status of a command that found no position."""
 BEST = 5
 """Candidates of a scan that are printed, at most."""
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Context manager with a progress callback that draws one bar per step, on a terminal only."""
-    from tqdm import tqdm
-
-    bars: dict[str, Any] = {}
-
-    def show(step: str, done: int, total: int) -> None:
-        if step not in bars:
-            for bar in bars.values():
-                bar.close()
-            bars[step] = tqdm(total=total, desc=step, disable=None)
-        bar = bars[step]
-        if bar.total != total:
-            bar.reset(total)
-        bar.update(done - bar.n)
-
-    try:
-        yield show
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 def say_notes(notes: Iterable[str]) -> None:
@@ -59,6 +35,12 @@ def say_recipe(config: str) -> None:
 def say_next(*words: str | Path) -> None:
     """Print the command that usually comes next."""
     click.echo(f"next: maptile {shlex.join(str(word) for word in words)}")
+
+
+def end_with_nothing(why: str) -> NoReturn:
+    """End a command that localized nothing: a last line with the reason, and status ``NOTHING``."""
+    click.echo(f"nothing localized: {why}", err=True)
+    sys.exit(NOTHING)
 
 
 def in_words(found: Localization, most: int) -> Iterator[str]:

@@ -52,6 +52,18 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
         return self.names
 
 
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """Names separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, *_: Any) -> tuple[str, ...]:
+        """Return the names in a text such as "/points,/odom"."""
+        return (
+            value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+        )
+
+
 class Heading(click.ParamType):  # type: ignore[type-arg]
     """``known``, ``unknown`` or ``prior:DEG``."""
 
@@ -88,6 +100,8 @@ sensor_profile = click.option(
     help="Folder of a wall detector adapted to the sensor (maptile adapt --walls).",
 )
 
+force = click.option("--force", is_flag=True, help="Replace whatever stands at the output's name.")
+
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -113,6 +127,14 @@ every = click.option(
     help="Metres of travel between queries; 0: every scan.",
 )
 
+columns = click.option(
+    "--columns",
+    metavar="x,y,z,...",
+    type=Names(),
+    show_default="by their contents",
+    help="Columns of .bin clouds, such as x,y,z,intensity,ring,time; _: of no use.",
+)
+
 
 def recipe(default: str) -> Decorator:
     """The option that names a recipe."""
@@ -124,13 +146,26 @@ def recipe(default: str) -> Decorator:
     )
 
 
-def drive_format() -> Decorator:
-    """The option that names a drive's format."""
+def drive(command: Any) -> Any:
+    """The options that state what a drive is, where its files do not show it."""
     from data_prep.sources import SOURCES
 
-    return click.option(
-        "--format",
-        type=click.Choice(["auto", *SOURCES.names()]),
-        default="auto",
-        help="Format of the drive; auto: recognised by its files.",
-    )
+    for option in (
+        columns,
+        click.option(
+            "--sensors",
+            "--topics",
+            metavar="NAME,...",
+            type=Names(),
+            show_default="the format's",
+            help="Sensors to use; of a bag, its topics.",
+        ),
+        click.option(
+            "--format",
+            type=click.Choice(["auto", *SOURCES.names()]),
+            default="auto",
+            help="Format of the drive; auto: recognised by its files.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -15,6 +15,7 @@ from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
 from data_prep.files import check_version, read_json, write_json
+from data_prep.regular import read_regular
 from maptile_loc.models import kind_of, kinds
 from maptile_loc.models.parts.kind import ModelKind
 from maptile_loc.models.parts.tile_model import TileModel
@@ -98,7 +99,7 @@ def read_model(folder: Path, city: City, expected: type[M]) -> tuple[M, dict[str
     path = folder / WEIGHTS
     damaged = MaptileError(f"{path}: missing, damaged or not the weights of {CARD}; train again")
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         if hashlib.sha256(content).hexdigest() != card["weights"]["sha256"]:
             raise damaged
         model: Any = kind.network(**card["model"])

@@ -12,16 +12,22 @@ import pandas as pd
 
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import ATTRIBUTION
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file, ensure_folder, write_json, write_text
+from data_prep.files import ensure_folder, swapped_folder, write_json, write_text
+from data_prep.locks import locked
 from data_prep.progress import Progress, silent
+from data_prep.standing import MADE_FROM, Keep, Origin, Product, check_standing, known_as
 from maptile_loc.device import pick_device
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.report.city.distinctiveness import Distinctiveness, measure
 from maptile_loc.report.city.distinctiveness_map import Pair, draw_report
 from maptile_loc.report.city.road_views import SENSORS, DistinctSettings, Sensor, query_view
+from maptile_loc.report.city.unfinished import UNFINISHED
 from maptile_loc.report.marks import save
 
+FILES = ("places.geojson", "districts.csv", "map.png", "report.json", UNFINISHED)
+"""The files of a report; others in its folder stay."""
 DISTRICT_M = 250.0
 """Side of the squares of ``districts.csv``; their corners are multiples of it in the map frame."""
 TOLD_APART = 0.5
@@ -48,6 +54,7 @@ class ReportOptions:
         places: Largest number of positions.
         device: "auto", "cpu" or "cuda".
         seed: Seed of all randomness.
+        force: Replace whatever stands at ``out``.
     """
 
     city: Path
@@ -57,6 +64,7 @@ class ReportOptions:
     places: int = 1500
     device: str = "auto"
     seed: int = 0
+    force: bool = False
 
 
 def city_report(
@@ -72,26 +80,47 @@ def city_report(
     Returns:
         A line for the user.
 
+    An interrupted report is resumed with the same options.
+
     Raises:
-        MaptileError: An option is out of range, the city has no roads, or a file cannot be written.
+        MaptileError: Something else stands at ``out``; an option is out of range; the city has no
+            roads; a file cannot be written.
     """
     distinct = distinct_settings(options)
     city = open_city(options.city)
     if options.out is None and city.folder is None:
         raise MaptileError(f"{options.city}: a raster is not a folder; give one with --out")
     out = options.city / "report" if options.out is None else options.out
-    ensure_folder(out)
-    found = measure(city, distinct, settings, pick_device(options.device), progress)
+    made_from = {"city": known_as(city.path, city.content_hash)}
+    product = Product("report.json", made_from, lambda name: name not in FILES, (UNFINISHED,))
+    with locked(out):
+        keep = check_standing(out, product, options.force)
+        ensure_folder(out)
+        device, state = pick_device(options.device), out / UNFINISHED
+        found = measure(city, distinct, settings, device, progress, state)
+        summary = _write(city, found, options, distinct, (out, keep, made_from))
+    return f"{out}: {', '.join(headline(summary))}"
+
+
+def _write(
+    city: City,
+    found: Distinctiveness,
+    options: ReportOptions,
+    distinct: DistinctSettings,
+    target: tuple[Path, Keep, Origin],
+) -> dict[str, Any]:
+    """Write the files of a report in one swap; returns the content of ``report.json``."""
+    out, keep, made_from = target
     places = place_table(city, found)
     districts = district_table(places)
     summary = summarise(city, places, districts, options, distinct)
     pairs = pick_pairs(found, places, distinct)
-    write_text(out / "places.geojson", _geojson(places))
-    with atomic_file(out / "districts.csv") as temporary:
-        districts.to_csv(temporary, index=False)
-    save(draw_report(city, places, pairs, headline(summary)), out / "map.png")
-    write_json(out / "report.json", summary)
-    return f"{out}: {', '.join(headline(summary))}"
+    with swapped_folder(out, keep) as new:
+        write_text(new / "places.geojson", _geojson(places))
+        districts.to_csv(new / "districts.csv", index=False)
+        save(draw_report(city, places, pairs, headline(summary)), new / "map.png")
+        write_json(new / "report.json", {**summary, MADE_FROM: made_from})
+    return summary
 
 
 def distinct_settings(options: ReportOptions) -> DistinctSettings:
@@ -206,7 +235,7 @@ def headline(summary: dict[str, Any]) -> list[str]:
     seen = f"{summary['sensor']}, submaps of {summary['submap_m']:g} m, heading known"
     recall = f"{summary['expected_recall']:.2f}"
     return [
-        f"{summary['places']} positions on {summary['road_km']:.1f} km of road",
+        f"{counted(summary['places'], 'position')} on {summary['road_km']:.1f} km of road",
         f"{100 * summary['told_apart']:.0f} % of the road is distinguishable",
         f"expected recall at {summary['within_m']:g} m {recall} ({seen})",
     ]

@@ -7,8 +7,10 @@ position is its distinctiveness; the most probable other position is its look-al
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,15 @@ from data_prep.city.folder import City
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
 from maptile_loc.recipe import LocalizeSettings
-from maptile_loc.render.vector_map import vector_map
+from maptile_loc.render.vector_map import VectorMap, vector_map
 from maptile_loc.report.city.road_views import (
     DistinctSettings,
+    RenderedView,
     RoadPositions,
     render_views,
     sample_positions,
 )
+from maptile_loc.report.city.unfinished import Unfinished
 from maptile_loc.score.evidence import make_evidence
 from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.match import Matcher
@@ -57,6 +61,24 @@ class Distinctiveness:
     alike: Array
     alike_probability: Array
     walls: NDArray[np.uint8]
+
+    @classmethod
+    def empty(cls, spots: RoadPositions, draws: int, side: int) -> Distinctiveness:
+        """Results with zeros, for positions with a number of tiles of ``side`` pixels each."""
+        shape = (len(spots.piece), draws)
+        return cls(
+            spots,
+            np.zeros((*shape, 2)),
+            np.zeros(shape),
+            np.zeros(shape, bool),
+            np.zeros((*shape, 2)),
+            np.zeros(shape),
+            np.zeros((*shape, side, side // 8), np.uint8),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, without the positions."""
+        return {name: value for name, value in vars(self).items() if name != "spots"}
 
     def expected_recall(self) -> Array:
         """Return (N,) 0..1, the probability that the best candidate is right.
@@ -103,6 +125,7 @@ def measure(
     recipe: LocalizeSettings,
     device: str = "cpu",
     progress: Progress = silent,
+    unfinished: Path | None = None,
 ) -> Distinctiveness:
     """Render tiles at positions on a city's roads, and search for each on the whole map.
 
@@ -112,29 +135,29 @@ def measure(
         recipe: How tiles are compared with the map.
         device: "cpu" or "cuda".
         progress: Called after each tile.
+        unfinished: File that keeps what is measured, and from which an interrupted measurement goes
+            on; None: nothing is kept.
 
     Raises:
-        MaptileError: The city has no roads, or none that is far enough inside the map.
+        MaptileError: The file cannot be written; the city has no roads, or none that is far enough
+            inside the map.
     """
     streets = vector_map(city)
     positions = sample_positions(streets, city, settings)
     fields = make_fields(city.raster, recipe.search.resolution, recipe.likelihood)
     matcher = Matcher(fields, settings.view.size_m, recipe.search, device=device)
-    shape = (len(positions.piece), settings.draws)
-    side = settings.view.size_px
-    result = Distinctiveness(
-        positions,
-        np.zeros((*shape, 2)),
-        np.zeros(shape),
-        np.zeros(shape, bool),
-        np.zeros((*shape, 2)),
-        np.zeros(shape),
-        np.zeros((*shape, side, side // 8), np.uint8),
-    )
-    total, done = shape[0] * shape[1], 0
+    result = Distinctiveness.empty(positions, settings.draws, settings.view.size_px)
+    arrays = result.arrays()
+    parts = (settings, recipe.search, recipe.likelihood, recipe.evidence)
+    key = [city.content_hash, *(part.model_dump_json() for part in parts)]
+    state = Unfinished(unfinished, "".join(key))
+    total, done, number = result.hit.size, state.resume(arrays), 0
     progress("search", done, total)
-    for draw in range(settings.draws):
-        for view in render_views(streets, city, positions, draw, settings):
+    try:
+        for draw, view in _views(streets, city, positions, settings):
+            number += 1
+            if number <= done:
+                continue
             evidence = make_evidence(view.tile, fields.resolution, recipe.evidence)
             found = matcher.candidates(view.tile, evidence, np.zeros(1), np.zeros(1))
             verdict = judge(found, view.position, settings.within_m)
@@ -144,6 +167,19 @@ def measure(
             result.probability[at], result.hit[at] = verdict.probability, verdict.hit
             result.alike[at] = verdict.alike
             result.alike_probability[at] = verdict.alike_probability
-            done += 1
+            done = number
             progress("search", done, total)
+            state.keep(arrays, done)
+    except KeyboardInterrupt:
+        state.keep(arrays, done, now=True)
+        raise
     return result
+
+
+def _views(
+    streets: VectorMap, city: City, positions: RoadPositions, settings: DistinctSettings
+) -> Iterator[tuple[int, RenderedView]]:
+    """The number of the draw, and the tile, of all draws."""
+    for draw in range(settings.draws):
+        for view in render_views(streets, city, positions, draw, settings):
+            yield draw, view

@@ -21,6 +21,7 @@ from maptile_loc.render.vector_map import VectorMap
 from maptile_loc.render.view import (
     GROUND_CHANNEL,
     OBSERVED_CHANNEL,
+    PLAIN_CHANNELS,
     WALL_CHANNEL,
     ViewSettings,
     render,
@@ -55,6 +56,7 @@ def query_view(sensor: Sensor, submap_m: float) -> ViewSettings:
     return ViewSettings(
         size_px=256,
         resolution=0.5,
+        channels=PLAIN_CHANNELS,
         travel_m=max(submap_m, 1.0),
         rays=6000,
         line_scanner=1.0 if sensor == "robotcar" else 0.0,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_prep.drive import Drive, HeadingTrack, PoseTrack, Times, TruthTrack
+from data_prep.counted import counted
+from data_prep.drive import Drive, GnssTrack, HeadingTrack, PoseTrack, Times, TruthTrack
 from data_prep.geometry import Array
 from maptile_loc.perceive.labels import BUILDING, GROUND, MOVING, ROAD, LabelTable, kinds
 from maptile_loc.report.inspect.scan_sample import ScanSample, sample_scans
@@ -53,6 +54,7 @@ def describe_drive(drive: Drive, sample: ScanSample | None = None) -> list[str]:
         ("odometry", _odometry(drive.odometry, t_ns)),
         ("extent", _extent(drive.odometry)),
         ("heading", _heading(drive.heading, t_ns)),
+        ("GNSS", _gnss(drive.gnss, t_ns)),
         ("truth", _truth(drive.truth, t_ns)),
         *(("note", note) for note in drive.notes),
         *(("damaged", text) for text in _damaged(sample)),
@@ -241,7 +243,23 @@ def _heading(track: HeadingTrack | None, scan_ns: Times) -> str:
     if track is None:
         return "none"
     covered = float(np.isfinite(track.at(scan_ns)).mean())
-    return f"{len(track.t_ns)} samples{_rate(track.t_ns)}; known at {covered:.1%} of the scans"
+    samples = counted(len(track.t_ns), "sample")
+    return f"{samples}{_rate(track.t_ns)}; known at {covered:.1%} of the scans"
+
+
+def _gnss(track: GnssTrack | None, scan_ns: Times) -> str:
+    if track is None:
+        return "none"
+    right = np.clip(np.searchsorted(track.t_ns, scan_ns), 0, len(track.t_ns) - 1)
+    left = np.maximum(right - 1, 0)
+    away = np.minimum(abs(track.t_ns[left] - scan_ns), abs(track.t_ns[right] - scan_ns)) / 1e9
+    longest = np.diff(track.t_ns).max(initial=0) / 1e9
+    std = track.std_m[np.isfinite(track.std_m)]
+    stated = f"states a std of {np.median(std):.1f} m (median)" if len(std) else "states no std"
+    return (
+        f"{len(track.t_ns)} positions{_rate(track.t_ns)}; {stated}; longest gap {longest:.1f} s; "
+        f"within {GAP_S:g} s of {(away <= GAP_S).mean():.1%} of the scans"
+    )
 
 
 def _truth(track: TruthTrack | None, scan_ns: Times) -> str:

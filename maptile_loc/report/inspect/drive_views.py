@@ -83,11 +83,12 @@ def draw_tracks(axes: Any, drive: Drive, moment: Moment) -> None:
     """Draw a bar per track over the times that it covers."""
     t_ns = drive.scans.t_ns
     duration = _duration(t_ns)
-    odometry, heading, truth = drive.odometry, drive.heading, drive.truth
+    odometry, heading, gnss, truth = drive.odometry, drive.heading, drive.gnss, drive.truth
     rows = (
         ("scans", INK, _intervals(t_ns, _gaps(t_ns))),
         ("odometry", BLUE, None if odometry is None else _segments(odometry)),
         ("heading", GREEN, None if heading is None else _intervals(heading.t_ns)),
+        ("GNSS", GREY, None if gnss is None else _intervals(gnss.t_ns)),
         ("truth", PURPLE, None if truth is None else _intervals(truth.t_ns)),
     )
     for row, (_, colour, intervals) in enumerate(rows):

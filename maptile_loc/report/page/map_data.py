@@ -1,4 +1,4 @@
-"""The data that the page's script draws, as JSON."""
+"""The data that the page's script draws and plays, as JSON."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.city.raster import MapRaster
 from data_prep.geometry import Array
-from maptile_loc.report.findings import REASON_TEXT
-from maptile_loc.report.pictures import ellipses, map_view, png_uri
-from maptile_loc.types import Estimates, Localization
-
-MAP_MARGIN_M = 300.0
-"""Metres of map around the drive in the page."""
+from maptile_loc.report.page.map_layers import degrees_from_metres, edges, map_layers
+from maptile_loc.report.page.packed import packed
+from maptile_loc.report.page.series import (
+    REASONS,
+    SECONDS,
+    candidate_series,
+    pose_series,
+    scan_series,
+    seconds_from,
+    stage_series,
+)
+from maptile_loc.report.page.tile_layers import tile_layers
+from maptile_loc.types import Localization
 
 
 def map_data(
@@ -29,21 +35,26 @@ def map_data(
         metrics: The content of ``metrics.json``; None without truth.
         errors: The table of ``errors.csv``; None without truth.
     """
-    raster = found.raster
+    raster, centre = found.raster, found.raster.centre
     truth = None if errors is None else truth_at_queries(errors, found)
-    counted = None if errors is None else counted_queries(errors, found)
-    view = map_view(raster, positions_shown(found, truth), MAP_MARGIN_M)
+    counted = np.zeros(0, bool) if errors is None else counted_queries(errors, found)
     bias = None if metrics is None else metrics["map_bias_m"]
+    start_ns = int(found.t_ns[0]) if len(found.t_ns) else 0
     content = {
-        "map": {"src": png_uri(np.moveaxis(view.data, 0, -1)), **_edges(view, raster.centre)},
-        "extent": list(_edges(raster, raster.centre).values()),
+        "map": map_layers(raster, _whole_drive(found, truth)),
+        "extent": edges(raster, centre),
+        "degrees": degrees_from_metres(raster),
         "final": found.final,
-        "stages": {name: _stage(stage, raster.centre) for name, stage in found.stages.items()},
-        "truth": None if truth is None else _poses(truth, raster.centre),
-        "counted": [] if counted is None else counted.astype(int).tolist(),
+        "reasons": REASONS,
+        "stages": {name: stage_series(stage, centre) for name, stage in found.stages.items()},
+        "scans": scan_series(found.dense, start_ns, centre),
+        "truth": None if truth is None else pose_series(truth, centre),
+        "counted": packed(counted, "u1", 1),
         "bias": None if bias is None or bias[0] is None else bias,
-        "frame": found.frame.tolist(),
-        "t": ((found.t_ns - found.t_ns[:1]) / 1e9).round(2).tolist(),
+        "frame": packed(found.frame, "u4", 1),
+        "t": packed(seconds_from(start_ns, found.t_ns), "i4", SECONDS),
+        "candidates": candidate_series(found.candidates, centre),
+        "tiles": tile_layers(found),
         "every_m": found.record.get("every_m") or 0,
         "area_km2": found.search_area_km2,
     }
@@ -63,49 +74,18 @@ def counted_queries(errors: pd.DataFrame, found: Localization) -> NDArray[np.boo
 
 
 def positions_shown(found: Localization, truth: Array | None) -> Array:
-    """Return (N, 2) positions that the map has to show: the localized and the true ones."""
+    """Return (N, 2) positions that the overview has to show: the localized and the true ones."""
     final = found.trajectory
-    positions = [final.poses[final.localized, :2]]
-    if truth is not None:
-        positions.append(truth[:, :2])
-    stacked = np.concatenate(positions)
-    return stacked[np.isfinite(stacked).all(axis=1)]
+    return _known(final.poses[final.localized], truth)
 
 
-def _stage(stage: Estimates, centre: Array) -> dict[str, Any]:
-    axes = ellipses(stage.covariance)
-    return {
-        **_poses(stage.poses, centre),
-        "ellipse": [None if np.isnan(row[0]) else row for row in axes.round(3).tolist()],
-        "score": _numbers(stage.score),
-        "level": _numbers(np.where(np.isinf(stage.protection_m), np.nan, stage.protection_m)),
-        "reason": [REASON_TEXT.get(str(reason), "") for reason in stage.reason],
-        "ok": [int(ok) for ok in stage.localized & stage.has_pose],
-    }
+def _whole_drive(found: Localization, truth: Array | None) -> Array:
+    """Return (N, 2) positions of the final stage, localized or not, and the true ones."""
+    poses = found.trajectory.poses
+    return _known(poses if found.dense is None else np.vstack([poses, found.dense.poses]), truth)
 
 
-def _poses(poses: Array, centre: Array) -> dict[str, list[float | None]]:
-    """Return ``x`` and ``y`` (metres from ``centre``) and ``h`` (degrees) of (Q, 3) poses.
-
-    Poses are east, north (metres) and heading (radians); NaN becomes None.
-    """
-    return {
-        "x": _numbers(poses[:, 0] - centre[0]),
-        "y": _numbers(poses[:, 1] - centre[1]),
-        "h": _numbers(np.degrees(poses[:, 2])),
-    }
-
-
-def _edges(raster: MapRaster, centre: Array) -> dict[str, float]:
-    """Return the edges of a map, in metres from ``centre``."""
-    return {
-        "west": float(raster.west - centre[0]),
-        "south": float(raster.south - centre[1]),
-        "east": float(raster.east - centre[0]),
-        "north": float(raster.north - centre[1]),
-    }
-
-
-def _numbers(values: Array) -> list[float | None]:
-    """Return numbers rounded to 0.001, with None for NaN."""
-    return [None if value != value else value for value in values.round(3).tolist()]
+def _known(poses: Array, truth: Array | None) -> Array:
+    """Return (N, 2) positions of poses and of the truth, without those that are unknown."""
+    positions = poses[:, :2] if truth is None else np.concatenate([poses[:, :2], truth[:, :2]])
+    return positions[np.isfinite(positions).all(axis=1)]

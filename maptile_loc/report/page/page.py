@@ -1,7 +1,7 @@
 """The report page, put together from its parts.
 
-The map is embedded as a PNG and drawn on a canvas by ``assets/report.js``. Coordinates in the page
-are metres from the centre of the map raster.
+The map is embedded as PNG and drawn on a canvas by the scripts in ``assets/``, which play the
+drive. Coordinates in the page are metres from the centre of the map raster.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from data_prep.counted import counted
+from data_prep.standing import MADE_FROM
 from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import chance
 from maptile_loc.report.number_text import UNKNOWN, number, percent
@@ -25,7 +27,15 @@ from maptile_loc.report.page.tile_cards import tile_section
 from maptile_loc.types import Localization
 
 ASSETS = Path(__file__).parent / "assets"
-"""Folder of the page's template, style sheet and script."""
+"""Folder of the page's template, style sheets and scripts."""
+STYLES = ("report.css", "replay.css")
+"""Style sheets of the page, in their order."""
+SCRIPTS = ("data.js", "map.js", "charts.js", "replay.js", "controls.js")
+"""Scripts of the page, in their order: each uses only those before it while it is loaded."""
+SPEEDS = (0.5, 1, 2, 5, 10, 20, 60)
+"""Speeds of the replay, as multiples of real time."""
+_FOLDERS = re.compile(r"(?<!\S)(?:/|[A-Za-z]:[\\/])(?:[^\s:;,]*[\\/])")
+"""The folders of an absolute path in a sentence."""
 CARD_RADIUS_M = 5.0
 """Error within which the first card counts queries, metres."""
 
@@ -45,7 +55,8 @@ def render(
         reason: Why there is no truth.
     """
     truth = None if errors is None else truth_at_queries(errors, found)
-    findings = find(found, metrics, errors, reason)
+    shown = None if reason is None else _FOLDERS.sub("", reason)
+    findings = find(found, metrics, errors, shown)
     counts = np.zeros(0, bool) if errors is None else counted_queries(errors, found)
     candidates = candidate_chart(found.candidates_alone, truth, counts)
     parts = {
@@ -63,11 +74,39 @@ def render(
         "tiles": tile_section(found, truth),
         "settings": _settings(found.record),
         "data": map_data(found, metrics, errors),
-        "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
-        "js": (ASSETS / "report.js").read_text(encoding="utf-8"),
+        "css": "\n".join(_asset(name) for name in STYLES),
+        "js": "\n".join(_asset(name) for name in SCRIPTS),
+        **_replay_parts(found, truth is not None),
     }
-    template = (ASSETS / "report.html").read_text(encoding="utf-8")
+    template = _asset("report.html")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _replay_parts(found: Localization, has_truth: bool) -> dict[str, str]:
+    """Return the parts of the replay that depend on the result."""
+    numbers = [("query", "Query"), ("error", "Position error"), ("ellipse", "95 % ellipse")]
+    numbers += [("level", "Protection level"), ("score", "Score")]
+    numbers += [("heading", "Heading"), ("speed", "Speed")]
+    believed = [name for name in found.stages if name in ("fused", "smoothed", found.final)]
+    return {
+        "speeds": "".join(f'<option value="{speed}">{speed:g}×</option>' for speed in SPEEDS),
+        "spark": "error" if has_truth else "ellipse",
+        "lanes": "\n".join(
+            f'<span>{name}</span><div class="strip" data-stage="{name}" '
+            f'data-label="{name}: localized or not, along the drive"><div class="head"></div></div>'
+            for name in believed
+        ),
+        "numbers": "\n".join(
+            f'<div><dt>{text}</dt><dd id="now-{name}">{UNKNOWN}</dd></div>'
+            for name, text in numbers
+            if has_truth or name != "error"
+        ),
+        "belief": "Error" if has_truth else "Score",
+    }
 
 
 def _lead(found: Localization) -> str:
@@ -77,7 +116,7 @@ def _lead(found: Localization) -> str:
     if isinstance(heading, dict):
         prior = f"prior of {heading.get('std_deg', 0):g} degrees"
         heading = prior if heading.get("kind") == "prior" else heading.get("kind")
-    facts = [f"{len(found.t_ns)} queries"]
+    facts = [counted(len(found.t_ns), "query")]
     if len(found.t_ns):
         facts[0] += f" in {clock((found.t_ns[-1] - found.t_ns[0]) / 1e9)} minutes"
     if "method" in run:
@@ -136,7 +175,9 @@ def _stage_buttons(found: Localization) -> str:
 
 
 def _layer_boxes(metrics: dict[str, Any] | None) -> str:
-    boxes = [("path", "path", True), ("unsure", "queries not localized", True)]
+    boxes = [("tile", "query tile", True), ("candidates", "candidates", True)]
+    boxes += [("beliefs", "every stage's position", False), ("marks", "lost and found", True)]
+    boxes += [("path", "path", True), ("unsure", "queries not localized", True)]
     boxes.append(("ellipses", "95 % ellipses", False))
     if metrics is not None:
         boxes[:0] = [("truth", "truth", True)]
@@ -152,22 +193,30 @@ def _layer_boxes(metrics: dict[str, Any] | None) -> str:
 
 def _curve_caption(has_truth: bool) -> str:
     text = "Shaded and hollow: not localized. Point at a query to find it on the map, "
-    text += "click to go there."
+    text += "click to go there and to that time."
     if has_truth:
         text += " Grey line: long half-axis of the claimed 95 % ellipse. Cross: no pose."
     return text
+
+
+def _name_of(value: Any) -> str:
+    """A value as text; of an absolute path only its name, for a page may be passed on."""
+    text = str(value)
+    return PurePath(text).name if PurePath(text).is_absolute() else text
 
 
 def _settings(run: Mapping[str, Any]) -> str:
     """Return the rows of the table that shows what ran."""
     rows = []
     for key, value in run.items():
+        if key == MADE_FROM:  # full paths: the rows city and drive name the same
+            continue
         if isinstance(value, dict):
-            text = ", ".join(f"{name} {item}" for name, item in value.items())
+            text = ", ".join(f"{name} {_name_of(item)}" for name, item in value.items())
         elif isinstance(value, list):
-            text = ", ".join(str(item) for item in value)
+            text = ", ".join(_name_of(item) for item in value)
         else:
-            text = UNKNOWN if value is None else str(value)
+            text = UNKNOWN if value is None else _name_of(value)
         rows.append(
             f'<tr><th scope="row">{html.escape(key.replace("_", " "))}</th>'
             f"<td>{html.escape(text)}</td></tr>"

@@ -19,7 +19,7 @@ from maptile_loc.search.engine.hypotheses import (
 )
 from maptile_loc.search.engine.near import Ints, NearSearch, Squares
 from maptile_loc.search.engine.settings import SearchSettings
-from maptile_loc.types import Candidates, QueryTile
+from maptile_loc.types import Candidates, Fixes, QueryTile
 
 SAMPLES = 12
 """Squares of the map that show what a tile reaches by chance."""
@@ -209,3 +209,30 @@ class TrackedSearch:
         farther = np.log(self.squares_on_map / at_hand * chance.squares / whole)
         level = chance.level + chance.scale * max(float(farther), 0.0)
         return Chance(level, chance.scale, whole)
+
+
+def disc(pose: Array, radius_m: float) -> Array:
+    """(K, 3) poses, with the heading of (3,) ``pose``, whose squares cover a disc around it."""
+    side = 2 * RADIUS_M
+    reach = np.arange(-np.ceil(radius_m / side), np.ceil(radius_m / side) + 1) * side
+    centre = np.stack(np.meshgrid(reach, reach), -1).reshape(-1, 2)
+    nearest = np.maximum(np.abs(centre) - RADIUS_M, 0)
+    centre = centre[np.hypot(*nearest.T) < radius_m]
+    order = np.argsort(np.hypot(*centre.T), kind="stable")
+    return pose + np.pad(centre[order], ((0, 0), (0, 1)))
+
+
+def united(near: Fixes, whole: Fixes, settings: SearchSettings) -> Fixes:
+    """The candidates of two searches for one tile, near a pose and of the whole map, together."""
+    poses, scores, spread = (
+        np.concatenate(pair)
+        for pair in (
+            (whole.candidates.poses, near.candidates.poses),
+            (whole.candidates.log_scores, near.candidates.log_scores),
+            (whole.covariance, near.covariance),
+        )
+    )
+    kept = distinct(poses, scores, settings)
+    total = np.logaddexp.reduce(scores[kept]) if kept else 0.0
+    candidates = Candidates(poses[kept], scores[kept] - max(float(total), 0.0))
+    return whole._replace(candidates=candidates, covariance=spread[kept])

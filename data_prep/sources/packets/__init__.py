@@ -1,0 +1,1 @@
+"""Raw packets of LiDARs, decoded by the libraries of their makers or users."""

@@ -1,0 +1,140 @@
+"""What stands at a path that is to be written: nothing finished is replaced without being asked.
+
+A finished thing is replaced by the same kind of thing made from the same source, whatever its
+settings; anything else only by force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import MaptileError
+from data_prep.files import read_json
+
+KINDS: dict[str, tuple[str, str, Any]] = {
+    "city.json": ("city folder", "format", "maptile-city"),
+    "world.json": ("simulated drive", "simulated", True),
+    "run.json": ("result", "final", None),
+    "model.json": ("model", "format", "maptile-model"),
+    "report.json": ("city report", "places", None),
+    "detector.json": ("sensor profile", "adapted", None),
+}
+"""Kinds of things by the file that marks them: name, and a key of that file with its value (None
+for any)."""
+MADE_FROM = "made_from"
+"""Key of the marking file that states what a thing was made from."""
+_REMEDY = "choose another name, or add --force (in Python, force=True)"
+"""End of a message about something that is not replaced."""
+LISTED = 3
+"""Number of a folder's entries that a message lists."""
+
+Origin = Mapping[str, Sequence[str]]
+"""What a thing is made from: by role (city, drive, source), the names by which it is known. Two
+sources are the same if they share one of these; the first is shown."""
+Keep = Callable[[str], bool]
+"""Whether an entry of an older folder stays when it is replaced."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A folder that is to be written.
+
+    Attributes:
+        mark: The file that marks it, a key of ``KINDS``.
+        made_from: What it is made from; empty where that is unknown.
+        keep: Which entries of an older one of its kind stay.
+        begun: Names of files that an unfinished run leaves in an otherwise empty folder.
+    """
+
+    mark: str
+    made_from: Origin
+    keep: Keep = lambda _: False
+    begun: Collection[str] = ()
+
+
+def known_as(path: Path | None, *others: str) -> list[str]:
+    """The names by which a file, or a folder, is known as a source: its full path, and others."""
+    return [*([] if path is None else [str(path.resolve())]), *others]
+
+
+def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
+    """Check that ``folder`` may become ``product``, before long work is done.
+
+    Args:
+        folder: The folder, which need not exist.
+        product: What is to be written to it.
+        force: Whether the user asked to replace whatever stands there.
+
+    Returns:
+        Which entries of the folder stay, for ``swapped_folder``: of the same kind, as the product
+        says; of another kind, none; of a folder that no command made, all.
+
+    Raises:
+        MaptileError: It is no folder; or another kind of thing stands there, or one made from
+            another source, and ``force`` is False.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise MaptileError(f"{folder}: a file stands there; choose another folder, or remove it")
+    if not folder.exists():
+        return product.keep
+    found = kind_of(folder)
+    if found is None:
+        entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+        if not force and (others := sorted(set(entries) - set(product.begun))):
+            more = "" if len(others) <= LISTED else f" and {len(others) - LISTED} more"
+            holds = f"{', '.join(others[:LISTED])}{more}"
+            raise MaptileError(
+                f"{folder}: exists and is no {KINDS[product.mark][0]} (it holds {holds}); {_REMEDY}"
+            )
+        return lambda _: True
+    mark, content = found
+    made_from = content.get(MADE_FROM)
+    if mark == product.mark and _same(made_from, product.made_from):
+        return product.keep
+    if not force:
+        raise _refused(folder, f"a {KINDS[mark][0]}{_source(made_from)}", product)
+    return product.keep if mark == product.mark else lambda _: False
+
+
+def kind_of(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The marking file of the thing that stands in a folder, and its content; None without one.
+
+    The content is empty if the file is damaged.
+    """
+    for mark, (_, key, value) in KINDS.items():
+        if not (folder / mark).is_file():
+            continue
+        try:
+            content = read_json(folder / mark)
+        except MaptileError:
+            return mark, {}
+        if key in content and value in (None, content[key]):
+            return mark, content
+    return None
+
+
+def _same(stated: Any, made_from: Origin) -> bool:
+    """Whether two things were made from the same; also where that is unknown of one of them."""
+    if not isinstance(stated, dict):
+        return True
+    shared = set(made_from) & set(stated)
+    return all(not set(made_from[role]).isdisjoint(stated[role]) for role in shared)
+
+
+def _source(made_from: Any) -> str:
+    """What a thing was made from, as the end of a phrase."""
+    if not isinstance(made_from, dict) or not made_from:
+        return ""
+    parts = (f"{role} {names[0]}" for role, names in made_from.items() if names)
+    return f" made from {', '.join(parts)}"
+
+
+def _refused(folder: Path, what: str, product: Product) -> MaptileError:
+    name = KINDS[product.mark][0]
+    return MaptileError(
+        f"{folder}: {what} stands there, and is not replaced by a {name}"
+        f"{_source(dict(product.made_from))}; {_REMEDY}"
+    )
