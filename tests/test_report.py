@@ -19,7 +19,7 @@ from maptile_loc.report.findings import clock, find
 from maptile_loc.report.metrics import evaluate_queries
 from maptile_loc.report.page.candidate_chart import candidate_chart
 from maptile_loc.report.page.html_report import overview_png, write_report
-from maptile_loc.report.page.map_layers import degrees_from_metres
+from maptile_loc.report.page.map_layers import degrees_from_metres, map_layers
 from maptile_loc.report.page.packed import MISSING, packed
 from maptile_loc.report.page.page import render
 from maptile_loc.report.page.tile_layers import grey_png
@@ -461,3 +461,25 @@ def test_small_tiles_are_read_back_and_damage_is_named(raster, drive, tmp_path):
         np.savez(tmp_path / "o" / "queries.npz", **content | {f"small_{name}": value})
         with pytest.raises(MaptileError, match=r"queries\.npz: damaged"):
             read_result(tmp_path / "o", raster)
+
+
+def test_long_drives_have_the_map_around_them_at_its_own_resolution(raster):
+    """On a map of 1.6 km, the pictures along the drive have its pixels, and cover what is near."""
+    large = replace(raster, data=np.tile(raster.data, (1, 1, 4)))
+    along = np.linspace(50, 1550, 6)
+    drive = np.column_stack([large.west + along, large.north - 150 - 0.05 * along])
+    coarse, fine, *near = map_layers(large, drive)
+    assert coarse["pixel_m"] > fine["pixel_m"] > large.resolution
+    assert {layer["pixel_m"] for layer in near} == {large.resolution}
+    boxes = np.array([layer["box"] for layer in near])
+    for shift in ([0, 0], [149, 0], [0, -149], [100, 100]):
+        east, north = (drive + shift - large.centre).T[:, :, None]
+        inside = (boxes[:, 0] <= east) & (east <= boxes[:, 2])
+        inside &= (boxes[:, 1] <= north) & (north <= boxes[:, 3])
+        on_map = large.inside(drive + shift)
+        assert inside.any(axis=1)[on_map].all()
+    west, _, _, north = near[3]["box"]
+    row, column = large.pixel_from_world([west, north] + large.centre).round().astype(int)
+    raw = base64.b64decode(near[3]["src"].partition("base64,")[2])
+    read = np.round(matplotlib.image.imread(io.BytesIO(raw))[..., :3] * 255)
+    np.testing.assert_array_equal(np.moveaxis(read, -1, 0), large.window(row, column, 512, 512))

@@ -125,7 +125,7 @@ def no_trouble(request):
         assert [one for one in troubles if not one.startswith(own)] == []
 
 
-DRAWN = "!replay.queued && data.map.every((entry) => entry.sheet)"
+DRAWN = "!replay.queued && data.map.every((entry) => !entry.image || entry.sheet)"
 """Script that is true once the page stands still."""
 
 CENTROID = """() => {

@@ -99,9 +99,13 @@ def ellipses(covariance: Array) -> Array:
 
 
 def map_view(
-    raster: MapRaster, positions: Array, margin_m: float, progress: Progress = silent
+    raster: MapRaster,
+    positions: Array,
+    margin_m: float,
+    progress: Progress = silent,
+    pixels: int = MAP_PIXELS,
 ) -> MapRaster:
-    """Return the part of a map around ``positions``, at most ``MAP_PIXELS`` pixels wide or high.
+    """Return the part of a map around ``positions``, at most ``pixels`` pixels wide or high.
 
     A pixel of a reduced map is 255 times the share of its area that is covered.
 
@@ -110,6 +114,7 @@ def map_view(
         positions: (N, 2) east, north in metres. The whole map is returned if none is on it.
         margin_m: Metres of map around the positions.
         progress: Called while a large map is reduced.
+        pixels: Largest number of pixels along a side.
     """
     row0, column0, row1, column1 = 0, 0, raster.height, raster.width
     inside = positions[raster.inside(positions)]
@@ -120,7 +125,7 @@ def map_view(
         column0 = max(0, int(columns.min() - margin))
         column1 = min(column1, int(columns.max() + margin) + 1)
     data = raster.data[:, row0:row1, column0:column1]
-    factor = -(-max(data.shape[1:]) // MAP_PIXELS)
+    factor = -(-max(data.shape[1:]) // pixels)
     west, north = raster.world_from_pixel(np.array([row0, column0], np.float64))
     crop = replace(raster, data=data, west=float(west), north=float(north))
     if factor == 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,14 @@ DETAIL_M = 300.0
 """Metres of map around the drive in the fine picture."""
 AROUND_M = 3000.0
 """Metres of map around the drive in the coarse picture."""
+AROUND_PIXELS = 1200
+"""Largest number of pixels along a side of the coarse picture."""
+NEAR_M = 150.0
+"""Metres around the drive that are shown at the map's own resolution."""
+CELL_PIXELS = 512
+"""Pixels along a side of a picture of the drive's surroundings."""
+NEAR_BYTES = 5_000_000
+"""Largest size of the pictures of the drive's surroundings; beyond it, they are reduced."""
 DEGREE = 3
 """Degree of the polynomials that turn metres into degrees."""
 GRID = 9
@@ -28,16 +38,55 @@ def map_layers(raster: MapRaster, positions: Array) -> list[dict[str, Any]]:
         positions: (N, 2) east, north of what the page shows, metres.
 
     Returns:
-        ``src`` (a ``data:`` address) and ``box`` (west, south, east, north in metres from the map's
-        centre) of each.
+        ``src`` (a ``data:`` address), ``box`` (west, south, east, north in metres from the map's
+        centre) and ``pixel_m`` (metres per pixel) of each.
     """
-    views = [map_view(raster, positions, margin_m) for margin_m in (AROUND_M, DETAIL_M)]
-    if views[0].resolution == views[1].resolution:
-        del views[1]
-    return [
-        {"src": png_uri(np.moveaxis(view.data, 0, -1)), "box": edges(view, raster.centre)}
-        for view in views
-    ]
+    whole = map_view(raster, positions, AROUND_M)
+    if whole.resolution == raster.resolution:
+        return [_layer(whole, raster)]
+    coarse = map_view(raster, positions, AROUND_M, pixels=AROUND_PIXELS)
+    fine = map_view(raster, positions, DETAIL_M)
+    layers = [_layer(coarse, raster), _layer(fine, raster)]
+    factor = 1
+    while factor * raster.resolution < fine.resolution:
+        near = [_layer(view, raster) for view in surroundings(raster, positions, factor)]
+        if sum(len(layer["src"]) for layer in near) <= NEAR_BYTES:
+            return layers + near
+        factor *= 2
+    return layers
+
+
+def surroundings(raster: MapRaster, positions: Array, factor: int) -> Iterator[MapRaster]:
+    """Yield square cells of a map that lie within ``NEAR_M`` of any of (N, 2) positions.
+
+    Args:
+        raster: The map.
+        positions: East, north, metres.
+        factor: By which the resolution is reduced.
+    """
+    side = CELL_PIXELS * factor
+    reach = NEAR_M / raster.resolution
+    pixels = raster.pixel_from_world(positions[raster.inside(positions)])
+    shifts = (-reach, 0.0, reach)
+    around = np.concatenate([pixels + [row, column] for row in shifts for column in shifts])
+    cells = np.unique(np.floor(around / side).astype(np.int64), axis=0)
+    for row, column in (cells * side).tolist():
+        if not (-side < row < raster.height and -side < column < raster.width):
+            continue
+        data = raster.window(row, column, side, side)
+        west, north = raster.world_from_pixel(np.array([row, column], np.float64))
+        cell = replace(raster, data=data, west=float(west), north=float(north))
+        if factor > 1:
+            resolution = raster.resolution * factor
+            bands = np.stack([cell.coverage(band, resolution) for band in range(len(data))])
+            data = np.round(bands * 255).astype(np.uint8)
+            cell = replace(cell, data=data, resolution=resolution)
+        yield cell
+
+
+def _layer(view: MapRaster, raster: MapRaster) -> dict[str, Any]:
+    src = png_uri(np.ascontiguousarray(np.moveaxis(view.data, 0, -1)))
+    return {"src": src, "box": edges(view, raster.centre), "pixel_m": view.resolution}
 
 
 def edges(raster: MapRaster, centre: Array) -> list[float]:

@@ -64,9 +64,9 @@ function paintMap(p) {
 // Pictures are decoded when they are first needed, and tinted anew when the colours change.
 function sheetOf(entry, paint, done) {
   if (!entry.image) {
-    entry.image = new Image();
-    entry.image.onload = () => { entry.ready = true; done(); };
-    entry.image.src = entry.src;
+    const image = entry.image = new Image();
+    image.onload = () => { entry.ready = entry.image === image; done(); };
+    image.src = entry.src;
   }
   if (entry.ready && !entry.sheet) entry.sheet = tint(entry.image, paint);
   return entry.sheet;
@@ -167,9 +167,11 @@ function drawMap() {
   const [ex, ey] = toScreen(west, north), ew = (east - west) * view.scale, eh = (north - south) * view.scale;
   pen.fillStyle = colours.map; pen.fillRect(ex, ey, ew, eh);
   for (const entry of data.map) {
-    const sheet = sheetOf(entry, paintMap, () => redraw({ map: true })), [x0, y0, x1, y1] = entry.box;
+    const [x0, y0, x1, y1] = entry.box, [left, top] = toScreen(x0, y1), w = (x1 - x0) * view.scale, h = (y1 - y0) * view.scale;
+    const needed = left < size.w && top < size.h && left + w > 0 && top + h > 0 && (entry === data.map[0] || entry.pixel_m * view.scale * size.ratio > 0.4);
+    const sheet = needed && sheetOf(entry, paintMap, () => redraw({ map: true }));
+    if (!needed && data.map.length > 60) entry.sheet = entry.image = entry.ready = null;
     if (!sheet) continue;
-    const [left, top] = toScreen(x0, y1), w = (x1 - x0) * view.scale, h = (y1 - y0) * view.scale;
     pen.imageSmoothingEnabled = w < 3 * sheet.width * size.ratio;
     pen.imageSmoothingQuality = "high";
     pen.drawImage(sheet, left, top, w, h);

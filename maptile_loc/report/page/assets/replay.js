@@ -199,7 +199,7 @@ function panel() {
   const fill = {
     "now-query": `${query} · frame ${data.frame[query]}`,
     "now-error": data.truth ? metres(errors[query]) : null,
-    "now-ellipse": s.long[row] === s.long[row] ? `${metres(s.long[row])} × ${metres(s.short[row])}` : "–",
+    "now-ellipse": s.long[row] === s.long[row] ? `${metres(s.long[row]).replace(/ m$/, "")} × ${metres(s.short[row])}` : "–",
     "now-level": metres(s.level[row]),
     "now-score": s.score[row] === s.score[row] ? s.score[row].toFixed(2) : "–",
     "now-heading": pose ? `${(((pose.h % 360) + 360) % 360).toFixed(1)}°` : "–",
