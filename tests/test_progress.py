@@ -35,8 +35,8 @@ def test_a_line_says_what_is_done_and_how_long_the_step_still_takes(clock):
 def test_a_resumed_step_is_estimated_by_what_was_done_since(clock):
     lines = Lines(0.0)
     lines.show("search", 100, 200)
-    lines.show("search", 110, 200)
-    assert lines.line(10.0).endswith("about 90 s left")
+    lines.show("search", 120, 200)
+    assert lines.line(10.0).endswith("about 40 s left")
 
 
 def test_lines_come_while_a_step_is_silent(monkeypatch, capsys):
