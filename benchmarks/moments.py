@@ -30,6 +30,8 @@ from maptile_loc import cli
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 """The signals, in turn."""
+SENSOR = ("--sensor", "hdl32", "--set", "every_m=2")
+"""A LiDAR with few scans."""
 LONGEST_S = 300.0
 """A command that takes longer hangs."""
 
@@ -58,7 +60,7 @@ def commands() -> list[Command]:
     """All commands, with small inputs that ``prepare_inputs`` makes."""
     short = ["--set", "training.epoch_steps=2", "--set", "data.batch_tuples=2"]
     model = ["train", "city", *short, "--set", "training.steps=6"]
-    route = ["simulate", "city", "new", "--length", "60", "--sensor", "hdl32"]
+    route = ["simulate", "city", "new", "--length", "60", *SENSOR]
     localize = ["localize", "city", "drive", "--out", "new", "--submap", "20"]
     report = ["city-report", "city", "--out", "new", "--submap", "10", "--places"]
     adapt = ["adapt", "city", "drive", "--submap", "20", "--every", "5", "--set"]
@@ -136,7 +138,7 @@ def prepare_inputs(folder: Path) -> None:
 
     folder.mkdir(parents=True)
     write_town(folder / "town.osm")
-    short = ["--length", "60", "--seed", "3", "--sensor", "hdl32"]
+    short = ["--length", "60", "--seed", "3", *SENSOR]
     steps = [
         ["prepare", "town.osm", "city"],
         ["simulate", "city", "drive", *short],
@@ -334,7 +336,7 @@ def _write_recording(drive: Path, recording: Path) -> None:
 
     scans = open_drive(drive).scans
     (recording / "clouds").mkdir(parents=True)
-    for scan in range(0, min(len(scans.t_ns), 40), 4):
+    for scan in range(min(len(scans.t_ns), 10)):
         block = scans.read(scan, scan + 1)
         rows = np.column_stack([block.points, np.ones(len(block.points))]).astype("<f4")
         (recording / "clouds" / f"{block.t_ns[0]}.bin").write_bytes(rows.tobytes())

@@ -77,7 +77,9 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
             another source, and ``force`` is False.
     """
     if folder.exists() and not folder.is_dir():
-        raise MaptileError(f"{folder}: a file stands there; choose another folder, or remove it")
+        raise MaptileError(
+            f"{folder}: cannot write: a file stands there; choose another folder, or remove it"
+        )
     if not folder.exists():
         return product.keep
     found = kind_of(folder)

@@ -22,6 +22,7 @@ from data_prep.errors import MaptileError
 from maptile_loc import cli
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.vector_map import vector_map
+from maptile_loc.report.city import unfinished
 from maptile_loc.report.city.city_report import (
     DISTRICT_M,
     TOLD_APART,
@@ -319,3 +320,30 @@ def test_help_names_it_without_heavy_imports(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "city-report" in done.stdout
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_interrupted_measurement_goes_on(
+    city: City, tmp_path: Path, killed, monkeypatch
+) -> None:
+    settings, path = FEW.model_copy(update={"most_places": 6}), tmp_path / "unfinished.npz"
+    whole = measure(city, settings, RECIPE)
+    if killed:  # nothing is kept at the end, only in between
+        monkeypatch.setattr(unfinished, "KEEP_EVERY_S", 0.0)
+
+    def stop(_: str, done: int, total: int) -> None:
+        if done == 3:
+            raise RuntimeError if killed else KeyboardInterrupt
+
+    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+        measure(city, settings, RECIPE, progress=stop, unfinished=path)
+    steps: list[int] = []
+    resumed = measure(
+        city, settings, RECIPE, progress=lambda *now: steps.append(now[1]), unfinished=path
+    )
+    assert steps[0] == (2 if killed else 3)
+    for name, values in whole.arrays().items():
+        np.testing.assert_array_equal(resumed.arrays()[name], values)
+    other = settings.model_copy(update={"seed": 1})
+    measure(city, other, RECIPE, progress=lambda *now: steps.append(-now[1]), unfinished=path)
+    assert 0 in steps[1:]  # another seed begins again
