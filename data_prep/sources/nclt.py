@@ -34,8 +34,10 @@ SCAN_NAME = r"([1-8]?\d{1,15})\.bin"
 """Name of a scan: its time in microseconds, small enough for int64 nanoseconds."""
 RECORD = np.dtype([("xyz", "<u2", 3), ("intensity", "u1"), ("laser", "u1")])
 """A point: coordinates in 5 mm, from -100 m."""
-STEP_M, ZERO_M = 0.005, -100.0
-"""Size of a step, and the coordinate 0, metres."""
+STEP_M = 0.005
+"""Size of a step of a coordinate, metres."""
+ZERO_M = -100.0
+"""Coordinate that is stored as 0, metres."""
 MOUNT = (0.002, -0.004, -0.957, *np.radians([0.807, 0.166, -90.703]).tolist())
 """The Velodyne HDL-32E in the body frame (z down): x y z (metres), roll pitch yaw (radians)."""
 ORIGIN = (42.293227, -83.709657)
