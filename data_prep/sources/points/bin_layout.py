@@ -216,7 +216,7 @@ def _bits(table: NDArray[np.floating]) -> float:
     with np.errstate(invalid="ignore"):
         values = np.asarray(table[chosen], np.float64)
         near = (np.abs(values[:, :3]) < FARTHEST_M).all(axis=1)
-    if near.mean() < 0.5:
+    if not len(chosen) or near.mean() < 0.5:
         return 0.0
     values = values[near & values[:, :3].any(axis=1)]
     if len(values) < LEAST_POINTS:

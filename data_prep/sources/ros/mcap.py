@@ -29,23 +29,26 @@ else:
 MAGIC = b"\x89MCAP0\r\n"
 """First bytes of a file."""
 SCHEMA = 3
-"""Kind of the records that define a message type."""
+"""Kind of a record that names the type of messages."""
 CHANNEL = 4
-"""Kind of the records that name a topic."""
+"""Kind of a record that names a topic."""
 MESSAGE = 5
-"""Kind of the records of a message."""
+"""Kind of a message."""
 CHUNK = 6
-"""Kind of the records that hold others, compressed."""
+"""Kind of a record of packed records."""
 INDEX = 7
-"""Kind of the records after a chunk that list its messages."""
+"""Kind of a record, behind a chunk, that lists the messages of one channel in it."""
 END = (2, 15)
 """Kinds of records after which no message follows: footer and end of the data."""
 MAX_CHUNK = 1 << 30
 """Largest chunk, bytes, unpacked."""
 
 _HEAD = struct.Struct("<BQ")
+"""Head of a record: kind, length."""
 _MESSAGE = struct.Struct("<HIQQ")
+"""Begin of a message: channel, number, times of record and of publication."""
 _CHUNK = struct.Struct("<QQQI")
+"""Begin of a chunk: times of its first and last message, size unpacked, checksum."""
 
 
 class Channel(NamedTuple):
