@@ -319,6 +319,11 @@ def test_entities_do_not_grow(tmp_path: Path) -> None:
     refused(tmp_path / "a.osm", text, "not readable as XML")
 
 
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "a.osm", '<osm id="-1">' + "<a>" * 100_000, "nested too deeply")
+    refused(tmp_path / "a.json", '{"elements": [' + "[" * 100_000, "nested too deeply")
+
+
 def test_a_history_in_pbf_without_its_mark_is_read(tmp_path: Path) -> None:
     older = '<way id="102" version="1"><nd ref="1"/><nd ref="2"/><tag k="building" v="yes"/></way>'
     newer = TEXT.replace('<way id="102">', '<way id="102" version="2">')

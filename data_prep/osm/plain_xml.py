@@ -38,6 +38,8 @@ NO_VERSION = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?[^>]*>\s*)?<osm(?![^<>]*\
 """The beginning of a file without a version, which osmium refuses."""
 LONGEST_REFERENCE = 16
 """Bytes of the longest number of a character that is searched for."""
+MAX_DEPTH = 8
+"""Most elements of a map that contain each other; it needs four."""
 LONGEST_ID = 24
 """Digits of an id that are read."""
 REMARK = "incomplete, the server says: {}; ask it again, for a smaller area or with more time"
@@ -91,12 +93,14 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
     positions, boxes = Positions(), []
     parser: Any = ET.XMLPullParser(("start", "end"))
     top: ET.Element | None = None
+    depth = 0
     for chunk in _chunks(source):
         parser.feed(chunk)
         for event, element in parser.read_events():
+            depth += 1 if event == "start" else -1
             if event == "start":
                 top = element if top is None else top
-                _check(source.path, element)
+                _check(source.path, element, depth)
             elif element.tag in KINDS:
                 yield from _content(source.path, element, positions)
                 assert top is not None
@@ -146,8 +150,10 @@ def _refuse(path: Path, text: bytes) -> None:
         raise MaptileError(f"{path}: {REMARK.format(said)}")
 
 
-def _check(path: Path, element: ET.Element) -> None:
-    """Refuse what ``_refuse`` does not see: its text is in UTF-16."""
+def _check(path: Path, element: ET.Element, depth: int) -> None:
+    """Refuse what ``_refuse`` does not see, as in UTF-16, and what is nested deeper than a map."""
+    if depth > MAX_DEPTH:
+        raise MaptileError(f"{path}: its XML is nested too deeply for a map; download it again")
     said = XML_REFUSED.get(str(element.tag).lower())
     if element.tag == "action" and element.get("type"):
         said = XML_REFUSED["osmaugmenteddiff"]
