@@ -40,6 +40,8 @@ LONGEST_REFERENCE = 16
 """Bytes of the longest number of a character that is searched for."""
 MAX_DEPTH = 8
 """Most elements of a map that contain each other; it needs four."""
+MAX_BARE = 1 << 22
+"""Most bytes without a tag."""
 LONGEST_ID = 24
 """Digits of an id that are read."""
 REMARK = "incomplete, the server says: {}; ask it again, for a smaller area or with more time"
@@ -57,7 +59,7 @@ def is_odd(path: Path) -> bool:
         MaptileError: It is a change file, or a server's answer that says that it is incomplete.
     """
     source = examine(path)
-    before, last, unpacked = b"", 0, 0
+    before, last, unpacked, bare = b"", 0, 0, 0
     marks = [re.compile(mark) for mark in ODD]
     with source.open() as file:
         while chunk := file.read(CHUNK):
@@ -65,6 +67,7 @@ def is_odd(path: Path) -> bool:
                 return True
             unpacked += len(chunk)
             check_growth(source, unpacked)
+            bare = _without_tag(path, chunk, bare)
             text = before + chunk
             _refuse(path, text)
             if len(chunk.translate(None, CONTROL)) < len(chunk):
@@ -123,12 +126,13 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
 
 def _chunks(source: MapFile) -> Iterator[bytes]:
     """The content in parts, without control characters unless it is UTF-16, which needs them."""
-    unpacked, wide, held = 0, False, b""
+    unpacked, bare, wide, held = 0, 0, False, b""
     with source.open() as file:
         while chunk := file.read(CHUNK):
             wide = wide or (not unpacked and chunk[:2] in (b"\xff\xfe", b"\xfe\xff"))
             unpacked += len(chunk)
             check_growth(source, unpacked)
+            bare = _without_tag(source.path, chunk, bare)
             if not wide:
                 chunk = held + chunk.translate(None, CONTROL)
                 # The last number of a character may be cut: it comes with the next part.
@@ -137,6 +141,18 @@ def _chunks(source: MapFile) -> Iterator[bytes]:
                 chunk = REFERENCE.sub(b"", chunk)
             yield chunk
     yield held
+
+
+def _without_tag(path: Path, chunk: bytes, before: int) -> int:
+    """The number of bytes since the last tag; an endless text takes parsers minutes."""
+    last = chunk.rfind(b"<")
+    bare = before + len(chunk) if last < 0 else len(chunk) - last
+    if bare > MAX_BARE:
+        raise MaptileError(
+            f"{path}: a text in it is longer than {MAX_BARE >> 20} MB, as in no map; download it "
+            "again"
+        )
+    return bare
 
 
 def _refuse(path: Path, text: bytes) -> None:
