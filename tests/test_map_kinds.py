@@ -191,9 +191,9 @@ def test_shapefiles_are_read_one_by_one_in_a_folder_or_in_an_archive(
 
 
 def test_files_that_unpack_to_far_more_are_refused(tmp_path: Path) -> None:
-    blanks = b" " * (1 << 27)
+    blanks = b"<a/>" * (1 << 25)
     refused(tmp_path / "a.osm", gzip.compress(TEXT.encode()[:-6] + blanks), "unpacks to more than")
-    start = b'{"elements": [' + blanks
+    start = b'{"elements": [' + b" " * (1 << 27)
     refused(tmp_path / "a.json", gzip.compress(start), "unpacks to more than")
 
 
@@ -317,6 +317,16 @@ def test_entities_do_not_grow(tmp_path: Path) -> None:
     entities = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 10 if k else "aaa"}">' for k in range(12))
     text = TEXT.replace("<osm ", f"<!DOCTYPE x [{entities}]><osm ").replace("residential", "&a11;")
     refused(tmp_path / "a.osm", text, "not readable as XML")
+
+
+def test_deep_nesting_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "a.osm", '<osm id="-1">' + "<a>" * 100_000, "nested too deeply")
+    refused(tmp_path / "a.json", '{"elements": [' + "[" * 100_000, "nested too deeply")
+
+
+def test_endless_texts_are_refused(tmp_path: Path) -> None:
+    text = TEXT.replace('v="residential"', f'v="{"x" * (1 << 23)}"')
+    refused(tmp_path / "a.osm", text, "longer than 4 MB")
 
 
 def test_a_history_in_pbf_without_its_mark_is_read(tmp_path: Path) -> None:

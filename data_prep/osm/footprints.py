@@ -113,7 +113,8 @@ def _tables(name: str, extract: Extract, crs: pyproj.CRS | None) -> OsmData:
     roads = roads_table(extract.roads, own_crs)
     if buildings.empty:
         raise MaptileError(
-            f"{name}: its {collapsed} buildings have an area of 0 m2; are its coordinates right?"
+            f"{name}: its {collapsed} buildings have an area of 0 m2, or outlines that cross "
+            "themselves everywhere; are its coordinates right?"
         )
     if not np.isfinite(buildings.total_bounds).all():
         remedy = "leave the CRS out" if crs else "take an area further from the poles"

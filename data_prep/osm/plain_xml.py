@@ -38,6 +38,10 @@ NO_VERSION = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*(?:<\?[^>]*>\s*)?<osm(?![^<>]*\
 """The beginning of a file without a version, which osmium refuses."""
 LONGEST_REFERENCE = 16
 """Bytes of the longest number of a character that is searched for."""
+MAX_DEPTH = 8
+"""Most elements of a map that contain each other; it needs four."""
+MAX_BARE = 1 << 22
+"""Most bytes without a tag."""
 LONGEST_ID = 24
 """Digits of an id that are read."""
 REMARK = "incomplete, the server says: {}; ask it again, for a smaller area or with more time"
@@ -55,7 +59,7 @@ def is_odd(path: Path) -> bool:
         MaptileError: It is a change file, or a server's answer that says that it is incomplete.
     """
     source = examine(path)
-    before, last, unpacked = b"", 0, 0
+    before, last, unpacked, bare = b"", 0, 0, 0
     marks = [re.compile(mark) for mark in ODD]
     with source.open() as file:
         while chunk := file.read(CHUNK):
@@ -63,6 +67,7 @@ def is_odd(path: Path) -> bool:
                 return True
             unpacked += len(chunk)
             check_growth(source, unpacked)
+            bare = _without_tag(path, chunk, bare)
             text = before + chunk
             _refuse(path, text)
             if len(chunk.translate(None, CONTROL)) < len(chunk):
@@ -91,12 +96,14 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
     positions, boxes = Positions(), []
     parser: Any = ET.XMLPullParser(("start", "end"))
     top: ET.Element | None = None
+    depth = 0
     for chunk in _chunks(source):
         parser.feed(chunk)
         for event, element in parser.read_events():
+            depth += 1 if event == "start" else -1
             if event == "start":
                 top = element if top is None else top
-                _check(source.path, element)
+                _check(source.path, element, depth)
             elif element.tag in KINDS:
                 yield from _content(source.path, element, positions)
                 assert top is not None
@@ -119,12 +126,13 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
 
 def _chunks(source: MapFile) -> Iterator[bytes]:
     """The content in parts, without control characters unless it is UTF-16, which needs them."""
-    unpacked, wide, held = 0, False, b""
+    unpacked, bare, wide, held = 0, 0, False, b""
     with source.open() as file:
         while chunk := file.read(CHUNK):
             wide = wide or (not unpacked and chunk[:2] in (b"\xff\xfe", b"\xfe\xff"))
             unpacked += len(chunk)
             check_growth(source, unpacked)
+            bare = _without_tag(source.path, chunk, bare)
             if not wide:
                 chunk = held + chunk.translate(None, CONTROL)
                 # The last number of a character may be cut: it comes with the next part.
@@ -133,6 +141,18 @@ def _chunks(source: MapFile) -> Iterator[bytes]:
                 chunk = REFERENCE.sub(b"", chunk)
             yield chunk
     yield held
+
+
+def _without_tag(path: Path, chunk: bytes, before: int) -> int:
+    """The number of bytes since the last tag; an endless text takes parsers minutes."""
+    last = chunk.rfind(b"<")
+    bare = before + len(chunk) if last < 0 else len(chunk) - last
+    if bare > MAX_BARE:
+        raise MaptileError(
+            f"{path}: a text in it is longer than {MAX_BARE >> 20} MB, as in no map; download it "
+            "again"
+        )
+    return bare
 
 
 def _refuse(path: Path, text: bytes) -> None:
@@ -146,8 +166,10 @@ def _refuse(path: Path, text: bytes) -> None:
         raise MaptileError(f"{path}: {REMARK.format(said)}")
 
 
-def _check(path: Path, element: ET.Element) -> None:
-    """Refuse what ``_refuse`` does not see: its text is in UTF-16."""
+def _check(path: Path, element: ET.Element, depth: int) -> None:
+    """Refuse what ``_refuse`` does not see, as in UTF-16, and what is nested deeper than a map."""
+    if depth > MAX_DEPTH:
+        raise MaptileError(f"{path}: its XML is nested too deeply for a map; download it again")
     said = XML_REFUSED.get(str(element.tag).lower())
     if element.tag == "action" and element.get("type"):
         said = XML_REFUSED["osmaugmenteddiff"]

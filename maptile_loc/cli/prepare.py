@@ -36,8 +36,9 @@ def command(
 ) -> None:
     """Make a city folder (map raster, tiles, footprints) from OpenStreetMap.
 
-    SOURCE is an .osm, .osm.gz, .osm.bz2, .osm.pbf, .gpkg, .geojson, .parquet or .tif file; leave it
-    out with --place, --bbox, --point or the recipe of a city. CITY is the folder to write.
+    SOURCE is an .osm, .osm.gz, .osm.bz2, .osm.pbf, .json (of Overpass), .gpkg, .geojson, .shp,
+    .fgb, .parquet or .tif file; leave it out with --place, --bbox, --point or the recipe of a city.
+    CITY is the folder to write.
     """
     import maptile_loc as ml
 
