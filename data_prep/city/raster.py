@@ -22,6 +22,7 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 from rasterio.windows import Window
 
+from data_prep.city.pixels import check_pixels
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
@@ -41,8 +42,6 @@ PATH = 2
 
 ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
 """The notice that the licence of OpenStreetMap asks for, in every product made of its data."""
-MAX_PIXELS = 2_000_000_000
-"""Most pixels of a raster: 500 km2 at 0.5 m/px, 6 GB of memory for three bands."""
 
 _BLOCK = 256
 """Side of a GeoTIFF's internal tiles, pixels."""
@@ -246,30 +245,6 @@ def rasterise(
     _burn(data[ROAD], wide[kind == "road"], raster)
     _burn(data[PATH], wide[kind == "path"], raster)
     return raster
-
-
-def check_pixels(what: object, width: int, height: int, resolution: float) -> None:
-    """Check that a raster fits into memory, before it is made or read.
-
-    Args:
-        what: What is too large, for the message.
-        width: Pixels.
-        height: Pixels.
-        resolution: Metres per pixel.
-
-    Raises:
-        MaptileError: It has more than ``MAX_PIXELS``; the message states what would fit.
-    """
-    if width * height <= MAX_PIXELS:
-        return
-    finest = resolution * math.sqrt(width * height / MAX_PIXELS)
-    step = 10.0 ** math.floor(math.log10(finest))
-    fits = math.ceil(finest / step * 10) * step / 10
-    raise MaptileError(
-        f"{what}: {width * height * resolution**2 / 1e6:,.1f} km2 at {resolution:g} m per pixel, "
-        f"{width} x {height} pixels, does not fit into memory; at {fits:.2g} m per pixel it does "
-        f"(--set resolution={fits:.2g}), or choose a smaller area"
-    )
 
 
 def write_heights(
