@@ -265,6 +265,7 @@ def test_tum_holds_localized_rows_from_the_origin_in_run_json(broken, raster, tm
 
 
 def test_a_new_result_removes_only_what_was_derived_from_the_old_one(broken, raster, tmp_path):
+    write_result(broken, tmp_path)
     for name in ("metrics.json", "errors.csv", "report.html", "diary.txt"):
         (tmp_path / name).write_text("old")
     write_result(broken, tmp_path)

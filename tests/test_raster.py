@@ -14,6 +14,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.city.pixels import MAX_PIXELS, check_pixels
 from data_prep.city.raster import (
     ATTRIBUTION,
     BANDS,
@@ -313,3 +314,17 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     assert run.returncode == 1
     assert "map.tif: cannot write: File too large" in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("side_m", [500.0, 3_000.0, 40_000.0])
+@pytest.mark.parametrize("resolution", [0.0001, 0.001, 0.01])
+def test_what_would_fit_is_said_and_does_fit(side_m, resolution):
+    pixels = int(side_m / resolution)
+    if pixels**2 <= MAX_PIXELS:
+        check_pixels("map", pixels, pixels, resolution)
+        return
+    with pytest.raises(MaptileError, match="does not fit into memory") as error:
+        check_pixels("map", pixels, pixels, resolution)
+    fits = float(str(error.value).partition("--set resolution=")[2].partition(")")[0])
+    assert int(side_m / fits) ** 2 <= MAX_PIXELS
+    assert int(side_m / (0.8 * fits)) ** 2 > MAX_PIXELS

@@ -1,4 +1,4 @@
-"""How many pixels a raster may have."""
+"""The limit of a map raster's size."""
 
 from __future__ import annotations
 
