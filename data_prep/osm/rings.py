@@ -56,9 +56,18 @@ def assembled(outer: list[shapely.Polygon], inner: list[shapely.Polygon]) -> sha
     outer. Rings that are there twice count once, rings of a role that overlap are parts of one
     area, and an inner ring that reaches beyond the outer ones adds nothing.
     """
-    apart = _apart(outer)
+    apart, holes = _apart(outer), np.array(_apart(inner), object)
     whole = shapely.union_all(apart)
-    return shapely.symmetric_difference_all([*apart, *shapely.intersection(_apart(inner), whole)])
+    shapely.prepare(whole)
+    beyond = ~shapely.covers(whole, holes)
+    holes[beyond] = shapely.intersection(holes[beyond], whole)
+    parts = np.array([*apart, *holes], object)
+    # By pairs: one after the other, thousands of rings would take minutes.
+    while len(parts) > 1:
+        odd = parts[len(parts) // 2 * 2 :]
+        parts = shapely.symmetric_difference(parts[: len(parts) // 2 * 2 : 2], parts[1::2])
+        parts = np.concatenate([parts, odd])
+    return parts[0] if len(parts) else shapely.Polygon()
 
 
 def _apart(rings: list[shapely.Polygon]) -> list[shapely.Geometry]:
