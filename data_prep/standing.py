@@ -6,6 +6,7 @@ settings; anything else only by force.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from data_prep.errors import MaptileError
 from data_prep.files import read_json
+from data_prep.regular import open_regular
 
 KINDS: dict[str, tuple[str, str, Any]] = {
     "city.json": ("city folder", "format", "maptile-city"),
@@ -28,6 +30,8 @@ MADE_FROM = "made_from"
 """Key of the marking file that states what a thing was made from."""
 _REMEDY = "choose another name, or add --force (in Python, force=True)"
 """End of a message about something that is not replaced."""
+_END_BYTES = 1 << 20
+"""Number of bytes at either end of a file that are compared."""
 LISTED = 3
 """Number of a folder's entries that a message lists."""
 
@@ -56,8 +60,21 @@ class Product:
 
 
 def known_as(path: Path | None, *others: str) -> list[str]:
-    """The names by which a file, or a folder, is known as a source: its full path, and others."""
-    return [*([] if path is None else [str(path.resolve())]), *others]
+    """The names by which a source is known: its full path, of a file a digest, and others."""
+    if path is None:
+        return [*others]
+    return [str(path.resolve()), *([digest_of(path)] if path.is_file() else []), *others]
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's size and of both its ends, by which it is known after it was moved."""
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        digest = hashlib.sha256(str(size).encode())
+        for start in (0, max(size - _END_BYTES, 0)):
+            file.seek(start)
+            digest.update(file.read(_END_BYTES))
+    return f"sha256 {digest.hexdigest()}"
 
 
 def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
@@ -122,15 +139,19 @@ def _same(stated: Any, made_from: Origin) -> bool:
     """Whether two things were made from the same; also where that is unknown of one of them."""
     if not isinstance(stated, dict):
         return True
-    shared = set(made_from) & set(stated)
-    return all(not set(made_from[role]).isdisjoint(stated[role]) for role in shared)
+    shared = [role for role in made_from if isinstance(stated.get(role), list)]
+    return all(any(name in stated[role] for name in made_from[role]) for role in shared)
 
 
 def _source(made_from: Any) -> str:
     """What a thing was made from, as the end of a phrase."""
     if not isinstance(made_from, dict) or not made_from:
         return ""
-    parts = (f"{role} {names[0]}" for role, names in made_from.items() if names)
+    parts = (
+        f"{role} {names[0]}"
+        for role, names in made_from.items()
+        if isinstance(names, list | tuple) and names
+    )
     return f" made from {', '.join(parts)}"
 
 

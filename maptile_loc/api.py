@@ -105,7 +105,7 @@ def open_drive(
     Raises:
         MaptileError: There is no drive, or more than one; a file is damaged; no scan is left.
     """
-    return open_source(path, format, sensors, start, end, progress, columns)
+    return open_source(path, format, sensors or None, start, end, progress, columns)
 
 
 def localize(

@@ -70,8 +70,8 @@ def as_heading(heading: HeadingKnowledge | str | None, drive: Drive) -> HeadingK
 
 def made_from(city: City, drive: Drive) -> Origin:
     """What a result of a city and a drive is made from."""
-    path = None if drive.origin is None else drive.origin.path
+    path, t_ns = None if drive.origin is None else drive.origin.path, drive.scans.t_ns
     return {
         "city": known_as(city.path, city.content_hash),
-        "drive": known_as(path) or [drive.name],
+        "drive": known_as(path, f"{drive.name}: {len(t_ns)} scans from {t_ns[:1]} ns"),
     }

@@ -96,7 +96,7 @@ def open_drive(
             ``start`` and ``end``.
     """
     path = Path(path)
-    sensors = tuple(sensors) if sensors else None
+    sensors = None if sensors is None else tuple(sensors)
     known = ("auto", *SOURCES.names())
     if format not in known:
         raise MaptileError(f"{path}: unknown format {format}; choose from {', '.join(known)}")

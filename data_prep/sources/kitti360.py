@@ -101,7 +101,7 @@ SOURCE = Source(
 def _times(folder: Node, notes: list[str]) -> Times:
     """(L,) times of the frames; without timestamps.txt, by their numbers."""
     listed = folder / "timestamps.txt"
-    if listed.is_file():
+    if listed.is_file() or not (folder / "data").is_dir():
         return read_timestamps(listed)
     notes.append(
         f"no {listed.name}: times are the numbers of the scans, {SCANS_PER_SECOND} a second"

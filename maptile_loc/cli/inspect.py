@@ -57,7 +57,7 @@ def command(
     settings = load_recipe(config, overrides)
     asked = format, sensors, columns
     with progress_bar() as progress:
-        for line in inspect(path, picture, submap, at, settings, force, progress, asked):
+        for line in inspect(path, picture, submap, at, settings, progress, asked, force):
             click.echo(line)
     console.say_recipe(config)
     pair = (path, "DRIVE") if is_city(path) else ("CITY", path)

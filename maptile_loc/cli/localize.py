@@ -129,5 +129,5 @@ def command(
         click.echo(str(metrics))
         console.say_notes(said_of_bias(metrics, found.final))
     console.say_next("report", out)
-    if not localized:
+    if not localized and not opened.apart:  # of single clouds, the candidates are the answer
         console.end_with_nothing(why_nothing(found))

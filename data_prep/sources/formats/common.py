@@ -36,12 +36,17 @@ def file_numbers(folder: Node, name: str) -> NDArray[np.int64]:
     The folder is listed once, because a run has more than a hundred thousand scans.
 
     Args:
-        folder: An existing folder.
+        folder: The folder.
         name: Pattern of the file names; its one group is the number. Other files are ignored.
 
     Returns:
         (N,) int64.
+
+    Raises:
+        MaptileError: There is no such folder.
     """
+    if not folder.is_dir():
+        raise MaptileError(f"{folder}: no such folder")
     pattern = re.compile(name)
     found = [pattern.fullmatch(child) for child in names(folder)]
     return np.sort(np.array([int(match[1]) for match in found if match], np.int64))

@@ -50,9 +50,9 @@ def inspect(
     submap_m: float = 50.0,
     at_s: float | None = None,
     settings: LocalizeSettings | None = None,
-    force: bool = False,
     progress: Progress = silent,
     stated: Stated = ("auto", None, None),
+    force: bool = False,
 ) -> Iterator[str]:
     """Yield lines that describe the contents of ``path``, and draw a picture of them.
 
@@ -62,9 +62,9 @@ def inspect(
         submap_m: Metres of travel in the query tile of a drive; 0 is one scan.
         at_s: Time of the query tile of a drive, seconds from its first scan; by default half-way.
         settings: Recipe for the query tile of a drive; its defaults if None.
-        force: Replace a file that is no picture of the same thing.
         progress: Called while scans are read and the tile is made.
         stated: Format, sensors and columns of a drive, as in ``open_drive``.
+        force: Replace a file that is no picture of the same thing.
 
     Raises:
         MaptileError: ``path`` is neither a city nor a drive that can be read; the time is not in
@@ -87,7 +87,7 @@ def _inspect_city(path: Path, picture: Path | None, force: bool) -> Iterator[str
     from maptile_loc.report.inspect.drive_text import line
 
     city = open_city(path)
-    target = picture or _default_picture(city.name)
+    target = picture or _default_picture(city.name, "city", path)
     check_picture(target, path, force)
     yield from describe_city(city)
     from maptile_loc.report.inspect.city_picture import draw_city
@@ -105,7 +105,7 @@ def _inspect_drive(path: Path, asked: _Request, progress: Progress) -> Iterator[
     lasts = (drive.scans.t_ns[-1] - drive.scans.t_ns[0]) / 1e9
     if asked.at_s is not None and not 0 <= asked.at_s <= lasts:
         raise MaptileError(f"--at {asked.at_s:g}: {drive.name} lasts from 0 to {lasts:.1f} seconds")
-    target = asked.picture or _default_picture(drive.name)
+    target = asked.picture or _default_picture(drive.name, "drive", path)
     check_picture(target, path, asked.force)
     sample = sample_scans(drive.scans, progress=progress)
     yield from describe_drive(drive, sample)
@@ -154,6 +154,17 @@ def check_picture(target: Path, path: Path, force: bool) -> None:
     """
     if force or not target.exists():
         return
+    shown = _shown(target)
+    if not _is_same(shown, path):
+        what = f"the picture of {shown}" if shown else "another file"
+        raise MaptileError(
+            f"{target}: {what} stands there, and is not replaced by one of {path}; choose another "
+            "name with --picture, or add --force"
+        )
+
+
+def _shown(target: Path) -> str:
+    """The path of the city or drive that a picture shows; "" of any other file."""
     from PIL import Image
 
     found = None
@@ -163,17 +174,18 @@ def check_picture(target: Path, path: Path, force: bool) -> None:
         Image.open(file, formats=["PNG"]) as image,
     ):
         found = image.info.get(PICTURE_KEY)
-    shown = found.removeprefix(_SHOWS) if isinstance(found, str) else ""
+    return found.removeprefix(_SHOWS) if isinstance(found, str) else ""
+
+
+def _is_same(shown: str, path: Path) -> bool:
+    """Whether a picture shows what is at ``path``, or an archive or folder with it alone."""
     own = path.resolve()
-    # A folder, or an archive, with one drive in it is the same drive.
-    if shown and (Path(shown).is_relative_to(own) or own.is_relative_to(shown)):
-        return
-    what = f"the picture of {shown}" if shown else "another file"
-    raise MaptileError(
-        f"{target}: {what} stands there, and is not replaced by one of {path}; choose another name "
-        "with --picture, or add --force"
-    )
+    return bool(shown) and (Path(shown).is_relative_to(own) or own.is_relative_to(shown))
 
 
-def _default_picture(name: str) -> Path:
-    return Path(re.sub(r"[^\w.-]+", "_", name) + "_inspect.png")
+def _default_picture(name: str, kind: str, path: Path) -> Path:
+    """NAME_inspect.png; where a city and a drive share a name, the second adds its kind."""
+    stem = re.sub(r"[^\w.-]+", "_", name)
+    plain = Path(f"{stem}_inspect.png")
+    shown = _shown(plain) if plain.exists() else ""
+    return Path(f"{stem}_{kind}_inspect.png") if shown and not _is_same(shown, path) else plain
