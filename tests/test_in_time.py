@@ -57,3 +57,15 @@ def test_whatever_comes_the_result_increases(values: list[int]) -> None:
     order = in_time(t_ns)
     assert (np.diff(t_ns[order]) > 0).all()
     assert len(np.unique(order)) == len(order)
+
+
+def test_a_double_behind_a_reversed_file_costs_no_row() -> None:
+    t_ns = np.append(CLEAN[::-1], CLEAN[4])
+    assert times(in_time(t_ns), t_ns) == CLEAN.tolist()
+
+
+@pytest.mark.parametrize("to", [-3600 * 10**9, 3600 * 10**9])
+def test_two_bad_stamps_near_each_other_cost_two_rows(to: int) -> None:
+    t_ns = CLEAN.copy()
+    t_ns[[100, 102]] += to
+    assert times(in_time(t_ns), t_ns) == np.delete(CLEAN, [100, 102]).tolist()

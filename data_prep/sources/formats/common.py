@@ -241,7 +241,9 @@ def in_time(t_ns: Times) -> NDArray[np.int64]:
         others = np.delete(around, NEIGHBOURS, axis=1)[1:-1]
         before, own, after = t_ns[:-2], t_ns[1:-1], t_ns[2:]
         beyond = (own < others.min(axis=1)) | (own > others.max(axis=1))
-        rows = rows[~np.concatenate([[False], (before < after) & beyond, [False]])]
+        rising = np.diff(t_ns) > 0
+        in_order = np.append(True, rising[:-2]) & (before < after) & np.append(rising[2:], True)
+        rows = rows[~np.concatenate([[False], in_order & beyond, [False]])]
     order = rows[np.argsort(t_ns[rows], kind="stable")]
     order = order[increasing(t_ns[order])]
     few = max(NEIGHBOURS, len(order) // 100)
