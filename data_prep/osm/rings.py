@@ -61,13 +61,38 @@ def assembled(outer: list[shapely.Polygon], inner: list[shapely.Polygon]) -> sha
     shapely.prepare(whole)
     beyond = ~shapely.covers(whole, holes)
     holes[beyond] = shapely.intersection(holes[beyond], whole)
-    parts = np.array([*apart, *holes], object)
-    # By pairs: one after the other, thousands of rings would take minutes.
+    return _even_odd(np.array([*apart, *holes], object))
+
+
+def _even_odd(parts: NDArray[Any]) -> shapely.Geometry:
+    """The area that an odd number of (N,) polygons cover.
+
+    Only those that meet are combined, and by pairs: one after the other, thousands of rings would
+    take minutes.
+    """
+    group = _linked(parts, "intersects")
+    order = np.argsort(group, kind="stable")
+    parts, group = parts[order], group[order]
     while len(parts) > 1:
-        odd = parts[len(parts) // 2 * 2 :]
-        parts = shapely.symmetric_difference(parts[: len(parts) // 2 * 2 : 2], parts[1::2])
-        parts = np.concatenate([parts, odd])
-    return parts[0] if len(parts) else shapely.Polygon()
+        rank = np.arange(len(parts)) - np.searchsorted(group, group)
+        right = np.flatnonzero(rank % 2 == 1)
+        if not len(right):
+            break
+        parts[right - 1] = shapely.symmetric_difference(parts[right - 1], parts[right])
+        parts, group = np.delete(parts, right), np.delete(group, right)
+    left = shapely.get_parts(parts)
+    left = left[~shapely.is_empty(left)]
+    if len(left) == 1:
+        return left[0]
+    return shapely.multipolygons(left) if len(left) else shapely.Polygon()
+
+
+def _linked(parts: NDArray[Any], predicate: str) -> NDArray[np.int32]:
+    """(N,) group of each of N polygons: those for which ``predicate`` holds are in one group."""
+    first, second = shapely.STRtree(parts).query(parts, predicate=predicate)
+    links = coo_array((np.ones(len(first)), (first, second)), shape=(len(parts),) * 2)
+    group: NDArray[np.int32] = connected_components(links, directed=False)[1]
+    return group
 
 
 def _apart(rings: list[shapely.Polygon]) -> list[shapely.Geometry]:
@@ -75,12 +100,10 @@ def _apart(rings: list[shapely.Polygon]) -> list[shapely.Geometry]:
     once = np.array(list({ring.normalize().wkb: ring for ring in rings}.values()), object)
     if len(once) < 2:
         return list(once)
-    first, second = shapely.STRtree(once).query(once, predicate="overlaps")
-    links = coo_array((np.ones(len(first)), (first, second)), shape=(len(once),) * 2)
-    count, group = connected_components(links, directed=False)
-    if count == len(once):
-        return list(once)
-    return [shapely.union_all(once[group == one]) for one in range(count)]
+    group = _linked(once, "overlaps")
+    size = np.bincount(group)
+    merged = [shapely.union_all(once[group == one]) for one in np.flatnonzero(size > 1)]
+    return [*once[size[group] == 1], *merged]
 
 
 def repaired(geometry: NDArray[Any]) -> NDArray[Any]:
