@@ -27,8 +27,9 @@ def check_pixels(what: object, width: int, height: int, resolution: float) -> No
     finest = resolution * math.sqrt(width * height / MAX_PIXELS)
     step = 10.0 ** math.floor(math.log10(finest))
     fits = math.ceil(finest / step * 10) * step / 10
+    area = width * height * resolution**2 / 1e6
     raise MaptileError(
-        f"{what}: {width * height * resolution**2 / 1e6:,.1f} km2 at {resolution:g} m per pixel, "
+        f"{what}: {area:,.{0 if area >= 10 else 2}f} km2 at {resolution:g} m per pixel, "
         f"{width} x {height} pixels, does not fit into memory; at {fits:.2g} m per pixel it does "
         f"(--set resolution={fits:.2g}), or choose a smaller area"
     )
