@@ -463,7 +463,7 @@ def pushed_and_batch(city, drive, **options):
     """The fused poses of a batch run, and the fixes of pushes at its queries."""
     import maptile_loc as ml
 
-    batch = ml.localize(city, drive, online=True, **options)
+    batch = ml.localize(city, drive, online=True, gnss=drive.gnss is not None, **options)
     fixes = []
     with ml.Localizer(city, background=False, **options) as localizer:
         for scan in feed(localizer, drive):

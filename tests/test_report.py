@@ -239,7 +239,7 @@ def test_findings_name_errors_gaps_and_shift(raster, drive):
     )
     assert "bad: 1 localized query is more than 10 m from the truth" in text
     assert "the largest error is 61 m, at frame 200." in text
-    assert re.search(r"shifted by 0\.0 m (west|east) and 1\.0 m north", text)
+    assert re.search(r"the map lies 0\.0 m (west|east) and 1\.0 m north of", text)
     assert "lie within their 95 % ellipse" in text
 
 

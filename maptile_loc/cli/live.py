@@ -69,7 +69,7 @@ def command(
     check_order(city, folder)
     if out is not None and out.exists() and not (force and out.is_file()):
         raise ml.MaptileError(
-            f"{out}: stands there already; name another file, or replace a file with --force"
+            f"{out}: exists already; name another file, or replace it with --force"
         )
     with writing(out) if out is not None else nullcontext():
         localizer = ml.Localizer(city, submap_m=submap, every_m=every, **how)

@@ -129,5 +129,6 @@ def command(
         click.echo(str(metrics))
         console.say_notes(said_of_bias(metrics, found.final))
     console.say_next("report", out)
-    if not localized and not opened.apart:  # of single clouds, the candidates are the answer
+    # Of single clouds the candidates are the answer, and of a model alone its poses.
+    if not localized and not opened.apart and search == "map":
         console.end_with_nothing(why_nothing(found))

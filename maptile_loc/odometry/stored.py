@@ -90,14 +90,19 @@ def _origin(drive: Drive, settings: OdometrySettings) -> dict[str, object]:
 
 
 def _check_own(path: Path) -> None:
-    """Check that a file that is to be replaced is an odometry of this program."""
+    """Check that a file that is to be replaced is damaged, or an odometry of this program."""
     if not path.exists():
         return
     with open_regular(path) as file:
-        if not file.readline(1000).startswith(f"# {_TITLE}".encode("ascii")):
-            raise MaptileError(
-                f"{path}: not made by maptile, so it is not replaced; choose another folder"
-            )
+        own = file.readline(1000).lower().startswith(f"# {_TITLE}".lower().encode("ascii"))
+    try:
+        read_tum(path)
+    except MaptileError:
+        return
+    if not own:
+        raise MaptileError(
+            f"{path}: not made by maptile, so it is not replaced; choose another folder"
+        )
 
 
 def _stored(path: Path, comment: str) -> PoseTrack | None:

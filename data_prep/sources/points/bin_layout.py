@@ -47,6 +47,9 @@ PLAUSIBLE = (1e-15, 2e19)
 REMEDY = "state its columns with --columns x,y,z,..., or save it as .ply or .pcd"
 """What to do where the layout is unknown."""
 
+BLANK_BYTES = 1 << 20
+"""Size from which files without any number are no clouds without points."""
+
 _PIECES = 200
 """Number of pieces in a sample of a large file."""
 _PIECE_BYTES = 480 * 20
@@ -152,6 +155,8 @@ def layout_of_all(files: Sequence[Data], names: Sequence[str] | None = None) -> 
         raise LayoutError(f"{sizes} bytes are no whole number of points of {known}; {REMEDY}")
     full = [data for data, _ in whole if _is_seen(data)]
     if not full or len(fitting) == 1:
+        if sum(size for _, size in sized) > BLANK_BYTES and not full:
+            raise LayoutError(f"its columns cannot be made out; {REMEDY}")
         return fitting[0]
     bits = {one: sum(_bits(one.table(data)) for data in fits[one]) for one in fitting}
     most = max(bits.values())
