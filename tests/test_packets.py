@@ -174,6 +174,9 @@ def test_spooled_scans_are_those_that_were_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
+@pytest.mark.filterwarnings(  # the SDK of Ouster leaves files open
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_real_recordings(data_dir: Path) -> None:
     pytest.importorskip("ouster.sdk")
     pytest.importorskip("velodyne_decoder")
