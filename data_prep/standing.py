@@ -87,7 +87,7 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
 
     Returns:
         Which entries of the folder stay, for ``swapped_folder``: of the same kind, as the product
-        says; of another kind, none; of a folder that no command made, all.
+        says; of another kind, none; of a folder that no command made, all but what was begun.
 
     Raises:
         MaptileError: It is no folder; or another kind of thing stands there, or one made from
@@ -108,7 +108,7 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
             raise MaptileError(
                 f"{folder}: exists and is no {KINDS[product.mark][0]} (it holds {holds}); {_REMEDY}"
             )
-        return lambda _: True
+        return lambda name: name not in product.begun
     mark, content = found
     made_from = content.get(MADE_FROM)
     if mark == product.mark and _same(made_from, product.made_from):

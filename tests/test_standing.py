@@ -135,3 +135,11 @@ def test_a_result_is_replaced_by_the_same_city_and_drive_only(town_city, town_dr
     with pytest.raises(MaptileError, match="is not replaced by a result"):
         other.save(town_drive)
     other.save(tmp_path / "out", force=True)
+
+
+def test_what_an_unfinished_run_left_does_not_stay(tmp_path):
+    begun = Product("report.json", {"city": ["/a"]}, lambda _: False, ("unfinished.npz",))
+    (tmp_path / "unfinished.npz").touch()
+    assert not check_standing(tmp_path, begun)("unfinished.npz")
+    (tmp_path / "notes.txt").touch()
+    assert check_standing(tmp_path, begun, force=True)("notes.txt")
