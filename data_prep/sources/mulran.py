@@ -6,22 +6,19 @@ data set's pages (https://sites.google.com/view/mulran-pr); no real file was see
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyproj
 
-from data_prep.drive import Drive, HeadingTrack, ScanBlock, Times, TruthTrack
+from data_prep.drive import Drive, HeadingTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection, se3_from_xyzrpy, wrap_angle
 from data_prep.sources import Source
 from data_prep.sources.formats.common import (
+    FilesByTime,
     file_numbers,
     in_time,
-    read_records,
     relative_track,
     said_of_rows,
-    scan_block,
 )
 from data_prep.sources.formats.kitti_files import read_text, rigid
 from data_prep.sources.storage.tree import Node
@@ -36,30 +33,9 @@ UTM = 32652
 """EPSG code of the frame of global_pose.csv (zone 52 north)."""
 
 
-@dataclass(frozen=True)
-class MulranScans:
-    """The scans of the Ouster: float32 rows of x, y, z, intensity.
-
-    Attributes:
-        folder: Ouster/.
-        t_ns: (S,) time of each scan, from the name of its file.
-        mount: (4, 4) sensor -> vehicle frame.
-        sensors: ("Ouster",).
-    """
-
-    folder: Node
-    t_ns: Times
-    mount: Array
-    sensors: tuple[str, ...] = SENSORS
-
-    def read(self, start: int, stop: int) -> ScanBlock:
-        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
-        t_ns = self.t_ns[start:stop]
-        clouds = [
-            np.frombuffer(read_records(self.folder, f"{t}.bin", 16), "<f4").reshape(-1, 4)[:, :3]
-            for t in t_ns.tolist()
-        ]
-        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
+def _points(data: bytes) -> Array:
+    """(N, 3) metres of float32 rows of x, y, z, intensity."""
+    return np.frombuffer(data, "<f4").reshape(-1, 4)[:, :3]
 
 
 def is_mulran(path: Node) -> bool:
@@ -89,7 +65,7 @@ def open_mulran(path: Node) -> Drive:
     return Drive(
         name=path.resolve().name,
         format="mulran",
-        scans=MulranScans(path / "Ouster", times, se3_from_xyzrpy(MOUNT)),
+        scans=FilesByTime(path / "Ouster", times, se3_from_xyzrpy(MOUNT), SENSORS, 1, 16, _points),
         odometry=relative_track(t_ns, world),
         heading=HeadingTrack(t_ns, heading),
         truth=TruthTrack(t_ns, latitude, longitude, heading),

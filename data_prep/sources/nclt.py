@@ -7,24 +7,21 @@ y left, z up. The layout is that of the data set's pages and scripts
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyproj
 
-from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
+from data_prep.drive import Drive, HeadingTrack, PoseTrack, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import NED_TO_FLU, Array, se3_from_xyzrpy, wrap_angle
 from data_prep.sources import Source
 from data_prep.sources.formats.common import (
+    FilesByTime,
     file_names,
     file_numbers,
     in_time,
     read_bytes,
-    read_records,
     relative_track,
     said_of_rows,
-    scan_block,
 )
 from data_prep.sources.storage.tree import Node
 
@@ -46,30 +43,9 @@ LARGEST_M = 1e5
 """Largest coordinate of a pose; anything larger is damage."""
 
 
-@dataclass(frozen=True)
-class NcltScans:
-    """The scans of the Velodyne.
-
-    Attributes:
-        folder: velodyne_sync/.
-        t_ns: (S,) time of each scan, from the name of its file.
-        mount: (4, 4) sensor -> vehicle frame.
-        sensors: ("velodyne",).
-    """
-
-    folder: Node
-    t_ns: Times
-    mount: Array
-    sensors: tuple[str, ...] = SENSORS
-
-    def read(self, start: int, stop: int) -> ScanBlock:
-        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
-        t_ns = self.t_ns[start:stop]
-        clouds = []
-        for t in t_ns.tolist():
-            data = read_records(self.folder, f"{t // 1000}.bin", RECORD.itemsize)
-            clouds.append(np.frombuffer(data, RECORD)["xyz"] * STEP_M + ZERO_M)
-        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
+def _points(data: bytes) -> Array:
+    """(N, 3) metres."""
+    return np.frombuffer(data, RECORD)["xyz"] * STEP_M + ZERO_M
 
 
 def is_nclt(path: Node) -> bool:
@@ -103,7 +79,8 @@ def open_nclt(path: Node) -> Drive:
     else:
         notes.append("no heading and truth: no groundtruth_*.csv")
     mount = NED_TO_FLU @ se3_from_xyzrpy(MOUNT)
-    scans = NcltScans(path / "velodyne_sync", times, mount)
+    folder, size = path / "velodyne_sync", RECORD.itemsize
+    scans = FilesByTime(folder, times, mount, SENSORS, 1000, size, _points)
     name = path.resolve().name
     return Drive(name, "nclt", scans, odometry, heading, truth, tuple(notes))
 

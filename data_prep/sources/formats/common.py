@@ -1,11 +1,12 @@
-"""Functions that the readers of all formats share: scan files, points, tables, relative motion."""
+"""What the readers of all formats share: scan files, points, tables, relative motion."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -302,3 +303,33 @@ def _read_csv(path: Node, rows: int | None = None) -> pd.DataFrame:
         raise MaptileError(f"{path}: not readable as CSV ({reason})") from None
     frame.columns = frame.columns.str.strip()
     return frame
+
+
+@dataclass(frozen=True)
+class FilesByTime:
+    """The scans of one sensor, in files of points of equal size.
+
+    Attributes:
+        folder: The folder of the files.
+        t_ns: (S,) time of each scan, from the name of its file.
+        mount: (4, 4) sensor -> vehicle frame.
+        sensors: The sensor's name.
+        tick_ns: Unit of the times in the names, nanoseconds.
+        record_bytes: Size of a point, bytes.
+        points: Turns a file's content into (N, 3) metres, sensor frame.
+    """
+
+    folder: Node
+    t_ns: Times
+    mount: Array
+    sensors: tuple[str, ...]
+    tick_ns: int
+    record_bytes: int
+    points: Callable[[bytes], Array]
+
+    def read(self, start: int, stop: int) -> ScanBlock:
+        """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
+        t_ns = self.t_ns[start:stop]
+        names = [f"{number}.bin" for number in (t_ns // self.tick_ns).tolist()]
+        clouds = [self.points(read_records(self.folder, name, self.record_bytes)) for name in names]
+        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
