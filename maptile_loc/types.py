@@ -32,7 +32,7 @@ REASONS = (
     *("no_odometry", "drift"),
 )
 """Why a fix is not localized: the tile shows too few walls; the walls leave the position along the
-street open; the vehicle may as well be at another position; the drive is too short so far; the tile
+street open; the vehicle may as well be at another position; too little was seen so far; the tile
 fits nowhere, or the position is off the map; the motion up to the scan is unknown; the queries
 around the scan are localized, but the odometry's drift from them is too large."""
 

@@ -86,3 +86,10 @@ def test_a_street_leaves_the_position_along_it_open():
     got = make_estimates(np.zeros((3, 3)), covariance, np.ones(3), reason, SETTINGS)
     assert got.reason.tolist() == ["straight_street", "", "few_walls"]
     assert got.localized.tolist() == [False, True, False]
+
+
+def test_a_fix_that_is_probably_right_is_not_off_the_map():
+    covariance = np.concatenate([covariance_of(0.5, 0.3, 0.0)] * 3)
+    score, reason = np.array([0.83, 0.2, 0.83]), np.array(["off_map", "off_map", "look_alikes"])
+    got = make_estimates(np.zeros((3, 3)), covariance, score, reason, SETTINGS)
+    assert got.reason.tolist() == ["too_short", "off_map", "look_alikes"]

@@ -46,6 +46,8 @@ def make_estimates(
     precise = np.asarray(std <= settings.max_std_m)
     localized = precise & (score >= settings.trust)
     straight = np.isfinite(std) & ~precise & (reason != "few_walls")
+    # What is on the map rather than off it, but not surely, needs more evidence.
+    reason = np.where((reason == "off_map") & (score > 0.5), "too_short", reason)
     reason = np.where(localized, "", np.where(straight, "straight_street", reason))
     level = protection_level(score, covariance, settings)
     return Estimates(poses, covariance, score, localized, level, reason)

@@ -38,7 +38,7 @@ REASON_TEXT = {
     "few_walls": "too few walls in sight",
     "straight_street": "the position along the street is open",
     "look_alikes": "other positions look alike",
-    "too_short": "the drive is too short so far",
+    "too_short": "too little was seen so far to be sure",
     "off_map": "the scans do not fit the map",
     "no_odometry": "the motion is unknown",
     "drift": "the odometry from the last query has drifted",
@@ -50,7 +50,7 @@ ADVICE = {
     "few_walls": "a longer --submap, such as 100, or a drive between houses",
     "straight_street": "a longer drive, with turns",
     "look_alikes": "a longer drive, or --prior or --near to search only where it can be",
-    "too_short": "a longer drive, or a smaller --every",
+    "too_short": "a longer drive, a longer --submap, or a smaller --every",
     "off_map": "another city or a larger map (wrong city?), maptile inspect to see what the scans "
     "show, and --heading unknown where headings are doubtful",
     "no_odometry": "--odometry lidar",
