@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[str, str, Any]] = {
     "model.json": ("model", "format", "maptile-model"),
     "report.json": ("city report", "places", None),
     "detector.json": ("sensor profile", "adapted", None),
+    "towns.json": ("index of towns", "towns", None),
 }
 """Kinds of things by the file that marks them: name, and a key of that file with its value (None
 for any)."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from maptile_loc.api import simulate as simulate
     from maptile_loc.api import train as train
     from maptile_loc.live.localizer import Localizer as Localizer
+    from maptile_loc.towns.locate import locate as locate
     from maptile_loc.types import Candidates as Candidates
     from maptile_loc.types import Estimates as Estimates
     from maptile_loc.types import Fix as Fix
@@ -60,6 +61,7 @@ _HOME = {
     "City": "data_prep.city.folder",
     "Drive": "data_prep.drive",
     "Localizer": "maptile_loc.live.localizer",
+    "locate": "maptile_loc.towns.locate",
     "ScanBlock": "data_prep.drive",
     "MaptileError": "data_prep.errors",
     "OsmSource": "data_prep.osm.source",

@@ -70,8 +70,10 @@ def as_heading(heading: HeadingKnowledge | str | None, drive: Drive) -> HeadingK
 
 def made_from(city: City, drive: Drive) -> Origin:
     """What a result of a city and a drive is made from."""
+    return {"city": known_as(city.path, city.content_hash), **recorded_in(drive)}
+
+
+def recorded_in(drive: Drive) -> Origin:
+    """The drive that a result is made from, whatever its city."""
     path, t_ns = None if drive.origin is None else drive.origin.path, drive.scans.t_ns
-    return {
-        "city": known_as(city.path, city.content_hash),
-        "drive": known_as(path, f"{drive.name}: {len(t_ns)} scans from {t_ns[:1]} ns"),
-    }
+    return {"drive": known_as(path, f"{drive.name}: {len(t_ns)} scans from {t_ns[:1]} ns")}

@@ -46,6 +46,7 @@ maptile_loc.live
 maptile_loc.learn
 maptile_loc.report
 maptile_loc.api
+maptile_loc.towns
 maptile_loc.cli maptile_loc.__main__
 """.splitlines()
 """Modules and folders in the order of the data: each imports only its own line and those above."""

@@ -17,6 +17,7 @@ from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.learn.tiles.rendered import PairedBatches, RenderedBatches
 from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
+from maptile_loc.models.parts.describer import describe
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings
@@ -24,7 +25,7 @@ from maptile_loc.score.likelihood import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.search.engine.settings import SearchSettings
-from maptile_loc.search.retrieval import RetrievalLocator, RetrievalSettings, describe
+from maptile_loc.search.retrieval import RetrievalLocator, RetrievalSettings
 from maptile_loc.types import QueryTile
 
 KNOWN = np.zeros(1), np.zeros(1)

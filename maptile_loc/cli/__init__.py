@@ -32,7 +32,7 @@ class Commands(click.Group):
 
 
 USUAL = (
-    *("prepare", "simulate", "train", "localize", "live", "adapt"),
+    *("prepare", "simulate", "train", "localize", "locate", "live", "adapt"),
     *("evaluate", "report", "inspect", "city-report", "demo"),
 )
 """The order in which the commands are listed; others follow."""
