@@ -8,31 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_prep.city import folder as city_folder
 from data_prep.city.folder import City, CitySettings
 from data_prep.drive import Drive, TruthTrack
 from data_prep.errors import MaptileError
-from data_prep.files import ensure_folder
 from data_prep.osm.source import OsmSource
 from data_prep.progress import Progress, silent
 from data_prep.simulate import record
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
-from maptile_loc import pipeline
 from maptile_loc.arguments import PathLike, as_city, as_heading, as_pair
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.fuse.gnss_windows import with_asked_gnss
-from maptile_loc.live.replay import replay
-from maptile_loc.live.shared import shared_search
+from maptile_loc.localized import localized
 from maptile_loc.odometry.stored import with_needed_odometry
-from maptile_loc.recipe import LocalizeSettings, load_recipe, with_profile
-from maptile_loc.report.files import run_record
-from maptile_loc.report.findings import outcome_notes
+from maptile_loc.recipe import load_recipe, with_profile
 from maptile_loc.report.metrics import Metrics
-from maptile_loc.search.engine.area import searched_area
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 
 
@@ -126,6 +119,7 @@ def localize(
     pgo: bool = False,
     sensor_profile: PathLike | None = None,
     device: str = "auto",
+    cluster: str | None = None,
     seed: int = 0,
     config: PathLike = "localize",
     overrides: Sequence[str] = (),
@@ -153,6 +147,8 @@ def localize(
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         device: "auto", "cpu" or "cuda".
+        cluster: Where the queries are asked: "local:N" for N processes on this machine, or the
+            address of a scheduler of Dask; None: in this process.
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
@@ -166,39 +162,9 @@ def localize(
     city, drive = as_pair(city, drive)
     queries = Queries(submap_m, every_m, online, as_heading(heading, drive), seed, gnss)
     how = {"method": method, "odometry": odometry, "prior": prior, "near": tuple(near)}
-    given = how | {"device": device, "search": search, "pgo": pgo}
-    return _localized(city, drive, queries, settings, model, given, keep, progress)
-
-
-def _localized(
-    city: City,
-    drive: Drive,
-    queries: Queries,
-    settings: LocalizeSettings,
-    model: PathLike | None,
-    given: dict[str, Any],
-    keep: PathLike | None,
-    progress: Progress,
-) -> Localization:
-    """The drive localized, as if live or afterwards; ``given`` are arguments of ``localize``."""
-    if queries.online and (given["pgo"] or not given["search"]):
-        raise MaptileError("--search none and --pgo do not go with --online")
-    drive = with_asked_gnss(drive, queries.gnss, given["search"])
-    folder, on = None if model is None else Path(model), pick_device(given["device"])
-    area = searched_area(city, given["prior"], given["near"], settings.search.near_m)
-    engine = shared_search(city, settings, given["method"], area, folder, on, progress)
-    if keep is not None:
-        ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
-    about = run_record(city, drive, queries, folder, settings) | given
-    odometry = given["odometry"]
-    if queries.online:
-        found = replay(drive, engine, queries, settings, odometry == "lidar", progress)
-    else:
-        drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
-        tiles = pipeline.drive_tiles(city, drive, queries, settings)
-        found = pipeline.localize(tiles, engine, settings, progress, given["search"], given["pgo"])
-    record, notes = about | dict(found.record), (*found.notes, *outcome_notes(found))
-    return replace(found, record=record, notes=notes)
+    given = how | {"device": device, "search": search, "pgo": pgo, "cluster": cluster}
+    folder = None if model is None else Path(model)
+    return localized(city, drive, queries, settings, folder, given, keep, progress)
 
 
 def train(

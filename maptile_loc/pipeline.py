@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_prep.city.folder import City
 from data_prep.city.raster import MapRaster
@@ -15,7 +13,8 @@ from data_prep.counted import counted
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_from_se3
-from data_prep.progress import Progress, silent, tracked
+from data_prep.progress import Progress, silent
+from maptile_loc.asked import QueryAnswer, ask, together
 from maptile_loc.fuse.alone import best_candidates, candidate_table, coarse_fixes
 from maptile_loc.fuse.certainty import make_estimates
 from maptile_loc.fuse.dense import scan_poses
@@ -25,23 +24,18 @@ from maptile_loc.fuse.gnss_windows import drive_evidence, gnss_counts, gnss_note
 from maptile_loc.fuse.motion import FuseSettings, Steps, make_steps
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.fuse.window import window_poses
-from maptile_loc.map_search import NO_FIXES, MapSearch, fix_with_gnss, heading_std, heading_turns
+from maptile_loc.map_search import MapSearch
 from maptile_loc.odometry.scan_motion import scan_motion
 from maptile_loc.perceive.tiles import QueryTiles, TileCache, query_tiles
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.search.engine.method import Regressor
-from maptile_loc.small_tiles import SmallTileStore
 from maptile_loc.types import (
     Candidates,
     Estimates,
     Fixes,
     Localization,
     Queries,
-    QueryTile,
 )
-
-SHOWN_TILES = 12
-"""Query tiles that a result keeps for the report, at most."""
 
 
 def drive_tiles(
@@ -71,6 +65,7 @@ def localize(
     progress: Progress = silent,
     search: bool = True,
     pgo: bool = False,
+    answers: Iterable[QueryAnswer] | None = None,
 ) -> Localization:
     """Localize the queries of a drive on a map.
 
@@ -81,6 +76,7 @@ def localize(
         progress: Is called after each query.
         search: Whether the map is searched; otherwise a model's own answers are the result.
         pgo: Whether a model's own answers are optimised with the odometry, too.
+        answers: What each query found by itself, in order; None: they are asked here.
 
     Raises:
         MaptileError: No query has a point; the method has no model that answers with a pose.
@@ -88,9 +84,11 @@ def localize(
     regressor = engine.search if isinstance(engine.search, Regressor) else None
     if regressor is None and (pgo or not search):
         raise MaptileError("--search none and --pgo need a regressed pose: use --method mapnet")
-    steps = query_steps(tiles, settings.fuse)
-    gnss = _evidence(tiles, engine.raster, settings)
-    asked = _ask(tiles, engine, regressor, steps, settings, search, progress, gnss)
+    steps, gnss = query_steps(tiles, settings.fuse), query_gnss(tiles, engine.raster, settings)
+    if answers is None:
+        witnesses, every = None if gnss is None else gnss.witnesses, range(len(tiles))
+        answers = ask(tiles, engine, settings, every, steps.known, search, witnesses, progress)
+    asked = together(answers)
     if asked.blind.all():
         raise MaptileError(
             f"{tiles.drive.name}: not one usable point in the scans of "
@@ -121,11 +119,11 @@ def localize(
         record=record,
         notes=(*tiles.drive.notes, *gnss_notes(record)),
         dense=scan_poses(stages[final], tiles.plan.scan, motion, settings.fuse),
-        small_tiles=asked.small.tiles(),
+        small_tiles=asked.small,
     )
 
 
-def _evidence(
+def query_gnss(
     tiles: QueryTiles, raster: MapRaster, settings: LocalizeSettings
 ) -> GnssEvidence | None:
     """The GNSS of the queries; None where it is not used."""
@@ -136,95 +134,6 @@ def _evidence(
     return drive_evidence(
         drive.gnss, drive.odometry, tiles.t_ns, projection, settings.gnss, unknown
     )
-
-
-class _Asked(NamedTuple):
-    """What each of Q queries found by itself.
-
-    Attributes:
-        own: A model's own poses; none without one.
-        found: Candidates before alignment; none where the map is not searched.
-        fixes: The same, aligned.
-        seconds: (Q,) spent; 0 where there is no tile.
-        blind: (Q,) whether the scans have no points.
-        near: (Q,) whether only the surroundings of GNSS were searched.
-        shown: Some of the tiles, by query.
-        small: Small tiles of more of them.
-    """
-
-    own: list[Fixes]
-    found: list[Candidates]
-    fixes: list[Fixes]
-    seconds: Array
-    blind: NDArray[np.bool_]
-    near: NDArray[np.bool_]
-    shown: dict[int, QueryTile]
-    small: SmallTileStore
-
-
-def _ask(
-    tiles: QueryTiles,
-    engine: MapSearch,
-    regressor: Regressor | None,
-    steps: Steps,
-    settings: LocalizeSettings,
-    search: bool,
-    progress: Progress,
-    gnss: GnssEvidence | None,
-) -> _Asked:
-    """Ask the model, if there is one, and search the map for each query by itself."""
-    count = len(tiles)
-    blind, near = np.zeros(count, bool), np.zeros(count, bool)
-    asked = _Asked([], [], [], np.zeros(count), blind, near, {}, SmallTileStore())
-    shown = set(np.linspace(0, count - 1, min(count, SHOWN_TILES)).astype(int).tolist())
-    before: QueryTile | None = None
-    for query in tracked(range(count), "localize", count, progress):
-        begun = time.perf_counter()
-        own, found, fixes = NO_FIXES, NO_FIXES.candidates, NO_FIXES
-        tile = tiles.tile(query)
-        if tile is None:
-            asked.blind[query] = np.isfinite(tiles.rotation[query])
-        elif regressor is not None:
-            connected = before if steps.known[query] else None
-            own = regress_tile(tile, connected, tiles.queries, regressor, settings)
-        if tile is not None and search:
-            witness = None if gnss is None else gnss.witnesses[query]
-            found, fixes, asked.near[query] = fix_with_gnss(
-                tile, witness, tiles.queries, engine, settings
-            )
-        asked.own.append(own)
-        asked.found.append(found)
-        asked.fixes.append(fixes)
-        if tile is not None:
-            asked.seconds[query] = time.perf_counter() - begun
-            asked.small.add(query, tile)
-        if tile is not None and query in shown:
-            asked.shown[query] = tile
-        before = tile
-    return asked
-
-
-def regress_tile(
-    tile: QueryTile,
-    before: QueryTile | None,
-    queries: Queries,
-    regressor: Regressor,
-    settings: LocalizeSettings,
-) -> Fixes:
-    """A model's own pose of one query tile.
-
-    Args:
-        tile: The query tile.
-        before: That of the query before, where odometry connects the two.
-        queries: What is known of the heading.
-        regressor: The search whose model answers.
-        settings: The recipe.
-    """
-    turns, log_prior = heading_turns(queries.heading, settings)
-    fix = regressor.regress(tile, before, turns, log_prior)
-    if queries.heading.kind != "unknown":
-        fix.covariance[:, 2, 2] = np.radians(heading_std(queries.heading, settings)) ** 2
-    return fix._replace(wall_m2=float(tile.wall.sum()) * tile.resolution**2)
 
 
 def _regressed(

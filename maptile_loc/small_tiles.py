@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,42 +46,58 @@ class SmallTiles:
     side_m: float
 
 
+class SmallPicture(NamedTuple):
+    """One query tile, reduced.
+
+    Attributes:
+        codes: (S, S) uint8, as of ``SmallTiles``.
+        rotation: As in ``QueryTile``, radians.
+        side_m: Side of the tile, metres.
+    """
+
+    codes: NDArray[np.uint8]
+    rotation: float
+    side_m: float
+
+
 class SmallTileStore:
     """Collects the small tiles of a drive; its size does not grow with the drive."""
 
     def __init__(self) -> None:
-        self._codes: dict[int, NDArray[np.uint8]] = {}
-        self._rotation: dict[int, float] = {}
-        self._side_m = 0.0
+        self._pictures: dict[int, SmallPicture] = {}
         self._every = 1
 
-    def add(self, query: int, tile: QueryTile) -> None:
+    def add(self, query: int, picture: SmallPicture) -> None:
         """Keep a query's tile, unless too many of the drive are kept already."""
         if query % self._every:
             return
-        self._codes[query] = tile_codes(tile)
-        self._rotation[query] = tile.rotation
-        self._side_m = tile.size * tile.resolution
-        if len(self._codes) > KEPT:
+        self._pictures[query] = picture
+        if len(self._pictures) > KEPT:
             self._every *= 2
-            self._codes = {q: code for q, code in self._codes.items() if q % self._every == 0}
+            self._pictures = {q: one for q, one in self._pictures.items() if q % self._every == 0}
 
     def tiles(self) -> SmallTiles | None:
         """What is kept; None where there is nothing."""
-        if not self._codes:
+        if not self._pictures:
             return None
-        query = np.array(sorted(self._codes), np.int64)
-        codes = np.stack([self._codes[q] for q in query.tolist()])
-        rotation = np.array([self._rotation[q] for q in query.tolist()], np.float64)
-        return SmallTiles(query, codes, rotation, self._side_m)
+        query = np.array(sorted(self._pictures), np.int64)
+        pictures = [self._pictures[q] for q in query.tolist()]
+        codes = np.stack([one.codes for one in pictures])
+        rotation = np.array([one.rotation for one in pictures], np.float64)
+        return SmallTiles(query, codes, rotation, pictures[-1].side_m)
 
 
 def small_tiles(tiles: dict[int, QueryTile]) -> SmallTiles | None:
     """Reduce query tiles, by number of the query; None where there is none."""
     store = SmallTileStore()
     for query, tile in tiles.items():
-        store.add(query, tile)
+        store.add(query, small_picture(tile))
     return store.tiles()
+
+
+def small_picture(tile: QueryTile) -> SmallPicture:
+    """Reduce one query tile."""
+    return SmallPicture(tile_codes(tile), tile.rotation, tile.size * tile.resolution)
 
 
 def tile_codes(tile: QueryTile) -> NDArray[np.uint8]:

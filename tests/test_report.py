@@ -39,6 +39,7 @@ from maptile_loc.small_tiles import (
     UNOBSERVED,
     SmallTiles,
     SmallTileStore,
+    small_picture,
     small_tiles,
 )
 from maptile_loc.types import Localization, QueryTile
@@ -428,13 +429,13 @@ def test_small_tiles_keep_the_walls_and_stay_few():
     tile = QueryTile(wall, zero, observed, 0.5, 0.3, road=road)
     store = SmallTileStore()
     few = QueryTile(*np.zeros((3, 16, 16), np.float32), 8.0, 0.3)
-    store.add(0, tile)
+    store.add(0, small_picture(tile))
     small = store.tiles()
     assert small is not None
     code = small.codes[0]
     store = SmallTileStore()
     for query in range(5000):
-        store.add(query, few)
+        store.add(query, small_picture(few))
     small = store.tiles()
     assert small is not None
     assert KEPT / 2 <= len(small.query) <= KEPT

@@ -15,15 +15,15 @@ from data_prep.drive import Drive, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent, tracked
+from maptile_loc.asked import SHOWN_TILES
 from maptile_loc.fuse.alone import best_candidates, candidate_table, coarse_fixes
 from maptile_loc.fuse.filter import estimates
 from maptile_loc.fuse.gnss_windows import gnss_counts, gnss_notes
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.tracker import Answer
 from maptile_loc.map_search import MapSearch
-from maptile_loc.pipeline import SHOWN_TILES
 from maptile_loc.recipe import LocalizeSettings
-from maptile_loc.small_tiles import SmallTileStore
+from maptile_loc.small_tiles import SmallTileStore, small_picture
 from maptile_loc.types import (
     Fix,
     Localization,
@@ -153,7 +153,7 @@ def replay(
                 continue
             if localizer.tile is not None:
                 tiles = thinned(tiles | {len(asked): localizer.tile})
-                small.add(len(asked), localizer.tile)
+                small.add(len(asked), small_picture(localizer.tile))
             travelled = localizer.travelled(motion)
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
     found = replace(_gathered(drive, engine, settings, asked, tiles), dense=dense)
