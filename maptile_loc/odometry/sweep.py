@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.drive import ScanBlock, ScanSource
+from data_prep.drive import ScanBlock, ScanSource, from_sensors
 from data_prep.geometry import Array
 from maptile_loc.odometry.voxels import cell_keys, grouped
 
@@ -126,7 +126,7 @@ def gather(block: ScanBlock, use: NDArray[np.bool_], near_m: float, far_m: float
         near_m: Points closer to their sensor are ignored, metres.
         far_m: Points farther from their sensor are ignored, metres.
     """
-    x, y, z = block.points.T - np.take(block.origin.T, block.scan, axis=1)
+    x, y, z = from_sensors(block.points, block.scan, block.origin)
     squared = x * x + y * y + z * z
     keep = (squared >= near_m**2) & (squared <= far_m**2) & use[block.scan]
     seconds = None if block.seconds is None else block.seconds[keep]

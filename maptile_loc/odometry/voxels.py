@@ -212,5 +212,5 @@ class VoxelMap:
 
     def _entries(self, cells: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the (...,) entries of the table for voxels with (3, ...) coordinates."""
-        x, y, z = cells
-        return ((x % self._side) * self._side + y % self._side) * _HEIGHT + z % _HEIGHT
+        x, y = cells[:2] & (self._side - 1)  # a power of 2
+        return (x * self._side + y) * _HEIGHT + (cells[2] & (_HEIGHT - 1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from data_prep.counted import counted
-from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times
+from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times, from_sensors
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
 from data_prep.regular import read_regular
@@ -120,8 +120,8 @@ def scan_block(
             start += len(cloud)
         scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         origin = mounts[which, :3, 3].astype(np.float32)
-        from_sensor = points - origin[scan]
-        squared = np.einsum("ij,ij->i", from_sensor, from_sensor)
+        x, y, z = from_sensors(points, scan, origin)
+        squared = x * x + y * y + z * z
     when = None if seconds is None else _joined(seconds, np.float32)
     label = None if labels is None else _joined(labels, np.int32)
     real = (squared > 0) & (squared < np.inf)
