@@ -79,8 +79,8 @@ class VoxelMap:
     along these normals only, so that neither the ground nor a wall restrains the motion along it
     (compare voxelized GICP, Koide et al., ICRA 2021).
 
-    The table of the voxels repeats after ``reach_m`` metres: of two voxels that have the same entry,
-    the later one replaces the other.
+    The table of the voxels repeats after ``reach_m`` metres: of two voxels that have the same
+    entry, the later one replaces the other.
 
     Attributes:
         mean: (3, V) mean of the points in each voxel, metres; infinite where it has too few points,
@@ -112,7 +112,7 @@ class VoxelMap:
     def insert(self, points: Array) -> None:
         """Add (3, N) points, metres; in a full voxel the weight of old points decreases."""
         cells = self._cells_of(points)
-        order, start = grouped(cell_keys(cells))
+        order, start = grouped(cell_keys([*cells]))
         if not len(start):
             return
         cells, count = cells[:, order[start]], np.diff(start, append=len(order))
@@ -125,10 +125,11 @@ class VoxelMap:
         sums[4:] += np.add.reduceat(off[UPPER[0]] * off[UPPER[1]], start, axis=1)
         sums *= np.minimum(1.0, _MAX_POINTS / sums[0])
         self._sums[:, at] = sums
+        enough = sums[0] >= _MIN_POINTS
+        at, centre, sums = at[enough], centre[:, enough], sums[:, enough]
         mean = sums[1:4] / sums[0]
-        spread = (sums[4:] / sums[0] - mean[UPPER[0]] * mean[UPPER[1]])[SYMMETRIC].transpose(2, 0, 1)
-        usable, weight = self._surfaces(spread)
-        usable &= sums[0] >= _MIN_POINTS
+        spread = sums[4:] / sums[0] - mean[UPPER[0]] * mean[UPPER[1]]
+        usable, weight = self._surfaces(spread[SYMMETRIC].transpose(2, 0, 1))
         self.mean[:, at] = np.where(usable, mean + centre, np.inf)
         self.weight[:, at] = weight[:, UPPER[0], UPPER[1]].T
 
@@ -185,8 +186,8 @@ class VoxelMap:
         at = np.take(self._table, self._entries(cells))
         x, y, z = (points[i] - np.take(self.mean[i], at) for i in range(3))
         squared = x * x + y * y + z * z
-        nearest = squared.argmin(axis=0)[None]
-        squared, at = (np.take_along_axis(values, nearest, 0)[0] for values in (squared, at))
+        nearest = squared.argmin(axis=0) * len(points[0]) + np.arange(len(points[0]))
+        squared, at = squared.ravel()[nearest], at.ravel()[nearest]
         return np.where(squared < (_NEAR_SIDES * self._size_m) ** 2, at, 0)
 
     def _make(self, cells: NDArray[np.int32]) -> NDArray[np.int32]:
