@@ -95,6 +95,21 @@ class ScanBlock:
         return int(self.t_ns[-1]) + round(late * 1e9)
 
 
+def from_sensors(
+    points: NDArray[np.float32], scan: NDArray[np.int32], origin: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return (3, N) vectors to (N, 3) points from the sensors of their scans.
+
+    Args:
+        points: Metres, in any frame.
+        scan: (N,) index of each point's scan.
+        origin: (S, 3) position of each scan's sensor in the same frame.
+    """
+    away = np.empty((3, len(points)), np.float32)  # by row, whatever the order of the points
+    one = len(origin) == 1
+    return np.subtract(points.T, origin.T if one else np.take(origin.T, scan, axis=1), out=away)
+
+
 class ScanSource(Protocol):
     """Scans that are read from their files on request."""
 

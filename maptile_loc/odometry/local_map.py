@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from data_prep.geometry import Array, se3_inverse
 from maptile_loc.odometry.odometry_settings import OdometrySettings
 from maptile_loc.odometry.register import Fit, register
@@ -15,6 +17,9 @@ _MIN_AGREE = 0.7
 _SPARSE_SHARE = 0.2
 """Replaces ``OdometrySettings.min_share`` while the map is sparse: few points have a surface."""
 
+_SPARSE_AGREE = 0.6
+"""Replaces ``_MIN_AGREE`` while the map is sparse."""
+
 _SPARSE_SCANS = 5
 """A map of fewer scans is sparse."""
 
@@ -26,11 +31,9 @@ _INSERT_RAD = 0.03
 
 Inserting all scans of a standing vehicle would let the map drift."""
 
-_FORGET_EVERY = 20
-"""Distant parts of the map are dropped after every 20 insertions."""
-
 _FORGET_RANGES = 1.5
-"""Parts of the map farther away than this times ``OdometrySettings.max_range_m`` are dropped."""
+"""Parts of the map farther away than this times ``OdometrySettings.max_range_m`` are dropped,
+each time when the vehicle has moved half of ``max_range_m``."""
 
 
 class LocalMap:
@@ -38,9 +41,11 @@ class LocalMap:
 
     def __init__(self, settings: OdometrySettings) -> None:
         self._settings = settings
-        self._standing = VoxelMap(settings.voxel_m, ground=False)
-        self._ground = VoxelMap(2 * settings.voxel_m, ground=True)
+        self._far_m = _FORGET_RANGES * settings.max_range_m
+        self._standing = VoxelMap(settings.voxel_m, 2 * self._far_m, ground=False)
+        self._ground = VoxelMap(2 * settings.voxel_m, 2 * self._far_m, ground=True)
         self._inserted: Array | None = None
+        self._cleared = np.zeros(3)
         self._insertions = 0
 
     def fit(self, scan: ScanParts, guess: Array, guess_std_m: float | None = None) -> Fit:
@@ -51,15 +56,16 @@ class LocalMap:
             guess: (4, 4) vehicle -> map.
             guess_std_m: Standard deviation of the guess's position as a prior, metres; None: none.
         """
-        some = scan.thinned(self._settings.max_points)
-        pairs = [(self._standing, some.standing), (self._ground, some.ground)]
+        standing, ground = scan.thinned(self._settings.max_points)
+        pairs = [(self._standing, standing), (self._ground, ground)]
         return register(pairs, guess, guess_std_m)
 
     def accepts(self, fit: Fit) -> bool:
         """Return whether enough points lie on surfaces and the position is well determined."""
         sparse = self._insertions < _SPARSE_SCANS
         min_share = _SPARSE_SHARE if sparse else self._settings.min_share
-        good = fit.share >= min_share and fit.agree >= _MIN_AGREE
+        min_agree = _SPARSE_AGREE if sparse else _MIN_AGREE
+        good = fit.share >= min_share and fit.agree >= min_agree
         return good and fit.std_m <= self._settings.max_std_m
 
     def insert(self, scan: ScanParts, pose: Array) -> None:
@@ -68,12 +74,11 @@ class LocalMap:
             metres, turn = motion_size(se3_inverse(self._inserted) @ pose)
             if metres < _INSERT_M and turn < _INSERT_RAD:
                 return
-        turned = pose[:3, :3].T
-        self._standing.insert(scan.standing @ turned + pose[:3, 3])
-        self._ground.insert(scan.ground @ turned + pose[:3, 3])
+        for surfaces, points in ((self._standing, scan.standing), (self._ground, scan.ground)):
+            surfaces.insert(pose[:3, :3] @ points + pose[:3, 3:])
         self._inserted = pose
         self._insertions += 1
-        if self._insertions % _FORGET_EVERY == 0:
-            far_m = _FORGET_RANGES * self._settings.max_range_m
-            self._standing.keep_within(pose[:3, 3], far_m)
-            self._ground.keep_within(pose[:3, 3], far_m)
+        if np.linalg.norm(pose[:3, 3] - self._cleared) > self._far_m - self._settings.max_range_m:
+            self._cleared = pose[:3, 3]
+            self._standing.keep_within(self._cleared, self._far_m)
+            self._ground.keep_within(self._cleared, self._far_m)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from data_prep.geometry import Array
-from maptile_loc.odometry.voxels import VoxelMap
+from maptile_loc.odometry.voxels import SYMMETRIC, UPPER, VoxelMap
 
 _KERNEL_M = (1.0, 1.0, 0.6, 0.4, 0.3, 0.2)
 """Scale of the Geman-McClure loss in each iteration, metres; the last one is kept."""
@@ -39,6 +39,11 @@ _NOISE_M = 0.05
 
 _DAMPING = 1e-3
 """Added to the diagonal of the normal equations."""
+
+_CROSS = np.zeros((3, 3, 3))
+"""The Levi-Civita symbol: component a of u x v is the sum of ``_CROSS[a, k, m]`` u[k] v[m]."""
+_CROSS[[0, 1, 2], [1, 2, 0], [2, 0, 1]] = 1.0
+_CROSS[[0, 1, 2], [2, 0, 1], [1, 2, 0]] = -1.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def register(
     """Return the pose at which a scan fits the map.
 
     Args:
-        parts: Maps, each with the (N, 3) points of the scan that belong to it, scan frame, metres.
+        parts: Maps, each with the (3, N) points of the scan that belong to it, scan frame, metres.
         guess: (4, 4) scan -> map, correct to about a voxel.
         guess_std_m: Standard deviation of the guess's position as a prior, metres; None: no prior.
     """
@@ -86,7 +91,7 @@ def register(
         if small and i + 1 >= len(_KERNEL_M):
             break
     _, _, found, good = sums[0]
-    return Fit(pose, good / max(len(parts[0][1]), 1), good / max(found, 1), _worst_std(hessian))
+    return Fit(pose, good / max(parts[0][1].shape[1], 1), good / max(found, 1), _worst_std(hessian))
 
 
 def _equations(
@@ -96,11 +101,12 @@ def _equations(
 
     The six unknowns are a shift in the map frame and a rotation vector about the scan's origin; the
     rotation is linearised (Low, "Linear least-squares optimization for point-to-plane ICP surface
-    registration", 2004).
+    registration", 2004). So the derivative of a point q is (1, -[q]), and the Hessian consists of
+    sums of products of the surfaces' weights and the points' coordinates.
 
     Args:
         surfaces: The map.
-        points: (N, 3) scan frame, metres.
+        points: (3, N) scan frame, metres.
         pose: (4, 4) scan -> map.
         kernel_m: Scale of the Geman-McClure loss, metres.
         neighbours: Whether neighbouring voxels are searched as well.
@@ -109,20 +115,28 @@ def _equations(
         (6, 6) approximate Hessian, (6,) gradient, the number of points with a surface, and the sum
         of the robust weights.
     """
-    turned = points @ pose[:3, :3].T
-    found = surfaces.find(turned + pose[:3, 3], neighbours)
-    seen = found >= 0
-    found, turned = found[seen], turned[seen]
-    normals = surfaces.normals[found]
-    error = np.einsum("nki,ni->nk", normals, turned + pose[:3, 3] - surfaces.mean[found])
-    robust = (kernel_m**2 / (kernel_m**2 + np.einsum("nk,nk->n", error, error))) ** 2
-    x, y, z = turned.T[:, :, None]
-    a, b, c = normals[:, :, 0], normals[:, :, 1], normals[:, :, 2]
-    jacobian = np.stack([a, b, c, y * c - z * b, z * a - x * c, x * b - y * a], axis=-1)
-    weighted = jacobian * robust[:, None, None]
+    turned = pose[:3, :3] @ points
+    found = surfaces.find(turned + pose[:3, 3:], neighbours)
+    seen = found > 0
+    found, turned = found[seen], np.compress(seen, turned, axis=1)
+    off = turned + pose[:3, 3:] - np.take(surfaces.mean, found, axis=1)
+    weight = np.take(surfaces.weight, found, axis=1)
+    pull = np.stack([(weight[row] * off).sum(axis=0) for row in SYMMETRIC])
+    robust = (kernel_m**2 / (kernel_m**2 + (off * pull).sum(axis=0))) ** 2
+    weight *= robust
+    pull *= robust
     # einsum instead of a matrix product, whose rounding may depend on the number of threads.
-    hessian = np.einsum("nki,nkj->ij", weighted, jacobian)
-    gradient = np.einsum("nki,nk->i", weighted, error)
+    first = np.einsum("an,kn->ak", weight, turned)[SYMMETRIC]
+    second = np.einsum("an,kn->ak", weight, turned[UPPER[0]] * turned[UPPER[1]])
+    hessian = np.empty((6, 6))
+    hessian[:3, :3] = weight.sum(axis=1)[SYMMETRIC]
+    hessian[3:, :3] = np.einsum("akm,mjk->aj", _CROSS, first)
+    hessian[:3, 3:] = hessian[3:, :3].T
+    hessian[3:, 3:] = np.einsum(
+        "akm,bln,mnkl->ab", _CROSS, _CROSS, second[SYMMETRIC][:, :, SYMMETRIC]
+    )
+    turning = np.einsum("akm,km->a", _CROSS, np.einsum("kn,mn->km", turned, pull))
+    gradient = np.concatenate([pull.sum(axis=1), turning])
     return hessian, gradient, len(found), float(robust.sum())
 
 

@@ -105,18 +105,19 @@ class ScanTracker:
         """
         if len(scan.points) < MIN_POINTS:
             return None
+        parts = split_ground(scan, self._settings.thin_m)
         if not self._last or t_ns - self._last[-1][0] > MAX_BRIDGED_GAP_NS:
-            return self._start_segment(t_ns, scan)
-        pose = self._second(t_ns, scan) if len(self._last) == 1 else self._next(t_ns, scan)
+            return self._start_segment(t_ns, parts)
+        pose = self._second(t_ns, parts) if len(self._last) == 1 else self._next(t_ns, parts)
         if pose is not None:
             self._last.append((t_ns, pose))
             self._misses = 0
             assert self._leveller is not None
             return self._start @ self._leveller.add(pose)
         self._misses += 1
-        return self._start_segment(t_ns, scan) if self._misses == _MISSES else None
+        return self._start_segment(t_ns, parts) if self._misses == _MISSES else None
 
-    def _start_segment(self, t_ns: int, scan: Sweep) -> Array:
+    def _start_segment(self, t_ns: int, scan: ScanParts) -> Array:
         if self._leveller is not None:
             self._start = upright(self._start @ self._leveller.pose)
         self._leveller = Leveller(np.eye(4), self._settings.level_over_m)
@@ -127,9 +128,9 @@ class ScanTracker:
         self.segment += 1
         return self._start @ self._leveller.pose
 
-    def _second(self, t_ns: int, scan: Sweep) -> Array | None:
+    def _second(self, t_ns: int, scan: ScanParts) -> Array | None:
         """Return the pose of a segment's second scan, or None if no guess of the motion fits."""
-        if len(split_ground(scan.points, self._settings.thin_m).standing) < _MIN_STANDING:
+        if scan.standing.shape[1] < _MIN_STANDING:
             return None
         seconds = (t_ns - self._last[-1][0]) / 1e9
         reach = self._settings.max_speed_m_s * seconds
@@ -151,10 +152,10 @@ class ScanTracker:
         enough = _AS_GOOD * max(fit.share for fit in fits)
         chosen = next(fit for fit in fits if fit.share >= enough)
         self._fit_pair(scan, chosen.pose, seconds)
-        self._map.insert(self._at_rest(scan, velocity_of(chosen.pose, seconds)), chosen.pose)
+        self._map.insert(scan.at_rest(velocity_of(chosen.pose, seconds)), chosen.pose)
         return chosen.pose
 
-    def _fit_pair(self, scan: Sweep, motion: Array, seconds: float) -> Fit:
+    def _fit_pair(self, scan: ScanParts, motion: Array, seconds: float) -> Fit:
         """Register the second scan to a new map of the first, both compensated for a motion.
 
         Args:
@@ -164,16 +165,16 @@ class ScanTracker:
         """
         velocity = velocity_of(motion, seconds)
         self._map = LocalMap(self._settings)
-        self._map.insert(self._at_rest(self._first, velocity), np.eye(4))
-        return self._map.fit(self._at_rest(scan, velocity), motion)
+        self._map.insert(self._first.at_rest(velocity), np.eye(4))
+        return self._map.fit(scan.at_rest(velocity), motion)
 
-    def _next(self, t_ns: int, scan: Sweep) -> Array | None:
+    def _next(self, t_ns: int, scan: ScanParts) -> Array | None:
         """Return the pose of a scan, predicted by the last motion; None if it is rejected."""
         last_ns, last = self._last[-1]
         seconds = (t_ns - last_ns) / 1e9
         velocity = self._last_velocity()
         guess = last @ motion_of(velocity, seconds)
-        at_rest = self._at_rest(scan, velocity)
+        at_rest = scan.at_rest(velocity)
         fit = self._map.fit(at_rest, guess, _STEADY_M + _STEADY_M_S2 * seconds**2)
         metres, turn = motion_size(se3_inverse(guess) @ fit.pose)
         jumps = (
@@ -191,10 +192,6 @@ class ScanTracker:
         earlier = [entry for entry in self._last if last_ns - entry[0] >= _VELOCITY_NS]
         then_ns, then = earlier[-1] if earlier else self._last[0]
         return velocity_of(se3_inverse(then) @ last, (last_ns - then_ns) / 1e9)
-
-    def _at_rest(self, scan: Sweep, velocity: Array) -> ScanParts:
-        """Return a scan's thinned points, compensated for the vehicle's motion during the scan."""
-        return split_ground(scan.at_rest(velocity), self._settings.thin_m)
 
 
 def _first_steps(reach_m: float, seconds: float) -> list[float]:

@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.drive import ScanBlock, ScanSource
+from data_prep.drive import ScanBlock, ScanSource, from_sensors
 from data_prep.geometry import Array
-from maptile_loc.odometry.voxels import voxel_means
+from maptile_loc.odometry.voxels import cell_keys, grouped
 
 _PLANAR_RAD = 0.03
 """Beams lie in a plane if the root mean square of their angles to it is smaller, radians."""
@@ -43,38 +43,43 @@ class Sweep:
     points: NDArray[np.float32]
     seconds: NDArray[np.float32] | None
 
-    def at_rest(self, velocity: Array) -> NDArray[np.float32]:
-        """Return (N, 3) points as if the vehicle had stood still, to first order in its motion.
-
-        Args:
-            velocity: (6,) metres per second and radians per second, in the vehicle frame.
-        """
-        if self.seconds is None:
-            return self.points
-        linear, angular = velocity[:3].astype(np.float32), velocity[3:].astype(np.float32)
-        moved = np.cross(angular, self.points)
-        moved += linear
-        moved *= self.seconds[:, None]
-        return self.points + moved
-
 
 @dataclass(frozen=True)
 class ScanParts:
     """The thinned points of a scan, in the vehicle frame, metres.
 
     Attributes:
-        standing: (N, 3) float64, points of objects that stand on the ground.
-        ground: (M, 3) float64, points of the ground.
+        standing: (3, N) float64, points of objects that stand on the ground.
+        ground: (3, M) float64, points of the ground.
+        standing_s: (N,) when each was measured, seconds relative to the scan's time; 0: at that
+            time, or compensated for the motion since.
+        ground_s: (M,) likewise.
     """
 
     standing: Array
     ground: Array
+    standing_s: Array
+    ground_s: Array
 
-    def thinned(self, count: int) -> ScanParts:
-        """Return at most ``count`` points of objects, and a third as many of the ground."""
-        return ScanParts(
-            _evenly_chosen(self.standing, count), _evenly_chosen(self.ground, count // 3)
+    def at_rest(self, velocity: Array) -> ScanParts:
+        """Return the points as if the vehicle had stood still, to first order in its motion.
+
+        Args:
+            velocity: (6,) metres per second and radians per second, in the vehicle frame.
+        """
+        turn = np.cross(np.eye(3), velocity[3:])
+        standing, ground = (
+            points + seconds * (turn @ points + velocity[:3, None])
+            for points, seconds in (
+                (self.standing, self.standing_s),
+                (self.ground, self.ground_s),
+            )
         )
+        return ScanParts(standing, ground, 0 * self.standing_s, 0 * self.ground_s)
+
+    def thinned(self, count: int) -> tuple[Array, Array]:
+        """Return at most ``count`` points of objects, and a third as many of the ground."""
+        return _evenly_chosen(self.standing, count), _evenly_chosen(self.ground, count // 3)
 
 
 def rounds(scans: ScanSource) -> Iterator[ScanBlock]:
@@ -121,41 +126,51 @@ def gather(block: ScanBlock, use: NDArray[np.bool_], near_m: float, far_m: float
         near_m: Points closer to their sensor are ignored, metres.
         far_m: Points farther from their sensor are ignored, metres.
     """
-    away = block.points - block.origin[block.scan]
-    squared = np.einsum("ni,ni->n", away, away)
+    x, y, z = from_sensors(block.points, block.scan, block.origin)
+    squared = x * x + y * y + z * z
     keep = (squared >= near_m**2) & (squared <= far_m**2) & use[block.scan]
     seconds = None if block.seconds is None else block.seconds[keep]
     later = ((block.t_ns - block.t_ns[0]) / 1e9).astype(np.float32)
     if later.any():
         seconds = later[block.scan[keep]] + (0 if seconds is None else seconds)
-    return Sweep(block.points[keep], seconds)
+    return Sweep(np.compress(keep, block.points, axis=0), seconds)
 
 
-def split_ground(points: NDArray[np.float32], thin_m: float) -> ScanParts:
-    """Return thinned points, those of standing objects and those of the ground apart.
+def split_ground(scan: Sweep, thin_m: float) -> ScanParts:
+    """Return the thinned points of a scan, those of standing objects and those of the ground apart.
 
-    A cell of 1 m is ground if its points differ by less than 0.3 m in height. Most points of a scan
-    are ground, which says little about the motion and would outweigh the rest.
+    A cell of about 1 m is ground if its points differ by less than 0.3 m in height. Most points of
+    a scan are ground, which says little about the motion and would outweigh the rest.
 
     Args:
-        points: (N, 3) float32, vehicle frame, metres.
-        thin_m: Side of the voxels that keep one point each, metres.
+        scan: N points.
+        thin_m: Side of the voxels that keep one point each, the mean of their points, metres.
     """
-    if not len(points):
-        return ScanParts(np.zeros((0, 3)), np.zeros((0, 3)))
-    cells = np.floor(points[:, :2] / _CELL_M).astype(np.int64)
-    keys = (cells[:, 0] << 32) + cells[:, 1]
-    order = np.argsort(keys, kind="stable")
-    start = np.flatnonzero(np.diff(keys[order], prepend=keys[order[:1]] - 1))
-    height = points[order, 2]
-    extent = np.maximum.reduceat(height, start) - np.minimum.reduceat(height, start)
-    standing = np.zeros(len(points), bool)
-    standing[order] = np.repeat(extent > _FLAT_M, np.diff(start, append=len(order)))
-    return ScanParts(voxel_means(points[standing], thin_m), voxel_means(points[~standing], thin_m))
+    per_cell = max(round(_CELL_M / thin_m), 1)
+    x, y, z = np.floor(scan.points.T * np.float32(1 / thin_m)).astype(np.int32)
+    column, row = x // per_cell, y // per_cell
+    cells = (column, row, x - per_cell * column, y - per_cell * row, z)
+    order, start = grouped(cell_keys(cells))
+    if not len(start):
+        return ScanParts(*np.zeros((2, 3, 0)), *np.zeros((2, 0)))
+    values = [*scan.points.T] if scan.seconds is None else [*scan.points.T, scan.seconds]
+    sorted_values = [value[order] for value in values]
+    count = np.diff(start, append=len(order))
+    means = np.zeros((4, len(start)))
+    for mean, one in zip(means, sorted_values, strict=False):
+        mean[:] = np.add.reduceat(one.astype(np.float64), start) / count
+    low, high = (f.reduceat(sorted_values[2], start) for f in (np.minimum, np.maximum))
+    first = order[start]
+    new = (np.diff(column[first], prepend=0) != 0) | (np.diff(row[first], prepend=0) != 0)
+    new[0] = True
+    border = np.flatnonzero(new)
+    extent = np.maximum.reduceat(high, border) - np.minimum.reduceat(low, border)
+    standing = np.repeat(extent > _FLAT_M, np.diff(border, append=len(new)))
+    above, ground = (np.compress(which, means, axis=1) for which in (standing, ~standing))
+    return ScanParts(above[:3], ground[:3], above[3], ground[3])
 
 
 def _evenly_chosen(points: Array, count: int) -> Array:
-    """Return at most ``count`` of (N, 3) points, at even steps of their order."""
-    if len(points) <= count:
-        return points
-    return points[np.arange(count) * len(points) // count]
+    """Return at most ``count`` of (3, N) points, at even steps of their order."""
+    have = points.shape[1]
+    return points if have <= count else points[:, np.arange(count) * have // count]

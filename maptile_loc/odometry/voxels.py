@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
-
-_BITS = 21
-"""Bits per coordinate of a voxel's key: three of them fit into an int64."""
-
-_HALF = 1 << (_BITS - 1)
-"""Offset that makes the coordinates of voxels positive; a million voxels to each side."""
 
 _MIN_POINTS = 3
 """A voxel with fewer points is not usable."""
@@ -29,93 +25,127 @@ _PLANE_RATIO = 10
 """A voxel is a plane if its second variance is more than this times its smallest."""
 
 _NEIGHBOURS = np.array(
-    [[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]
+    [[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.int32
 )
 """(7, 3) steps to a voxel itself and to those that share a face with it."""
 
-_UPPER = np.triu_indices(3)
+UPPER = np.triu_indices(3)
 """Rows and columns of the upper triangle of a 3 x 3 matrix."""
 
+SYMMETRIC = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
+"""Indices that make a symmetric 3 x 3 matrix of its upper triangle."""
 
-def voxel_means(points: NDArray[np.floating], size_m: float) -> Array:
-    """Return the mean of the points in each voxel, in an order that does not depend on theirs.
+_NEAR_SIDES = 3.0
+"""A voxel's mean is no farther than this number of sides from a point in it or beside it."""
+
+_HEIGHT = 64
+"""Number of voxels along the vertical that have different entries in the table of a map."""
+
+
+def grouped(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Group points by their keys.
 
     Args:
-        points: (N, 3) metres, within a million voxels of the origin.
-        size_m: Side of a voxel, metres.
+        keys: (N,) keys, not negative.
 
     Returns:
-        (M, 3) float64, sorted by voxel.
+        (N,) order that sorts the points by key, those of one key in their order, and (M,) start of
+        each key in this order.
     """
-    _, order, start = _grouped(_cells(points, size_m))
-    if not len(start):
-        return np.zeros((0, 3))
-    count = np.diff(start, append=len(order))
-    return np.add.reduceat(points[order].astype(np.float64), start) / count[:, None]
+    bits = len(keys).bit_length()
+    if not len(keys) or int(keys.max()) >> (63 - bits):
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+    else:  # key and index in one integer: numpy sorts these faster
+        packed = np.sort((keys << bits) | np.arange(len(keys)))
+        order, keys = packed & ((1 << bits) - 1), packed >> bits
+    return order, np.flatnonzero(np.diff(keys, prepend=-1))
+
+
+def cell_keys(cells: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
+    """Return (N,) keys of cells, whose order is that of their (N,) integer coordinates."""
+    keys = np.zeros(len(cells[0]), np.int64)
+    for row in cells if len(keys) else ():
+        low, high = int(row.min()), int(row.max())
+        keys = keys * (high - low + 1) + (row - low)
+    return keys
 
 
 class VoxelMap:
-    """The surfaces in M voxels, each described by the mean and the covariance of its points.
+    """The surfaces in voxels, each described by the mean and the covariance of its points.
 
-    The eigenvectors of the covariance are the normals of the surface, scaled by how little the
+    The eigenvectors of the covariance are the normals of the surface, weighted by how little the
     points spread along each: one normal across a wall, two across a pole. Registration uses offsets
     along these normals only, so that neither the ground nor a wall restrains the motion along it
     (compare voxelized GICP, Koide et al., ICRA 2021).
 
+    The table of the voxels repeats after ``reach_m`` metres: of two voxels that have the same
+    entry, the later one replaces the other.
+
     Attributes:
-        mean: (M, 3) mean of the points in each voxel, metres.
-        normals: (M, 3, 3), or (M, 1, 3) for ground: rows are scaled unit vectors.
-        usable: (M,) whether a voxel has enough points.
+        mean: (3, V) mean of the points in each voxel, metres; infinite where it has too few points,
+            or is free.
+        weight: (6, V) upper triangle of each voxel's symmetric matrix W: the weighted square of an
+            offset d from the mean is d' W d.
     """
 
-    def __init__(self, size_m: float, ground: bool) -> None:
+    def __init__(self, size_m: float, reach_m: float, ground: bool) -> None:
         """Make an empty map.
 
         Args:
             size_m: Side of a voxel, metres.
+            reach_m: Extent of the map, metres.
             ground: Whether voxels have the normal of their plane only, and are usable only if they
                 are planes. A single ring of a scan is a line on the ground that moves along with
                 the vehicle; its other normals are wrong.
         """
         self._size_m = size_m
         self._ground = ground
-        self._keys = np.zeros(0, np.int64)
-        self._sums = np.zeros((0, 10))  # count, sum, upper triangle of the outer products
-        self.mean = np.zeros((0, 3))
-        self.normals = np.zeros((0, 1 if ground else 3, 3))
-        self.usable = np.zeros(0, bool)
-
-    def __len__(self) -> int:
-        return len(self._keys)
+        self._side = 1 << int(np.ceil(np.log2(reach_m / size_m)))
+        self._table = np.zeros(self._side**2 * _HEIGHT, np.int32)
+        self._count = 1  # voxel 0 stands for none
+        self._cells = np.zeros((3, 1), np.int32)
+        self._sums = np.zeros((10, 1))  # count, sum, upper triangle of the outer products
+        self.mean = np.full((3, 1), np.inf)
+        self.weight = np.zeros((6, 1))
 
     def insert(self, points: Array) -> None:
-        """Add (N, 3) points, metres; in a full voxel the weight of old points decreases."""
-        cells = _cells(points, self._size_m)
-        keys, order, start = _grouped(cells)
-        if not len(keys):
+        """Add (3, N) points, metres; in a full voxel the weight of old points decreases."""
+        cells = self._cells_of(points)
+        order, start = grouped(cell_keys([*cells]))
+        if not len(start):
             return
-        centre = (cells[order[start]] + 0.5) * self._size_m
-        count = np.diff(start, append=len(order))
-        off = points[order] - np.repeat(centre, count, axis=0)
-        values = np.concatenate(
-            [np.ones((len(off), 1)), off, off[:, _UPPER[0]] * off[:, _UPPER[1]]], axis=1
-        )
-        at = self._make(keys)
-        sums = self._sums[at] + np.add.reduceat(values, start)
-        sums *= np.minimum(1.0, _MAX_POINTS / sums[:, :1])
-        self._sums[at] = sums
-        mean = sums[:, 1:4] / sums[:, :1]
-        spread = np.zeros((len(at), 3, 3))
-        spread[:, _UPPER[0], _UPPER[1]] = sums[:, 4:] / sums[:, :1]
-        spread[:, _UPPER[1], _UPPER[0]] = spread[:, _UPPER[0], _UPPER[1]]
-        variance, axes = np.linalg.eigh(spread - mean[:, :, None] * mean[:, None, :])
+        cells, count = cells[:, order[start]], np.diff(start, append=len(order))
+        centre = (cells + 0.5) * self._size_m
+        off = np.take(points, order, axis=1) - np.repeat(centre, count, axis=1)
+        at = self._make(cells)
+        sums = np.take(self._sums, at, axis=1)
+        sums[0] += count
+        sums[1:4] += np.add.reduceat(off, start, axis=1)
+        sums[4:] += np.add.reduceat(off[UPPER[0]] * off[UPPER[1]], start, axis=1)
+        sums *= np.minimum(1.0, _MAX_POINTS / sums[0])
+        self._sums[:, at] = sums
+        enough = sums[0] >= _MIN_POINTS
+        at, centre, sums = at[enough], centre[:, enough], sums[:, enough]
+        mean = sums[1:4] / sums[0]
+        spread = sums[4:] / sums[0] - mean[UPPER[0]] * mean[UPPER[1]]
+        usable, weight = self._surfaces(spread[SYMMETRIC].transpose(2, 0, 1))
+        self.mean[:, at] = np.where(usable, mean + centre, np.inf)
+        self.weight[:, at] = weight[:, UPPER[0], UPPER[1]].T
+
+    def _surfaces(self, spread: Array) -> tuple[NDArray[np.bool_], Array]:
+        """Return what (M, 3, 3) covariances say of the surfaces in M voxels.
+
+        Returns:
+            (M,) whether they are surfaces, and their (M, 3, 3) matrices W, see ``weight``.
+        """
+        variance, axes = np.linalg.eigh(spread)
         variance = np.maximum(variance, 0.0)
-        self.mean[at] = mean + centre
-        self.usable[at] = sums[:, 0] >= _MIN_POINTS
         across = np.swapaxes(axes, 1, 2)
         plane = (variance[:, 1] > _PLANE_RATIO * variance[:, 0]) & (variance[:, 1] > _EXTENT_M**2)
+        usable = np.ones(len(spread), bool)
         if self._ground:
-            self.usable[at] &= plane
+            usable = plane
             across, variance = across[:, :1], variance[:, :1]
         else:
             # Of the normals only that of a plane keeps its vertical part.
@@ -123,84 +153,65 @@ class VoxelMap:
             across[~plane, 0, 2] = 0.0
         weight = (_EXTENT_M**2 / (_EXTENT_M**2 + variance)) ** 2
         weight *= _ROUGH_M**2 / (_ROUGH_M**2 + variance)
-        self.normals[at] = across * np.sqrt(weight)[:, :, None]
+        return usable, np.einsum("mk,mki,mkj->mij", weight, across, across)
 
     def keep_within(self, centre: Array, far_m: float) -> None:
         """Drop the voxels farther than ``far_m`` metres from the (3,) ``centre``."""
-        keep = np.sum((self.mean - centre) ** 2, axis=1) < far_m**2
-        self._keys, self._sums = self._keys[keep], self._sums[keep]
-        self.mean, self.normals = self.mean[keep], self.normals[keep]
-        self.usable = self.usable[keep]
+        cells = self._cells[:, : self._count]
+        entry = self._entries(cells)
+        away = (cells + 0.5) * self._size_m - centre[:, None]
+        keep = (away**2).sum(axis=0) < far_m**2
+        keep &= self._table[entry] == np.arange(self._count)
+        keep[0] = True
+        self._table[entry] = 0
+        self._count = int(keep.sum())
+        for name in ("_cells", "_sums", "mean", "weight"):
+            values = getattr(self, name)
+            setattr(self, name, np.compress(keep, values[:, : len(keep)], axis=1))
+        self._table[entry[keep][1:]] = np.arange(1, self._count)
 
-    def find(self, points: Array, neighbours: bool) -> NDArray[np.intp]:
-        """Return the index of each point's voxel, -1 where it is not usable.
+    def find(self, points: Array, neighbours: bool) -> NDArray[np.int32]:
+        """Return the index of each point's voxel, 0 where there is none, or no usable one.
 
         Args:
-            points: (N, 3) metres.
+            points: (3, N) metres.
             neighbours: Whether to choose, of the point's voxel and the six beside it, the one with
                 the nearest mean.
 
         Returns:
-            (N,) int.
+            (N,) int32.
         """
-        best = np.full(len(points), -1)
-        if not len(self):
-            return best
-        nearest = np.full(len(points), np.inf)
-        cells = np.floor(points / self._size_m).astype(np.int64)
-        for step in _NEIGHBOURS if neighbours else _NEIGHBOURS[:1]:
-            keys = _keys(cells + step)
-            at = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
-            there = np.flatnonzero((self._keys[at] == keys) & self.usable[at])
-            away = points[there] - self.mean[at[there]]
-            distance = np.einsum("ni,ni->n", away, away)
-            nearer = distance < nearest[there]
-            nearest[there[nearer]] = distance[nearer]
-            best[there[nearer]] = at[there[nearer]]
-        return best
+        steps = _NEIGHBOURS if neighbours else _NEIGHBOURS[:1]
+        cells = self._cells_of(points)[:, None] + steps.T[:, :, None]
+        at = np.take(self._table, self._entries(cells))
+        x, y, z = (points[i] - np.take(self.mean[i], at) for i in range(3))
+        squared = x * x + y * y + z * z
+        nearest = squared.argmin(axis=0) * len(points[0]) + np.arange(len(points[0]))
+        squared, at = squared.ravel()[nearest], at.ravel()[nearest]
+        return np.where(squared < (_NEAR_SIDES * self._size_m) ** 2, at, 0)
 
-    def _make(self, keys: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Return (K,) indices of the voxels with the sorted (K,) keys; missing ones are added."""
-        at = np.searchsorted(self._keys, keys)
-        new = np.ones(len(keys), bool)
-        inside = at < len(self)
-        new[inside] = self._keys[at[inside]] != keys[inside]
-        if new.any():
-            where = at[new]
-            self._keys = np.insert(self._keys, where, keys[new])
-            self._sums = np.insert(self._sums, where, 0.0, axis=0)
-            self.mean = np.insert(self.mean, where, 0.0, axis=0)
-            self.normals = np.insert(self.normals, where, 0.0, axis=0)
-            self.usable = np.insert(self.usable, where, False)
-            at = np.searchsorted(self._keys, keys)
+    def _make(self, cells: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return (M,) indices of the voxels with (3, M) coordinates; missing ones are added."""
+        entry = self._entries(cells)
+        at = self._table[entry]
+        new = (at == 0) | (np.take(self._cells, at, axis=1) != cells).any(axis=0)
+        number = int(new.sum())
+        if self._count + number > self._cells.shape[1]:
+            more = ((0, 0), (0, self._count + 2 * number))
+            self._cells, self._sums = np.pad(self._cells, more), np.pad(self._sums, more)
+            self.mean = np.pad(self.mean, more, constant_values=np.inf)
+            self.weight = np.pad(self.weight, more)
+        at[new] = np.arange(self._count, self._count + number)
+        self._cells[:, at[new]], self._sums[:, at[new]] = cells[:, new], 0.0
+        self._table[entry[new]] = at[new]
+        self._count += number
         return at
 
+    def _cells_of(self, points: Array) -> NDArray[np.int32]:
+        """Return the (3, N) integer coordinates of the voxels of (3, N) points."""
+        return np.floor(points * (1 / self._size_m)).astype(np.int32)
 
-def _cells(points: NDArray[np.floating], size_m: float) -> NDArray[np.int64]:
-    """Return (N, 3) integer coordinates of the voxels of (N, 3) points."""
-    return np.floor(points / size_m).astype(np.int64)
-
-
-def _keys(cells: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (N,) int64 keys of voxels: the (N, 3) integer coordinates, packed into one."""
-    x, y, z = (cells + _HALF).T
-    return (x << 2 * _BITS) + (y << _BITS) + z
-
-
-def _grouped(
-    cells: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.intp]]:
-    """Group points by their voxels.
-
-    Args:
-        cells: (N, 3) integer coordinates of the points' voxels.
-
-    Returns:
-        (M,) sorted keys of the voxels, (N,) order that sorts the points by voxel, and (M,) start of
-        each voxel in this order.
-    """
-    keys = _keys(cells)
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    start = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1) != 0)
-    return keys[start], order, start
+    def _entries(self, cells: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the (...,) entries of the table for voxels with (3, ...) coordinates."""
+        x, y = cells[:2] & (self._side - 1)  # a power of 2
+        return (x * self._side + y) * _HEIGHT + (cells[2] & (_HEIGHT - 1))

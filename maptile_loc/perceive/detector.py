@@ -143,8 +143,10 @@ class WallDetector(nn.Module):
         hidden = torch.relu(self.first(normal))
         nothing = hidden.new_zeros(1, self.width)
         for step, layer in zip(DILATIONS, self.layers, strict=True):
-            ring = torch.cat([hidden, nothing])[cells.around[step]].mean(dim=2)
-            hidden = hidden + torch.relu(layer(torch.cat([hidden, ring.flatten(1)], 1)))
+            around = cells.around[step].flatten(0, 1)
+            ring = nn.functional.embedding_bag(around, torch.cat([hidden, nothing]), mode="mean")
+            both = ring.reshape(len(hidden), 2 * self.width)
+            hidden = hidden + torch.relu(layer(torch.cat([hidden, both], 1)))
         logits: torch.Tensor = self.last(hidden)
         return logits
 

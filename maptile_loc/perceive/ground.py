@@ -78,10 +78,14 @@ def _plane(low: F32, start: F32) -> tuple[F32, NDArray[np.bool_]]:
 
 
 def _grown(low: F32, seed: NDArray[np.bool_]) -> F32:
-    """(R, C) ground, grown from the (R, C) seeds over the cells' lowest points ``low``."""
+    """(R, C) ground, grown from the (R, C) seeds over the cells' lowest points ``low``.
+
+    Cells without points (NaN in ``low``) that are not reached before all others are 0.
+    """
     known = seed.astype(np.float32)
     ground = np.where(seed, low, np.float32(0))
-    while not known.all():
+    filled = ~np.isnan(low)
+    while not known[filled].all():
         both = np.stack([known, ground])
         beside, mean = ndimage.uniform_filter(both, (1, 3, 3), mode="constant")
         edge = (known == 0) & (beside > 0.05)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_prep.settings import Count, NotNegative, Positive, Settings
-from maptile_loc.perceive.rays import pixels
+from maptile_loc.perceive.rays import pixels, selected
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -139,11 +139,11 @@ def _votes(
 ) -> NDArray[np.int64]:
     """The votes in a part of a tile; as ``kerb_votes``, but each position in ``origin`` counts."""
     flat = np.abs(height) < settings.flat_m
-    ground = ground_heights(np.compress(flat, xy, axis=0), z[flat], size, resolution)
+    ground = ground_heights(selected(xy, flat), np.compress(flat, z), size, resolution)
     east, north = rises(ground, resolution, settings.slope_m)
     kerb = _is_kerb(east, north, settings).ravel()
     tall = (height > settings.obstacle_min_m) & (height < settings.obstacle_max_m)
-    pixel, _ = pixels(np.compress(tall, xy, axis=0), size, resolution)
+    pixel, _ = pixels(selected(xy, tall), size, resolution)
     hidden = np.bincount(pixel, minlength=size * size) > settings.obstacle_points
 
     cell, metres, cos, sin = _directions(origin, size, resolution, settings)

@@ -25,6 +25,7 @@ from maptile_loc.perceive.rays import (
     highest_view,
     make_rays,
     pixels,
+    selected,
 )
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.perceive.walls import Upright, WallSettings, wall_evidence
@@ -107,7 +108,8 @@ class Survey:
         view = self.sensor[ray] + self.rays.flat[ray] * highest_view(self.rays, ray)
         azimuth = np.radians(self.rays.azimuth[ray])
         distance, flat = self.rays.distance[ray], self.rays.flat[ray]
-        return Upright(self.xy[ray], self.height[ray], view, ray, azimuth, distance, flat)
+        xy = np.take(self.xy.T, ray, axis=1).T
+        return Upright(xy, self.height[ray], view, ray, azimuth, distance, flat)
 
 
 def survey(submap: Submap, rotation: float, settings: QuerySettings) -> Survey:
@@ -231,10 +233,10 @@ def make_views(submap: Submap, rotation: float, settings: QuerySettings) -> Iter
             cloud = xy, submap.points[some, 2], seen.height[some]
             surface = kerb_votes(*cloud, origin, size, resolution, settings.kerb)
         else:
-            which = (np.compress(seen.kind[some] == one, xy, axis=0) for one in (ROAD, GROUND))
+            which = (selected(xy, seen.kind[some] == one) for one in (ROAD, GROUND))
             surface = np.stack([_touched(one, size, resolution) for one in which])
         passed, free = (free_space(far[scans], origin, size, resolution) for far in (level, reach))
-        ground = _touched(np.compress(low[some], xy, axis=0), size, resolution)
+        ground = _touched(selected(xy, low[some]), size, resolution)
         pixel, within = pixels(mine.xy, size, resolution)
         yield View(
             wall,

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_prep.drive import from_sensors
+
 F32 = NDArray[np.float32]
 
 BIN_AZIMUTH_DEG = 1.0
@@ -58,7 +60,7 @@ class Rays:
 
 def make_rays(points: F32, scan: NDArray[np.int32], origin: F32) -> Rays:
     """Rays from (S, 3) sensors ``origin`` to (N, 3) points, where (N,) ``scan`` is each one's."""
-    x, y, z = points.T - np.take(origin.T, scan, axis=1)
+    x, y, z = from_sensors(points, scan, origin)
     flat = np.sqrt(x * x + y * y)
     return Rays(
         distance=np.sqrt(flat * flat + z * z),
@@ -267,3 +269,8 @@ def pixels(
     row = np.floor(size / 2 - xy[:, 1] / resolution).astype(np.int32)
     inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
     return (row * size + column)[inside].astype(np.int64), inside
+
+
+def selected(xy: F32, which: NDArray[np.bool_]) -> F32:
+    """(M, 2) those of (N, 2) points that (N,) ``which`` selects; fast if ``xy`` is by column."""
+    return np.compress(which, xy.T, axis=1).T

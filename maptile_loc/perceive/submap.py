@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import Drive, PoseTrack, ScanBlock, Times
+from data_prep.drive import Drive, PoseTrack, ScanBlock, Times, from_sensors
 from data_prep.geometry import se3_inverse
 from data_prep.settings import Count, Positive, Settings
 from maptile_loc.perceive.labels import LABELS, MOVING, LabelTable, kinds
@@ -147,7 +147,7 @@ def usable(
     Returns:
         (N,) bool, False for far points and those on moving objects; (M,) uint8, or None.
     """
-    x, y, z = block.points.T - np.take(block.origin.T, block.scan, axis=1)
+    x, y, z = from_sensors(block.points, block.scan, block.origin)
     use = x * x + y * y + z * z <= max_range_m**2
     if block.label is None or table is None:
         return use, None
@@ -167,7 +167,10 @@ def moved(
     result = np.empty(points.shape, np.float32, order="F")  # later steps work by column
     for i in range(3):
         # One coefficient at a time: a matrix per point would take three times the memory.
-        a, b, c, d = (np.repeat(column, count) for column in (*matrix[:, i].T, shift[:, i]))
+        a, b, c, d = (
+            column if len(count) == 1 else np.repeat(column, count)
+            for column in (*matrix[:, i].T, shift[:, i])
+        )
         result[:, i] = a * x + b * y + c * z + d
     return result
 
