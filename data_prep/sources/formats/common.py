@@ -110,21 +110,23 @@ def scan_block(
     """
     counts = [len(cloud) for cloud in clouds]
     points = np.empty((sum(counts), 3), np.float32)
+    real = np.empty(len(points), np.bool_)
     columns = np.ascontiguousarray(np.swapaxes(mounts[:, :3, :3], 1, 2))
+    origin = mounts[which, :3, 3].astype(np.float32)
     start = 0
     with np.errstate(invalid="ignore", over="ignore"):
         # Scan by scan: sensors may alternate, and the data in work stay in the cache.
-        for cloud, k in zip(clouds, which.tolist(), strict=True):
+        for cloud, k, sensor in zip(clouds, which.tolist(), origin, strict=True):
             part = points[start : start + len(cloud)]
-            part[:] = cloud @ columns[k, : cloud.shape[1]] + mounts[k, :3, 3]
+            moved = cloud @ columns[k, : cloud.shape[1]]
+            np.add(moved, mounts[k, :3, 3], out=part, casting="same_kind")
+            x, y, z = (part[:, axis] - sensor[axis] for axis in range(3))
+            squared = x * x + y * y + z * z
+            real[start : start + len(cloud)] = (squared > 0) & (squared < np.inf)
             start += len(cloud)
-        scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        origin = mounts[which, :3, 3].astype(np.float32)
-        from_sensor = points - origin[scan]
-        squared = np.einsum("ij,ij->i", from_sensor, from_sensor)
+    scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     when = None if seconds is None else _joined(seconds, np.float32)
     label = None if labels is None else _joined(labels, np.int32)
-    real = (squared > 0) & (squared < np.inf)
     if not real.all():
         points, scan = np.compress(real, points, axis=0), np.compress(real, scan)
         when = None if when is None else when[real]
