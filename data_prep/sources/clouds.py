@@ -66,6 +66,12 @@ APART = (
 )
 """Note of a drive whose clouds have no times."""
 
+UPRIGHT = np.diag([-1.0, 1.0, -1.0, 1.0])
+"""(4, 4) the frame of Radar RobotCar's LiDARs, x backward and z down -> x forward, z up."""
+
+TURNED = "blocks of columns, as in Radar RobotCar, whose z is down: the clouds are turned upright"
+"""Note of clouds in that layout."""
+
 _MAX_RANGE_M = 1000.0
 """Largest median distance of a cloud's points from its sensor, metres."""
 
@@ -93,6 +99,7 @@ class CloudScans:
         labels: The source of their labels.
         timed: Whether points have times; in a cloud without, all are 0.
         layout: The layout of .bin files; None: each by its contents.
+        turned: Whether the clouds are in the frame of Radar RobotCar's LiDARs.
         sensors: ("clouds",).
     """
 
@@ -102,6 +109,7 @@ class CloudScans:
     labels: CloudLabels
     timed: bool = False
     layout: Layout | None = None
+    turned: bool = False
     sensors: tuple[str, ...] = SENSORS
 
     def file(self, scan: int) -> Node:
@@ -125,7 +133,7 @@ class CloudScans:
         return scan_block(
             self.t_ns[start:stop],
             [cloud.points for cloud in clouds],
-            np.eye(4)[None],
+            (UPRIGHT if self.turned else np.eye(4))[None],
             np.zeros(len(clouds), np.int8),
             seconds if self.timed else None,
             labels if labels and len(labels) == len(clouds) else None,
@@ -158,7 +166,10 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
-    scans = replace(scans, layout=_bin_layout(scans, columns))
+    layout = _bin_layout(scans, columns)
+    turned = odometry is None and layout is not None and layout.blocks
+    notes += [TURNED] if turned else []
+    scans = replace(scans, layout=layout, turned=turned)
     samples = _read_samples(scans, odometry)
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:

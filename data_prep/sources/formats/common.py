@@ -319,6 +319,7 @@ class FilesByTime:
         tick_ns: Unit of the times in the names, nanoseconds.
         record_bytes: Size of a point, bytes.
         points: Turns a file's content into (N, 3) metres, sensor frame.
+        seconds: Turns it into the (N,) times of the points, relative to the scan's; None: unknown.
     """
 
     folder: Node
@@ -328,10 +329,13 @@ class FilesByTime:
     tick_ns: int
     record_bytes: int
     points: Callable[[bytes], Array]
+    seconds: Callable[[bytes], Array] | None = None
 
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
         t_ns = self.t_ns[start:stop]
         names = [f"{number}.bin" for number in (t_ns // self.tick_ns).tolist()]
-        clouds = [self.points(read_records(self.folder, name, self.record_bytes)) for name in names]
-        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
+        files = [read_records(self.folder, name, self.record_bytes) for name in names]
+        clouds = [self.points(data) for data in files]
+        seconds = None if self.seconds is None else [self.seconds(data) for data in files]
+        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8), seconds)
