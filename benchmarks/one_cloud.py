@@ -23,7 +23,7 @@ from stamp import head, row, stamp
 import maptile_loc as ml
 
 RIGHT_M = 10.0
-"""A candidate nearer to the truth is the right place, metres."""
+"""A candidate nearer to the truth is right, metres."""
 KITTI360 = "kitti360_0009"
 """Folder of the drive of KITTI-360."""
 RADAR = "radar_robotcar/2019-01-10-14-36-48-radar-oxford-10k-partial"
