@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
@@ -245,7 +246,7 @@ def _listed_times(listing: Node, files: list[str], notes: list[str]) -> tuple[li
     times = dict(zip(rows["file"].tolist(), rows["t_ns"].tolist(), strict=True))
     known = [name for name in files if name in times]
     if len(known) < len(files):
-        notes.append(f"{len(files) - len(known)} clouds are not in timestamps.csv; left out")
+        notes.append(f"{counted(len(files) - len(known), 'cloud')} not in timestamps.csv; left out")
     if not known:
         raise MaptileError(f"{listing}: lists none of the files in {listing.parent / 'clouds'}")
     if len(known) < len(times):
