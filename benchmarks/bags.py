@@ -1,6 +1,6 @@
 """ROS bags: KITTI drive 0005 in bags of three kinds and layouts, and the speed of a large bag.
 
-    python benchmarks/bags.py --data ../shared/data --work /tmp/bags [--gigabytes 10]
+    python benchmarks/bags.py --data ../shared/data --work /tmp/bags [--gigabytes 10] [--packed lz4]
 
 The first part localizes the drive from its own files and from bags, with an unknown heading, and
 prints how far the trajectories are apart. The second writes a made-up bag of PointCloud2, reads all
@@ -10,6 +10,7 @@ of it, prints the speed and the memory, and deletes it.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import sys
@@ -101,20 +102,23 @@ def compare_kitti(data: Path, work: Path) -> None:
         print(f"{kind:5} {layout:7} largest differences: {', '.join(apart)}", flush=True)
 
 
-def measure(work: Path, kind: str, gigabytes: float) -> None:
-    """Write a large bag, read it, and print speed and memory."""
+def measure(work: Path, kind: str, gigabytes: float, packed: str | None) -> None:
+    """Write a large bag, read it, and print speed and memory; a small one is read before."""
     rng = np.random.default_rng(0)
     xyz = rng.uniform(-50, 50, (POINTS, 3)).astype("<f4")
     table = records(xyz, np.linspace(0, 0.1, POINTS), "padded")
     count = int(gigabytes * 1e9 / table.nbytes)
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    with BagMaker(work, kind) as bag:
-        for k in range(count):
-            bag.cloud("/points", 1_700_000_000_000_000_000 + k * 10**8, "lidar", table)
+    for name, scans in (("small", 2), ("large", count)):
+        (work / name).mkdir(parents=True)
+        with BagMaker(work / name, kind, packed) as bag:
+            for k in range(scans):
+                bag.cloud("/points", 1_700_000_000_000_000_000 + k * 10**8, "lidar", table)
+        if name == "small":  # the modules are loaded, and the buffers made
+            ml.open_drive(bag.path).scans.read(0, 2)
     size = sum(f.stat().st_size for f in [bag.path, *bag.path.glob("*")] if f.is_file())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start, used = time.perf_counter(), time.process_time()
+    start, used = time.perf_counter(), time.process_time()  # of user and system
     scans = ml.open_drive(bag.path).scans
     opened = time.perf_counter() - start
     points = sum(len(scans.read(k, k + 1).points) for k in range(len(scans.t_ns)))
@@ -122,10 +126,11 @@ def measure(work: Path, kind: str, gigabytes: float) -> None:
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert points == count * POINTS
     shutil.rmtree(work)
+    speed = f"{size / 1e6 / took:.0f} MB/s; {size / 1e6 / used:.0f} per CPU second"
     print(
-        f"{kind:5} {size / 1e9:.1f} GB, {count} scans: opened in {opened:.1f} s, all read in "
-        f"{took:.1f} s ({size / 1e6 / took:.0f} MB/s; {size / 1e6 / used:.0f} per CPU second), "
-        f"peak memory +{more:.0f} MiB",
+        f"{kind:5} {packed or 'plain'} {size / 1e9:.1f} GB, {count} scans: opened in {opened:.1f} "
+        f"s, all read in {took:.1f} s ({speed}), peak memory +{more:.0f} MiB, "
+        f"load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 
@@ -136,9 +141,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for bags and cities")
     parser.add_argument("--gigabytes", type=float, default=10.0)
     parser.add_argument("--kinds", nargs="*", default=KINDS, help="of the large bag")
+    parser.add_argument("--packed", choices=["lz4", "bz2"], help="how a ROS 1 bag is packed")
     given = parser.parse_args()
     for kind in given.kinds:
-        measure(given.work / "large", kind, given.gigabytes)
+        measure(given.work / "large", kind, given.gigabytes, given.packed)
     if given.data is not None:
         compare_kitti(given.data, given.work)
 

@@ -213,6 +213,7 @@ def adapt(
     out: PathLike | None = None,
     minutes: float | None = None,
     heading: str | HeadingKnowledge | None = None,
+    gnss: bool = False,
     submap_m: float = 50.0,
     every_m: float = 20.0,
     device: str = "auto",
@@ -234,6 +235,7 @@ def adapt(
         out: Folder of the sensor profile that is written; for walls, which need it.
         minutes: Stop after this many minutes; for a model.
         heading: As the model was trained (None: known); for walls as in ``localize``.
+        gnss: Whether the drive's GNSS gives the translations; for a model.
         submap_m: Metres of travel per query tile; 0 is one scan.
         every_m: Metres of travel between query tiles; 0 is one per scan.
         device: "auto", "cpu" or "cuda".
@@ -251,14 +253,14 @@ def adapt(
     """
     city, drive = as_pair(city, drive)
     if what == "walls":
-        if out is None or model is not None or minutes is not None:
-            raise MaptileError("walls are adapted with an out folder, without a model or minutes")
+        if out is None or model is not None or minutes is not None or gnss:
+            raise MaptileError("walls are adapted with an out folder, without model, minutes, GNSS")
         queries = Queries(submap_m, every_m, heading=as_heading(heading, drive))
         chosen = config or "adapt_walls", overrides
         return _adapt_walls(city, drive, Path(out), queries, chosen, device, force, progress)
     if what != "model" or out is not None:
         raise MaptileError(f"what={what!r}, out={out}: a model has no out folder, walls have one")
-    queries = Queries(submap_m, every_m, heading=as_heading(heading or "known", drive))
+    queries = Queries(submap_m, every_m, heading=as_heading(heading or "known", drive), gnss=gnss)
     chosen = config or "mapnet_plus", overrides
     return _adapt_model(city, drive, model, queries, chosen, minutes, device, force, progress)
 

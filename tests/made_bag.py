@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
@@ -25,9 +25,13 @@ KINDS = {"i1": 1, "u1": 2, "i2": 3, "u2": 4, "i4": 5, "u4": 6, "f4": 7, "f8": 8}
 
 
 class BagMaker:
-    """Writes a bag of one of three kinds: ros1, db3 or mcap."""
+    """Writes a bag of one of three kinds: ros1, db3 or mcap.
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    ``packed`` names a compression of ROS 1 (lz4, bz2), or what of a ROS 2 bag is packed (file,
+    message).
+    """
+
+    def __init__(self, folder: Path, kind: str, packed: str | None = None) -> None:
         self.kind = kind
         self.ros1 = kind == "ros1"
         self.types = (STORE1 if self.ros1 else STORE2).types
@@ -39,6 +43,11 @@ class BagMaker:
             plugin = StoragePlugin.MCAP if kind == "mcap" else StoragePlugin.SQLITE3
             self.writer = Writer2(self.path, version=9, storage_plugin=plugin)
         self.connections: dict[str, Any] = {}
+        if packed is not None and self.ros1:
+            self.writer.set_compression(Writer1.CompressionFormat[packed.upper()])
+        elif packed is not None:
+            mode = CompressionMode[packed.upper()]
+            self.writer.set_compression(mode, CompressionFormat.ZSTD)
 
     def __enter__(self) -> BagMaker:
         self.writer.open()

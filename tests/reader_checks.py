@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from data_prep.sources import open_drive
 
 
 def fuzz(max_examples: int) -> settings:
-    """Settings of a fuzz test: its fixtures may be shared by all examples."""
+    """Settings of a fuzz test: its fixtures may be shared by all examples.
+
+    MAPTILE_FUZZ_CASES is the number of examples of a campaign, in place of ``max_examples``.
+    """
     return settings(
-        max_examples=max_examples,
+        max_examples=int(os.environ.get("MAPTILE_FUZZ_CASES", max_examples)),
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

@@ -14,7 +14,7 @@ from small_city import small_city
 from torch.utils.data import Dataset
 
 from data_prep.city.folder import City
-from data_prep.drive import Drive
+from data_prep.drive import Drive, GnssTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from data_prep.sources import open_drive
@@ -23,7 +23,7 @@ from maptile_loc.config import load_settings
 from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, tune
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
-from maptile_loc.learn.tile_sequence import TileSequence, read_tile_sequence, see
+from maptile_loc.learn.tile_sequence import TileSequence, positions_at, read_tile_sequence, see
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
@@ -210,6 +210,81 @@ def test_the_loss_uses_the_expectation_of_a_posterior() -> None:
         share = model.posterior(tiles)[0].exp().double().numpy()
         expected = (share @ model.grid.double().numpy() - [10.0, -20.0]) / [100.0, 200.0]
         np.testing.assert_allclose(model.expectation(tiles).numpy(), expected, atol=1e-5)
+
+
+# --- GNSS -------------------------------------------------------------------------------------
+
+
+def test_positions_of_a_receiver_are_those_of_the_map(city: City) -> None:
+    projection = city.raster.projection
+    line = np.array([[620_030.0 + 2 * k, 5_735_560.0 - k] for k in range(6)])
+    latitude, longitude = projection.inverse(line)
+    t_ns = START_NS + 10**9 * np.array([0, 1, 2, 3, 8, 9])
+    track = GnssTrack(t_ns, latitude, longitude, np.full(6, 2.0))
+    query = START_NS + np.array([-1, 500_000_000, 2 * 10**9, 5 * 10**9, 9 * 10**9, 10**10])
+    found = positions_at(track, query, projection)
+    expected = np.array([[np.nan] * 2, line[0] + [1.0, -0.5], line[2], [np.nan] * 2, line[5]])
+    np.testing.assert_allclose(found[:5], expected, atol=1e-3)
+    assert np.isnan(found[5]).all()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_with_gnss_translations_are_the_receivers_and_its_bias_does_not_matter(
+    turned: bool,
+) -> None:
+    sequence, axes = made_sequence(turned)
+    measured = axes[:, :2] + [30.0, -20.0]
+    measured[5] = np.nan
+    drifting = sequence.odometry * [1.3, 0.7, 1.0]
+    asked = replace(sequence, odometry=drifting, measured=measured)
+    assert asked.tuples(4).tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
+    chosen = asked.tuples(4)
+    motion = asked.motion(chosen[:, :-1], chosen[:, 1:])
+    np.testing.assert_allclose(motion[..., :2], np.diff(axes[chosen, :2], axis=1))
+    np.testing.assert_allclose(
+        motion[..., 2], sequence.motion(chosen[:, :-1], chosen[:, 1:])[..., 2]
+    )
+
+
+def test_the_loss_compares_the_receivers_motions_in_the_maps_axes() -> None:
+    model = make_model("unknown")
+    sequence, axes = made_sequence(True)
+    tiles, motion = tuples_of(replace(sequence, measured=axes[:, :2]))
+    with torch.no_grad():
+        loss = motion_loss(model, tiles, torch.from_numpy(motion).float(), in_map=True)
+        raw = model.expectation(tiles.flatten(0, 1)).double().numpy().reshape(2, 4, 4)
+    moved = np.diff(raw[..., :2] * [100.0, 200.0], axis=1)
+    angle = np.diff(np.arctan2(raw[..., 3], raw[..., 2]), axis=1)
+    turned = np.exp(1j * angle) - np.exp(1j * motion[..., 2])
+    srx, srq = (model.loss.get_parameter(name).item() for name in ("srx", "srq"))
+    expected = np.exp(-srx) * np.abs((moved - motion[..., :2]) / 150).mean() + srx
+    expected += np.exp(-srq) * np.abs([turned.real, turned.imag]).mean() + srq
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_gnss_that_a_drive_lacks_is_one_clear_error(
+    city: City, trained: Path, drive_folder: Path
+) -> None:
+    queries = Queries(0.0, 0.0, heading=KNOWN, seed=SHORT.seed, gnss=True)
+    with pytest.raises(MaptileError, match="no GNSS in it; leave --gnss out"):
+        adapt(city, trained, open_drive(drive_folder), queries, SHORT, LOCALIZE, device="cpu")
+
+
+# --- Refusals ---------------------------------------------------------------------------------
+
+
+def test_an_adapted_model_is_not_replaced_by_one_of_another_drive(
+    city: City, trained: Path, drive_folder: Path, tmp_path: Path
+) -> None:
+    first = run(city, trained, open_drive(drive_folder))
+    weights = (first / "model.safetensors").read_bytes()
+    run(city, trained, open_drive(drive_folder))  # of the same drive: without asking
+    other = tmp_path / drive_folder.name
+    shutil.copytree(drive_folder, other)
+    min(other.glob("clouds/*.bin")).unlink()  # a copy would be the same drive
+    with pytest.raises(MaptileError, match=f"made from .*{drive_folder}.*--force"):
+        run(city, trained, open_drive(other))
+    assert (first / "model.safetensors").read_bytes() == weights
 
 
 # --- Tuning -----------------------------------------------------------------------------------

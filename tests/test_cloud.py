@@ -88,6 +88,29 @@ def test_clouds_without_times_are_localized_one_by_one(
         ml.localize(town_city, drive, online=True)
 
 
+def test_clouds_of_radar_robotcar_are_turned_upright(scans: dict, tmp_path: Path) -> None:
+    """Its blocks of columns are in a frame with x backward and z down."""
+    rows = np.frombuffer(scans["files"][0].read_bytes(), "<f4").reshape(-1, 4)
+    down = rows * np.array([-1, 1, -1, 1], "<f4")
+    (tmp_path / "down.bin").write_bytes(np.ascontiguousarray(down.T).tobytes())
+    drive = ml.open_drive(tmp_path / "down.bin")
+    np.testing.assert_array_equal(
+        drive.scans.read(0, 1).points, ml.open_drive(scans["files"][0]).scans.read(0, 1).points
+    )
+    assert any("z is down: the clouds are turned upright" in note for note in drive.notes)
+
+
+@pytest.mark.realdata
+def test_a_real_cloud_of_radar_robotcar_stands_on_the_ground(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    files = sorted((data_dir / "radar_robotcar").glob("*/velodyne_left/*.bin"))
+    (tmp_path / "alone.bin").write_bytes(files[0].read_bytes())
+    height = ml.open_drive(tmp_path / "alone.bin").scans.read(0, 1).points[:, 2]
+    values, edges = np.histogram(height, np.arange(-4, 4, 0.25))
+    assert -2.5 < edges[values.argmax()] < -1.0
+
+
 def test_a_file_that_is_no_cloud_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(ml.MaptileError, match="neither a folder nor an archive"):

@@ -306,7 +306,7 @@ def test_a_list_of_times_is_preferred_to_names(drive: Path) -> None:
     opened = open_drive(drive)
     assert opened.scans.t_ns.tolist() == [100, 300]
     assert opened.scans.read(0, 2).points[:, 0].tolist() == [12, 10]
-    assert any("1 clouds are not in timestamps.csv" in note for note in opened.notes)
+    assert any("1 cloud not in timestamps.csv" in note for note in opened.notes)
     assert any("1 of the 3 clouds listed are missing" in note for note in opened.notes)
     (drive / "timestamps.csv").write_text("file,t_ns\nother.bin,1\n", "ascii")
     with pytest.raises(MaptileError, match=r"timestamps\.csv: lists none"):
@@ -516,7 +516,7 @@ def test_labels_beside_the_clouds(drive: Path) -> None:
     assert label.tolist() == 3 * CLASSES.tolist()
     (drive / "labels" / f"{T0 + 1}.label").unlink()
     opened = open_drive(drive)
-    assert any("1 clouds have no labels" in note for note in opened.notes)
+    assert any("1 cloud without labels" in note for note in opened.notes)
     assert opened.scans.read(1, 2).label is None
     assert opened.scans.read(0, 2).label is None
     assert opened.scans.read(0, 1).label is not None

@@ -128,7 +128,7 @@ def test_scans_without_a_time_are_left_out(drive: Path) -> None:
     write_scan(drive, 3, [[13.0, 2, 1, 0.5]])
     opened = open_drive(drive)
     assert len(opened.scans.t_ns) == 3
-    assert any("1 scans have no time stamp" in note for note in opened.notes)
+    assert any("1 scan without a time stamp" in note for note in opened.notes)
 
 
 def test_an_empty_line_is_a_frame_that_was_lost(drive: Path) -> None:
@@ -142,7 +142,7 @@ def test_an_empty_line_is_a_frame_that_was_lost(drive: Path) -> None:
     assert opened.scans.t_ns.tolist() == [stamps[0], stamps[2], stamps[4]]
     in_velodyne = opened.scans.read(0, 3).points @ TURN.T + SHIFT
     assert np.allclose(in_velodyne[:, 0], [10, 12, 14], atol=1e-5)
-    assert any("velodyne: 1 scans have no time stamp" in note for note in opened.notes)
+    assert any("velodyne: 1 scan without a time stamp" in note for note in opened.notes)
     assert opened.odometry is not None
     assert opened.odometry.t_ns.tolist() == [*stamps[:3], *stamps[5:]]
     assert any("oxts: 2 of 7 rows are missing" in note for note in opened.notes)

@@ -218,7 +218,7 @@ def test_frames_without_a_time_or_a_file(drive: Path) -> None:
     # Line numbers count, not lines: number 2 has an empty one, number 20 none.
     assert opened.scans.t_ns.tolist() == [times[0], times[1], times[19]]
     assert np.allclose(opened.scans.read(0, 3).points[:, 0], [10.7, 11.7, 29.7], atol=1e-5)
-    assert any("2 scans have no time stamp" in note for note in opened.notes)
+    assert any("2 scans without a time stamp" in note for note in opened.notes)
     assert any("17 of 20 scans are missing" in note for note in opened.notes)
     assert 2 not in np.searchsorted(tenths(20), opened.odometry.t_ns)
     assert len(opened.odometry.t_ns) == 19

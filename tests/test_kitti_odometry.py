@@ -86,7 +86,7 @@ def test_missing_scans_are_noted(sequence: Path) -> None:
     drive = open_drive(sequence)
     assert drive.scans.t_ns.tolist() == [0, 200_000_000]
     assert drive.scans.read(0, 2).points[:, 0].tolist() == [10, 12]
-    assert any("1 scans have no time stamp" in note for note in drive.notes)
+    assert any("1 scan without a time stamp" in note for note in drive.notes)
     assert any("18 of 20 scans are missing" in note for note in drive.notes)
 
 

@@ -7,11 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from small_city import small_city
 
 from data_prep.errors import MaptileError
 from data_prep.locks import locked
+from maptile_loc import open_city, prepare_city
 
 HOLD = """
 import sys, time
@@ -26,15 +31,23 @@ with locked(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of OUT."""
+    with holding(tmp_path / "out") as child:
+        yield child
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "held\n"
-    yield child
-    child.kill()
-    child.wait()
-    child.stdout.close()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 def test_the_holder_is_named(tmp_path, holder):
@@ -94,3 +107,14 @@ def test_a_child_process_does_not_keep_the_lock(tmp_path):
         pass
     os.write(write, b"x")
     os.waitpid(child, 0)
+
+
+def test_a_city_is_not_replaced_while_a_model_of_it_is_trained(tmp_path):
+    city = small_city(tmp_path)
+    with holding(city.path / "models" / "mapnet"):
+        with pytest.raises(MaptileError, match=r"models/mapnet: another run"):
+            prepare_city(tmp_path / "small.osm", city.path, overrides=["resolution=1"])
+        assert open_city(city.path).raster.resolution == city.raster.resolution
+    again = prepare_city(tmp_path / "small.osm", city.path, overrides=["resolution=1"])
+    assert again.raster.resolution == 1
+    assert not list(city.path.rglob(".*.lock"))

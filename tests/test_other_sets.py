@@ -1,4 +1,4 @@
-"""MCD, MulRan and NCLT in made files of their published layouts; MCD with real scans, too."""
+"""MCD, MulRan, NCLT and Boreas in made files of their published layouts; real scans of MCD."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +130,102 @@ def test_a_session_of_nclt(tmp_path: Path) -> None:
     assert drive.heading.heading[0] == pytest.approx(np.pi / 2 + 0.3, abs=1e-6)
 
 
+# --- Boreas --------------------------------------------------------------------------------------
+
+TORONTO = (43.7822, -79.4661)
+"""Latitude and longitude of the origin of the poses, degrees."""
+APPLANIX_TO_LIDAR = """\
+7.353640198707580566e-01 -6.776720285415649414e-01 0.000000000000000000e+00 2.491541951894760132e-02
+6.776720285415649414e-01 7.353640198707580566e-01 1.000000047497451305e-03 -1.343978010118007660e-02
+-6.776719819754362106e-04 -7.353639812208712101e-04 1.000000000000000e+00 3.160137534141540527e-01
+0.000000000000000000e+00 0.000000000000000000e+00 0.000000000000000000e+00 1.000000000000000e+00
+"""
+"""A calibration as the data set has it (a matrix that is a rotation to 1e-3)."""
+
+
+def boreas_lidar() -> np.ndarray:
+    """(4, 4) the LiDAR on the Applanix, whose x is right, y forward, z up."""
+    rows = np.array([float(word) for word in APPLANIX_TO_LIDAR.split()]).reshape(4, 4)
+    return se3(Rotation.from_matrix(rows[:3, :3]), rows[:3, 3])
+
+
+def boreas_row(time: str, pose: np.ndarray) -> str:
+    """A row of a table of poses: the angles are those of the inverse of the rotation."""
+    yaw, pitch, roll = Rotation.from_matrix(pose[:3, :3].T).as_euler("ZYX")
+    values = [*pose[:3, 3], 0, 0, 0, roll, pitch, yaw, 0, 0, 0]
+    return ",".join([time, *(f"{value:.9f}" for value in values)])
+
+
+def write_boreas(folder: Path) -> Path:
+    for name in ("lidar", "applanix", "calib"):
+        (folder / name).mkdir(parents=True)
+    (folder / "calib" / "T_applanix_lidar.txt").write_text(APPLANIX_TO_LIDAR)
+    head = "GPSTime,easting,northing,altitude,vel_east,vel_north,vel_up,roll,pitch,heading"
+    head += ",angvel_z,angvel_y,angvel_x"
+    poses, gps = [head], [f"{head},accelz,accely,accelx,latitude,longitude"]
+    start = se3(Rotation.from_euler("z", 1.1), [500.0, 2000.0, 3.0])
+    turned = se3(Rotation.from_euler("z", -np.pi / 2), [0, 0, 0])  # its y is forward
+    plane = pyproj.CRS.from_proj4(f"+proj=aeqd +lat_0={TORONTO[0]} +lon_0={TORONTO[1]}")
+    for k, pose in enumerate(route()):
+        micro = T0_US + 100_000 * k
+        applanix = start @ pose @ turned
+        lidar = applanix @ boreas_lidar()
+        on_vehicle = np.linalg.inv(pose) @ np.linalg.inv(start) @ lidar
+        seconds = np.linspace(-0.05, 0.05, len(WALL))
+        more = np.column_stack([np.full(len(WALL), 9.0), np.arange(len(WALL)), seconds])
+        rows = np.column_stack([seen(pose, on_vehicle), more]).astype("<f4")
+        (folder / "lidar" / f"{micro}.bin").write_bytes(rows.tobytes())
+        poses.append(boreas_row(str(micro), lidar))
+        place = Projection(plane).inverse(applanix[None, :2, 3])
+        degrees = [float(value[0]) for value in place]
+        more_text = ",".join(["0", "0", "0", *(f"{np.radians(one):.12f}" for one in degrees)])
+        gps.append(f"{boreas_row(f'{micro // 10**6}.{micro % 10**6:06d}', applanix)},{more_text}")
+    (folder / "applanix" / "lidar_poses.csv").write_text("\n".join(poses) + "\n")
+    (folder / "applanix" / "gps_post_process.csv").write_text("\n".join(gps) + "\n")
+    return folder
+
+
+def test_a_sequence_of_boreas(tmp_path: Path) -> None:
+    folder = write_boreas(tmp_path / "boreas-2021-09-02-11-42")
+    drive = open_drive(folder)
+    check(drive, "boreas", 2e-4)
+    block = drive.scans.read(0, 1)
+    np.testing.assert_allclose(block.points, WALL, atol=1e-4)
+    np.testing.assert_allclose(block.seconds, np.linspace(-0.05, 0.05, len(WALL)), atol=1e-6)
+    assert drive.truth is not None
+    plane = pyproj.CRS.from_proj4(f"+proj=aeqd +lat_0={TORONTO[0]} +lon_0={TORONTO[1]}")
+    east, north = Projection(plane).forward(drive.truth.latitude[0], drive.truth.longitude[0])
+    assert (east, north) == (pytest.approx(500, abs=0.01), pytest.approx(2000, abs=0.01))
+    convergence = np.radians(500 / 111_320 / np.cos(np.radians(43.8)) * np.sin(np.radians(43.8)))
+    assert drive.truth.heading[0] == pytest.approx(1.1 - convergence, abs=2e-6)
+    for name in ("lidar_poses", "gps_post_process"):
+        (folder / "applanix" / f"{name}.csv").unlink()
+    blind = open_drive(folder)
+    assert (blind.odometry, blind.heading, blind.truth) == (None, None, None)
+    assert "no heading and truth: applanix/gps_post_process.csv is missing" in blind.notes
+
+
+def test_the_axes_of_boreas_are_those_of_a_real_pose() -> None:
+    """A row of a real lidar_poses.csv: the vehicle drives where its own velocity points."""
+    from data_prep.sources.boreas import FORWARD, POSE
+
+    row = dict(
+        zip(
+            ("easting", "northing", "altitude", "east", "north", "up", "roll", "pitch", "heading"),
+            (
+                *(623069.4266090854, 4849538.475397975, 153.81338375539977, -2.4610144309344726),
+                *(12.251877063013758, -0.05061341020732893, -0.01636291319063402),
+                *(-0.00855337247635029, -0.943921342514183),
+            ),
+            strict=True,
+        )
+    )
+    angles = se3_from_xyzrpy([0, 0, 0, *(row[name] for name in POSE[3:])])[:3, :3]
+    velocity = angles @ [row["east"], row["north"], row["up"]]  # in the LiDAR's frame
+    ahead = (FORWARD @ boreas_lidar())[:3, :3] @ velocity
+    np.testing.assert_allclose(ahead / np.linalg.norm(ahead), [1, 0, 0], atol=0.03)
+
+
 # --- MCD -----------------------------------------------------------------------------------------
 
 LIDAR_ON_VEHICLE = se3_from_xyzrpy([0.3, -0.1, 0.2, 0.02, -0.01, 0.3])
@@ -206,6 +303,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "mulran": write_mulran(folder / "DCC01"),
         "nclt": write_nclt(folder / "2012-01-08"),
+        "boreas": write_boreas(folder / "boreas-2021-09-02-11-42"),
         "mcd": write_mcd(folder / "kth_day_06", False),
         "mcd bag": write_mcd(folder / "kth_day_09", True),
     }

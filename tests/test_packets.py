@@ -133,7 +133,7 @@ def test_without_the_decoder_one_line_says_what_to_install(
     with pytest.raises(MaptileError, match=r"put the sensor's metadata \(ouster\.json\) beside it"):
         open_drive(path)
     (tmp_path / "other.json").write_text('{"beam_altitude_angles": []}')
-    with pytest.raises(MaptileError, match=r"pip install 'maptile-loc\[ouster\]'$"):
+    with pytest.raises(MaptileError, match=r"pip install --no-deps ouster-sdk$"):
         open_drive(path)
     monkeypatch.setitem(sys.modules, "pye57", None)
     (tmp_path / "cloud.e57").write_bytes(b"ASTM-E57")
@@ -229,3 +229,26 @@ def test_e57_files_are_in_the_frame_of_their_scanner(tmp_path: Path) -> None:
         path.write_bytes(damage)
         with pytest.raises(MaptileError, match=r"a\.e57: not readable as a e57 point cloud"):
             open_drive(path)
+
+
+# --- damage to real recordings -------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@fuzz(20)
+@given(kind=st.sampled_from([".pcap", ".json", ".bag"]), choices=st.data())
+def test_damage_to_recordings_of_an_ouster_is_an_error_or_a_sound_drive(
+    data_dir: Path, tmp_path: Path, kind: str, choices: st.DataObject
+) -> None:
+    pytest.importorskip("ouster.sdk")
+    folder = data_dir / "formats" / "ouster"
+    name = "512x10_raw" if kind == ".bag" else "OS-1-128_767798045_1024x10_20230712_120049"
+    suffixes = [".bag"] if kind == ".bag" else [".pcap", ".json"]
+    for suffix in suffixes:
+        content = (folder / f"{name}{suffix}").read_bytes()
+        data = choices.draw(damaged(content)) if suffix == kind else content
+        (tmp_path / f"drive{suffix}").write_bytes(data)
+    read(tmp_path / f"drive{suffixes[0]}", within=tmp_path)

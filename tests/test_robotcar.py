@@ -346,7 +346,7 @@ def test_a_jump_sideways_is_left_out(run: Path) -> None:
     assert drive.odometry is not None
     assert np.allclose(drive.odometry.poses[:, 0, 3], 0.5 * np.arange(40), atol=1e-6)
     assert np.abs(drive.odometry.poses[:, 1, 3]).max() < 1e-6
-    assert any("1 rows jump sideways" in note for note in drive.notes)
+    assert any("1 row with a jump sideways" in note for note in drive.notes)
 
 
 def test_a_vehicle_that_only_goes_sideways_is_refused(run: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_bag import BagMaker
+from reader_checks import arrays, check_same, damaged, fuzz, read
 from scipy.spatial.transform import Rotation
 
 from data_prep.errors import MaptileError
@@ -62,8 +63,10 @@ MOUNT[:3, :3] = Rotation.from_euler("zyx", [0.3, 0.1, 0.02]).as_matrix()
 MOUNT[:3, 3] = [1.2, -0.3, 1.9]
 
 
-def make(folder: Path, kind: str, layout: str = "ouster", **how: object) -> Path:
-    with BagMaker(folder, kind) as bag:
+def make(
+    folder: Path, kind: str, layout: str = "ouster", packed: str | None = None, **how: object
+) -> Path:
+    with BagMaker(folder, kind, packed) as bag:
         half = MOUNT.copy()
         half[:3, :3] = np.eye(3)
         turn = np.eye(4)
@@ -116,6 +119,39 @@ def test_all_kinds_of_bags_give_the_same_bits(tmp_path: Path) -> None:
     for block in blocks[1:]:
         np.testing.assert_array_equal(block.points, blocks[0].points)
         np.testing.assert_array_equal(block.seconds, blocks[0].seconds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "packed"), [("ros1", "lz4"), ("ros1", "bz2"), ("db3", "message"), ("db3", "file")]
+)
+def test_packed_bags_give_the_same_bits(tmp_path: Path, kind: str, packed: str) -> None:
+    plain = open_drive(make(tmp_path, kind))
+    (tmp_path / "packed").mkdir()
+    drive = open_drive(make(tmp_path / "packed", kind, packed=packed))
+    check_same(arrays(plain), arrays(drive))
+    assert drive.notes == plain.notes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_opening_a_bag_reads_one_cloud_only(tmp_path: Path, kind: str) -> None:
+    """Of the others it needs the headers; the kernel counts the bytes that a process reads."""
+    table = np.zeros(100_000, [(axis, "<f4") for axis in "xyz"])
+    table["x"] = 5.0
+    with BagMaker(tmp_path, kind) as bag:
+        for scan in range(SCANS):
+            bag.cloud("/points", T0 + scan * STEP_NS, "lidar", table)
+    open_drive(make(_new(tmp_path), kind))  # modules are read, too
+    before = bytes_read()
+    drive = open_drive(bag.path)
+    assert bytes_read() - before < 3 * table.nbytes
+    assert len(drive.scans.read(0, SCANS).points) == SCANS * len(table)
+
+
+def bytes_read() -> int:
+    counters = Path("/proc/self/io")
+    if not counters.is_file():
+        pytest.skip("the kernel counts no bytes here")
+    return int(counters.read_text().split()[1])
 
 
 def test_single_files_of_ros2_are_bags(tmp_path: Path) -> None:
@@ -274,3 +310,39 @@ def test_livox_messages_are_read_as_they_are_aligned(ros1: bool, frame: str) -> 
     np.testing.assert_allclose(points.seconds, np.arange(5) * 0.02)
     with pytest.raises(ValueError, match="cut short"):
         livox_points(bytes(raw)[:-8], begin, ros1)
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bags of all kinds, plain and packed, with odometry, transforms and positions."""
+    found = {}
+    for kind, packed in (("ros1", None), ("ros1", "lz4"), ("db3", None), ("mcap", None)):
+        folder = tmp_path_factory.mktemp("bags")
+        with BagMaker(folder, kind, packed) as bag:
+            bag.transform("/tf_static", T0 - 1, "base_link", "lidar", MOUNT)
+            for scan in range(3):
+                t_ns = T0 + scan * STEP_NS
+                bag.odometry("/odom", t_ns, pose_of(scan), "base_link")
+                bag.position("/fix", t_ns, (48.1, 11.5), 2.0)
+                bag.cloud("/points", t_ns, "lidar", cloud_of(scan, LAYOUTS[scan])[0][:3])
+        found[f"{kind} {packed}"] = bag.path
+    return found
+
+
+@fuzz(100)
+@given(choices=st.data())
+def test_damage_is_an_error_or_a_sound_drive(
+    sound: dict[str, Path], choices: st.DataObject
+) -> None:
+    path = sound[choices.draw(st.sampled_from(sorted(sound)))]
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    file = choices.draw(st.sampled_from(files))
+    before = file.read_bytes()
+    file.write_bytes(choices.draw(damaged(before)))
+    try:
+        read(path, within=path)
+    finally:
+        file.write_bytes(before)

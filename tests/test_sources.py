@@ -26,6 +26,7 @@ ORDER = (
     "mcd",
     "mulran",
     "nclt",
+    "boreas",
     "rosbag",
     "pcap",
     "clouds",

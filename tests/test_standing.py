@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from small_city import small_city, write_osm
 
 import maptile_loc as ml
 from data_prep.errors import MaptileError
 from data_prep.files import write_json
 from data_prep.standing import Product, check_standing
+from maptile_loc.cli import app
 
 CITY = Product("city.json", {"source": ["/maps/a.osm"]}, lambda name: name == "models")
 
@@ -143,3 +145,35 @@ def test_what_an_unfinished_run_left_does_not_stay(tmp_path):
     assert not check_standing(tmp_path, begun)("unfinished.npz")
     (tmp_path / "notes.txt").touch()
     assert check_standing(tmp_path, begun, force=True)("notes.txt")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_live_and_demo_replace_what_is_theirs_only(town_city, tmp_path, force):
+    (tmp_path / "fixes.csv").write_text("years of work")
+    (tmp_path / "recording" / "clouds").mkdir(parents=True)
+    (tmp_path / "demo" / "city").mkdir(parents=True)
+    (tmp_path / "demo" / "city" / "thesis.tex").write_text("years of work")
+    if force:  # a folder is no file of fixes, whatever is asked for
+        (tmp_path / "fixes.csv").unlink()
+        (tmp_path / "fixes.csv").mkdir()
+    commands = [
+        ["live", town_city, tmp_path / "recording", "--out", tmp_path / "fixes.csv", "--idle", 1],
+        ["demo", tmp_path / "demo"],
+    ][: 1 if force else 2]
+    for command in commands:
+        words = [str(word) for word in command] + (["--force"] if force else [])
+        said = CliRunner().invoke(app, words)
+        assert isinstance(said.exception, MaptileError | SystemExit)
+        assert "--force" in f"{said.output}{said.exception}"
+    assert (tmp_path / "demo" / "city" / "thesis.tex").read_text() == "years of work"
+    assert force or (tmp_path / "fixes.csv").read_text() == "years of work"
+
+
+def test_a_training_does_not_replace_what_is_no_model(tmp_path):
+    city = small_city(tmp_path)
+    other = city.path / "models" / "mapnet"
+    other.mkdir(parents=True)
+    (other / "thesis.tex").write_text("years of work")
+    with pytest.raises(MaptileError, match=r"mapnet: .*thesis\.tex.*--force"):
+        ml.train(city, overrides=["training.steps=1"])
+    assert [file.name for file in other.iterdir()] == ["thesis.tex"]

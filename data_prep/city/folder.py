@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -195,10 +196,15 @@ def prepare_city(
 
     Raises:
         MaptileError: The source cannot be read or holds no building; ``folder`` holds something
-            else, or is written by another run; it cannot be written.
+            else, or is written by another run, or a model in it is; it cannot be written.
     """
-    with locked(Path(folder)):
-        return _prepare(source, Path(folder), settings, force, progress)
+    folder = Path(folder)
+    with ExitStack() as held:
+        held.enter_context(locked(folder))
+        for lock in sorted(folder.glob("models/.*.lock")):  # perhaps of a training
+            name = lock.name.removeprefix(".").removesuffix(".lock")
+            held.enter_context(locked(lock.with_name(name)))
+        return _prepare(source, folder, settings, force, progress)
 
 
 def _prepare(

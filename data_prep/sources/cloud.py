@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.drive import Drive
 from data_prep.errors import MaptileError
 from data_prep.sources import Source
-from data_prep.sources.clouds import SENSORS, SUFFIXES, CloudScans, check_near
+from data_prep.sources.clouds import SENSORS, SUFFIXES, TURNED, CloudScans, check_near
 from data_prep.sources.formats.cloud_labels import find_labels
 from data_prep.sources.points.bin_layout import Layout
 from data_prep.sources.points.pointfiles import layout_of_files, read_cloud, said_of_thinning
@@ -44,8 +44,11 @@ def open_cloud(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     check_near(path, cloud)
     notes: list[str] = []
     labels = find_labels(path.parent, (path.name,), [(path, cloud)], notes)
-    scans = CloudScans(path.parent, (path.name,), np.zeros(1, np.int64), labels, layout=layout)
+    turned = layout is not None and layout.blocks
+    zero = np.zeros(1, np.int64)
+    scans = CloudScans(path.parent, (path.name,), zero, labels, layout=layout, turned=turned)
     notes += said_of_thinning(cloud)
+    notes += [TURNED] if turned else []
     notes.append("one cloud: its pose is found by itself")
     drive = Drive(path.stem, "cloud", scans, None, None, None, tuple(notes), labels.table)
     return replace(drive, apart=True)

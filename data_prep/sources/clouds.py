@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.counted import counted
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock, Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
@@ -66,6 +67,12 @@ APART = (
 )
 """Note of a drive whose clouds have no times."""
 
+UPRIGHT = np.diag([-1.0, 1.0, -1.0, 1.0])
+"""(4, 4) the frame of Radar RobotCar's LiDARs, x backward and z down -> x forward, z up."""
+
+TURNED = "blocks of columns, as in Radar RobotCar, whose z is down: the clouds are turned upright"
+"""Note of clouds in that layout."""
+
 _MAX_RANGE_M = 1000.0
 """Largest median distance of a cloud's points from its sensor, metres."""
 
@@ -93,6 +100,7 @@ class CloudScans:
         labels: The source of their labels.
         timed: Whether points have times; in a cloud without, all are 0.
         layout: The layout of .bin files; None: each by its contents.
+        turned: Whether the clouds are in the frame of Radar RobotCar's LiDARs.
         sensors: ("clouds",).
     """
 
@@ -102,6 +110,7 @@ class CloudScans:
     labels: CloudLabels
     timed: bool = False
     layout: Layout | None = None
+    turned: bool = False
     sensors: tuple[str, ...] = SENSORS
 
     def file(self, scan: int) -> Node:
@@ -125,7 +134,7 @@ class CloudScans:
         return scan_block(
             self.t_ns[start:stop],
             [cloud.points for cloud in clouds],
-            np.eye(4)[None],
+            (UPRIGHT if self.turned else np.eye(4))[None],
             np.zeros(len(clouds), np.int8),
             seconds if self.timed else None,
             labels if labels and len(labels) == len(clouds) else None,
@@ -158,7 +167,10 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
-    scans = replace(scans, layout=_bin_layout(scans, columns))
+    layout = _bin_layout(scans, columns)
+    turned = odometry is None and layout is not None and layout.blocks
+    notes += [TURNED] if turned else []
+    scans = replace(scans, layout=layout, turned=turned)
     samples = _read_samples(scans, odometry)
     timed = any(cloud.seconds is not None for _, cloud in samples)
     if timed:
@@ -234,7 +246,7 @@ def _listed_times(listing: Node, files: list[str], notes: list[str]) -> tuple[li
     times = dict(zip(rows["file"].tolist(), rows["t_ns"].tolist(), strict=True))
     known = [name for name in files if name in times]
     if len(known) < len(files):
-        notes.append(f"{len(files) - len(known)} clouds are not in timestamps.csv; left out")
+        notes.append(f"{counted(len(files) - len(known), 'cloud')} not in timestamps.csv; left out")
     if not known:
         raise MaptileError(f"{listing}: lists none of the files in {listing.parent / 'clouds'}")
     if len(known) < len(times):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.counted import counted
 from data_prep.drive import Drive, GnssTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
@@ -237,7 +238,9 @@ def _compare_with_list(path: Node, sensor: str, files: Times, notes: list[str]) 
     if missing:
         notes.append(f"{sensor}: {missing} of the {len(listed)} scans listed are missing")
     if unlisted:
-        notes.append(f"{sensor}: {unlisted} scans are used that {listing.name} does not list")
+        notes.append(
+            f"{sensor}: {counted(unlisted, 'scan')} used that {listing.name} does not list"
+        )
 
 
 def _read_scan(folder: Node, name: str, sensor: str) -> NDArray[np.floating]:

@@ -246,24 +246,23 @@ class _Index:
 
 
 def _index(bag: Bag, clouds: list[Topic]) -> _Index:
-    """Read the times of all scans, and the first scan with points of each topic."""
+    """Read the times of all scans, and of each topic the first scan with points."""
     number = {topic.name: k for k, topic in enumerate(clouds)}
-    frames, clocks = [""] * len(clouds), [""] * len(clouds)
     times: list[int] = []
     records: list[int] = []
     which: list[int] = []
-    seen: set[int] = set()
-    for message in bag.messages(number):
-        k = number[message.topic]
-        t_ns, frame = measured(bag, message)
-        if k not in seen:
-            points = decode(bag, message, clouds[k].type, t_ns)
-            frames[k], clocks[k] = frame, points.clock
-            if len(points.xyz):  # an empty one has no times to learn from
-                seen.add(k)
-        times.append(t_ns)
+    for message in bag.heads(number):
+        times.append(measured(bag, message)[0])
         records.append(message.record_ns)
-        which.append(k)
+        which.append(number[message.topic])
+    frames, clocks = [""] * len(clouds), [""] * len(clouds)
+    for k, topic in enumerate(clouds):
+        for message in bag.messages([topic.name]):
+            t_ns, frames[k] = measured(bag, message)
+            points = decode(bag, message, topic.type, t_ns)
+            clocks[k] = points.clock
+            if len(points.xyz):  # an empty one has no times to learn from
+                break
     t_ns_all, record, kind = (np.array(part, np.int64) for part in (times, records, which))
     order = np.lexsort((kind, t_ns_all))
     again = (np.diff(t_ns_all[order], prepend=-1) == 0) & (np.diff(kind[order], prepend=-1) == 0)

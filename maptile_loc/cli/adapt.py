@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     show_default="known; with --walls, unknown if the drive has no headings",
     help="known or unknown, as the model was trained; with --walls as for localize.",
 )
+@click.option("--gnss", is_flag=True, help="Translations by the drive's GNSS; not with --walls.")
 @options.submap
 @options.every
 @options.drive
@@ -51,6 +52,7 @@ def command(
     model: Path | None,
     minutes: float | None,
     heading: HeadingKnowledge | None,
+    gnss: bool,
     submap: float,
     every: float,
     format: str,
@@ -61,7 +63,7 @@ def command(
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Adapt a model of CITY to DRIVE (MapNet+), by the drive's odometry alone.
+    """Adapt a model of CITY to DRIVE (MapNet+), by the drive's odometry, or with --gnss its GNSS.
 
     The model, a mapnet or a posterior, stays as it is. The adapted model is written beside it, and
     is then the newest.
@@ -72,8 +74,8 @@ def command(
     import maptile_loc as ml
     from maptile_loc.arguments import check_order
 
-    if walls and (out is None or model is not None or minutes is not None):
-        raise click.UsageError("--walls needs --out, and has no --model and no --minutes")
+    if walls and (out is None or model is not None or minutes is not None or gnss):
+        raise click.UsageError("--walls needs --out, and has no --model, --minutes and --gnss")
     if out is not None and not walls:
         raise click.UsageError("--out belongs to --walls; a model is written into the city")
     check_order(city, drive)
@@ -87,6 +89,7 @@ def command(
             out=out,
             minutes=minutes,
             heading=heading,
+            gnss=gnss,
             submap_m=submap,
             every_m=every,
             device=device,

@@ -33,6 +33,7 @@ from data_prep.standing import MADE_FROM, Product, check_standing
 from maptile_loc.arguments import made_from
 from maptile_loc.config import load_settings, save_settings
 from maptile_loc.device import pick_device
+from maptile_loc.fuse.gnss_windows import with_asked_gnss
 from maptile_loc.learn.settings import ModelSettings, Recipe
 from maptile_loc.learn.tile_sequence import TileSequence, see
 from maptile_loc.learn.tiles.supply import JUDGED_STREAM, LABELLED_STREAM, batches, supply
@@ -93,7 +94,8 @@ def adapt(
         city: The model's city.
         model_folder: A mapnet or posterior model; it is not changed.
         drive: Scans and odometry; its truth is not used.
-        queries: The query tiles; the heading known or unknown, as the model was trained.
+        queries: The query tiles; the heading known or unknown, as the model was trained. With
+            ``gnss``, the translations are those of the drive's GNSS, as in the published variant.
         settings: The recipe.
         localize: How submaps and tiles are made.
         minutes: Stop after this much tuning.
@@ -114,8 +116,10 @@ def adapt(
         raise MaptileError(
             f"{model_folder}: trained for --heading {recipe.heading}, not {queries.heading.kind}"
         )
+    drive = with_asked_gnss(drive, queries.gnss)
     folder = _folder(model_folder, drive.name)
     about = {"drive": drive.name, "submap_m": queries.submap_m, "every_m": queries.every_m}
+    about |= {"gnss": True} if queries.gnss else {}
     product = Product(CARD, made_from(city, drive), lambda name: name not in OWN, (ODOMETRY_FILE,))
     with locked(folder):
         check_standing(folder, product, force)
@@ -123,7 +127,8 @@ def adapt(
             ensure_folder(folder)
             drive = with_lidar_odometry(drive, localize.odometry, folder)
         tiles = drive_tiles(city, drive, queries, localize)
-        sequence = see(tiles, recipe.data.look, progress)
+        where = city.raster.projection if queries.gnss else None
+        sequence = see(tiles, recipe.data.look, progress, where)
         facts = about | {MADE_FROM: product.made_from}
         return adapt_to(city, model_folder, sequence, facts, settings, minutes, device, progress)
 
@@ -210,7 +215,8 @@ def tune(
     tuples = sequence.tuples(settings.tuple_size)
     if len(tuples) == 0:
         raise MaptileError(
-            f"the drive has no stretch of {settings.tuple_size} tiles connected by odometry: "
+            f"the drive has no stretch of {settings.tuple_size} tiles connected by odometry"
+            f"{' and with GNSS' if sequence.measured is not None else ''}: "
             "lower tuple_size or --every"
         )
     rng = np.random.default_rng(settings.seed)
@@ -225,10 +231,11 @@ def tune(
         chosen = tuples[rng.integers(len(tuples), size=settings.drive_tuples)]
         tiles = torch.from_numpy(sequence.tiles[chosen])
         motion = torch.from_numpy(sequence.motion(chosen[:, :-1], chosen[:, 1:])).float()
+        in_map = sequence.measured is not None
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _rate(step, share)
         loss = model.objective(Batch(*(part.to(model.device) for part in batch)))
-        loss = loss + motion_loss(model, tiles.to(model.device), motion.to(model.device))
+        loss = loss + motion_loss(model, tiles.to(model.device), motion.to(model.device), in_map)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -241,7 +248,7 @@ def tune(
     return step
 
 
-def motion_loss(model: MapNet, tiles: Tensor, motion: Tensor) -> Tensor:
+def motion_loss(model: MapNet, tiles: Tensor, motion: Tensor, in_map: bool = False) -> Tensor:
     """The error of the motion between the regressed poses, weighted as MapNet's relative term.
 
     The motions are those of consecutive pairs, each in the frame of the pair's earlier pose
@@ -253,6 +260,7 @@ def motion_loss(model: MapNet, tiles: Tensor, motion: Tensor) -> Tensor:
         model: An adaptable one.
         tiles: (B, T, C, S, S).
         motion: (B, T - 1, 3) metres and radians, each later tile in the frame of the one before.
+        in_map: The translations are in the map's axes, as GNSS gives them.
     """
     poses = model.expectation(tiles.flatten(0, 1)).view(*tiles.shape[:2], -1)
     moved = poses[..., :2].diff(dim=1)
@@ -260,9 +268,11 @@ def motion_loss(model: MapNet, tiles: Tensor, motion: Tensor) -> Tensor:
     if model.rotation is None:
         return weighted(moved - motion[..., :2] / model.deviation, srx)
     angle = angle_of_cosine_sine(poses[..., 2:])
-    c, s = torch.cos(angle[:, :-1]), torch.sin(angle[:, :-1])
-    east, north = (moved * model.deviation).unbind(-1)
-    moved = torch.stack([c * east + s * north, c * north - s * east], -1)
+    moved = moved * model.deviation
+    if not in_map:
+        c, s = torch.cos(angle[:, :-1]), torch.sin(angle[:, :-1])
+        east, north = moved.unbind(-1)
+        moved = torch.stack([c * east + s * north, c * north - s * east], -1)
     off = (moved - motion[..., :2]) / model.deviation.mean()
     turned = cosine_sine(angle.diff(dim=1)) - cosine_sine(motion[..., 2])
     return weighted(off, srx) + weighted(turned, model.loss.get_parameter("srq"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.counted import counted
 from data_prep.errors import MaptileError
 from data_prep.sources.formats.common import file_names, read_records
 from data_prep.sources.points.pointfiles import Cloud
@@ -104,8 +105,8 @@ def find_labels(
     if known:
         if len(known) < len(names):
             notes.append(
-                f"{len(names) - len(known)} clouds have no labels in labels/; a submap with one of "
-                "these clouds does not use labels"
+                f"{counted(len(names) - len(known), 'cloud')} without labels in labels/; a submap "
+                "with one of these clouds does not use labels"
             )
         return CloudLabels(
             declared or "semantickitti", declared is not None, path / "labels", known

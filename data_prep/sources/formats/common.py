@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from data_prep.counted import counted
-from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times, from_sensors
+from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
 from data_prep.regular import read_regular
@@ -110,10 +110,12 @@ def scan_block(
     """
     counts = [len(cloud) for cloud in clouds]
     points = np.empty((sum(counts), 3), np.float32)
+    real = np.empty(len(points), np.bool_)
+    origin = mounts[which, :3, 3].astype(np.float32)
     start = 0
     with np.errstate(invalid="ignore", over="ignore"):
         # Scan by scan: sensors may alternate, and the data in work stay in the cache.
-        for cloud, k in zip(clouds, which.tolist(), strict=True):
+        for cloud, k, sensor in zip(clouds, which.tolist(), origin, strict=True):
             part = points[start : start + len(cloud)]
             own = cloud.T.astype(np.float64)
             for i, (*turn, shift) in enumerate(mounts[k, :3].tolist()):
@@ -122,14 +124,13 @@ def scan_block(
                 for factor, column in zip(turn[1 : len(own)], own[1:], strict=True):
                     moved += factor * column
                 part[:, i] = moved + shift
+            x, y, z = (part[:, axis] - sensor[axis] for axis in range(3))
+            squared = x * x + y * y + z * z
+            real[start : start + len(cloud)] = (squared > 0) & (squared < np.inf)
             start += len(cloud)
-        scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        origin = mounts[which, :3, 3].astype(np.float32)
-        x, y, z = from_sensors(points, scan, origin)
-        squared = x * x + y * y + z * z
+    scan = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     when = None if seconds is None else _joined(seconds, np.float32)
     label = None if labels is None else _joined(labels, np.int32)
-    real = (squared > 0) & (squared < np.inf)
     if not real.all():
         points, scan = np.compress(real, points, axis=0), np.compress(real, scan)
         when = None if when is None else when[real]
@@ -322,6 +323,7 @@ class FilesByTime:
         tick_ns: Unit of the times in the names, nanoseconds.
         record_bytes: Size of a point, bytes.
         points: Turns a file's content into (N, 3) metres, sensor frame.
+        seconds: Turns it into the (N,) times of the points, relative to the scan's; None: unknown.
     """
 
     folder: Node
@@ -331,10 +333,13 @@ class FilesByTime:
     tick_ns: int
     record_bytes: int
     points: Callable[[bytes], Array]
+    seconds: Callable[[bytes], Array] | None = None
 
     def read(self, start: int, stop: int) -> ScanBlock:
         """Read scans ``start`` to ``stop`` (exclusive); see ``ScanSource``."""
         t_ns = self.t_ns[start:stop]
         names = [f"{number}.bin" for number in (t_ns // self.tick_ns).tolist()]
-        clouds = [self.points(read_records(self.folder, name, self.record_bytes)) for name in names]
-        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8))
+        files = [read_records(self.folder, name, self.record_bytes) for name in names]
+        clouds = [self.points(data) for data in files]
+        seconds = None if self.seconds is None else [self.seconds(data) for data in files]
+        return scan_block(t_ns, clouds, self.mount[None], np.zeros(len(t_ns), np.int8), seconds)

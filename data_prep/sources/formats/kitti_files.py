@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from data_prep.counted import counted
 from data_prep.drive import ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3
@@ -116,7 +117,9 @@ def open_velodyne(
     known = numbers[numbers < len(times)]
     known = known[times[known] != NO_TIME]
     if len(known) < len(numbers):
-        notes.append(f"velodyne: {len(numbers) - len(known)} scans have no time stamp; left out")
+        notes.append(
+            f"velodyne: {counted(len(numbers) - len(known), 'scan')} without a time stamp; left out"
+        )
     if len(known) < len(times):
         notes.append(f"velodyne: {len(times) - len(known)} of {len(times)} scans are missing")
     if not len(known):

@@ -13,6 +13,7 @@ import pyproj
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from data_prep.counted import counted
 from data_prep.drive import MAX_BRIDGED_GAP_NS, HeadingTrack, PoseTrack, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import (
@@ -67,7 +68,7 @@ def odometry_from_vo(vo: Vo, notes: list[str]) -> PoseTrack:
     if jumps.all():
         raise MaptileError("vo.csv: every row jumps sideways; x must be forward, in metres")
     if jumps.any():
-        notes.append(f"vo.csv: {jumps.sum()} rows jump sideways; left out")
+        notes.append(f"vo.csv: {counted(int(jumps.sum()), 'row')} with a jump sideways; left out")
         vo = Vo(vo.older_ns[~jumps], vo.newer_ns[~jumps], vo.motion[~jumps])
         rate = rate[~jumps]
     level = _level_attitude(vo.motion)

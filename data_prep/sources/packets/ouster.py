@@ -1,4 +1,8 @@
-"""Packets of Ouster's LiDARs, decoded by its SDK (ouster-sdk)."""
+"""Packets of Ouster's LiDARs, decoded by its SDK (ouster-sdk).
+
+The SDK asks for an old version of rosbags, so it is no extra: no installer could fulfil both. It
+works with the newer one, and is installed without its requirements.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ import numpy as np
 from data_prep.errors import MaptileError
 from data_prep.sources.packets.spool import Decoded
 
+REMEDY = "pip install --no-deps ouster-sdk"
+"""How the SDK is installed beside this package's version of rosbags."""
 KEYS = ("beam_altitude_angles", "beam_intrinsics", "lidar_intrinsics")
 """Names in a sensor's metadata, of old and of new firmware."""
 MAX_JSON_BYTES = 1 << 22
@@ -31,9 +37,7 @@ def decode(path: Path, metadata: Path | None) -> Iterator[Decoded]:
     try:
         from ouster.sdk import core, open_source
     except ImportError:
-        raise MaptileError(
-            f"{path}: packets of an Ouster; to read them: pip install 'maptile-loc[ouster]'"
-        ) from None
+        raise MaptileError(f"{path}: packets of an Ouster; to read them: {REMEDY}") from None
     given = {} if metadata is None else {"meta": [str(metadata)]}
     source = open_source(str(path), **given)
     tables: dict[int, Any] = {}

@@ -11,9 +11,11 @@ import weakref
 from collections import Counter
 from collections.abc import Collection, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
 import numpy as np
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag1 import ReaderError as Error1
@@ -25,6 +27,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from data_prep.errors import MaptileError
 from data_prep.regular import check_regular
 from data_prep.sources.ros.mcap import McapFile, ZstdError
+from data_prep.sources.ros.ros1 import Ros1Messages
 
 ROS1_SUFFIX = ".bag"
 """Suffix of ROS 1 bags."""
@@ -37,9 +40,11 @@ FOLDER_FILE = "metadata.yaml"
 
 _UNREADABLE = (
     *(Error1, Error2, OSError, ValueError, KeyError, IndexError, EOFError, struct.error),
-    *(RuntimeError, ZstdError),
+    *(RuntimeError, AssertionError, MemoryError, OverflowError, ZstdError, apsw.Error),
 )
 """What the library raises on a file that is damaged."""
+HEAD_BYTES = 4096
+"""First bytes of a message that hold its header."""
 
 
 class Header(NamedTuple):
@@ -99,6 +104,7 @@ class Bag:
         for file in path.iterdir() if path.is_dir() else (path,):
             check_regular(file)
         self._reader: Any = None
+        self._ros1: Ros1Messages | None = None
         self._mcap: McapFile | None = None
         try:
             if path.suffix == MCAP_SUFFIX and path.is_file():
@@ -107,6 +113,7 @@ class Bag:
             else:
                 self._reader = Reader1(path) if self.ros1 else Reader2(path)
                 self._reader.open()
+                self._ros1 = Ros1Messages(self._reader) if self.ros1 else None
         except _UNREADABLE as error:
             raise self._damaged(error) from None
         if self._reader is not None:
@@ -142,18 +149,41 @@ class Bag:
         Raises:
             MaptileError: The file is damaged.
         """
+        yield from self._stored(topics, start, stop, None)
+
+    def heads(self, topics: Collection[str]) -> Iterator[Message]:
+        """The messages of some topics, of each at least the first ``HEAD_BYTES``; see ``messages``.
+
+        Where the file allows it, the rest is not read.
+        """
+        yield from self._stored(topics, None, None, HEAD_BYTES)
+
+    def _stored(
+        self, topics: Collection[str], start: int | None, stop: int | None, most: int | None
+    ) -> Iterator[Message]:
         try:
-            if self._mcap is not None:
-                for stored in self._mcap.messages(topics, start, stop):
-                    yield Message(*stored)
-                return
-            wanted = [one for one in self._reader.connections if one.topic in topics]
-            if not wanted:
-                return
-            for connection, record_ns, raw in self._reader.messages(wanted, start, stop):
-                yield Message(connection.topic, record_ns, raw)
+            found: Iterator[tuple[str, int, bytes]]
+            if (own := self._ros1) is not None:
+                found = own.read(topics, start, stop, most)
+            elif self._mcap is not None:
+                found = self._mcap.messages(topics, start, stop, most)
+            elif most is not None and (files := self._plain_files()):
+                found = chain.from_iterable(_heads_of(one, topics, most) for one in files)
+            else:
+                wanted = [one for one in self._reader.connections if one.topic in topics]
+                stored = self._reader.messages(wanted, start, stop) if wanted else ()
+                found = ((one.topic, record_ns, raw) for one, record_ns, raw in stored)
+            for message in found:
+                yield Message(*message)
         except _UNREADABLE as error:
             raise self._damaged(error) from None
+
+    def _plain_files(self) -> list[Any]:
+        """The library's readers of the files of a ROS 2 bag; none where messages are compressed."""
+        storage = self._reader.storage
+        if getattr(storage.metadata, "compression_mode", None) == "message":
+            return []
+        return list(getattr(storage, "storages", [storage]))
 
     def header(self, message: Message) -> Header:
         """The header that a message begins with.
@@ -203,6 +233,19 @@ class Bag:
             f"{self.path}: not readable as a bag: {reason}; copy it again, or, if the recorder was "
             f"stopped halfway, repair it with {repair}"
         )
+
+
+def _heads_of(storage: Any, topics: Collection[str], most: int) -> Iterator[tuple[str, int, bytes]]:
+    """Topic, record time and first bytes of the messages in one file of a ROS 2 bag."""
+    if Path(storage.path).suffix == MCAP_SUFFIX:
+        yield from McapFile(Path(storage.path)).messages(topics, most=most)
+        return
+    names = {one.id: one.topic for one in storage.connections if one.topic in topics}
+    marks = ",".join("?" * len(names))
+    listed = f"SELECT rowid, topic_id, timestamp FROM messages WHERE topic_id IN ({marks})"
+    for row, topic, t_ns in storage.dbconn.execute(f"{listed} ORDER BY timestamp", tuple(names)):
+        with storage.dbconn.blob_open("main", "messages", "data", row, False) as content:
+            yield names[topic], t_ns, content.read(most)
 
 
 @cache

@@ -11,9 +11,11 @@ import heapq
 import os
 import struct
 import sys
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 from weakref import finalize
@@ -42,6 +44,8 @@ END = (2, 15)
 """Kinds of records after which no message follows: footer and end of the data."""
 MAX_CHUNK = 1 << 30
 """Largest chunk, bytes, unpacked."""
+LARGEST_HEAD = 64
+"""Bytes of a chunk that hold its own head: no name of a compression is long."""
 
 _HEAD = struct.Struct("<BQ")
 """Head of a record: kind, length."""
@@ -116,9 +120,15 @@ class McapFile:
                 break
             self._enter(kind, at, length)
             at += length
+        self._entries.sort()
+        self._latest = list(accumulate((one.last_ns for one in self._entries), max))
 
     def messages(
-        self, topics: Collection[str], start: int | None, stop: int | None
+        self,
+        topics: Collection[str],
+        start: int | None = None,
+        stop: int | None = None,
+        most: int | None = None,
     ) -> Iterator[tuple[str, int, bytes]]:
         """Yield topic, record time (ns) and bytes of the messages, in the order of record times.
 
@@ -126,41 +136,62 @@ class McapFile:
             topics: Names.
             start: First record time, nanoseconds; None: the beginning.
             stop: Record time at which to stop, nanoseconds; None: the end.
+            most: Bytes of each message that are needed; None: all.
 
         Raises:
             ValueError: The file is damaged.
         """
         wanted = {number for number, one in self.channels.items() if one.topic in topics}
         low, high = start or 0, (1 << 64) if stop is None else stop
-        inside = [
-            one
-            for one in self._entries
-            if one.first_ns < high and one.last_ns >= low and wanted & one.channels
-        ]
+        first = bisect_left(self._latest, low)  # until there, all messages are older
+        last = bisect_left(self._entries, high, key=lambda one: one.first_ns)
         waiting: list[tuple[int, int, int, bytes]] = []
         count = 0
-        for entry in [*sorted(inside), None]:
+        for entry in (*(self._entries[k] for k in range(first, last)), None):
+            if entry is not None and not wanted & entry.channels:
+                continue
             while waiting and (entry is None or waiting[0][0] < entry.first_ns):
                 t_ns, _, channel, raw = heapq.heappop(waiting)
                 yield self.channels[channel].topic, t_ns, raw
             if entry is None:
                 return
-            for channel, t_ns, raw in self._messages_of(entry):
+            for channel, t_ns, raw in self._messages_of(entry, most):
                 if channel in wanted and low <= t_ns < high:
                     heapq.heappush(waiting, (t_ns, count, channel, raw))
                     count += 1
 
-    def _messages_of(self, entry: Entry) -> Iterator[tuple[int, int, bytes]]:
-        data = self._read(entry.offset, entry.size)
+    def _messages_of(self, entry: Entry, most: int | None) -> Iterator[tuple[int, int, bytes]]:
         if not entry.packed:
+            size = entry.size if most is None else min(entry.size, _MESSAGE.size + most)
+            data = self._read(entry.offset, size)
             channel, _, t_ns, _ = _MESSAGE.unpack_from(data)
             yield channel, t_ns, data[_MESSAGE.size :]
             return
-        chunk = _unpacked(data)
+        if most is not None:
+            _, packing, begin = _chunk_head(self._read(entry.offset, min(entry.size, LARGEST_HEAD)))
+            if not packing:
+                yield from self._heads_of(entry, begin, most)
+                return
+        chunk = _unpacked(self._read(entry.offset, entry.size))
         for kind, at, end in _records(chunk):
             if kind == MESSAGE:
                 channel, _, t_ns, _ = _MESSAGE.unpack_from(chunk, at)
-                yield channel, t_ns, chunk[at + _MESSAGE.size : end]
+                begin = at + _MESSAGE.size
+                yield channel, t_ns, chunk[begin : end if most is None else min(end, begin + most)]
+
+    def _heads_of(self, chunk: Entry, begin: int, most: int) -> Iterator[tuple[int, int, bytes]]:
+        """The first bytes of the messages in a chunk that is not compressed."""
+        at, stop = chunk.offset + begin, chunk.offset + chunk.size
+        while at < stop:
+            kind, length = _HEAD.unpack(self._read(at, _HEAD.size))
+            at += _HEAD.size
+            if at + length > stop:
+                raise ValueError("a record reaches beyond its chunk")
+            if kind == MESSAGE:
+                data = self._read(at, min(length, _MESSAGE.size + most))
+                channel, _, t_ns, _ = _MESSAGE.unpack_from(data)
+                yield channel, t_ns, data[_MESSAGE.size :]
+            at += length
 
     def _read(self, at: int, size: int) -> bytes:
         data = os.pread(self._file, size, at)
@@ -238,11 +269,15 @@ def _text(data: bytes, at: int) -> str:
     return data[at + 4 : at + 4 + length].decode("utf-8", "replace")
 
 
+def _chunk_head(data: bytes) -> tuple[int, str, int]:
+    """Size of a chunk's records, unpacked, how they are compressed, and where they begin."""
+    kind = _text(data, _CHUNK.size)
+    return _CHUNK.unpack_from(data)[2], kind, _CHUNK.size + 4 + len(kind.encode()) + 8
+
+
 def _unpacked(data: bytes) -> bytes:
     """The records of a chunk."""
-    size = _CHUNK.unpack_from(data)[2]
-    kind = _text(data, _CHUNK.size)
-    at = _CHUNK.size + 4 + len(kind.encode()) + 8
+    size, kind, at = _chunk_head(data)
     if size > MAX_CHUNK:
         raise ValueError(f"a chunk of {size} bytes")
     if kind == "":

@@ -31,12 +31,12 @@ class Points(NamedTuple):
     """The points of a cloud in the frame of its sensor.
 
     Attributes:
-        xyz: (N, 3) float64 metres; not finite where there was no return.
+        xyz: (N, 3) float32 or float64 metres; not finite where there was no return.
         seconds: (N,) float64 since the cloud's own time, or None.
         clock: What their times were taken to be, such as ``t in ns since the scan``; "" for none.
     """
 
-    xyz: Array
+    xyz: NDArray[np.floating]
     seconds: Array | None
     clock: str
 
@@ -54,11 +54,21 @@ def points_of(cloud: Any, t_ns: int) -> Points:
     table = structured(cloud)
     name = next((name for name in TIME_FIELDS if name in (table.dtype.names or ())), None)
     with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are not finite
-        xyz = np.stack([table[axis].astype(np.float64) for axis in ("x", "y", "z")], -1)
+        xyz = _coordinates(table)
         if name is None:
             return Points(xyz, None, "")
         seconds, clock = point_times(table[name].astype(np.float64), t_ns, name)
     return Points(xyz, seconds, clock)
+
+
+def _coordinates(table: NDArray[Any]) -> NDArray[np.floating]:
+    """(N, 3) of fields x, y, z: float32 where no field has more precision, else float64."""
+    columns = [table[axis] for axis in ("x", "y", "z")]
+    exact = all(np.can_cast(column.dtype, np.float32) for column in columns)
+    xyz: NDArray[np.floating] = np.empty((len(table), 3), np.float32 if exact else np.float64)
+    for k, column in enumerate(columns):
+        xyz[:, k] = column
+    return xyz
 
 
 def structured(cloud: Any) -> NDArray[Any]:
@@ -123,7 +133,7 @@ def livox_points(raw: bytes, begin: int, ros1: bool) -> Points:
     )
     table = np.frombuffer(padded, record)
     with np.errstate(invalid="ignore"):
-        xyz = np.stack([table[name].astype(np.float64) for name in ("x", "y", "z")], -1)
+        xyz = _coordinates(table)
     return Points(xyz, table["offset_time"] * 1e-9, "offset_time in ns since the scan")
 
 
@@ -140,12 +150,13 @@ def point_times(values: Array, t_ns: int, name: str) -> tuple[Array | None, str]
     Returns:
         (N,) seconds; None if no unit fits, as where all values are equal.
     """
-    finite = values[np.isfinite(values)]
-    span = float(np.ptp(finite)) if len(finite) else 0.0
+    finite = np.isfinite(values)
+    usual = values if finite.all() else values[finite]
+    first, last = (usual.min(), usual.max()) if len(usual) else (0.0, 0.0)
     for unit, size in UNITS.items():
-        if SCAN_S[0] <= span * size <= SCAN_S[1]:
-            since_1970 = float(finite.min()) * size >= ABSOLUTE_S
+        if SCAN_S[0] <= float(last - first) * size <= SCAN_S[1]:
+            since_1970 = float(first) * size >= ABSOLUTE_S
             seconds = (values - t_ns * (1e-9 / size)) * size if since_1970 else values * size
             origin = "since 1970" if since_1970 else "since the scan"
-            return np.where(np.isfinite(seconds), seconds, 0.0), f"{name} in {unit} {origin}"
+            return np.where(finite, seconds, 0.0), f"{name} in {unit} {origin}"
     return None, ""
