@@ -111,9 +111,10 @@ def test_every_shipped_recipe_fits_its_settings():
     from maptile_loc.learn.adapt import AdaptSettings
     from maptile_loc.learn.settings import ModelSettings
     from maptile_loc.learn.teacher import TeachSettings
+    from maptile_loc.towns.locate import LocateSettings
 
     kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
-    kinds |= {"mapnet_plus": AdaptSettings, "adapt_walls": TeachSettings}
+    kinds |= {"mapnet_plus": AdaptSettings, "adapt_walls": TeachSettings, "locate": LocateSettings}
     models = (
         "mapnet",
         "posenet",
