@@ -133,7 +133,7 @@ def localize(
     Args:
         city: A city, or its path.
         drive: A drive, or its path.
-        method: Search method: "match", "mapnet", "cells", "retrieval" or "cells+retrieval".
+        method: Search method: "match", "mapnet", "cells", "retrieval", "panorama" or two by "+".
         model: Folder of a trained model; None: the city's newest one of this method.
         heading: "known", "prior:DEG" or "unknown"; None: known where the drive has headings.
         submap_m: Metres of travel that are put together for a query; 0 is one scan.

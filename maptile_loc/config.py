@@ -1,7 +1,8 @@
 """Recipes: YAML files that are read as typed settings.
 
-A recipe is a file in ``configs/`` (which is part of the wheel) or a file of the user. Each part of
-the program has its own settings class, derived from ``data_prep.settings.Settings``.
+A recipe is a file in ``configs/`` (which is part of the wheel) or a file of the user. A recipe in a
+folder of ``configs/`` is named with the folder: ``literature/planet``. Each part of the program has
+its own settings class, derived from ``data_prep.settings.Settings``.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def find_recipe(config: str | Path) -> Path:
         return path
     shipped = config_folder() / f"{config}.yaml"
     if not shipped.is_file():
-        names = sorted(file.stem for file in config_folder().glob("*.yaml"))
+        files = (file.relative_to(config_folder()) for file in config_folder().rglob("*.yaml"))
+        names = sorted(file.with_suffix("").as_posix() for file in files)
         near = difflib.get_close_matches(str(config), names, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
         raise MaptileError(f"no recipe named {str(config)!r}; {hint}")

@@ -93,6 +93,8 @@ def test_an_override_that_does_not_fit_is_named(recipe, override, message):
 def test_a_mistyped_recipe_name_gets_a_hint():
     with pytest.raises(MaptileError, match="did you mean 'localize'"):
         load_settings(recipe_class(), "localise")
+    with pytest.raises(MaptileError, match="did you mean 'literature/crosslocate'"):
+        load_settings(recipe_class(), "literature/crosslocat")
     with pytest.raises(MaptileError, match="no such recipe file"):
         load_settings(recipe_class(), "nowhere.yaml")
 
@@ -109,15 +111,28 @@ def test_every_shipped_recipe_fits_its_settings():
     from maptile_loc.learn.adapt import AdaptSettings
     from maptile_loc.learn.settings import ModelSettings
     from maptile_loc.learn.teacher import TeachSettings
+    from maptile_loc.towns.locate import LocateSettings
 
     kinds = {"localize": recipe_class(), "simulate": SimulateSettings}
-    kinds |= {"mapnet_plus": AdaptSettings, "adapt_walls": TeachSettings}
-    models = ("mapnet", "posenet", "posterior", "tiles", "cells", "retrieval", "vlocnet")
+    kinds |= {"mapnet_plus": AdaptSettings, "adapt_walls": TeachSettings, "locate": LocateSettings}
+    models = (
+        "mapnet",
+        "posenet",
+        "posterior",
+        "tiles",
+        "cells",
+        "retrieval",
+        "vlocnet",
+        "panorama",
+    )
     kinds |= dict.fromkeys(models, ModelSettings)
     recipes = sorted(config_folder().glob("*.yaml"))
     assert {path.stem for path in recipes} >= {*kinds, "city", "oxford"}
     for path in recipes:
         load_settings(kinds.get(path.stem, CitySettings), path)
+    literature = sorted((config_folder() / "literature").glob("*.yaml"))
+    names = [load_settings(ModelSettings, f"literature/{path.stem}").name for path in literature]
+    assert len(names) == len(set(names)) >= 10
 
 
 def test_the_localize_recipe_states_the_defaults():

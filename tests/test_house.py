@@ -117,7 +117,16 @@ FOLDERS = sorted(
 SCRIPTS = ("Makefile", "setup.sh", ".ci/run", "pyproject.toml")
 """Files with comments that are neither Python, YAML nor Markdown."""
 
-TEXTS = [*FOLDERS, "tests", "benchmarks", "benchmarks/fit", "docs", "configs", "."]
+TEXTS = [
+    *FOLDERS,
+    "tests",
+    "benchmarks",
+    "benchmarks/fit",
+    "docs",
+    "configs",
+    "configs/literature",
+    ".",
+]
 """Every folder whose wording is checked; "." holds README.md and the scripts."""
 
 

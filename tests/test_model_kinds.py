@@ -83,7 +83,16 @@ def test_every_file_of_the_folder_is_a_kind() -> None:
     assert all(isinstance(kind, ModelKind) for kind in exported)
     assert len({kind.name for kind in exported}) == len({kind.network for kind in exported})
     assert {kind.name: kind for kind in exported} == kinds()
-    assert set(kinds()) >= {"mapnet", "posterior", "vlocnet", "cells", "retrieval"}
+    assert set(kinds()) >= {
+        "mapnet",
+        "posterior",
+        "vlocnet",
+        "cells",
+        "retrieval",
+        "geocells",
+        "mvmf",
+        "panorama",
+    }
 
 
 def test_shared_keys_of_recipes_agree() -> None:
@@ -122,12 +131,14 @@ def test_a_wrong_key_of_a_kind_is_one_line(override: str, message: str) -> None:
 
 
 def test_each_kind_has_a_shipped_recipe() -> None:
+    literature = [f"literature/{path.stem}" for path in config_folder().glob("literature/*.yaml")]
+    in_literature = {load_settings(ModelSettings, name).kind: name for name in literature}
     for name in kinds():
-        settings = load_settings(ModelSettings, name)
+        recipe = name if (config_folder() / f"{name}.yaml").is_file() else in_literature[name]
+        settings = load_settings(ModelSettings, recipe)
         assert settings.kind == name
         own = settings.own()
         assert type(own) is kinds()[name].recipe
-        assert (config_folder() / f"{name}.yaml").is_file()
 
 
 def test_a_saved_recipe_is_the_same_recipe() -> None:

@@ -27,7 +27,7 @@ def test_the_wheel_contains_the_recipes(wheel, tmp_path):
         "from maptile_loc.config import config_folder\n"
         "from maptile_loc.recipe import load_recipe\n"
         "load_recipe()\n"
-        "print(config_folder(), *sorted(p.stem for p in config_folder().glob('*.yaml')))"
+        "print(config_folder(), *sorted(p.stem for p in config_folder().rglob('*.yaml')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -39,7 +39,7 @@ def test_the_wheel_contains_the_recipes(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     folder, *names = done.stdout.split()
     assert folder.startswith(str(wheel))
-    assert set(names) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert set(names) == {path.stem for path in (ROOT / "configs").rglob("*.yaml")}
     assert (wheel / "maptile_loc" / "report" / "page" / "assets" / "report.html").is_file()
 
 

@@ -16,7 +16,7 @@ from maptile_loc.learn.data import SeveralCities
 from maptile_loc.learn.loop import train
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.learn.tiles.rendered import PairedBatches, RenderedBatches
-from maptile_loc.models.descriptor import SAME_M, DescriptorModel, NetVLAD
+from maptile_loc.models.descriptor import SAME_M, DescriptorModel
 from maptile_loc.models.parts.describer import describe
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.render.vector_map import vector_map
@@ -80,21 +80,6 @@ def test_max_and_netvlad_are_invariant_to_a_shift() -> None:
         with torch.no_grad():
             gap = float((model(tile) - model(moved)).norm())
         assert (gap < 1e-3) == same, head
-
-
-def test_netvlad_sums_residuals_to_the_centres() -> None:
-    torch.manual_seed(0)
-    layer, maps = NetVLAD(3, 2), torch.rand(1, 3, 2, 2)
-    with torch.no_grad():
-        found = layer(maps).view(2, 3)
-        share = layer.assign(maps).softmax(1)
-        for cluster in range(2):
-            residual = sum(
-                share[0, cluster, r, c] * (maps[0, :, r, c] - layer.centres[cluster])
-                for r in range(2)
-                for c in range(2)
-            )
-            np.testing.assert_allclose(found[cluster], residual / residual.norm(), atol=1e-6)
 
 
 def test_nearby_positions_are_no_negative_examples() -> None:

@@ -63,9 +63,13 @@ class CellsModel(TileModel):
         The N cells are those of all partitions; the probabilities of each partition sum to 1.
         """
         features = self.features(tiles)
+        return self.log_probabilities(features), self.within[0](features).float()
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """(B, F) features -> (B, N) log-probabilities, which sum to 1 in each partition."""
         logits = self.logits(features).float()
         parts = [functional.log_softmax(part, 1) for part in torch.split(logits, self.counts, 1)]
-        return torch.cat(parts, 1), self.within[0](features).float()
+        return torch.cat(parts, 1)
 
     def positions(self, hidden: Tensor, cells: Tensor) -> Tensor:
         """(B, K, 2) positions within cells number ``cells`` (B, K), metres from the reference.

@@ -5,17 +5,21 @@ After Brahmbhatt et al., Geometry-Aware Learning of Maps for Camera Localization
 axis; the rotation, where the heading is unknown, is the cosine and the sine of the heading, because
 the published log-quaternion jumps at 180 degrees. As in the authors' code, the relative pose of two
 tiles is the difference of their pose vectors. PoseNet with learned weights (Kendall and Cipolla,
-CVPR 2017) is the same without the relative term.
+CVPR 2017) is the same without the relative term; with a fixed weight (Kendall, Grimes and Cipolla,
+ICCV 2015) its loss is ``losses.pose.BetaLoss``.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from data_prep.errors import MaptileError
 from data_prep.settings import Settings
+from maptile_loc.models.losses.pose import BetaLoss
 from maptile_loc.models.parts.kind import Blueprint, ModelKind
 from maptile_loc.models.parts.rotation import COMPONENTS, angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch, TileModel
@@ -102,16 +106,21 @@ class MapNet(TileModel):
         relative: Whether the loss has MapNet's relative term; without it the model is PoseNet.
         relative_from: Share of the training after which the relative term counts. From the start,
             it would keep an untrained network at a constant answer, which makes neighbours agree.
+        beta: Weight of the rotation in PoseNet's first loss, metres; None: weights are learned.
         common: The arguments of ``TileModel``.
     """
 
-    def __init__(self, relative: bool, relative_from: float, **common: Any) -> None:
+    def __init__(
+        self, relative: bool, relative_from: float, beta: float | None = None, **common: Any
+    ) -> None:
         super().__init__(**common)
         self.save_hyperparameters()
         self.translation = nn.Linear(self.settings.features, 2)
         turned = self.heading == "unknown"
         self.rotation = nn.Linear(self.settings.features, COMPONENTS) if turned else None
-        self.loss = PoseLoss(relative, turned)
+        self.loss: PoseLoss | BetaLoss = (
+            PoseLoss(relative, turned) if beta is None else BetaLoss(beta, self.deviation, turned)
+        )
         self.relative_from = relative_from
 
     @property
@@ -174,10 +183,34 @@ class RegressorRecipe(Settings):
     """MapNet's relative term; without it, the model is PoseNet."""
 
 
-def _make(recipe: RegressorRecipe, blueprint: Blueprint) -> MapNet:
+class PoseLossSettings(Settings):
+    """How PoseNet weighs the rotation against the translation."""
+
+    weights: Literal["learned", "beta"] = "learned"
+    """Learned (Kendall and Cipolla 2017), or fixed (Kendall, Grimes and Cipolla 2015)."""
+    beta: float = Field(500.0, gt=0)
+    """The fixed weight, metres."""
+
+
+class MapNetRecipe(RegressorRecipe):
+    """The keys of a recipe that MapNet and PoseNet read."""
+
+    pose_loss: PoseLossSettings = PoseLossSettings()
+    """How the rotation is weighed; ``relative`` has to be false with a fixed weight."""
+
+
+def _make(recipe: MapNetRecipe, blueprint: Blueprint) -> MapNet:
+    fixed = recipe.pose_loss.weights == "beta"
+    if fixed and recipe.relative:
+        raise MaptileError(
+            "pose_loss.weights=beta: MapNet's relative term has learned weights only"
+        )
     return MapNet(
-        relative=recipe.relative, relative_from=blueprint.relative_from, **blueprint.common
+        relative=recipe.relative,
+        relative_from=blueprint.relative_from,
+        beta=recipe.pose_loss.beta if fixed else None,
+        **blueprint.common,
     )
 
 
-KIND = ModelKind(name="mapnet", method="mapnet", network=MapNet, recipe=RegressorRecipe, make=_make)
+KIND = ModelKind(name="mapnet", method="mapnet", network=MapNet, recipe=MapNetRecipe, make=_make)

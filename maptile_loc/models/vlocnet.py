@@ -6,19 +6,20 @@ information there; the odometry stream regresses the motion between both tiles; 
 Euclidean norms with learned weights, with a geometric consistency of consecutive poses. Different:
 the published network fuses its previous pose, this one the features of the previous tile, so that a
 wrong pose is not propagated and a tile without a predecessor can be localized too. The backbone is
-this project's.
+this project's, without the ELU of the published one, and there is no semantic stream.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from data_prep.errors import MaptileError
 from maptile_loc.models.parts.kind import Blueprint, ModelKind
-from maptile_loc.models.parts.resnet import Block
+from maptile_loc.models.parts.resnet import Block, ResNet
 from maptile_loc.models.parts.rotation import COMPONENTS, angle_of_cosine_sine, cosine_sine
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import Answer, MapNet, RegressorRecipe, of_unknown_error
@@ -29,8 +30,12 @@ MOTION_FEATURES = 128
 """Features of the hidden layer of the odometry stream."""
 MOTION_CELLS = 4
 """The odometry stream's feature map is pooled to this many cells along a side."""
-INITIAL_WEIGHTS = {"sx": 0.0, "mx": 0.0, "sq": -3.0, "mq": -3.0}
-"""Initial log-variances of the loss: of poses (s) and motions (m), translation and rotation."""
+INITIAL_WEIGHTS = {"sx": 0.0, "mx": 0.0, "sq": -3.0, "mq": -3.0, "dx": 0.0, "dq": -3.0}
+"""Initial log-variances of the loss: of poses (s), motions (m) and the differences of consecutive
+poses (d), translation and rotation."""
+
+Consistency = Literal["shared", "own"]
+"""Whether the geometric consistency has the weights of the poses, or weights of its own."""
 
 
 class PairLoss(nn.Module):
@@ -38,16 +43,21 @@ class PairLoss(nn.Module):
 
     Of poses: ``(|x| + |dx|) exp(-sx) + sx + (|q| + |dq|) exp(-sq) + sq``, with the errors x, q of
     each pose and dx, dq of the differences between consecutive poses (the geometric consistency).
+    With weights of its own, the consistency is a term of its own, as in VLocNet++ (Radwan et al.,
+    RA-L 2018): ``|x| exp(-sx) + sx + |dx| exp(-dx) + dx``, and the same of the rotation.
     Of motions: ``|m| exp(-mx) + mx + |r| exp(-mq) + mq``. ``| |`` is the mean Euclidean norm.
     (Valada et al. 2018, section III.)
 
     Args:
         rotation: Whether poses have a rotation.
+        own: Whether the geometric consistency has weights of its own.
     """
 
-    def __init__(self, rotation: bool) -> None:
+    def __init__(self, rotation: bool, own: bool = False) -> None:
         super().__init__()
-        for name in ["sx", "mx"] + ["sq", "mq"] * rotation:
+        self.own = own
+        kinds = ["s", "m"] + ["d"] * own
+        for name in [f"{kind}{part}" for part in ["x"] + ["q"] * rotation for kind in kinds]:
             self.register_parameter(name, nn.Parameter(torch.tensor(INITIAL_WEIGHTS[name])))
         self.rotation = rotation
 
@@ -56,10 +66,13 @@ class PairLoss(nn.Module):
 
         ``relative=False`` omits the geometric consistency.
         """
-        errors = [predicted - target]
-        if relative and predicted.shape[1] > 1:
-            errors.append(predicted.diff(dim=1) - target.diff(dim=1))
-        return self._weighted(errors, "sx", "sq")
+        error = predicted - target
+        if not relative or predicted.shape[1] < 2:
+            return self._weighted([error], "sx", "sq")
+        if self.own:
+            alone = self._weighted([error], "sx", "sq")
+            return alone + self._weighted([error.diff(dim=1)], "dx", "dq")
+        return self._weighted([error, error.diff(dim=1)], "sx", "sq")
 
     def motions(self, predicted: Tensor, target: Tensor) -> Tensor:
         """The loss of motions (N, 2 or 4): forward, left in ``MOTION_M``, cosine and sine."""
@@ -90,14 +103,20 @@ class VLocNet(MapNet):
     In training, the first tile of each tuple has no predecessor.
 
     Args:
+        consistency: Whether the geometric consistency has weights of its own.
         arguments: Those of ``MapNet``; the relative term is the geometric consistency.
+
+    Raises:
+        MaptileError: The backbone is no residual network.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, consistency: Consistency = "shared", **arguments: Any) -> None:
         super().__init__(**arguments)
         self.save_hyperparameters()
         self.consistent = self.loss.relative
         del self.loss
+        if not isinstance(self.backbone, ResNet):
+            raise MaptileError("network.backbone: VLocNet shares the stages of a resnet")
         blocks = self.settings.blocks
         self.shared = 2 + sum(blocks[:-1])  # a convolution and its ReLU come before the blocks
         width = self.settings.width * 2 ** max(len(blocks) - 2, 0)
@@ -111,7 +130,13 @@ class VLocNet(MapNet):
             nn.ReLU(),
             nn.Linear(MOTION_FEATURES, 2 if self.rotation is None else 2 + COMPONENTS),
         )
-        self.pair_loss = PairLoss(self.rotation is not None)
+        self.pair_loss = PairLoss(self.rotation is not None, consistency == "own")
+
+    @property
+    def residual(self) -> ResNet:
+        """The backbone, whose stages are shared in part."""
+        assert isinstance(self.backbone, ResNet)
+        return self.backbone
 
     @property
     def adaptable(self) -> bool:
@@ -120,15 +145,15 @@ class VLocNet(MapNet):
 
     def shared_features(self, tiles: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, C, H, W), the features of each tile that both streams share."""
-        shared = self.backbone.stages[: self.shared]
+        shared = self.residual.stages[: self.shared]
         seen: Tensor = shared(tiles.contiguous(memory_format=torch.channels_last))
         return seen
 
     def regress(self, seen: Tensor, before: Tensor) -> Tensor:
         """Shared features of tiles and of their predecessors (zeros: none) -> (B, 2 or 4) poses."""
         fused = functional.relu(self.fuse(torch.cat([seen, before], 1)))
-        own = self.backbone.stages[self.shared :](fused)
-        features = functional.relu(self.backbone.features(own.flatten(1)))
+        own = self.residual.stages[self.shared :](fused)
+        features = functional.relu(self.residual.features(own.flatten(1)))
         heads = [self.translation(features)]
         if self.rotation is not None:
             heads.append(self.rotation(features))
@@ -188,12 +213,20 @@ class VLocNet(MapNet):
         return torch.cat([moved, cosine_sine(batch.angle.diff(dim=1))], dim=-1)
 
 
-def _make(recipe: RegressorRecipe, blueprint: Blueprint) -> VLocNet:
+class VLocNetRecipe(RegressorRecipe):
+    """The keys of a recipe that VLocNet reads: MapNet's, and ``consistency``."""
+
+    consistency: Consistency = "shared"
+    """Whether the geometric consistency has the weights of the poses, or weights of its own."""
+
+
+def _make(recipe: VLocNetRecipe, blueprint: Blueprint) -> VLocNet:
     return VLocNet(
-        relative=recipe.relative, relative_from=blueprint.relative_from, **blueprint.common
+        consistency=recipe.consistency,
+        relative=recipe.relative,
+        relative_from=blueprint.relative_from,
+        **blueprint.common,
     )
 
 
-KIND = ModelKind(
-    name="vlocnet", method="mapnet", network=VLocNet, recipe=RegressorRecipe, make=_make
-)
+KIND = ModelKind(name="vlocnet", method="mapnet", network=VLocNet, recipe=VLocNetRecipe, make=_make)

@@ -10,6 +10,7 @@ import shapely
 import shapely.geometry
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from data_prep.city.folder import City
@@ -44,6 +45,8 @@ class VectorMap:
             road: its length, or 0 outside the city's tiles.
         bounds: West, south, east, north of the map.
         surfaces: (R,) shapely polygons of the roads' surfaces.
+        repeats: Pieces of road that lie side by side on each stretch, on average: 1 unless they
+            are those of a raster.
     """
 
     buildings: NDArray[np.object_]
@@ -51,6 +54,7 @@ class VectorMap:
     weights: Tensor
     bounds: tuple[float, float, float, float]
     surfaces: NDArray[np.object_]
+    repeats: float = 1.0
 
     def positions(self) -> tuple[Array, Array]:
         """(E, 2) positions on roads, metres, and their (E,) relative frequency in training."""
@@ -92,7 +96,9 @@ def vector_map(city: City) -> VectorMap:
     lines = [shapely.get_coordinates(line) + shift for line in drivable.geometry]
     widths = drivable["width"].to_numpy(np.float64)
     surfaces = shapely.buffer(drivable.geometry.to_numpy(), widths / 2, cap_style="flat")
+    repeats = 1.0
     if not lines:
+        repeats = _repeats_of_raster(city.raster)
         lines = _lines_of_raster(city.raster, city.reference)
         widths = np.full(len(lines), RASTER_WIDTH_M)
         surfaces = _surfaces_of_raster(city.raster)
@@ -118,6 +124,7 @@ def vector_map(city: City) -> VectorMap:
         weights,
         (raster.west - east, raster.south - north, raster.east - east, raster.north - north),
         surfaces,
+        repeats,
     )
 
 
@@ -157,6 +164,18 @@ def _surfaces_of_raster(raster: MapRaster) -> NDArray[np.object_]:
     road = (raster.data[ROAD] > 0).astype(np.uint8)
     found = rasterio.features.shapes(road, mask=road > 0, transform=raster.transform)
     return np.array([shapely.geometry.shape(shape) for shape, _ in found], object)
+
+
+def _repeats_of_raster(raster: MapRaster) -> float:
+    """How many of the lines of ``_lines_of_raster`` lie side by side on a road of mean width.
+
+    The mean distance to the edge of a long road is a quarter of its width.
+    """
+    road = raster.data[ROAD] > 0
+    if not road.any():
+        return 1.0
+    away = ndimage.distance_transform_edt(road)[road].mean() * raster.resolution
+    return max(1.0, 2 * RASTER_HALF_M * 4 * float(away) / RASTER_EVERY_M**2)
 
 
 def _lines_of_raster(raster: MapRaster, reference: Array) -> list[Array]:

@@ -1,4 +1,4 @@
-"""The descriptors of a map's own views along its roads, kept in the folder of the city."""
+"""The descriptors of a map's own views, kept in the folder of the city."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from data_prep.city.folder import City
 from data_prep.errors import MaptileError
 from data_prep.files import atomic_file
 from data_prep.progress import Progress, silent, tracked
-from maptile_loc.render.routes import BESIDE_M
+from maptile_loc.render.map_views import COMPACT_M, Database, along_roads, on_grid
 from maptile_loc.render.vector_map import render_exact, vector_map
 from maptile_loc.render.view import ViewSettings
 
 if TYPE_CHECKING:
     from maptile_loc.models.descriptor import DescriptorModel
+    from maptile_loc.models.panorama import PanoramaModel
 
 BATCH = 256
 """Views that are described at a time."""
@@ -38,21 +39,26 @@ class Describer:
         model: The descriptor.
         view: The view that it was trained on.
         card: Its card, whose digest of the weights is read.
-        every_m: Metres of road between the views.
+        every_m: Metres of road between the views; of a grid, its spacing.
+        database: Where the views lie.
+        compact_m: Largest distance from a road on a compact grid, metres.
     """
 
-    model: DescriptorModel
+    model: DescriptorModel | PanoramaModel
     view: ViewSettings
     card: Mapping[str, Any]
     every_m: float
+    database: Database = "roads"
+    compact_m: float = COMPACT_M
 
     @property
     def key(self) -> str:
         """What the descriptors depend on, besides the map."""
-        return f"{self.card['weights']['sha256'][:12]}-{self.every_m:g}"
+        laid = {"roads": "", "grid": "grid_", "compact": f"compact{self.compact_m:g}_"}
+        return f"{self.card['weights']['sha256'][:12]}-{laid[self.database]}{self.every_m:g}"
 
     def of_map(self, city: City, progress: Progress = silent) -> dict[str, Tensor]:
-        """The descriptors of the map's views along all roads, as ``describe`` returns them.
+        """The descriptors of the map's views, as ``describe`` returns them.
 
         They are kept in the city's folder, if it has one that can be written.
 
@@ -65,7 +71,10 @@ class Describer:
         kept = None if city.folder is None else city.folder / FOLDER / name
         found = _kept(kept, device)
         if found is None:
-            found = describe(self.model, self.view, city, self.every_m, progress)
+            found = describe(
+                *(self.model, self.view, city, self.every_m),
+                *(progress, self.database, self.compact_m),
+            )
             if kept is not None:
                 with suppress(OSError, MaptileError):
                     kept.parent.mkdir(exist_ok=True)
@@ -88,42 +97,43 @@ def _kept(path: Path | None, device: str) -> dict[str, Tensor] | None:
 
 
 def describe(
-    model: DescriptorModel,
+    model: DescriptorModel | PanoramaModel,
     view: ViewSettings,
     city: City,
     every_m: float,
     progress: Progress = silent,
+    database: Database = "roads",
+    compact_m: float = COMPACT_M,
 ) -> dict[str, Tensor]:
-    """The descriptors of the map's own views along all roads.
+    """The descriptors of the map's own views.
 
     Args:
         model: The descriptor.
         view: The view that it was trained on.
         city: The city to describe.
-        every_m: Metres of road between the views.
+        every_m: Metres of road between the views; of a grid, its spacing.
         progress: Is called after each batch of views.
+        database: Where the views lie.
+        compact_m: Largest distance from a road on a compact grid, metres.
 
     Returns:
         ``descriptors`` (N, D) unit vectors and ``places`` (N, 2) metres from the city's reference.
     """
     city_map = vector_map(city)
-    roads, half = city_map.roads, len(city_map.roads.start) // 2
     world = city_map.exact_world(roads="road" in view.channels)
     generator = torch.Generator().manual_seed(0)
-    length = roads.length()[:half]
-    counted = torch.where(city_map.weights[:half] > 0, length, 0).cumsum(0)
-    marks = torch.arange(every_m / 2, max(float(counted[-1]), every_m), every_m)
-    pieces = torch.searchsorted(counted, marks).clamp_max(half - 1)
-    descriptors, places = [], []
-    parts = torch.split(pieces, BATCH)
-    for some in tracked(parts, "describe the map", len(parts), progress):
-        aside = roads.aside(some, BESIDE_M, generator)
-        at = roads.routes(some, aside, 1, (0.0, 0.0), view.travel_m, generator)
-        tiles = render_exact(world, at.paths[:, 0], at.centre[:, 0], view, generator)
+    if database == "roads":
+        views = along_roads(city_map, every_m, view.travel_m)
+    else:
+        near_m = compact_m if database == "compact" else None
+        views = on_grid(city_map, world, every_m, view.travel_m, near_m)
+    parts = list(zip(*(torch.split(every, BATCH) for every in views), strict=True))
+    descriptors = []
+    for paths, centre in tracked(parts, "describe the map", len(parts), progress):
+        tiles = render_exact(world, paths, centre, view, generator)
         with torch.inference_mode():
-            descriptors.append(model(tiles.to(model.device)))
-        places.append(at.centre[:, 0])
+            descriptors.append(model.of_map(tiles.to(model.device)))
     return {
         "descriptors": torch.cat(descriptors),
-        "places": torch.cat(places).to(model.device),
+        "places": views.centre.contiguous().to(model.device),
     }

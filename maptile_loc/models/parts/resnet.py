@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,12 +16,17 @@ STEM_STRIDE = 4
 
 
 class NetworkSettings(Settings):
-    """Size of the backbone."""
+    """Kind and size of the backbone."""
 
+    backbone: Literal["resnet", "plain", "two_branch"] = "resnet"
+    """``resnet``: residual blocks; ``plain``: convolutions without normalisation, as VGG;
+    ``two_branch``: two transformers, of wall evidence and of the other channels."""
     width: int = Field(32, ge=1)
-    """Channels of the first stage; each further stage has twice as many at half the resolution."""
+    """Channels of the first stage; each further stage has twice as many at half the resolution.
+    Of transformers, the length of a token."""
     blocks: tuple[int, ...] = Field((1, 1, 1), min_length=1)
-    """Residual blocks per stage."""
+    """Residual blocks (plain: convolutions) per stage; of transformers, their sum is the number of
+    layers."""
     features: int = Field(1024, ge=1)
     """Length of the feature vector."""
 
@@ -58,6 +64,7 @@ class ResNet(nn.Module):
 
     Attributes:
         channels: Of the last feature map.
+        side: Pixels along the side of the last feature map.
     """
 
     def __init__(self, size: int, settings: NetworkSettings, inputs: int = 3) -> None:
@@ -72,7 +79,7 @@ class ResNet(nn.Module):
                 stages.append(Block(width, outputs, stride))
                 width, side = outputs, math.ceil(side / stride)
         self.stages = nn.Sequential(*stages)
-        self.channels = width
+        self.channels, self.side = width, side
         self.features = nn.Linear(width * side**2, settings.features)
 
     def forward(self, tiles: Tensor) -> Tensor:

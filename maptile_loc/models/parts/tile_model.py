@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from maptile_loc.models.parts.resnet import NetworkSettings, ResNet
+from maptile_loc.models.parts.backbone import make_backbone
+from maptile_loc.models.parts.resnet import NetworkSettings
 
 Heading = Literal["known", "unknown"]
 """Whether tiles are north-up ("known") or turned by any angle ("unknown")."""
@@ -45,6 +46,8 @@ class TileModel(pl.LightningModule, ABC):
         channels: Of the tiles, C.
 
     Attributes:
+        size: Pixels along a tile's side.
+        inputs: Channels of the tiles.
         judged_by: The validation metric whose minimum selects the published weights.
         trained_share: 0..1, the share of the training that is done; the trainer keeps it current.
     """
@@ -66,7 +69,8 @@ class TileModel(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.settings = NetworkSettings.model_validate(network)
-        self.backbone = ResNet(size, self.settings, channels)
+        self.size, self.inputs = size, channels
+        self.backbone = make_backbone(size, self.settings, channels)
         self.heading: Heading = heading
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))

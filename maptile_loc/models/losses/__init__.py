@@ -1,0 +1,1 @@
+"""Losses that several kinds of models, or several recipes of one kind, choose from."""
