@@ -184,6 +184,14 @@ def test_coverage_is_the_covered_fraction_of_each_cell():
     assert raster.coverage(ROAD, 2.5).shape == (8, 11)
 
 
+@given(edges=st.lists(st.integers(-14, 14), min_size=4, max_size=4))
+def test_coverage_of_a_part_is_that_part(edges):
+    raster = random_raster(np.random.default_rng(0), 37, 53)
+    rows, columns = slice(*edges[:2]), slice(*edges[2:])
+    expected = raster.coverage(ROAD, 2.5)[rows, columns]
+    assert np.array_equal(raster.coverage(ROAD, 2.5, rows, columns), expected)
+
+
 # --- files --------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
 _BLOCK = 256
 """Side of a GeoTIFF's internal tiles, pixels."""
 _STRIP = 4 * _BLOCK
-"""Rows that are read or written at a time."""
+"""Rows read or written at a time."""
 _CACHE_BYTES = 2**28
 """Size of GDAL's block cache."""
 
@@ -156,15 +156,24 @@ class MapRaster:
             & (xy[..., 1] <= self.north - margin_m)
         )
 
-    def coverage(self, band: int, resolution: float) -> NDArray[np.float32]:
+    def coverage(
+        self,
+        band: int,
+        resolution: float,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> NDArray[np.float32]:
         """Return the covered fraction of each cell of a coarser grid, for one band.
 
         Args:
             band: Index of the band.
             resolution: Side of a cell, metres: k times the raster's own, k a whole number.
+            rows: The rows of the grid that are wanted, a slice of step 1.
+            columns: Its columns, likewise.
 
         Returns:
-            (ceil(H / k), ceil(W / k)) float32 in 0..1. Pixels beyond the edge count as not covered.
+            The part of a (ceil(H / k), ceil(W / k)) float32 array in 0..1. Pixels beyond the edge
+            count as not covered.
 
         Raises:
             MaptileError: k is not a whole number.
@@ -175,18 +184,19 @@ class MapRaster:
                 f"{resolution:g} m is no whole multiple of the map's {self.resolution:g} m per "
                 "pixel; choose another resolution, or prepare the city with one that fits"
             )
-        data = self.data[band]
+        top, bottom, _ = rows.indices(-(-self.height // factor))
+        left, right, _ = columns.indices(-(-self.width // factor))
+        height, width = max(bottom - top, 0), max(right - left, 0)
+        pixels = self.window(top * factor, left * factor, height * factor, width * factor)[band]
         if factor == 1:
-            return (data / np.float32(255)).astype(np.float32)
-        padded = np.pad(data, ((0, -self.height % factor), (0, -self.width % factor)))
-        blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor)
+            return (pixels / np.float32(255)).astype(np.float32)
+        blocks = pixels.reshape(height, factor, width, factor)
         return (blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255)).astype(np.float32)
 
     def window(self, row: int, column: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the (3, height, width) pixels whose north-west one is (row, column).
 
-        Pixels beyond the raster's edge are 0. The result is a view of ``data`` where the window
-        lies inside the raster, else a copy.
+        Pixels beyond the raster's edge are 0. The result may be a view of ``data``.
         """
         bands, rows, columns = self.data.shape
         if 0 <= row <= rows - height and 0 <= column <= columns - width:
