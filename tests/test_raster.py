@@ -14,6 +14,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.city.burn import rasterise, write_heights
 from data_prep.city.pixels import MAX_PIXELS, check_pixels
 from data_prep.city.raster import (
     ATTRIBUTION,
@@ -22,9 +23,7 @@ from data_prep.city.raster import (
     PATH,
     ROAD,
     MapRaster,
-    rasterise,
     read_raster,
-    write_heights,
 )
 from data_prep.errors import MaptileError
 from data_prep.osm.footprints import OsmSource, read_osm
