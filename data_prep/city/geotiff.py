@@ -28,6 +28,8 @@ from data_prep.progress import Progress, tracked
 
 STRIP = 512
 """Rows of a raster that are read, made or written at a time; a multiple of ``BLOCK``."""
+FINEST_OVERVIEW = 8
+"""Pixels along a side that a pixel of the finest overview stands for."""
 BLOCK = 256
 """Side of a GeoTIFF's internal tiles, pixels."""
 
@@ -229,7 +231,7 @@ def overview_factors(layout: Layout) -> list[int]:
     """The factors of the overviews: 8 times a power of 4, until one block holds the map."""
     factors: list[int] = []
     while layout.overviews and max(layout.height, layout.width) > BLOCK * 4 ** len(factors):
-        factors.append(8 * 4 ** len(factors))
+        factors.append(FINEST_OVERVIEW * 4 ** len(factors))
     return factors
 
 

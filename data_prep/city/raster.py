@@ -19,6 +19,7 @@ import rasterio
 from numpy.typing import ArrayLike, NDArray
 
 from data_prep.city.geotiff import (
+    FINEST_OVERVIEW,
     STRIP,
     Layout,
     TiffPixels,
@@ -241,10 +242,12 @@ class MapRaster:
 
         Returns:
             (3, ceil(height / factor), ceil(width / factor)) uint8. Pixels beyond the window count
-            as not covered. By the overviews of a city's map they are right to 2 of 255.
+            as not covered. Where the window begins at multiples of ``FINEST_OVERVIEW``, overviews
+            of a city's map are used: to 2 of 255 for multiples of it, else edges are blurred.
         """
         whole = height - height % factor, width - width % factor
         inside = 0 <= row <= self.height - whole[0] and 0 <= column <= self.width - whole[1]
+        inside &= row % FINEST_OVERVIEW == column % FINEST_OVERVIEW == 0
         if isinstance(self.data, TiffPixels) and self.data.shares and inside and all(whole):
             found = self.data.read_shares(row, column, *whole, factor)
             edge = height - whole[0], width - whole[1]

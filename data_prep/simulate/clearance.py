@@ -95,7 +95,7 @@ class BuildingDistance:
         pixel = self._raster.pixel_from_world(xy) - 0.5
         block = np.floor(pixel / self._side).astype(np.int64)
         blocks, member = np.unique(block, axis=0, return_inverse=True)
-        values = np.empty((len(xy), 5), np.float32)
+        values = np.empty((len(xy), 5))
         for number, (row, column) in enumerate(blocks.tolist()):
             chosen = member.ravel() == number
             local = pixel[chosen] - (row * self._side - 2, column * self._side - 2)

@@ -16,7 +16,7 @@ from data_prep.simulate.scene.meshes import Mesh, panels
 from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
 from data_prep.simulate.scene.world_settings import WorldSettings
 
-REACH_M = 1000.0
+REACH_M = 1500.0
 """A world contains what the map holds within this distance of the driven path, metres."""
 
 _WAVES = 16
