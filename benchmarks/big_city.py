@@ -100,26 +100,36 @@ def make_map(data: OsmData, cells: list[NDArray[Any]]) -> gpd.GeoDataFrame:
         cells: The buildings of each of ``CELLS``.
     """
     west, south, east, north = data.bounds
-    lines = shapely.intersection(data.roads.geometry.to_numpy(), shapely.box(*data.bounds))
-    lines, index = shapely.get_parts(lines, return_index=True)
-    lines, index = lines[shapely.length(lines) > 0], index[shapely.length(lines) > 0]
-    roads = data.roads.iloc[index]
     parts = []
     for buildings, (row, column, flip) in zip(cells, CELLS, strict=True):
-        geometry = np.concatenate([buildings, lines])
+        part = tagged(data, buildings)
+        geometry = part.geometry.to_numpy()
         if flip:
             geometry = mirrored(geometry, (west + east) / 2)
         offset = np.array([column * (east - west), row * (north - south)])
         geometry = shapely.transform(geometry, lambda xy, offset=offset: xy + offset)
-        nothing = [None] * len(buildings)
-        columns = {
-            "building": ["yes"] * len(buildings) + [None] * len(lines),
-            "highway": nothing + roads["highway"].tolist(),
-            "width": nothing + [f"{width:.2f}" for width in roads["width"]],
-            "name": nothing + roads["name"].tolist(),
-        }
-        parts.append(gpd.GeoDataFrame(columns, geometry=geometry, crs=data.crs))
+        parts.append(part.set_geometry(gpd.GeoSeries(geometry, crs=data.crs)))
     return gpd.GeoDataFrame(pd.concat(parts, ignore_index=True))
+
+
+def tagged(data: OsmData, buildings: NDArray[Any]) -> gpd.GeoDataFrame:
+    """The table of buildings and of the roads inside ``data.bounds``: OSM tags and geometry.
+
+    Args:
+        data: The roads.
+        buildings: (N,) polygons in ``data.crs``.
+    """
+    lines = shapely.intersection(data.roads.geometry.to_numpy(), shapely.box(*data.bounds))
+    lines, index = shapely.get_parts(lines, return_index=True)
+    lines, index = lines[shapely.length(lines) > 0], index[shapely.length(lines) > 0]
+    roads, nothing = data.roads.iloc[index], [None] * len(buildings)
+    columns = {
+        "building": ["yes"] * len(buildings) + [None] * len(lines),
+        "highway": nothing + roads["highway"].tolist(),
+        "width": nothing + [f"{width:.2f}" for width in roads["width"]],
+        "name": nothing + roads["name"].tolist(),
+    }
+    return gpd.GeoDataFrame(columns, geometry=np.concatenate([buildings, lines]), crs=data.crs)
 
 
 def walls(buildings: NDArray[Any], tree: shapely.STRtree, box: Array) -> NDArray[np.bool_]:
