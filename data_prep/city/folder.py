@@ -145,7 +145,9 @@ class City:
 
         Of a bare raster, it is computed when it is first used.
         """
-        return self.known_hash or content_hash(self.raster, self.reference)
+        if self.known_hash is not None:
+            return self.known_hash
+        return content_hash(self.raster, self.reference)
 
     @property
     def area_km2(self) -> float:

@@ -19,7 +19,6 @@ import rasterio
 from numpy.typing import ArrayLike, NDArray
 
 from data_prep.city.geotiff import (
-    FINEST_OVERVIEW,
     STRIP,
     Layout,
     TiffPixels,
@@ -46,6 +45,10 @@ ROAD = 1
 
 PATH = 2
 """Index of the band of paths."""
+
+
+_MANY_PIXELS = 2**25
+"""Larger windows are reduced by overviews."""
 
 
 @dataclass(frozen=True)
@@ -242,12 +245,12 @@ class MapRaster:
 
         Returns:
             (3, ceil(height / factor), ceil(width / factor)) uint8. Pixels beyond the window count
-            as not covered. Where the window begins at multiples of ``FINEST_OVERVIEW``, overviews
-            of a city's map are used: to 2 of 255 for multiples of it, else edges are blurred.
+            as not covered. Overviews of a city's map are used for large windows: they blur edges by
+            a part of a block.
         """
         whole = height - height % factor, width - width % factor
         inside = 0 <= row <= self.height - whole[0] and 0 <= column <= self.width - whole[1]
-        inside &= row % FINEST_OVERVIEW == column % FINEST_OVERVIEW == 0
+        inside &= height * width > _MANY_PIXELS
         if isinstance(self.data, TiffPixels) and self.data.shares and inside and all(whole):
             found = self.data.read_shares(row, column, *whole, factor)
             edge = height - whole[0], width - whole[1]

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib import image as mpl_image
 from numpy.typing import NDArray
 
-from data_prep.city.geotiff import FINEST_OVERVIEW
 from data_prep.city.raster import BUILDING, PATH, ROAD, MapRaster
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
@@ -126,9 +125,6 @@ def map_view(
         column0 = max(0, int(columns.min() - margin))
         column1 = min(column1, int(columns.max() + margin) + 1)
     factor = -(-max(row1 - row0, column1 - column0) // pixels)
-    if factor > 1:
-        row0, column0 = row0 - row0 % FINEST_OVERVIEW, column0 - column0 % FINEST_OVERVIEW
-        factor = -(-max(row1 - row0, column1 - column0) // pixels)
     part = row0, column0, row1 - row0, column1 - column0
     west, north = raster.world_from_pixel(np.array([row0, column0], np.float64)).tolist()
     data = raster.window(*part) if factor == 1 else raster.reduced(*part, factor, progress)
