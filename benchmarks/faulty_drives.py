@@ -94,7 +94,7 @@ def without_houses(raster: MapRaster, rng: np.random.Generator) -> MapRaster:
     """The map without half of its blocks of houses that touch each other."""
     number, count = ndimage.label(raster.data[BUILDING])
     gone = np.concatenate([[False], rng.random(count) < 0.5])
-    data = raster.data.copy()
+    data = np.array(raster.data)
     data[BUILDING][gone[number]] = 0
     return replace(raster, data=data)
 

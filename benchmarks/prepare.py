@@ -1,100 +1,148 @@
-"""The time and memory to prepare a city, and to read windows of its map; prints a markdown table.
+"""The time and memory to prepare and open cities, by their size; prints a markdown table.
 
-Run: python benchmarks/prepare.py [DATA]
+Run: python benchmarks/prepare.py [DATA] [--work FOLDER] [--sizes KM2 ...]
 
-DATA is the folder of real data (default: ../shared/data). Each city is prepared in a process of its
-own, whose peak memory is reported. Then random windows of the map raster are read on one core.
+DATA is the folder of real data (default: ../shared/data). Maps of up to 79 km2 are cut from the
+north of Bayreuth, around its densest part; that of 316 km2 is made by ``big_city.py``. All are
+GeoParquet. Each city is prepared and opened in processes of their own. Memory is the peak of what
+no file backs, above that of the imports; reading the source is also measured by itself. Then random
+windows of the map raster are read on one core.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from stamp import peak_mb, stamp
+import numpy as np
+import shapely
+from big_city import make_cells, make_map, tagged
+from stamp import AnonymousPeak, head, row, stamp
 
-CITIES = ("oxford/oxford.osm", "cities/north-bayreuth.osm.gz")
-"""OpenStreetMap files below DATA."""
+from data_prep.city.folder import CitySettings, open_city, prepare_city
+from data_prep.osm.footprints import OsmData, read_osm
+from data_prep.osm.source import OsmSource
+
+ROOT = Path(__file__).parent.parent
+"""Root of the repository."""
+
+SOURCE = "cities/north-bayreuth.osm.gz"
+"""The map below DATA that the others are made from."""
+
+SIZES = (1, 3, 10, 79, 316)
+"""Areas of the maps, km2."""
 
 WINDOW = 128
 """Side of a window, pixels."""
 
-WINDOWS = 50_000
+WINDOWS = 10_000
 """Windows that are read in a round."""
 
-ROUNDS = 5
+ROUNDS = 3
 """Rounds, of which the fastest counts."""
 
 
-def prepare(source: Path) -> dict[str, float]:
-    """Prepare one city in this process, then read windows of it on one core.
+def write_map(data: OsmData, km2: int, path: Path) -> None:
+    """Write a map of about an area as GeoParquet."""
+    west, south, east, north = data.bounds
+    whole = (east - west) * (north - south) / 1e6
+    if km2 > whole:
+        table = make_map(data, make_cells(data, 0))
+    else:
+        middle = shapely.get_coordinates(shapely.centroid(data.buildings.geometry.to_numpy()))
+        half = 0.5 * 1e3 * np.sqrt(min(km2, whole))
+        centre = np.median(middle, axis=0)
+        low = np.maximum(centre - half, (west, south))
+        low = np.minimum(low, np.subtract((east, north), 2 * half).clip((west, south)))
+        bounds = (*low.tolist(), *(low + 2 * half).tolist())
+        part = replace(data, bounds=bounds if km2 < whole - 1 else data.bounds)
+        inside = shapely.within(data.buildings.geometry.to_numpy(), shapely.box(*part.bounds))
+        table = tagged(part, data.buildings.geometry.to_numpy()[inside])
+    table.to_parquet(path, compression="zstd", index=False)
+
+
+def prepare(source: Path, folder: Path) -> dict[str, float]:
+    """Prepare one city in this process.
 
     Returns:
-        ``area`` (km2), ``wall``, ``cpu`` and ``open`` (seconds), ``peak`` (GB), ``rate`` (windows
-        per second).
+        ``wall`` and ``cpu`` (seconds), ``peak`` and ``read_peak`` (MB), ``read`` (seconds of CPU).
     """
-    import numpy as np
+    with AnonymousPeak() as reading:
+        cpu = time.process_time()
+        read_osm(OsmSource(path=source))
+        read = time.process_time() - cpu
+    wall, cpu = time.perf_counter(), time.process_time()
+    with AnonymousPeak() as whole:
+        prepare_city(OsmSource(path=source), folder, CitySettings(), force=True)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"wall": wall, "cpu": cpu, "peak": whole.mb, "read": read, "read_peak": reading.mb}
 
-    from data_prep.city.folder import CitySettings, open_city, prepare_city
-    from data_prep.osm.source import OsmSource
 
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "city"
-        wall, cpu = time.perf_counter(), time.process_time()
-        city = prepare_city(OsmSource(path=source), folder, CitySettings())
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        peak = peak_mb() / 1e3
-        area = city.raster.area_km2
-        del city
-        opened = time.perf_counter()
-        raster = open_city(folder).raster
-        opened = time.perf_counter() - opened
-    rng = np.random.default_rng(0)
+def use(folder: Path) -> dict[str, float]:
+    """Open one city in this process, and read windows of it on one core.
+
+    Returns:
+        ``area`` (km2), ``open`` (seconds), ``peak`` (MB), ``rate`` (windows per second of CPU).
+    """
+    begun = time.perf_counter()
+    with AnonymousPeak() as opening:
+        city = open_city(folder)
+        seconds = time.perf_counter() - begun
+    raster, rng = city.raster, np.random.default_rng(0)
     rows = rng.integers(0, raster.height - WINDOW, WINDOWS).tolist()
     columns = rng.integers(0, raster.width - WINDOW, WINDOWS).tolist()
-    batch = np.empty((256, 3, WINDOW, WINDOW), np.uint8)
     rates = []
     for _ in range(ROUNDS):
-        began = time.process_time()
-        for index, (row, column) in enumerate(zip(rows, columns, strict=True)):
-            batch[index % 256] = raster.window(row, column, WINDOW, WINDOW)
-        rates.append(WINDOWS / (time.process_time() - began))
-    rate = max(rates)
-    return {
-        "area": area,
-        "wall": wall,
-        "cpu": cpu,
-        "peak": peak,
-        "open": opened,
-        "rate": rate,
-    }
+        begun = time.process_time()
+        for at in zip(rows, columns, strict=True):
+            raster.window(*at, WINDOW, WINDOW)
+        rates.append(WINDOWS / (time.process_time() - begun))
+    return {"area": city.area_km2, "open": seconds, "peak": opening.mb, "rate": max(rates)}
+
+
+def alone(*arguments: str) -> dict[str, float]:
+    """What this script measures in a process of its own."""
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        print(json.dumps(prepare(Path(sys.argv[2]))))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="?", default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--prepare", type=Path, nargs=2, help="only this, as JSON")
+    parser.add_argument("--use", type=Path, help="only this, as JSON")
+    given = parser.parse_args()
+    if given.prepare or given.use:
+        print(json.dumps(prepare(*given.prepare) if given.prepare else use(given.use)))
         return
-    root = Path(__file__).parent.parent
-    data = Path(sys.argv[1]) if len(sys.argv) > 1 else root.parent / "shared" / "data"
     print(stamp(), end="\n\n")
-    print("| city | km2 | prepare, s (wall) | s (CPU) | peak, GB | open, s | 128x128x3 windows/s |")
-    print("|---|---|---|---|---|---|---|")
-    for city in CITIES:
-        # In one process, the peak would be that of the largest city.
-        run = subprocess.run(
-            [sys.executable, __file__, "--one", str(data / city)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        cost = json.loads(run.stdout)
-        print(
-            f"| {Path(city).name} | {cost['area']:.1f} | {cost['wall']:.2f} | {cost['cpu']:.2f} | "
-            f"{cost['peak']:.2f} | {cost['open']:.2f} | {cost['rate']:,.0f} |"
+    head(
+        *("km2", "prepare, s", "CPU s", "of it reading", "peak, MB", "of it reading", "MB per km2"),
+        *("open, s", "MB", "windows per s"),
+    )
+    given.work.mkdir(parents=True, exist_ok=True)
+    data = read_osm(OsmSource(path=given.data / SOURCE))
+    for km2 in given.sizes:
+        source, folder = given.work / f"map-{km2}.parquet", given.work / f"city-{km2}"
+        write_map(data, km2, source)
+        made, used = alone("--prepare", str(source), str(folder)), alone("--use", str(folder))
+        row(
+            f"{used['area']:.1f}",
+            *(f"{made[key]:.1f}" for key in ("wall", "cpu", "read")),
+            f"{made['peak']:.0f}",
+            f"{made['read_peak']:.0f}",
+            f"{made['peak'] / used['area']:.1f}",
+            f"{used['open']:.2f}",
+            f"{used['peak']:.0f}",
+            f"{used['rate']:,.0f}",
         )
 
 

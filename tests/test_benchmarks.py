@@ -10,7 +10,10 @@ import pytest
 import shapely
 from conftest import ROOT
 from made import ListedScans, straight_drive
+from small_city import write_osm
 
+from data_prep.osm.footprints import read_osm
+from data_prep.osm.source import OsmSource
 from data_prep.sources import open_drive
 from maptile_loc.perceive.labels import (
     BUILDING,
@@ -261,3 +264,28 @@ def test_scans_near_the_teaching_half_are_not_scored(monkeypatch):
     # Scan 9 is 51 m from scan 12, scan 14 is 51 m from scan 11.
     assert teacher.scored(positions, range(12), range(12, 25)) == range(10)
     assert teacher.scored(positions, range(12, 25), range(12)) == range(14, 25)
+
+
+def test_no_position_of_the_big_city_occurs_twice(monkeypatch, tmp_path):
+    """Without new buildings, the comparison finds the copy of every position."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    big_city = import_module("big_city")
+    write_osm(tmp_path / "small.osm", blocks=8)
+    data = read_osm(OsmSource(path=tmp_path / "small.osm"))
+    cells = big_city.make_cells(data, 0)
+    before, after = (shapely.area(shapes) for shapes in (data.buildings.geometry, cells[0]))
+    assert 0.7 < len(after) / len(before) < 0.97
+    assert 0.85**2 * before.min() < after.min() < after.max() < 1.15**2 * before.max()
+    assert (big_city.likeness(data, cells, 10, 0) < 0.9).all()
+    same = [data.buildings.geometry.to_numpy()] * 4
+    assert big_city.likeness(data, same, 10, 0) == pytest.approx(1)
+    # Roads go on across the seam of the western and the eastern cells.
+    west, south, east, north = data.bounds
+    cut = replace(data, bounds=(west, south, east - 100, north))
+    table, east = big_city.make_map(cut, cells), east - 100
+    roads = table.geometry[table["highway"].notna()]
+    ends = roads.boundary.get_coordinates()
+    ends = ends[(ends["x"] - east).abs() < 1e-6]
+    sides = roads.centroid.x[ends.index] < east
+    assert len(ends) > 0
+    assert sorted(ends["y"][sides]) == pytest.approx(sorted(ends["y"][~sides]))

@@ -15,8 +15,9 @@ import shapely
 from made import ListedScans, localized, seen_walls
 from made_scene import found_by
 
+from data_prep.city.burn import rasterise
 from data_prep.city.folder import open_city
-from data_prep.city.raster import MapRaster, rasterise
+from data_prep.city.raster import MapRaster
 from data_prep.drive import Drive, HeadingTrack, PoseTrack, ScanBlock
 from data_prep.geometry import rotate, se3_from_xyzrpy, wrap_angle
 from data_prep.simulate.trajectory import trajectory_from_route

@@ -14,6 +14,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.city.burn import rasterise, write_heights
 from data_prep.city.pixels import MAX_PIXELS, check_pixels
 from data_prep.city.raster import (
     ATTRIBUTION,
@@ -22,9 +23,7 @@ from data_prep.city.raster import (
     PATH,
     ROAD,
     MapRaster,
-    rasterise,
     read_raster,
-    write_heights,
 )
 from data_prep.errors import MaptileError
 from data_prep.osm.footprints import OsmSource, read_osm
@@ -182,6 +181,14 @@ def test_coverage_is_the_covered_fraction_of_each_cell():
     assert raster.coverage(ROAD, 1.5) == pytest.approx(expected, abs=1e-6)
     assert raster.coverage(ROAD, 0.5) == pytest.approx(raster.data[ROAD] / 255)
     assert raster.coverage(ROAD, 2.5).shape == (8, 11)
+
+
+@given(edges=st.lists(st.integers(-14, 14), min_size=4, max_size=4))
+def test_coverage_of_a_part_is_that_part(edges):
+    raster = random_raster(np.random.default_rng(0), 37, 53)
+    rows, columns = slice(*edges[:2]), slice(*edges[2:])
+    expected = raster.coverage(ROAD, 2.5)[rows, columns]
+    assert np.array_equal(raster.coverage(ROAD, 2.5, rows, columns), expected)
 
 
 # --- files --------------------------------------------------------------------------------------

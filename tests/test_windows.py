@@ -25,6 +25,7 @@ from maptile_loc.render.window import (
     BEHIND_M,
     MapWindowSettings,
     cut_windows,
+    read_windows,
     window_from_query,
     window_planes,
 )
@@ -64,6 +65,18 @@ def test_beyond_the_map_windows_are_empty(city: City) -> None:
     planes = window_planes(city.raster, BOTH)
     centre = torch.tensor([[-200.0, 50.0]], dtype=torch.float64)
     assert not cut_windows(planes, city.raster.resolution, centre, torch.zeros(1), BOTH).any()
+
+
+@pytest.mark.parametrize("look", ["filled", "edges"])
+def test_windows_read_one_by_one_are_those_of_the_whole_map(city: City, look: str) -> None:
+    raster, rng = city.raster, np.random.default_rng(0)
+    settings = MapWindowSettings(look=look, channels=("road", "building"))
+    size = np.array([raster.height, raster.width])
+    centre = torch.from_numpy(rng.uniform(-0.3 * size, 1.3 * size, (40, 2)))
+    angle = torch.from_numpy(rng.uniform(-np.pi, np.pi, 40)).float()
+    whole = cut_windows(window_planes(raster, settings), raster.resolution, centre, angle, settings)
+    assert whole.any()
+    assert torch.equal(read_windows(raster, centre, angle, settings), whole)
 
 
 def test_edges_are_the_outlines_of_buildings(city: City) -> None:

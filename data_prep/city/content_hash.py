@@ -6,11 +6,45 @@ import hashlib
 import json
 from typing import Any
 
+import lz4.block
 import numpy as np
 import pyproj
+from numpy.typing import NDArray
 
-from data_prep.city.raster import MapRaster
+from data_prep.city.raster import BANDS, MapRaster
 from data_prep.geometry import Array
+
+
+class ContentDigest:
+    """The hash of a map, whose pixels are added strip by strip.
+
+    SHA-256 reads one band after the other. So the later bands are kept, compressed, until the
+    first is complete.
+
+    Args:
+        raster: The map.
+        reference: As for ``content_hash``.
+    """
+
+    def __init__(self, raster: MapRaster, reference: Array) -> None:
+        about = json.dumps(georeference(raster, reference))
+        self._digest = hashlib.sha256(about.encode())
+        self._later: list[list[bytes]] = [[] for _ in BANDS[1:]]
+
+    def add(self, strip: NDArray[np.uint8]) -> None:
+        """Add the next (3, h, W) pixels, from north."""
+        # A pixel is 0 or 255: one bit each is enough, and takes an eighth of the time.
+        first, *later = np.packbits(strip, axis=2)
+        self._digest.update(first)
+        for kept, band in zip(self._later, later, strict=True):
+            kept.append(lz4.block.compress(band))
+
+    def complete(self) -> str:
+        """The hash (hexadecimal), after the last strip."""
+        for band in self._later:
+            for part in band:
+                self._digest.update(lz4.block.decompress(part))
+        return self._digest.hexdigest()
 
 
 def content_hash(raster: MapRaster, reference: Array) -> str:
@@ -22,21 +56,27 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
         raster: The map.
         reference: (2,) east, north of the centre of the reference tile, metres.
     """
-    digest = hashlib.sha256()
-    georeference = (
-        raster.data.shape,
+    digest = ContentDigest(raster, reference)
+    for strip in raster.strips():
+        digest.add(strip)
+    return digest.complete()
+
+
+def georeference(raster: MapRaster, reference: Array) -> list[Any]:
+    """Return what a content hash covers besides the pixels, as JSON holds it.
+
+    Args:
+        raster: The map.
+        reference: As for ``content_hash``.
+    """
+    return [
+        list(raster.data.shape),
         raster.west,
         raster.north,
         raster.resolution,
         _projection_name(raster.crs),
         *(float(value) for value in reference),
-    )
-    digest.update(json.dumps(georeference).encode())
-    # A pixel is 0 or 255: one bit each is enough, and takes an eighth of the time.
-    for band in raster.data:
-        for top in range(0, raster.height, 1024):
-            digest.update(np.packbits(band[top : top + 1024], axis=1).tobytes())
-    return digest.hexdigest()
+    ]
 
 
 def _projection_name(crs: pyproj.CRS) -> list[Any]:

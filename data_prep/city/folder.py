@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,22 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pyproj
+from numpy.typing import NDArray
 
-from data_prep.city.content_hash import content_hash
-from data_prep.city.integrity import check_description, check_georeference, file_digests
+from data_prep.city.burn import burnt, write_heights
+from data_prep.city.content_hash import ContentDigest, content_hash
+from data_prep.city.integrity import (
+    check_description,
+    check_georeference,
+    check_map,
+    file_digests,
+    map_seal,
+)
 from data_prep.city.outlines import building_outlines, no_roads, no_squares
 from data_prep.city.parquet import read_table, write_table
-from data_prep.city.raster import ATTRIBUTION, MapRaster, rasterise, read_raster, write_heights
+from data_prep.city.raster import ATTRIBUTION, MapRaster, read_raster
 from data_prep.city.replaced import check_city_folder, models_left, origin_of
-from data_prep.city.tiles import TileSettings, reference_centre, tile_grid
+from data_prep.city.tiles import TileSettings, Tiling, tile_grid
 from data_prep.errors import MaptileError
 from data_prep.files import (
     check_version,
@@ -107,8 +116,7 @@ class City:
         reference: (2,) east, north of the reference tile's centre, metres, map frame.
         source: The map's file name, or the area that was requested from OpenStreetMap.
         source_date: Date of the map data (ISO 8601); None if unknown.
-        content_hash: SHA-256 (hexadecimal) of the pixels, their georeference and the reference
-            tile.
+        known_hash: The content hash, where it is known without reading the pixels.
         notes: What a user should know about the map data, one line each.
         path: The folder, or the file of a bare raster.
     """
@@ -119,7 +127,7 @@ class City:
     reference: Array
     source: str
     source_date: str | None
-    content_hash: str
+    known_hash: str | None
     notes: tuple[str, ...]
     path: Path | None = None
 
@@ -131,6 +139,16 @@ class City:
             f"<City {self.name!r}: {width:.0f} x {height:.0f} m ({self.area_km2:.2f} km2) at "
             f"{raster.resolution:g} m/px, {raster.crs.name}, {where}>"
         )
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (hexadecimal) of the pixels, their georeference and the reference tile.
+
+        Of a bare raster, it is computed when it is first used.
+        """
+        if self.known_hash is not None:
+            return self.known_hash
+        return content_hash(self.raster, self.reference)
 
     @property
     def area_km2(self) -> float:
@@ -212,33 +230,34 @@ def _prepare(
 ) -> City:
     keep = check_city_folder(folder, source, lambda name: name not in CITY_FILES, force)
     data, raster = _read_source(source, settings, progress)
-    tiles = tile_grid(raster, settings.tiles)
-    reference = reference_centre(raster, tiles)
-    city = City(
-        folder,
-        settings.name or folder.absolute().name,
-        raster,
-        reference,
-        data.source,
-        data.source_date,
-        content_hash(raster, reference),
-        data.notes,
-        folder,
-    )
-    left = models_left(folder, city.content_hash)
+    tiling = Tiling(raster, settings.tiles)
+    digest = ContentDigest(raster, tiling.reference)
+
+    def note(strip: NDArray[np.uint8]) -> None:
+        digest.add(strip)
+        tiling.add(strip)
+
     with swapped_folder(folder, keep=keep) as new:
-        raster.write(new / "map.tif", progress=progress)
+        raster.write(new / "map.tif", seen=note, progress=progress)
         if data.buildings["height"].notna().any():
             write_heights(new / "height.tif", data.buildings, raster, progress=progress)
         write_table(new / "buildings.parquet", data.buildings)
         write_table(new / "roads.parquet", data.roads)
         if len(data.squares):
             write_table(new / "squares.parquet", data.squares)
-        write_table(new / "tiles.parquet", tiles)
+        write_table(new / "tiles.parquet", tiling.table())
+        whole = digest.complete()
+        left = models_left(folder, whole)
+        name = settings.name or folder.absolute().name
+        about = data.source, data.source_date, whole, data.notes
+        city = City(folder, name, raster, tiling.reference, *about, folder)
+        seal = map_seal(new / "map.tif", raster, tiling.reference, whole)
+        files = {"map.tif": seal, **file_digests(new)}
         counts = {"buildings": len(data.buildings), "roads": len(data.roads)}
-        facts = {**counts, MADE_FROM: origin_of(source), "files": file_digests(new)}
+        facts = {**counts, MADE_FROM: origin_of(source), "files": files}
         write_json(new / "city.json", _description(city, settings, facts))
-    return replace(city, notes=(*city.notes, *left))
+    written = replace(read_raster(folder / "map.tif", is_whole=True), crs=raster.crs)
+    return replace(city, raster=written, notes=(*city.notes, *left))
 
 
 def open_city(path: str | Path) -> City:
@@ -254,12 +273,11 @@ def open_city(path: str | Path) -> City:
     path = Path(path)
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
         raster = read_raster(path)
-        reference = reference_centre(raster, tile_grid(raster, TileSettings()))
-        digest = content_hash(raster, reference)
-        return City(None, path.stem, raster, reference, path.name, None, digest, (), path)
+        reference = Tiling(raster, TileSettings()).reference
+        return City(None, path.stem, raster, reference, path.name, None, None, (), path)
     content, remedy = _read_description(path), _prepare_again(path)
     check_description(path, content, remedy)
-    raster = read_raster(path / "map.tif")
+    raster = read_raster(path / "map.tif", is_whole=True)
     try:
         # The keys of a GeoTIFF cannot hold the names of every CRS; the JSON file does.
         crs = pyproj.CRS.from_wkt(content["crs"])
@@ -269,8 +287,7 @@ def open_city(path: str | Path) -> City:
         raise MaptileError(f"{path / 'city.json'}: changed, its crs is not in metres; {remedy}")
     raster = replace(raster, crs=crs)
     reference = np.array(content["reference"]["centre"], np.float64)
-    if content_hash(raster, reference) != content["content_hash"]:
-        raise MaptileError(f"{path / 'map.tif'}: not the map that city.json describes; {remedy}")
+    check_map(path, content, raster, remedy)
     check_georeference(path, content, raster, remedy)
     source, date, digest = (content[k] for k in ("source", "source_date", "content_hash"))
     notes = tuple(content["notes"])
@@ -287,7 +304,7 @@ def _read_source(
     if path is None or path.suffix.lower() not in RASTER_SUFFIXES:
         data = read_osm(source, _metric_crs(settings.crs), settings.online, progress=progress)
         resolution = settings.resolution
-        return data, rasterise(data.buildings, data.roads, data.bounds, resolution, data.crs)
+        return data, burnt(data.buildings, data.roads, data.bounds, resolution, data.crs)
     raster = read_raster(path)
     buildings = building_outlines(raster)
     if buildings.empty:

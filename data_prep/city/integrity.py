@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 import pyarrow.parquet
 import pydantic
 
+from data_prep.city.content_hash import content_hash, georeference
 from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
+from data_prep.geometry import Array
 
 CHECKED = ("height.tif", "buildings.parquet", "roads.parquet", "squares.parquet", "tiles.parquet")
-"""The files whose bytes are compared; of ``map.tif`` the pixels are."""
+"""The files whose bytes are compared."""
+MAP = "map.tif"
+"""The map, whose bytes are compared together with what ``city.json`` states about it."""
 COUNTED = ("buildings", "roads")
 """The tables whose numbers of rows are stated."""
 TOLERANCE_DEG = 1e-7
@@ -90,6 +95,45 @@ def check_description(folder: Path, content: dict[str, Any], remedy: str) -> Non
             raise MaptileError(
                 f"{folder / name}: holds {rows[name]} {table}, city.json states {count}; {remedy}"
             )
+
+
+def map_seal(path: Path, raster: MapRaster, reference: Array, digest: str) -> str:
+    """SHA-256 (hexadecimal) of the file of a map, with its georeference and its content hash.
+
+    Where it is right, the content hash is, and the pixels need not be read.
+
+    Args:
+        path: The file.
+        raster: The map.
+        reference: (2,) east, north of the centre of the reference tile, metres.
+        digest: The content hash.
+    """
+    about = [_digest(path), georeference(raster, reference), digest]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def check_map(folder: Path, content: dict[str, Any], raster: MapRaster, remedy: str) -> None:
+    """Check that a map is the one that ``city.json`` describes.
+
+    Only of a city that an older maptile-loc made, or whose map has changed, are the pixels read.
+
+    Args:
+        folder: The city.
+        content: What ``city.json`` holds, as ``check_description`` accepts it.
+        raster: The map.
+        remedy: The end of messages.
+
+    Raises:
+        MaptileError: It is damaged, changed, or another one.
+    """
+    path, reference = folder / MAP, np.array(content["reference"]["centre"], np.float64)
+    stated, seal = content["content_hash"], content.get("files", {}).get(MAP)
+    if seal is not None and seal == map_seal(path, raster, reference, stated):
+        return
+    if content_hash(raster, reference) != stated:
+        raise MaptileError(f"{path}: not the map that city.json describes; {remedy}")
+    if seal is not None:
+        raise MaptileError(f"{path}: changed, not the file that was prepared; {remedy}")
 
 
 def check_georeference(

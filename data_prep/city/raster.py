@@ -7,30 +7,36 @@ at +0.5. Bands: 0 building, 1 road, 2 path; values are 0 or 255.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pyproj
 import rasterio
-import rasterio.features
-import shapely
 from numpy.typing import ArrayLike, NDArray
-from rasterio.windows import Window
 
-from data_prep.city.pixels import MAX_PIXELS, check_pixels
+from data_prep.city.geotiff import (
+    STRIP,
+    Layout,
+    TiffPixels,
+    has_blocks,
+    open_tiff,
+    write_tiff,
+)
+from data_prep.city.pixels import MAX_PIXELS, Pixels
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file
 from data_prep.geometry import Array, Projection
 from data_prep.progress import Progress, silent, tracked
 from data_prep.regular import check_regular
 
 BANDS = ("building", "road", "path")
 """Names of the bands, in the order of a raster's first axis."""
+ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
+"""The notice that the licence of OpenStreetMap asks for, in every product made of its data."""
+
 BUILDING = 0
 """Index of the band of buildings."""
 
@@ -40,15 +46,9 @@ ROAD = 1
 PATH = 2
 """Index of the band of paths."""
 
-ATTRIBUTION = "(c) OpenStreetMap contributors, ODbL"
-"""The notice that the licence of OpenStreetMap asks for, in every product made of its data."""
 
-_BLOCK = 256
-"""Side of a GeoTIFF's internal tiles, pixels."""
-_STRIP = 4 * _BLOCK
-"""Rows that are read or written at a time."""
-_CACHE_BYTES = 2**28
-"""Size of GDAL's block cache."""
+_MANY_PIXELS = 2**25
+"""Larger windows are reduced by overviews."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,14 @@ class MapRaster:
     """Rasterised footprints with their georeference.
 
     Attributes:
-        data: (3, H, W) uint8, 0 or 255, bands as in ``BANDS``.
+        data: (3, H, W) uint8, 0 or 255, bands as in ``BANDS``: an array, or ``Pixels`` that are
+            read when they are indexed. ``window`` reads a part of either.
         west, north: Map coordinates of the outer (north-west) corner of pixel (0, 0), metres.
         resolution: Metres per pixel.
         crs: The map frame, a projected CRS in metres.
     """
 
-    data: NDArray[np.uint8] = field(repr=False)
+    data: NDArray[np.uint8] | Pixels = field(repr=False)
     west: float
     north: float
     resolution: float
@@ -156,15 +157,24 @@ class MapRaster:
             & (xy[..., 1] <= self.north - margin_m)
         )
 
-    def coverage(self, band: int, resolution: float) -> NDArray[np.float32]:
+    def coverage(
+        self,
+        band: int,
+        resolution: float,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> NDArray[np.float32]:
         """Return the covered fraction of each cell of a coarser grid, for one band.
 
         Args:
             band: Index of the band.
             resolution: Side of a cell, metres: k times the raster's own, k a whole number.
+            rows: The rows of the grid that are wanted, a slice of step 1.
+            columns: Its columns, likewise.
 
         Returns:
-            (ceil(H / k), ceil(W / k)) float32 in 0..1. Pixels beyond the edge count as not covered.
+            The part of a (ceil(H / k), ceil(W / k)) float32 array in 0..1. Pixels beyond the edge
+            count as not covered.
 
         Raises:
             MaptileError: k is not a whole number.
@@ -175,113 +185,147 @@ class MapRaster:
                 f"{resolution:g} m is no whole multiple of the map's {self.resolution:g} m per "
                 "pixel; choose another resolution, or prepare the city with one that fits"
             )
-        data = self.data[band]
+        top, bottom, _ = rows.indices(-(-self.height // factor))
+        left, right, _ = columns.indices(-(-self.width // factor))
+        height, width = max(bottom - top, 0), max(right - left, 0)
+        inside = top * factor, left * factor, height * factor, width * factor
+        pixels = self._read(slice(band, band + 1), *inside)[0]
         if factor == 1:
-            return (data / np.float32(255)).astype(np.float32)
-        padded = np.pad(data, ((0, -self.height % factor), (0, -self.width % factor)))
-        blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor)
+            return (pixels / np.float32(255)).astype(np.float32)
+        blocks = pixels.reshape(height, factor, width, factor)
         return (blocks.mean(axis=(1, 3), dtype=np.float32) / np.float32(255)).astype(np.float32)
 
     def window(self, row: int, column: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the (3, height, width) pixels whose north-west one is (row, column).
 
-        Pixels beyond the raster's edge are 0. The result is a view of ``data`` where the window
-        lies inside the raster, else a copy.
+        Pixels beyond the raster's edge are 0. The result may be a view of ``data``. Threads may
+        read at the same time.
+
+        Raises:
+            MaptileError: A file that is read is damaged, or was replaced while it is in use.
         """
-        bands, rows, columns = self.data.shape
-        if 0 <= row <= rows - height and 0 <= column <= columns - width:
-            return self.data[:, row : row + height, column : column + width]
-        result = np.zeros((bands, height, width), np.uint8)
+        return self._read(slice(None), row, column, height, width)
+
+    def _read(
+        self, bands: slice, row: int, column: int, height: int, width: int
+    ) -> NDArray[np.uint8]:
+        """The pixels of ``window``, of some bands."""
+        if 0 <= row <= self.height - height and 0 <= column <= self.width - width:
+            return self.data[bands, row : row + height, column : column + width]
         top, left = max(row, 0), max(column, 0)
-        inner = self.data[:, top : max(row + height, 0), left : max(column + width, 0)]
+        inner = self.data[bands, top : max(row + height, 0), left : max(column + width, 0)]
+        result = np.zeros((len(inner), height, width), np.uint8)
         top, left = top - row, left - column
         result[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
         return result
 
-    def write(self, path: Path, *, progress: Progress = silent) -> None:
-        """Write the raster as a tiled GeoTIFF with named bands, whole or not at all.
+    def strips(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield all pixels, a (3, h, W) strip of at most ``STRIP`` rows at a time, from north."""
+        for top in range(0, self.height, STRIP):
+            yield self.window(top, 0, min(STRIP, self.height - top), self.width)
+
+    def reduced(
+        self,
+        row: int,
+        column: int,
+        height: int,
+        width: int,
+        factor: int,
+        progress: Progress = silent,
+    ) -> NDArray[np.uint8]:
+        """Return 255 times the covered share of each block of pixels of a window.
+
+        Args:
+            row: Of the window's north-west pixel.
+            column: Of that pixel.
+            height: Rows of the window.
+            width: Columns of the window.
+            factor: Side of a block, pixels.
+            progress: Called after each strip, where the pixels are read.
+
+        Returns:
+            (3, ceil(height / factor), ceil(width / factor)) uint8. Pixels beyond the window count
+            as not covered. Overviews of a city's map are used for large windows: they blur edges by
+            a part of a block.
+        """
+        whole = height - height % factor, width - width % factor
+        inside = 0 <= row <= self.height - whole[0] and 0 <= column <= self.width - whole[1]
+        inside &= height * width > _MANY_PIXELS
+        if isinstance(self.data, TiffPixels) and self.data.shares and inside and all(whole):
+            found = self.data.read_shares(row, column, *whole, factor)
+            edge = height - whole[0], width - whole[1]
+            right = self._means(row, column + whole[1], whole[0], edge[1], factor)
+            below = self._means(row + whole[0], column, edge[0], width, factor)
+            return np.concatenate([np.concatenate([found, right], axis=2), below], axis=1)
+        return self._means(row, column, height, width, factor, progress)
+
+    def _means(
+        self,
+        row: int,
+        column: int,
+        height: int,
+        width: int,
+        factor: int,
+        progress: Progress = silent,
+    ) -> NDArray[np.uint8]:
+        """As ``reduced``, from the pixels."""
+        result = np.zeros((len(BANDS), -(-height // factor), -(-width // factor)), np.uint8)
+        rows = max(STRIP // factor, 1)
+        starts = range(0, result.shape[1] if width else 0, rows)
+        for start in tracked(starts, "reduce map", len(starts), progress):
+            top, count = start * factor, min(rows, result.shape[1] - start)
+            strip = self.window(row + top, column, min(count * factor, height - top), width)
+            spare = (0, 0), (0, -strip.shape[1] % factor), (0, -width % factor)
+            blocks = np.pad(strip, spare).reshape(len(BANDS), count, factor, -1, factor)
+            result[:, start : start + count] = np.round(blocks.mean(axis=(2, 4), dtype=np.float32))
+        return result
+
+    def write(
+        self,
+        path: Path,
+        *,
+        seen: Callable[[NDArray[np.uint8]], None] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        """Write the raster as a tiled GeoTIFF with named bands and overviews, whole or not at all.
+
+        Args:
+            path: The file.
+            seen: Called with each strip of pixels, as of ``strips``.
+            progress: Called after each strip.
 
         Raises:
             MaptileError: The file cannot be written.
         """
-        _write(path, self, BANDS, "uint8", self._rows, progress=progress)
 
-    def _rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        return self.data[:, top:bottom]
+        def rows(top: int, bottom: int) -> NDArray[np.uint8]:
+            strip = self.window(top, 0, bottom - top, self.width)
+            if seen is not None:
+                seen(strip)
+            return strip
+
+        write_tiff(path, self.layout(BANDS, "uint8", overviews=True), rows, progress)
+
+    def layout(
+        self,
+        names: tuple[str, ...],
+        dtype: str,
+        nodata: float | None = None,
+        overviews: bool = False,
+    ) -> Layout:
+        """Return the layout of a file on this raster's grid."""
+        where = self.height, self.width, self.crs, self.transform
+        return Layout(names, dtype, *where, ATTRIBUTION, nodata, overviews)
 
 
-def rasterise(
-    buildings: gpd.GeoDataFrame,
-    roads: gpd.GeoDataFrame,
-    bounds: tuple[float, float, float, float],
-    resolution: float,
-    crs: pyproj.CRS,
-) -> MapRaster:
-    """Rasterise footprints: a pixel is set if its centre is covered.
+def read_raster(path: Path, *, is_whole: bool = False) -> MapRaster:
+    """Open a GeoTIFF with bands named building, road and, optionally, path, in any order.
+
+    Its pixels are read when they are needed; they are set (255) where the file's value is above 0.
 
     Args:
-        buildings: Polygons in ``crs``.
-        roads: Lines in ``crs`` with columns ``width`` (metres) and ``kind`` (``road``, ``path``).
-        bounds: West, south, east, north in ``crs``, metres; grown outwards to whole pixels, whose
-            edges are multiples of ``resolution``.
-        resolution: Metres per pixel.
-        crs: The map frame.
-
-    Raises:
-        MaptileError: The raster would be too large.
-    """
-    west, south, east, north = bounds
-    left, top = math.floor(west / resolution), math.ceil(north / resolution)
-    width = math.ceil(east / resolution) - left
-    height = top - math.floor(south / resolution)
-    check_pixels("the map", width, height, resolution)
-    data = np.zeros((len(BANDS), height, width), np.uint8)
-    raster = MapRaster(data, left * resolution, top * resolution, resolution, crs)
-    wide = shapely.buffer(
-        roads.geometry.to_numpy(), roads["width"].to_numpy() / 2, cap_style="flat", quad_segs=4
-    )
-    kind = roads["kind"].to_numpy()
-    _burn(data[BUILDING], buildings.geometry.to_numpy(), raster)
-    _burn(data[ROAD], wide[kind == "road"], raster)
-    _burn(data[PATH], wide[kind == "path"], raster)
-    return raster
-
-
-def write_heights(
-    path: Path, buildings: gpd.GeoDataFrame, raster: MapRaster, *, progress: Progress = silent
-) -> None:
-    """Write the buildings' heights (metres, float32) as a GeoTIFF on the grid of ``raster``.
-
-    A pixel is NaN where there is no building, or only such of unknown height. Where buildings
-    overlap, the greatest height counts.
-
-    Raises:
-        MaptileError: The file cannot be written.
-    """
-    known = buildings[buildings["height"].notna()].sort_values("height", kind="stable")
-    geometry, heights = known.geometry.to_numpy(), known["height"].to_numpy()
-    bounds = shapely.bounds(geometry)
-
-    def rows(top: int, bottom: int) -> NDArray[np.float32]:
-        strip = np.full((1, bottom - top, raster.width), np.nan, np.float32)
-        north = raster.north - top * raster.resolution
-        south = raster.north - bottom * raster.resolution
-        inside = (bounds[:, 1] < north) & (bounds[:, 3] > south)
-        if inside.any():
-            rasterio.features.rasterize(
-                zip(geometry[inside], heights[inside], strict=True),
-                out=strip[0],
-                transform=raster.transform_from(top),
-            )
-        return strip
-
-    _write(path, raster, ("height",), "float32", rows, nodata=math.nan, progress=progress)
-
-
-def read_raster(path: Path) -> MapRaster:
-    """Read a GeoTIFF with bands named building, road and, optionally, path, in any order.
-
-    A pixel is set (255) where the file's value is above 0.
+        path: The file.
+        is_whole: Whether the caller makes sure that the file was not cut off.
 
     Raises:
         MaptileError: The file is not a readable raster, a band is missing, its CRS is not in
@@ -290,40 +334,32 @@ def read_raster(path: Path) -> MapRaster:
     if not path.is_file():
         raise MaptileError(f"{path}: no such file")
     check_regular(path)
-    try:
-        with (
-            rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
-            rasterio.open(path, num_threads="ALL_CPUS") as file,
-        ):
-            names = [(name or "").lower() for name in file.descriptions]
-            missing = [name for name in BANDS[:2] if name not in names]
-            if missing:
-                raise MaptileError(
-                    f"{path}: no band named {' or '.join(missing)} (bands: "
-                    f"{', '.join(name or '?' for name in names)}); name the bands building, road "
-                    "and path"
-                )
-            crs, transform = _crs(path, file.crs), file.transform
-            if file.width * file.height > MAX_PIXELS:
-                raise MaptileError(
-                    f"{path}: {file.width} x {file.height} pixels do not fit into memory; cut it "
-                    "to the city (gdalwarp -te)"
-                )
-            square = math.isclose(transform.a, -transform.e, rel_tol=1e-6) and transform.a > 0
-            square = square and math.isfinite(transform.c) and math.isfinite(transform.f)
-            if not square or transform.b or transform.d:
-                raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
-            data = np.zeros((len(BANDS), file.height, file.width), np.uint8)
-            found = [band for band, name in enumerate(BANDS) if name in names]
-            indexes = [names.index(BANDS[band]) + 1 for band in found]
-            for top in range(0, file.height, _STRIP):
-                rows = Window(0, top, file.width, min(_STRIP, file.height - top))
-                data[found, top : top + _STRIP] = file.read(indexes, window=rows) > 0
-    except (rasterio.errors.RasterioError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise MaptileError(f"{path}: not readable as a raster: {reason}") from None
-    data *= np.uint8(255)
-    return MapRaster(data, transform.c, transform.f, transform.a, crs)
+    with open_tiff(path) as file:
+        names = [(name or "").lower() for name in file.descriptions]
+        missing = [name for name in BANDS[:2] if name not in names]
+        if missing:
+            raise MaptileError(
+                f"{path}: no band named {' or '.join(missing)} (bands: "
+                f"{', '.join(name or '?' for name in names)}); name the bands building, road "
+                "and path"
+            )
+        crs, transform = _crs(path, file.crs), file.transform
+        if file.width * file.height > MAX_PIXELS:
+            raise MaptileError(
+                f"{path}: {file.width} x {file.height} pixels do not fit into memory; cut it "
+                "to the city (gdalwarp -te)"
+            )
+        square = math.isclose(transform.a, -transform.e, rel_tol=1e-6) and transform.a > 0
+        square = square and math.isfinite(transform.c) and math.isfinite(transform.f)
+        if not square or transform.b or transform.d:
+            raise MaptileError(f"{path}: not north-up with square pixels; use gdalwarp first")
+        indexes = tuple(names.index(name) + 1 if name in names else None for name in BANDS)
+        own = file.tags().get("attribution") == ATTRIBUTION and None not in indexes
+        shares = own and set(file.dtypes) == {"uint8"}
+        if not is_whole and not has_blocks(file, path):
+            raise MaptileError(f"{path}: not readable as a raster: cut off; copy it again")
+        pixels = TiffPixels(path, (len(BANDS), file.height, file.width), indexes, shares)
+    return MapRaster(pixels, transform.c, transform.f, transform.a, crs)
 
 
 def _crs(path: Path, crs: Any) -> pyproj.CRS:
@@ -337,54 +373,3 @@ def _crs(path: Path, crs: Any) -> pyproj.CRS:
     # Of a system with heights, or with a shift of its datum, the horizontal part counts.
     found = found.source_crs if found.is_bound and found.source_crs else found
     return found.sub_crs_list[0] if found.is_compound else found
-
-
-def _burn(band: NDArray[np.uint8], shapes: NDArray[Any], raster: MapRaster) -> None:
-    """Set the pixels of ``band`` whose centres ``shapes`` cover."""
-    if len(shapes):
-        rasterio.features.rasterize(shapes, out=band, transform=raster.transform, default_value=255)
-
-
-def _write(
-    path: Path,
-    raster: MapRaster,
-    names: tuple[str, ...],
-    dtype: str,
-    rows: Callable[[int, int], NDArray[Any]],
-    nodata: float | None = None,
-    *,
-    progress: Progress,
-) -> None:
-    """Write a GeoTIFF strip by strip; ``rows(top, bottom)`` returns (bands, bottom - top, W)."""
-    profile = {
-        "driver": "GTiff",
-        "dtype": dtype,
-        "count": len(names),
-        "height": raster.height,
-        "width": raster.width,
-        "crs": raster.crs.to_wkt(),
-        "transform": raster.transform,
-        "nodata": nodata,
-        "tiled": True,
-        "blockxsize": _BLOCK,
-        "blockysize": _BLOCK,
-        "compress": "ZSTD",
-        "zstd_level": 1,
-        "interleave": "pixel",
-        "num_threads": "ALL_CPUS",
-        "bigtiff": "IF_SAFER",
-    }
-    # GDAL does not report a disk that is full at the end of a file. So it makes the (compressed)
-    # file in memory.
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), rasterio.MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.update_tags(TIFFTAG_COPYRIGHT=ATTRIBUTION, attribution=ATTRIBUTION)
-            for index, name in enumerate(names, 1):
-                file.set_band_description(index, name)
-            tops = range(0, raster.height, _STRIP)
-            for top in tracked(tops, f"write {path.name}", len(tops), progress):
-                bottom = min(top + _STRIP, raster.height)
-                window = Window(0, top, raster.width, bottom - top)
-                file.write(rows(top, bottom), window=window)
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(memory.getbuffer())

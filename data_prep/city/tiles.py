@@ -32,6 +32,80 @@ class TileSettings(Settings):
     reference: Literal["centre"] | tuple[float, float] = "centre"
 
 
+class Tiling:
+    """The tiles of a map: where they are and, once all pixels were added, which are empty.
+
+    Args:
+        raster: The map; its pixels are not read.
+        settings: How it is cut.
+
+    Attributes:
+        reference: The centre of the reference tile: (2,) east, north, metres, map frame.
+
+    Raises:
+        MaptileError: A tile is smaller than a pixel, or the reference lies outside the map.
+    """
+
+    def __init__(self, raster: MapRaster, settings: TileSettings) -> None:
+        size = round(settings.size_m / raster.resolution)
+        if size < 1:
+            raise MaptileError(
+                f"tiles of {settings.size_m} m are less than a pixel of {raster.resolution} m; "
+                "raise tiles.size_m"
+            )
+        self._raster, self._size = raster, size
+        rows = _starts(raster.height, size, settings)
+        columns = _starts(raster.width, size, settings)
+        self._row, self._column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+        corner = np.stack([self._row, self._column], -1)
+        self._centre = raster.world_from_pixel(corner + size / 2)
+        away = np.linalg.norm(self._centre - _reference(raster, settings), axis=1)
+        self.reference = self._centre[int(np.argmin(away))]
+        # The edges of all tiles cut the map into pieces; a tile consists of whole pieces.
+        self._top, self._bottom, self._row_cuts = _cuts(rows, size, raster.height)
+        self._left, self._right, self._column_cuts = _cuts(columns, size, raster.width)
+        self._covered = np.zeros((len(self._row_cuts), len(self._column_cuts)), np.uint8)
+        self._added = 0
+
+    def add(self, strip: NDArray[np.uint8]) -> None:
+        """Add the next (3, h, W) pixels, from north."""
+        stop = self._added + strip.shape[1]
+        union = np.bitwise_or.reduce(strip, axis=0)
+        pieces = np.bitwise_or.reduceat(union, self._column_cuts, axis=1)
+        first, last = np.searchsorted(self._row_cuts, [self._added + 1, stop]) - [1, 0]
+        cuts = np.maximum(self._row_cuts[first:last] - self._added, 0)
+        self._covered[first:last] |= np.bitwise_or.reduceat(pieces, cuts, axis=0)
+        self._added = stop
+
+    def table(self) -> gpd.GeoDataFrame:
+        """The tiles, as ``tile_grid`` returns them."""
+        raster, size = self._raster, self._size
+        offset = (self._centre - self.reference).astype(np.float32)
+        half = size * raster.resolution / 2
+        west, south = (self._centre - half).T
+        east, north = (self._centre + half).T
+        sums = np.pad(np.cumsum(np.cumsum(self._covered > 0, axis=0), axis=1), ((1, 0), (1, 0)))
+        inside = (
+            sums[self._bottom[:, None], self._right]
+            - sums[self._top[:, None], self._right]
+            - sums[self._bottom[:, None], self._left]
+            + sums[self._top[:, None], self._left]
+        )
+        return gpd.GeoDataFrame(
+            {
+                "id": np.arange(len(self._row)),
+                "row": self._row,
+                "col": self._column,
+                "size": size,
+                "offset_east": offset[:, 0],
+                "offset_north": offset[:, 1],
+                "empty": inside.ravel() == 0,
+            },
+            geometry=shapely.box(west, south, east, north),
+            crs=raster.crs,
+        )
+
+
 def tile_grid(raster: MapRaster, settings: TileSettings) -> gpd.GeoDataFrame:
     """Cut ``raster`` into tiles that cover all of it.
 
@@ -45,33 +119,10 @@ def tile_grid(raster: MapRaster, settings: TileSettings) -> gpd.GeoDataFrame:
     Raises:
         MaptileError: A tile is smaller than a pixel, or the reference lies outside the map.
     """
-    size = round(settings.size_m / raster.resolution)
-    if size < 1:
-        raise MaptileError(
-            f"tiles of {settings.size_m} m are less than a pixel of {raster.resolution} m; "
-            "raise tiles.size_m"
-        )
-    rows, columns = _starts(raster.height, size, settings), _starts(raster.width, size, settings)
-    row, column = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
-    centre = raster.world_from_pixel(np.stack([row, column], -1) + size / 2)
-    reference = int(np.argmin(np.linalg.norm(centre - _reference(raster, settings), axis=1)))
-    offset = (centre - centre[reference]).astype(np.float32)
-    half = size * raster.resolution / 2
-    west, south = (centre - half).T
-    east, north = (centre + half).T
-    return gpd.GeoDataFrame(
-        {
-            "id": np.arange(len(row)),
-            "row": row,
-            "col": column,
-            "size": size,
-            "offset_east": offset[:, 0],
-            "offset_north": offset[:, 1],
-            "empty": _empty(raster.data, rows, columns, size).ravel(),
-        },
-        geometry=shapely.box(west, south, east, north),
-        crs=raster.crs,
-    )
+    tiling = Tiling(raster, settings)
+    for strip in raster.strips():
+        tiling.add(strip)
+    return tiling.table()
 
 
 def reference_centre(raster: MapRaster, tiles: gpd.GeoDataFrame) -> Array:
@@ -100,15 +151,21 @@ def _reference(raster: MapRaster, settings: TileSettings) -> Array:
     return position
 
 
-def _empty(
-    data: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64], size: int
-) -> NDArray[np.bool_]:
-    """Return which windows hold no set pixel in any band: (len(rows), len(columns)) bool."""
-    width = data.shape[2]
-    left, right = np.minimum(columns, width), np.minimum(columns + size, width)
-    empty = np.empty((len(rows), len(columns)), np.bool_)
-    for index, row in enumerate(rows):
-        set_pixels = data[:, row : row + size].any(axis=(0, 1))
-        count = np.concatenate([[0], np.cumsum(set_pixels)])
-        empty[index] = count[right] == count[left]
-    return empty
+def _cuts(
+    starts: NDArray[np.int64], size: int, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Cut an axis at the edges of its tiles.
+
+    Args:
+        starts: First pixel of each tile.
+        size: Pixels of a tile.
+        length: Pixels of the axis.
+
+    Returns:
+        The first piece of each tile, the piece after its last one, and the first pixel of each
+        piece.
+    """
+    edges = np.minimum(np.stack([starts, starts + size]), length)
+    cuts, piece = np.unique(edges, return_inverse=True)
+    first, last = piece.reshape(edges.shape)
+    return first, last, cuts[cuts < length]

@@ -8,6 +8,7 @@ building channel, their road evidence the road channel.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -54,8 +55,9 @@ class MapWindowSettings(Settings):
 
 def window_planes(raster: MapRaster, settings: MapWindowSettings) -> Tensor:
     """(C, H, W) uint8, 1 where set: the bands of a map, in the look and order of ``settings``."""
+    pixels = raster.window(0, 0, raster.height, raster.width)
     planes = [
-        torch.from_numpy((raster.data[BANDS.index(one)] > 0).astype(np.uint8))
+        torch.from_numpy((pixels[BANDS.index(one)] > 0).astype(np.uint8))
         for one in settings.channels
     ]
     if settings.look == "edges":
@@ -92,6 +94,35 @@ def cut_windows(
     cut = planes.flatten(1)[:, flat] * inside
     size = (settings.size_px, settings.size_px)
     return functional.adaptive_max_pool2d(cut.transpose(0, 1).float(), size)
+
+
+def read_windows(
+    raster: MapRaster, centre: Tensor, angle: Tensor, settings: MapWindowSettings
+) -> Tensor:
+    """Cut windows out of a map of which only their surroundings are read.
+
+    Args:
+        raster: The map.
+        centre: (B, 2) float64 row and column of the windows' centres, pixels of the map.
+        angle: (B,) as for ``cut_windows``.
+        settings: Look and size of the windows.
+
+    Returns:
+        (B, C, S, S) float32, as of ``cut_windows``.
+    """
+    reach = math.ceil(settings.size_m / raster.resolution * math.sqrt(0.5)) + 2
+    size = np.array([raster.height, raster.width])
+    windows = []
+    for number, middle in enumerate(np.floor(centre.numpy()).astype(np.int64)):
+        # An edge of the map is no outline, so nothing beyond it is read.
+        low, high = np.clip(middle - reach, 0, size - 1), np.clip(middle + reach, 1, size)
+        part = replace(raster, data=raster.window(*low.tolist(), *(high - low).tolist()))
+        at = centre[number : number + 1] - torch.from_numpy(low)
+        planes = window_planes(part, settings)
+        windows.append(
+            cut_windows(planes, raster.resolution, at, angle[number : number + 1], settings)
+        )
+    return torch.cat(windows)
 
 
 def window_from_query(query: QueryTile, settings: MapWindowSettings) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_prep.city.raster import BUILDING, PATH, ROAD, MapRaster
 from data_prep.geometry import Array
-from data_prep.progress import Progress, silent, tracked
+from data_prep.progress import Progress, silent
 from maptile_loc.report.findings import CHI2_95
 from maptile_loc.types import QueryTile
 
@@ -57,10 +57,10 @@ def map_crop(raster: MapRaster, centre: Array, size: int, resolution: float) -> 
     """
     east, north = centre + _pixel_centres(size, resolution)
     cell = np.floor(raster.pixel_from_world(np.stack([east, north], axis=-1))).astype(np.int64)
-    row, column = cell[..., 0], cell[..., 1]
-    inside = (row >= 0) & (row < raster.height) & (column >= 0) & (column < raster.width)
-    row, column = np.where(inside, row, 0), np.where(inside, column, 0)
-    return raster.data[:, row, column] * inside
+    top, left = cell.min(axis=(0, 1)).tolist()
+    bottom, right = cell.max(axis=(0, 1)).tolist()
+    part = raster.window(top, left, bottom - top + 1, right - left + 1)
+    return part[:, cell[..., 0] - top, cell[..., 1] - left]
 
 
 def tile_on_map(tile: QueryTile, heading: float) -> NDArray[np.float32]:
@@ -124,23 +124,16 @@ def map_view(
         row0, row1 = max(0, int(rows.min() - margin)), min(row1, int(rows.max() + margin) + 1)
         column0 = max(0, int(columns.min() - margin))
         column1 = min(column1, int(columns.max() + margin) + 1)
-    data = raster.data[:, row0:row1, column0:column1]
-    factor = -(-max(data.shape[1:]) // pixels)
-    west, north = raster.world_from_pixel(np.array([row0, column0], np.float64))
-    crop = replace(raster, data=data, west=float(west), north=float(north))
-    if factor == 1:
-        return crop
-    resolution = raster.resolution * factor
-    numbers = tracked(range(len(data)), "reduce map", len(data), progress)
-    bands = [crop.coverage(band, resolution) for band in numbers]
-    return replace(
-        crop, data=np.round(np.stack(bands) * 255).astype(np.uint8), resolution=resolution
-    )
+    factor = -(-max(row1 - row0, column1 - column0) // pixels)
+    part = row0, column0, row1 - row0, column1 - column0
+    west, north = raster.world_from_pixel(np.array([row0, column0], np.float64)).tolist()
+    data = raster.window(*part) if factor == 1 else raster.reduced(*part, factor, progress)
+    return replace(raster, data=data, west=west, north=north, resolution=raster.resolution * factor)
 
 
 def coloured_map(raster: MapRaster) -> Picture:
     """Return the map as an (H, W, 3) picture in light colours."""
-    return paint(raster.data, "#eef0f2", "#e0dccf", "#ffffff", "#b9c0cb")
+    return paint(np.asarray(raster.data), "#eef0f2", "#e0dccf", "#ffffff", "#b9c0cb")
 
 
 def paint(data: Picture, background: str, path: str, road: str, building: str) -> Picture:

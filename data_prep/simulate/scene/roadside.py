@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from data_prep.city.folder import City
 from data_prep.geometry import Array
 from data_prep.simulate.scene.meshes import Mesh
-from data_prep.simulate.scene.terrain import Terrain
+from data_prep.simulate.scene.terrain import REACH_M, Terrain
 from data_prep.simulate.scene.world_settings import WorldSettings
 
 _CORNER_M = 3.0
@@ -71,7 +72,7 @@ class Roadside:
             settings: ``road_shift_m`` and ``road_width`` are used.
             rng: Draws displacements and widths.
         """
-        table = city.roads()
+        table = near(city.roads(), driven)
         if table.empty:
             lines = driven
             width, is_road = np.full(len(lines), _UNMAPPED_WIDTH_M), np.ones(len(lines), bool)
@@ -184,6 +185,13 @@ class Roadside:
         on = np.zeros(len(xy), bool)
         on[shapely.STRtree(self.asphalt).query(shapely.points(xy), predicate="within")[0]] = True
         return np.where(on, self.terrain.road_height(xy), self.terrain.height(xy))
+
+
+def near(table: gpd.GeoDataFrame, driven: NDArray[Any]) -> gpd.GeoDataFrame:
+    """Return the rows of a table of the map within ``REACH_M`` of the driven lines."""
+    path = shapely.union_all(driven)
+    shapely.prepare(path)
+    return table[shapely.dwithin(table.geometry.to_numpy(), path, REACH_M)]
 
 
 def is_free(shapes: NDArray[Any], blocked: shapely.STRtree) -> NDArray[np.bool_]:

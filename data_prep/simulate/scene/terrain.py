@@ -16,6 +16,9 @@ from data_prep.simulate.scene.meshes import Mesh, panels
 from data_prep.simulate.scene.surfaces import REFLECTANCE, Surface
 from data_prep.simulate.scene.world_settings import WorldSettings
 
+REACH_M = 1500.0
+"""A world contains what the map holds within this distance of the driven path, metres."""
+
 _WAVES = 16
 """Number of waves that the height field is the sum of."""
 
@@ -50,7 +53,7 @@ _FINE_REACH_M = 150.0
 """The mesh is fine, and has roads and kerbs, within this distance of the driven path, metres."""
 
 _MARGIN_M = 300.0
-"""The ground extends this far beyond the map, metres."""
+"""The ground extends this far beyond the map, or beyond ``REACH_M``, metres."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,15 @@ def ground_meshes(
         path: The driven lines, in the map frame.
     """
     m = _MARGIN_M
-    low, high = (raster.west - m, raster.south - m), (raster.east + m, raster.north + m)
-    coarse = _grid(low, high, _COARSE_M)
     reach = shapely.union_all(path).buffer(_FINE_REACH_M, quad_segs=4)
+    bounds = np.array(reach.bounds)
+    spare = REACH_M - _FINE_REACH_M
+    low = np.maximum(bounds[:2] - spare, (raster.west, raster.south)) - m
+    high = np.minimum(bounds[2:] + spare, (raster.east, raster.north)) + m
+    coarse = _grid(low, high, _COARSE_M)
     asphalt = shapely.intersection(shapely.union_all(roads), reach)
     line = shapely.segmentize(shapely.boundary(asphalt), _KERB_STEP_M)
     kerb = shapely.get_coordinates(line)
-    bounds = np.array(reach.bounds)
     fine = _grid(bounds[:2], bounds[2:], _FINE_M)
     shapely.prepare(reach)
     fine = fine[shapely.contains_xy(reach, *fine.T)]

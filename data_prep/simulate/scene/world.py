@@ -21,7 +21,7 @@ from data_prep.simulate.scene.facades import Facades
 from data_prep.simulate.scene.houses import Houses, WallPlanes, house_meshes
 from data_prep.simulate.scene.meshes import Mesh, rectangles
 from data_prep.simulate.scene.plants import hedges, shrubs, thickets, trees
-from data_prep.simulate.scene.roadside import Roadside
+from data_prep.simulate.scene.roadside import Roadside, near
 from data_prep.simulate.scene.street_objects import cars, fences, people, poles
 from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.terrain import Terrain, ground_meshes
@@ -151,7 +151,7 @@ def build_world(city: City, path: list[Array], settings: WorldSettings, seed: in
     origin = city.raster.centre
     terrain = Terrain.drawn(origin, settings, _rng(seed, "terrain"))
     roads = Roadside.of(city, lines, _ASPHALT_M, terrain, settings, _rng(seed, "roads"))
-    footprints, heights, counts = _buildings(city, corridor, roads, settings, seed)
+    footprints, heights, counts = _buildings(city, lines, corridor, roads, settings, seed)
     houses = Houses.on(footprints, heights, roads.terrain, _rng(seed, "walls"))
     meshes, facades, counts["bay"] = house_meshes(
         houses, origin, corridor, settings, _rng(seed, "bays")
@@ -176,7 +176,12 @@ def _rng(seed: int, part: str) -> np.random.Generator:
 
 
 def _buildings(
-    city: City, corridor: Any, roads: Roadside, settings: WorldSettings, seed: int
+    city: City,
+    lines: NDArray[Any],
+    corridor: Any,
+    roads: Roadside,
+    settings: WorldSettings,
+    seed: int,
 ) -> tuple[NDArray[Any], Array, dict[str, int]]:
     """Return the buildings of the world.
 
@@ -184,7 +189,7 @@ def _buildings(
         (B,) footprints in the map frame, (B,) heights in metres, and the counts of buildings:
         ``building``, ``missing``, ``new`` and ``cut``.
     """
-    table = city.buildings()
+    table = near(city.buildings(), lines)
     footprints = np.asarray(table.geometry.values, object)
     rng = _rng(seed, "buildings")
     missing = rng.random(len(footprints)) < settings.missing

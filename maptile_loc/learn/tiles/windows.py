@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.city.folder import City
+from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
-from maptile_loc.render.window import MapWindowSettings, cut_windows, window_planes
+from maptile_loc.render.window import MapWindowSettings, read_windows
 
 POSITIONS_EVERY_M = 5.0
 """Spacing of the positions that stand for all centres of windows."""
@@ -35,8 +36,7 @@ class WindowMap:
     """A city's map raster, and the tiles whose offsets are learned.
 
     Attributes:
-        planes: (C, H, W) uint8, as of ``render.window.window_planes``.
-        resolution: Metres per pixel.
+        raster: The map raster.
         corner: (2,) east, north of the raster's corner in the north-west, metres from the
             reference.
         present: (R, K) bool, which tiles of the grid exist and are not empty.
@@ -46,8 +46,7 @@ class WindowMap:
             is shared equally by both.
     """
 
-    planes: Tensor
-    resolution: float
+    raster: MapRaster
     corner: Array
     present: Tensor
     first: Array
@@ -56,7 +55,7 @@ class WindowMap:
 
     def positions(self) -> tuple[Array, Array]:
         """(P, 2) a grid of the windows' possible centres, metres, and their equal (P,) weights."""
-        count = max(1, round(2 * self.jitter * self.resolution / POSITIONS_EVERY_M))
+        count = max(1, round(2 * self.jitter * self.raster.resolution / POSITIONS_EVERY_M))
         aside = (np.arange(count) + 0.5 - count / 2) * (2 * self.jitter / count)
         tiles = self.present.nonzero().double().numpy() * self.stride + self.first
         row, column = np.meshgrid(aside, aside, indexing="ij")
@@ -65,7 +64,10 @@ class WindowMap:
 
     def metres(self, pixel: Array) -> Array:
         """(..., 2) row, column -> (..., 2) east, north from the reference."""
-        metres: Array = self.corner + pixel[..., ::-1] * (self.resolution, -self.resolution)
+        metres: Array = self.corner + pixel[..., ::-1] * (
+            self.raster.resolution,
+            -self.raster.resolution,
+        )
         return metres
 
     @cached_property
@@ -90,8 +92,7 @@ def window_map(city: City, settings: MapWindowSettings) -> WindowMap:
     stride = int(steps[0]) if len(steps) else size
     raster = city.raster
     return WindowMap(
-        window_planes(raster, settings),
-        raster.resolution,
+        raster,
         np.array([raster.west, raster.north]) - city.reference,
         torch.from_numpy(present),
         np.array([rows[0], columns[0]]) + size / 2,
@@ -140,12 +141,12 @@ class WindowBatches(Dataset[Batch]):
         pixel = np.round(tile.double().numpy() * self.map.stride + jitter * self.map.jitter)
         centre = self.map.metres(pixel + self.map.first)
         centre = self._in_cores(centre, jitter) if self.held_out else self._outside(centre)
-        pixel = (centre - self.map.corner)[..., ::-1] * (-1, 1) / self.map.resolution
+        pixel = (centre - self.map.corner)[..., ::-1] * (-1, 1) / self.map.raster.resolution
         angle = torch.zeros(tile.shape[:2])
         if self.heading == "unknown":
             angle = (2 * torch.rand(angle.shape, generator=generator) - 1) * math.pi
         at = torch.from_numpy(np.ascontiguousarray(pixel)).flatten(0, 1)
-        cut = cut_windows(self.map.planes, self.map.resolution, at, angle.flatten(), self.windows)
+        cut = read_windows(self.map.raster, at, angle.flatten(), self.windows)
         offset = torch.from_numpy(centre.astype(np.float32))
         return Batch(cut.view(*angle.shape, *cut.shape[1:]), offset, angle)
 
@@ -173,12 +174,12 @@ class WindowBatches(Dataset[Batch]):
 
     def _in_cores(self, centre: Array, jitter: Array) -> Array:
         """Centres (B, T, 2), moved to the middle of the nearest kept-out squares."""
-        every, step = self.windows.kept_out_every_m, self.map.resolution
+        every, step = self.windows.kept_out_every_m, self.map.raster.resolution
         aside = np.round(jitter * CORE_SHARE * self._side() / step) * step
         moved: Array = np.round(centre / every) * every + aside
         return moved
 
     def _side(self) -> float:
         """Metres of a kept-out square's side: whole pixels."""
-        step = self.map.resolution
+        step = self.map.raster.resolution
         return max(1, round(self.windows.kept_out_m / step)) * step

@@ -110,7 +110,7 @@ def _draw_map(axes: Any, city: City, places: pd.DataFrame) -> None:
     raster = city.raster
     view = map_view(raster, np.zeros((0, 2)), 0.0)
     axes.imshow(
-        paint(view.data, *MAP_COLOURS),
+        paint(np.asarray(view.data), *MAP_COLOURS),
         extent=(view.west, view.east, view.south, view.north),
         interpolation="antialiased",
     )

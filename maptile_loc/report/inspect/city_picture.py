@@ -57,7 +57,7 @@ def draw_city(city: City) -> Figure:
     title(figure, city.name, facts)
     view = map_view(raster, np.zeros((0, 2)), 0.0)
     axes.imshow(
-        paint(view.data, BACKGROUND, PATH_COLOUR, ROAD_COLOUR, BUILDING_COLOUR),
+        paint(np.asarray(view.data), BACKGROUND, PATH_COLOUR, ROAD_COLOUR, BUILDING_COLOUR),
         extent=(view.west, view.east, view.south, view.north),
         interpolation="antialiased",
     )

@@ -16,7 +16,8 @@ def describe_city(city: City) -> list[str]:
     raster, tiles, buildings, roads = city.raster, city.tiles(), city.buildings(), city.roads()
     corners = np.array([[raster.west, raster.south], [raster.east, raster.north], raster.centre])
     latitude, longitude = raster.projection.inverse(corners)
-    covered = (np.count_nonzero(band) / band.size for band in raster.data)
+    count = sum(np.count_nonzero(strip, axis=(1, 2)) for strip in raster.strips())
+    covered = (number / (raster.height * raster.width) for number in np.atleast_1d(count))
     paths = int((roads["kind"] == "path").sum())
     known = buildings["height"].dropna()
     heights = "no heights known"

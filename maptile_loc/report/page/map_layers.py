@@ -73,19 +73,15 @@ def surroundings(raster: MapRaster, positions: Array, factor: int) -> Iterator[M
     for row, column in (cells * side).tolist():
         if not (-side < row < raster.height and -side < column < raster.width):
             continue
-        data = raster.window(row, column, side, side)
-        west, north = raster.world_from_pixel(np.array([row, column], np.float64))
-        cell = replace(raster, data=data, west=float(west), north=float(north))
-        if factor > 1:
-            resolution = raster.resolution * factor
-            bands = np.stack([cell.coverage(band, resolution) for band in range(len(data))])
-            data = np.round(bands * 255).astype(np.uint8)
-            cell = replace(cell, data=data, resolution=resolution)
-        yield cell
+        part = row, column, side, side
+        data = raster.window(*part) if factor == 1 else raster.reduced(*part, factor)
+        west, north = raster.world_from_pixel(np.array([row, column], np.float64)).tolist()
+        resolution = raster.resolution * factor
+        yield replace(raster, data=data, west=west, north=north, resolution=resolution)
 
 
 def _layer(view: MapRaster, raster: MapRaster) -> dict[str, Any]:
-    src = png_uri(np.ascontiguousarray(np.moveaxis(view.data, 0, -1)))
+    src = png_uri(np.ascontiguousarray(np.moveaxis(np.asarray(view.data), 0, -1)))
     return {"src": src, "box": edges(view, raster.centre), "pixel_m": view.resolution}
 
 
