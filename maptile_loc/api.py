@@ -20,9 +20,9 @@ from data_prep.simulate import record
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
 from maptile_loc.arguments import PathLike, as_city, as_heading, as_pair
+from maptile_loc.batch.localized import localized
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
-from maptile_loc.localized import localized
 from maptile_loc.odometry.stored import with_needed_odometry
 from maptile_loc.recipe import load_recipe, with_profile
 from maptile_loc.report.metrics import Metrics
@@ -126,9 +126,7 @@ def localize(
     keep: PathLike | None = None,
     progress: Progress = silent,
 ) -> Localization:
-    """Localize a drive on the map of a city: poses of every stage, with covariances and scores.
-
-    The drive's truth is never read.
+    """Localize a drive on the map of a city: poses of every stage. Its truth is never read.
 
     Args:
         city: A city, or its path.
@@ -147,8 +145,7 @@ def localize(
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         device: "auto", "cpu" or "cuda".
-        cluster: Where the queries are asked: "local:N" for N processes on this machine, or the
-            address of a scheduler of Dask; None: in this process.
+        cluster: "local:N": N processes ask the queries; or the address of a scheduler of Dask.
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
@@ -163,8 +160,7 @@ def localize(
     queries = Queries(submap_m, every_m, online, as_heading(heading, drive), seed, gnss)
     how = {"method": method, "odometry": odometry, "prior": prior, "near": tuple(near)}
     given = how | {"device": device, "search": search, "pgo": pgo, "cluster": cluster}
-    folder = None if model is None else Path(model)
-    return localized(city, drive, queries, settings, folder, given, keep, progress)
+    return localized(city, drive, queries, settings, model, given, keep, progress)
 
 
 def train(

@@ -86,23 +86,20 @@ def localize(
         raise MaptileError("--search none and --pgo need a regressed pose: use --method mapnet")
     steps, gnss = query_steps(tiles, settings.fuse), query_gnss(tiles, engine.raster, settings)
     if answers is None:
-        witnesses, every = None if gnss is None else gnss.witnesses, range(len(tiles))
-        answers = ask(tiles, engine, settings, every, steps.known, search, witnesses, progress)
+        seen, whole = None if gnss is None else gnss.witnesses, range(len(tiles))
+        answers = ask(tiles, engine, settings, whole, steps.known, search, seen, progress)
     asked = together(answers)
     if asked.blind.all():
-        raise MaptileError(
-            f"{tiles.drive.name}: not one usable point in the scans of "
-            f"{counted(len(tiles), 'query')}"
-        )
+        raise _blind(tiles)
     area_km2 = engine.search.area_km2
     stages = {} if regressor is None else _regressed(tiles, asked.own, regressor, pgo, settings)
     record: dict[str, object] = {}
     if search:
-        own, record = _stages(steps, asked.found, asked.fixes, area_km2, settings, gnss)
-        stages |= own
+        searched, record = _stages(steps, asked.found, asked.fixes, area_km2, settings, gnss)
+        stages |= searched
     final = list(stages)[-1]
-    motion = scan_motion(tiles.drive.odometry, tiles.drive.scans.t_ns)
-    candidates = [fix.candidates for fix in (asked.fixes if search else asked.own)]
+    fixes, drive = asked.fixes if search else asked.own, tiles.drive
+    motion = scan_motion(drive.odometry, drive.scans.t_ns)
     return Localization(
         frame=tiles.plan.scan,
         t_ns=tiles.t_ns,
@@ -114,13 +111,18 @@ def localize(
         raster=engine.raster,
         tracked=None if gnss is None else asked.near,
         blind=int(asked.blind.sum()),
-        candidates=candidate_table(candidates),
+        candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
         record=record,
         notes=(*tiles.drive.notes, *gnss_notes(record)),
         dense=scan_poses(stages[final], tiles.plan.scan, motion, settings.fuse),
         small_tiles=asked.small,
     )
+
+
+def _blind(tiles: QueryTiles) -> MaptileError:
+    queries = counted(len(tiles), "query")
+    return MaptileError(f"{tiles.drive.name}: not one usable point in the scans of {queries}")
 
 
 def query_gnss(

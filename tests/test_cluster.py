@@ -86,7 +86,7 @@ def test_a_worker_that_is_killed_costs_its_part_not_the_run(
 def test_a_cluster_that_is_not_there(
     cluster: str, message: str, town_city: Path, town_drive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maptile_loc.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("maptile_loc.batch.cluster.CONNECT_S", 1)
     with pytest.raises(MaptileError, match=message) as caught:
         ml.localize(town_city, town_drive, cluster=cluster, **HOW)
     assert "\n" not in str(caught.value)

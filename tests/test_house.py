@@ -44,10 +44,9 @@ maptile_loc.map_search
 maptile_loc.asked
 maptile_loc.pipeline
 maptile_loc.live
-maptile_loc.cluster
 maptile_loc.learn
 maptile_loc.report
-maptile_loc.localized
+maptile_loc.batch
 maptile_loc.api
 maptile_loc.towns
 maptile_loc.cli maptile_loc.__main__

@@ -13,7 +13,7 @@ from data_prep.files import ensure_folder
 from data_prep.progress import Progress, silent
 from maptile_loc import pipeline
 from maptile_loc.arguments import PathLike
-from maptile_loc.cluster import answers_of, job_of
+from maptile_loc.batch.cluster import answers_of, job_of
 from maptile_loc.device import pick_device
 from maptile_loc.fuse.gnss_windows import with_asked_gnss
 from maptile_loc.live.replay import replay
@@ -31,7 +31,7 @@ def localized(
     drive: Drive,
     queries: Queries,
     settings: LocalizeSettings,
-    model: Path | None,
+    model: PathLike | None,
     given: dict[str, Any],
     keep: PathLike | None,
     progress: Progress = silent,
@@ -55,12 +55,12 @@ def localized(
     if queries.online and (pgo or not search or cluster):
         raise MaptileError("--search none, --pgo and --cluster do not go with --online")
     drive = with_asked_gnss(drive, queries.gnss, search)
-    device = pick_device(given["device"])
+    folder, device = None if model is None else Path(model), pick_device(given["device"])
     area = searched_area(city, given["prior"], given["near"], settings.search.near_m)
-    engine = shared_search(city, settings, given["method"], area, model, device, progress)
+    engine = shared_search(city, settings, given["method"], area, folder, device, progress)
     if keep is not None:
         ensure_folder(Path(keep))  # before the work, so that a wrong name is found at once
-    about = run_record(city, drive, queries, model, settings) | given
+    about = run_record(city, drive, queries, folder, settings) | given
     odometry = given["odometry"]
     if queries.online:
         found = replay(drive, engine, queries, settings, odometry == "lidar", progress)
@@ -68,7 +68,7 @@ def localized(
         drive = with_needed_odometry(drive, queries, odometry, settings.odometry, keep, progress)
         tiles, answers = pipeline.drive_tiles(city, drive, queries, settings), None
         if cluster is not None:
-            how = settings, given["method"], area, model, search
+            how = settings, given["method"], area, folder, search
             answers = answers_of(
                 job_of(city.path, drive, queries, *how), len(tiles), cluster, progress
             )

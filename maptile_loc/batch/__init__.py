@@ -1,0 +1,1 @@
+"""A recorded drive, localized as a whole: here, or on a cluster."""
