@@ -72,6 +72,7 @@ SHOWN_SCANS = 20
 @shared.seed
 @shared.recipe("localize")
 @shared.overrides
+@shared.no_cache
 def command(
     city: Path,
     drive: Path,
@@ -85,6 +86,8 @@ def command(
     end: float | None,
     search: str,
     force: bool,
+    overrides: tuple[str, ...],
+    no_cache: bool,
     **options: Any,
 ) -> None:
     """Localize DRIVE on the map of CITY.
@@ -112,6 +115,7 @@ def command(
             search=search == "map",
             keep=out,
             progress=progress,
+            overrides=shared.with_cache(overrides, no_cache),
             **options,
         )
         metrics = found.save(out, opened.truth, force)

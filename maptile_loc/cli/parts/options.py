@@ -93,6 +93,12 @@ overrides = click.option(
     help="Override one key of the recipe; repeatable.",
 )
 
+no_cache = click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Do not keep what is computed of the map in CITY/cache for the next run.",
+)
+
 sensor_profile = click.option(
     "--sensor-profile",
     type=PATH,
@@ -134,6 +140,11 @@ columns = click.option(
     show_default="by their contents",
     help="Columns of .bin clouds, such as x,y,z,intensity,ring,time; _: of no use.",
 )
+
+
+def with_cache(overrides: tuple[str, ...], no_cache: bool) -> tuple[str, ...]:
+    """The overrides of a recipe with what ``--no-cache`` adds to them."""
+    return (*overrides, "search.cache_gb=0") if no_cache else overrides
 
 
 def recipe(default: str) -> Decorator:
