@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
 
 F32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class LikelihoodFields(ABC):
@@ -138,6 +143,15 @@ class FieldArrays(LikelihoodFields):
             building.mean(axis=(1, 3)) >= 0.5,
             np.asarray(road.any(axis=(1, 3))),
         )
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """The results for all items, in their order, with as many threads as torch has."""
+    every, count = list(items), torch.get_num_threads()
+    if count == 1 or len(every) < 2:
+        return [function(item) for item in every]
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(function, every))
 
 
 def means(values: F32, factor: int) -> F32:

@@ -24,7 +24,10 @@ from numpy.typing import NDArray
 
 from data_prep.geometry import Array
 from maptile_loc.score.evidence import Points
-from maptile_loc.score.fields import F32, FieldArrays, LikelihoodFields
+from maptile_loc.score.fields import F32, FieldArrays, LikelihoodFields, in_threads
+
+PART = 1024
+"""Poses that are scored at a time, each time by a thread of its own."""
 
 NEAR_M = 64.0
 """Side of the squares whose poses are scored together, on one part of the map, metres."""
@@ -43,8 +46,14 @@ def log_likelihood(
         rotation: The tile's ``rotation``, radians.
         fields: The map's.
     """
-    samples = sample(poses.reshape(-1, 3), evidence, rotation, fields)
-    return total(samples, poses[..., 2].ravel() - rotation).reshape(poses.shape[:-1])
+    every = poses.reshape(-1, 3)
+
+    def scores(start: int) -> Array:
+        part = every[start : start + PART]
+        return total(sample(part, evidence, rotation, fields), part[:, 2] - rotation)
+
+    parts = in_threads(scores, range(0, len(every), PART))
+    return np.concatenate([np.zeros(0), *parts]).reshape(poses.shape[:-1])
 
 
 class Sample(NamedTuple):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data_prep.city.raster import MapRaster
 from maptile_loc.score.channels import CHANNELS, Profiles
 from maptile_loc.score.cover import Cover, cover_of, pixels_per_cell
-from maptile_loc.score.fields import F32, Bools, FieldArrays, LikelihoodFields, means
+from maptile_loc.score.fields import F32, Bools, FieldArrays, LikelihoodFields, in_threads, means
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.score.store import FieldStore
 from maptile_loc.score.surroundings import Scale, Surroundings, surroundings
@@ -31,7 +31,7 @@ WHOLE = 6_000_000
 """Cells of a map up to which its fields are kept as they are, 48 bytes each."""
 
 KEPT_MB = 256
-"""Memory for the blocks of a larger map, MB."""
+"""Memory for the blocks of a larger map, MB; as much again for each coarser grid of it."""
 
 
 STORED_FROM = 4
@@ -154,6 +154,8 @@ class MapFields(LikelihoodFields):
         self.margin = self.scale.margin(settings)
         self._kept = Kept(KEPT_MB)
         self._coarser: dict[int, CoarserFields] = {}
+        self._level: F32 | None = None
+        self._lock = threading.Lock()
 
     @cached_property
     def cover(self) -> Cover:
@@ -165,21 +167,27 @@ class MapFields(LikelihoodFields):
 
         return Cover(self.stored("cover", np.uint8, shape, make), self.shape[1])
 
-    @cached_property
+    @property
     def level(self) -> F32:
         """(C,) mean of each channel over the map before it is removed; 0 where it is not."""
-        return self.stored("level", np.float32, (len(CHANNELS),), self._means)
+        with self._lock:
+            if self._level is None:
+                self._level = self.stored("level", np.float32, (len(CHANNELS),), self._means)
+            return self._level
 
     def _means(self) -> F32:
-        total = np.zeros(len(CHANNELS))
-        for number in np.ndindex(*self._grid):
+        def sums(number: tuple[int, ...]) -> list[float]:
             rows, columns, inner = self._cells(number)
             around = self._made(rows, columns, directed=False).cut(inner)
             profiles = Profiles(around, self.settings)
-            for index, channel in enumerate(CHANNELS):
-                if channel.centred:
-                    total[index] += channel.profile(profiles).sum(dtype=np.float64)
-        return (total / (self.shape[0] * self.shape[1])).astype(np.float32)
+            return [
+                float(channel.profile(profiles).sum(dtype=np.float64)) if channel.centred else 0.0
+                for channel in CHANNELS
+            ]
+
+        assert self.cover.width == self.shape[1]  # it is read before the threads need it
+        total = np.sum(in_threads(sums, np.ndindex(*self._grid)), axis=0)
+        return np.asarray(total / (self.shape[0] * self.shape[1]), np.float32)
 
     def stored(
         self,

@@ -267,7 +267,7 @@ class Matcher:
         maxima, index = (one[0] for one in local_maxima(best[None], radius))
         where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
         mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
-        chosen = which.flatten()[where].cpu().numpy()
+        chosen = which.flatten()[where].long().cpu().numpy()
         poses = np.column_stack([level.positions(where), tile.rotation + turns[chosen]])
         prior = log_prior[chosen]
         if not few:
@@ -293,7 +293,9 @@ class Matcher:
         scores = best.flatten()
         count = max(int(settings.chance * len(scores)), settings.chance_squares)
         cells, weight = squares_to_score(scores, count, settings.refined * (2 if few else 4))
-        turn = which.flatten()[torch.from_numpy(cells).to(which.device)].cpu().numpy() * stride
+        turn = (
+            which.flatten()[torch.from_numpy(cells).to(which.device)].long().cpu().numpy() * stride
+        )
         centres = level.positions(torch.from_numpy(cells))
         fine = self.fields if few else self.fields.coarser(settings.coarser)
         how = evidence, rotation
@@ -352,7 +354,7 @@ class Matcher:
         """(R, C) highest score of all turns at each position, and the index of that turn."""
         shape = len(correlator.used), correlator.step, correlator.step
         best = torch.full(shape, -math.inf, device=self.device)
-        which = torch.zeros(shape, dtype=torch.long, device=self.device)
+        which = torch.zeros(shape, dtype=torch.int16, device=self.device)
         prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
         tiles = turned(evidence, turns, level.step, self.device)
         for start, blocks, scores in correlator.scores(tiles):
@@ -360,7 +362,7 @@ class Matcher:
             value, index = scores.max(0)
             better = value > best[blocks]
             best[blocks] = torch.where(better, value, best[blocks])
-            which[blocks] = torch.where(better, index + start, which[blocks])
+            which[blocks] = torch.where(better, (index + start).short(), which[blocks])
         whole = correlator.whole(best, -math.inf)
         return torch.where(level.allowed, whole, -math.inf), correlator.whole(which, 0)
 

@@ -27,9 +27,6 @@ REST = 16
 TAIL = 4
 """Those of the next lower scores are as many as this times the squares that match by chance."""
 
-PART = 64
-"""Squares that are scored at a time."""
-
 
 class Squares(NamedTuple):
     """K squares of the map that are scored again.
@@ -124,19 +121,15 @@ def rescored(
         spacing: Metres between positions of the finer grid.
     """
     count = max(1, round(cell / spacing))
-    at = (np.arange(count) - (count - 1) / 2) * spacing
+    # By whole cells, so that those of a tile lie on those of the map.
+    at = (np.arange(count) - count // 2) * spacing
     offset = np.stack(np.meshgrid(at, at), -1).reshape(-1, 2)
     tried = np.clip(turn[:, None] + np.arange(1 - stride, stride), 0, len(turns) - 1)
     poses = np.empty((len(centres), len(offset), tried.shape[1], 3))
     poses[..., :2] = (centres[:, None] + offset)[:, :, None]
     poses[..., 2] = rotation + turns[tried][:, None]
     poses = poses.reshape(len(centres), -1, 3)
-    scores = np.concatenate(
-        [
-            log_likelihood(poses[start : start + PART], evidence.points, rotation, fields)
-            for start in range(0, len(poses), PART)
-        ]
-    )
+    scores = log_likelihood(poses, evidence.points, rotation, fields)
     scores += np.tile(log_prior[tried], (1, len(offset)))
     best, every = scores.argmax(axis=1), np.arange(len(poses))
     chosen = tried[every, best % tried.shape[1]]

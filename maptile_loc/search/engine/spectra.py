@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
-from maptile_loc.score.fields import LikelihoodFields
+from maptile_loc.score.fields import LikelihoodFields, in_threads
 
 PART = 2**20
 """Cells that are transformed at a time, so that the work fits the processor's cache."""
@@ -109,12 +110,14 @@ class Correlator:
         """(b, C, f, B) spectra of the ``few`` used blocks from number ``first`` on."""
         if first in self._kept:
             return self._kept[first]
-        half, cells = self.side // 2, []
-        for number in self.used[first : first + self.few].tolist():
+
+        def cut(number: int) -> NDArray[np.float32]:
             row, column = number // self.grid[1], number % self.grid[1]
-            top = self.rows[0] - half + row * self.step
-            left = self.columns[0] - half + column * self.step
-            cells.append(self.fields.window(top, left, self.block, self.block))
+            top = self.rows[0] - self.side // 2 + row * self.step
+            left = self.columns[0] - self.side // 2 + column * self.step
+            return self.fields.window(top, left, self.block, self.block)
+
+        cells = in_threads(cut, self.used[first : first + self.few].tolist())
         made = spectra(torch.from_numpy(np.stack(cells)).to(self.device), self.block)
         if len(self._kept) < self._room:
             self._kept[first] = made
