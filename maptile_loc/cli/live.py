@@ -56,8 +56,6 @@ def command(
     idle: float | None,
     gnss: bool,
     columns: tuple[str, ...] | None,
-    overrides: tuple[str, ...],
-    no_cache: bool,
     **how: Any,
 ) -> None:
     """Localize a vehicle live on the map of CITY.
@@ -75,7 +73,7 @@ def command(
             f"{out}: exists already; name another file, or replace it with --force"
         )
     with writing(out) if out is not None else nullcontext():
-        how["overrides"] = options.with_cache(overrides, no_cache)
+        how = options.with_cache(how)
         localizer = ml.Localizer(city, submap_m=submap, every_m=every, **how)
         scans, sure, why = _follow(localizer, folder, out, idle, gnss, columns)
     click.echo(f"{folder}: {sure} of {counted(scans, 'scan')} localized")

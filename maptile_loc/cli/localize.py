@@ -86,8 +86,6 @@ def command(
     end: float | None,
     search: str,
     force: bool,
-    overrides: tuple[str, ...],
-    no_cache: bool,
     **options: Any,
 ) -> None:
     """Localize DRIVE on the map of CITY.
@@ -115,8 +113,7 @@ def command(
             search=search == "map",
             keep=out,
             progress=progress,
-            overrides=shared.with_cache(overrides, no_cache),
-            **options,
+            **shared.with_cache(options),
         )
         metrics = found.save(out, opened.truth, force)
     console.say_notes(found.notes)

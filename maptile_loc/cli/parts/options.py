@@ -142,9 +142,12 @@ columns = click.option(
 )
 
 
-def with_cache(overrides: tuple[str, ...], no_cache: bool) -> tuple[str, ...]:
-    """The overrides of a recipe with what ``--no-cache`` adds to them."""
-    return (*overrides, "search.cache_gb=0") if no_cache else overrides
+def with_cache(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command, with ``--no-cache`` as an override of the recipe."""
+    rest = {name: value for name, value in options.items() if name != "no_cache"}
+    if options["no_cache"]:
+        rest["overrides"] = (*rest["overrides"], "search.cache_gb=0")
+    return rest
 
 
 def recipe(default: str) -> Decorator:
