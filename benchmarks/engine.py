@@ -46,7 +46,7 @@ from maptile_loc.pipeline import drive_tiles, localize
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.files import read_result, run_record
 from maptile_loc.report.metrics import Comparison, chance, compare, pose_errors, reliability
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.engine.locator import newest_model
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 

@@ -23,7 +23,8 @@ from data_prep.city.folder import open_city
 from maptile_loc.map_search import heading_turns
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import log_likelihood, make_fields
+from maptile_loc.score.likelihood import log_likelihood
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import HeadingKnowledge, Queries
 

@@ -43,7 +43,7 @@ from maptile_loc.render.view import (
 )
 from maptile_loc.report.city.road_views import DistinctSettings, query_view
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import EvidenceSettings
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import QueryTile

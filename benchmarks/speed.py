@@ -47,7 +47,8 @@ from maptile_loc.render.raycast import EDGE_CELL, SOLID_CELL, Worlds
 from maptile_loc.render.view import PLAIN_CHANNELS, ViewSettings, render
 from maptile_loc.score.channels import CHANNELS
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import LikelihoodFields, make_fields
+from maptile_loc.score.fields import LikelihoodFields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search import METHODS
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.method import Method, Search, SearchTask

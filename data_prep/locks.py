@@ -36,28 +36,32 @@ _GUARD = threading.Lock()
 """Protects ``_HELD``."""
 
 
+_PAUSE_S = 0.02
+"""Seconds between two attempts to take a lock that is waited for."""
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of ``path``, a folder or file to be written, while the block runs.
 
     The thread that holds it may take it again. Where the system cannot lock (some network file
     systems), the block runs without.
+
+    Args:
+        path: The folder or file.
+        patience_s: Longest time to wait for another process or thread that holds it, seconds.
 
     Raises:
         MaptileError: Another process or thread holds it, or the folder around ``path`` cannot be
             written.
     """
     target = Path(os.path.realpath(path))
+    until = time.monotonic() + patience_s
+    depth, file = _claim(path, target, until), None
     own = threading.get_ident()
-    with _GUARD:
-        holder, depth = _HELD.get(target, (own, 0))
-        if holder != own:
-            raise MaptileError(f"{path}: another thread of this program is writing it; wait for it")
-        _HELD[target] = own, depth + 1
-    file = None
     try:
         if not depth:
-            file = _acquire(path, target.with_name(f".{target.name}.lock"))
+            file = _acquire(path, target.with_name(f".{target.name}.lock"), until)
         yield
     finally:
         with _GUARD:
@@ -69,22 +73,39 @@ def locked(path: Path) -> Iterator[None]:
             _release(file, target.with_name(f".{target.name}.lock"))
 
 
-def _acquire(path: Path, lock: Path) -> int | None:
+def _claim(path: Path, target: Path, until: float) -> int:
+    """Make the lock this thread's, among those of the process; how often it was before."""
+    own = threading.get_ident()
+    while True:
+        with _GUARD:
+            holder, depth = _HELD.get(target, (own, 0))
+            if holder == own:
+                _HELD[target] = own, depth + 1
+                return depth
+        if time.monotonic() > until:
+            raise MaptileError(f"{path}: another thread of this program is writing it; wait for it")
+        time.sleep(_PAUSE_S)
+
+
+def _acquire(path: Path, lock: Path, until: float) -> int | None:
     """Descriptor of the lock's file, which this process holds; None where nothing can be locked."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         while True:
             file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                if not _try(file):
+                taken = _try(file)
+                if not taken and time.monotonic() > until:
                     raise MaptileError(_busy(path, file))
-                if _is_same(file, lock):
+                if taken and _is_same(file, lock):
                     _write_holder(file)
                     return file
             except BaseException:
                 os.close(file)
                 raise
-            os.close(file)  # the holder before removed it in between
+            os.close(file)  # the holder before removed it in between, or holds it
+            if not taken:
+                time.sleep(_PAUSE_S)
     except OSError as error:
         raise write_error(path, error) from error
 

@@ -16,7 +16,9 @@ from maptile_loc.fuse.gnss import Witness
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.align import align
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import LikelihoodFields, make_fields
+from maptile_loc.score.fields import LikelihoodFields
+from maptile_loc.score.map_fields import made_of, make_fields
+from maptile_loc.score.store import open_store
 from maptile_loc.search import METHODS
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.method import Method, Search, SearchTask
@@ -48,6 +50,22 @@ class MapSearch:
     tracked: TrackedSearch | None = None
 
 
+def city_fields(city: City, settings: LocalizeSettings) -> LikelihoodFields:
+    """The likelihood fields of a city's map, kept in its folder ``cache`` for the next run.
+
+    Raises:
+        MaptileError: ``search.resolution`` is no multiple of the map's.
+    """
+    resolution, likelihood, limit = (
+        settings.search.resolution,
+        settings.likelihood,
+        settings.search.cache_gb,
+    )
+    key = made_of(resolution, likelihood)
+    store = open_store(city.folder, city.content_hash, key, limit) if limit > 0 else None
+    return make_fields(city.raster, resolution, likelihood, store)
+
+
 def prepare_search(
     city: City,
     settings: LocalizeSettings,
@@ -77,7 +95,7 @@ def prepare_search(
     entries: list[Method] = [METHODS.load(name) for name in names]
     if model is not None and len(names) > 1:
         raise MaptileError(f"--model: --method {method} takes the city's newest model of each")
-    fields = make_fields(city.raster, settings.search.resolution, settings.likelihood)
+    fields = city_fields(city, settings)
     task = SearchTask(
         city, fields, settings.query.size_m, settings.search, device, area, model, progress
     )

@@ -12,7 +12,7 @@ from maptile_loc.live.replay import replay
 from maptile_loc.map_search import MapSearch
 from maptile_loc.perceive.tiles import query_tiles
 from maptile_loc.pipeline import localize
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher
 

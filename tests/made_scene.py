@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.drive import Drive, ScanBlock
 from data_prep.geometry import se3_from_xyzrpy, se3_inverse, transform_points
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import LikelihoodFields
+from maptile_loc.score.fields import FieldArrays
 from maptile_loc.types import Candidates, QueryTile
 
 START_NS = 1_700_000_000_000_000_000
@@ -183,7 +183,7 @@ def off(track, poses):
 def bare_fields(channels, west, north, resolution):
     """Likelihood fields of a map without buildings."""
     building = np.zeros(channels.shape[1:], bool)
-    return LikelihoodFields(channels, west, north, resolution, building)
+    return FieldArrays(channels, west, north, resolution, building)
 
 
 def found_by(search: Any, tile: QueryTile, *arguments: Any, **options: Any) -> Candidates:

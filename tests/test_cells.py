@@ -18,7 +18,7 @@ from maptile_loc.learn.loop import train
 from maptile_loc.models.classifier import SOFT_M, TARGETS, CellsModel
 from maptile_loc.models.parts.partition import PartitionSettings, make_cells
 from maptile_loc.models.parts.tile_model import Batch
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.cells import CellsLocator, CellsSettings
 from maptile_loc.search.engine.near import NearSearch

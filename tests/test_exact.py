@@ -9,7 +9,8 @@ from test_match import ALL_ROUND, FIELDS, LIKELIHOOD, SMALL, town_scene
 from data_prep.city.folder import open_city
 from maptile_loc.score.channels import CELL_CHANNELS, CHANNELS, index
 from maptile_loc.score.evidence import Evidence, make_evidence
-from maptile_loc.score.likelihood import log_likelihood, make_fields
+from maptile_loc.score.likelihood import log_likelihood
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.engine.exact import SAME, ExactSearch
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.match import Matcher

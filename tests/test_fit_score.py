@@ -18,7 +18,8 @@ from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import log_likelihood, make_fields
+from maptile_loc.score.likelihood import log_likelihood
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.types import Candidates, Fixes, HeadingKnowledge, Queries, QueryTile
 

@@ -11,7 +11,8 @@ from made_scene import bare_fields
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
-from maptile_loc.score import likelihood
+from maptile_loc.score import fields as fields_module
+from maptile_loc.score import map_fields
 from maptile_loc.score.channels import (
     CELL_CHANNELS,
     CELL_GROUPS,
@@ -21,13 +22,8 @@ from maptile_loc.score.channels import (
     SPINS,
 )
 from maptile_loc.score.evidence import Evidence, Points, make_evidence, turned
-from maptile_loc.score.likelihood import (
-    coarser,
-    log_likelihood,
-    make_fields,
-    of_each_point,
-    sample,
-)
+from maptile_loc.score.likelihood import log_likelihood, of_each_point, sample
+from maptile_loc.score.map_fields import MapFields, make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.score.surroundings import signed_distance, surroundings
 from maptile_loc.search.engine.spectra import Correlator
@@ -133,12 +129,34 @@ def test_the_mean_of_each_field_is_zero():
         assert np.ptp(fields.channels[channel]) > 1e-3
 
 
-def test_fields_do_not_depend_on_the_height_of_strips(monkeypatch):
+@pytest.mark.parametrize("side", [37, 128])
+def test_fields_made_in_blocks_equal_those_of_the_whole_map(monkeypatch, side):
+    """A window of any blocks, and what lies beyond the edges, which is 0."""
     raster = with_roads()
-    whole = make_fields(raster, 1.0, SETTINGS).channels
-    for strip in (37, 128):
-        monkeypatch.setattr(likelihood, "STRIP", strip)
-        np.testing.assert_allclose(make_fields(raster, 1.0, SETTINGS).channels, whole, atol=1e-5)
+    whole = make_fields(raster, 1.0, SETTINGS)
+    monkeypatch.setattr(map_fields, "BLOCK", side)
+    blocks = MapFields(raster, 1.0, SETTINGS)
+    # Sums in another order round the course of roads to another 127th at most.
+    slack = SETTINGS.course / 127 + 1e-6
+    np.testing.assert_allclose(blocks.channels[:10], whole.channels[:10], atol=1e-5)
+    np.testing.assert_allclose(blocks.channels[10:], whole.channels[10:], atol=slack)
+    assert (np.abs(blocks.channels - whole.channels) < 1e-5).mean() > 0.999
+    assert (blocks.building == whole.building).all()
+    height, width = whole.shape
+    for window in ((-20, -7, 60, 90), (30, 70, 100, 1), (height - 30, width - 40, 77, 50)):
+        np.testing.assert_array_equal(
+            blocks.window(*window), fields_module.cut(blocks.channels, *window)
+        )
+        np.testing.assert_array_equal(blocks.buildings(*window), whole.buildings(*window))
+    wide, expected = blocks.coarser(4), blocks_in_memory(blocks).coarser(4)
+    np.testing.assert_allclose(wide.channels, expected.channels, atol=2e-3)
+    assert (wide.building == expected.building).all()
+
+
+def blocks_in_memory(fields):
+    """The same fields as one array."""
+    corner = fields.west, fields.north, fields.resolution
+    return fields_module.FieldArrays(fields.channels, *corner, fields.building)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -220,7 +238,7 @@ def test_wrong_settings_are_errors():
 def test_coarser_fields_are_means():
     rng = np.random.default_rng(0)
     channels = rng.normal(size=(2, 7, 10)).astype(np.float32)
-    wide = coarser(bare_fields(channels, 5.0, 9.0, 1.0), 3)
+    wide = bare_fields(channels, 5.0, 9.0, 1.0).coarser(3)
     assert wide.channels.shape == (2, 3, 4)
     assert (wide.west, wide.north, wide.resolution) == (5.0, 9.0, 3.0)
     assert wide.channels[1, 1, 2] == pytest.approx(channels[1, 3:6, 6:9].mean())
@@ -354,13 +372,11 @@ def as_points(images, resolution, path=(), looks=()):
 
 
 def scores_by_transform(fields, evidence, turns, rows, columns):
-    channels = torch.from_numpy(fields.channels)
-    side = evidence.images.shape[-1]
-    correlator = Correlator(channels, side, rows, columns, CPU)
-    result = torch.zeros(len(turns), len(correlator.spectra), *[correlator.block - side] * 2)
+    correlator = Correlator(fields, evidence.images.shape[-1], rows, columns, CPU)
+    result = torch.zeros(len(turns), len(correlator.used), *[correlator.step] * 2)
     for start, blocks, scores in correlator.scores(turned(evidence, turns, fields.resolution, CPU)):
         result[start : start + len(scores), blocks] = scores
-    return torch.stack([correlator.whole(one) for one in result]).numpy()
+    return torch.stack([correlator.whole(one, 0) for one in result]).numpy()
 
 
 def grid_poses(fields, rows, columns, headings):

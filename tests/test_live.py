@@ -27,7 +27,7 @@ from maptile_loc.live.watch import OdometryTail, arriving
 from maptile_loc.map_search import MapSearch
 from maptile_loc.odometry.pose_buffer import Motion
 from maptile_loc.recipe import load_recipe
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import REASONS, HeadingKnowledge, Queries

@@ -18,7 +18,8 @@ from maptile_loc.perceive.query_tile import QuerySettings, make_tile
 from maptile_loc.perceive.submap import Submap
 from maptile_loc.score.align import AlignSettings, align
 from maptile_loc.score.evidence import Evidence, make_evidence, turned
-from maptile_loc.score.likelihood import log_likelihood, make_fields
+from maptile_loc.score.likelihood import log_likelihood
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.hypotheses import Chance, by_chance, posterior
@@ -211,7 +212,8 @@ def test_doubled_scores_keep_the_order():
 def test_shifting_the_world_shifts_the_candidates():
     tile = tile_at(RASTER.centre)
     here = found_by(matcher(), tile, *KNOWN)
-    there = matcher(replace(FIELDS, west=FIELDS.west + 1000.0, north=FIELDS.north - 2000.0))
+    moved_map = replace(RASTER, west=RASTER.west + 1000.0, north=RASTER.north - 2000.0)
+    there = matcher(make_fields(moved_map, 1.0, LIKELIHOOD))
     moved = found_by(there, tile, *KNOWN)
     np.testing.assert_allclose(moved.poses - here.poses, [[1000, -2000, 0]] * len(here.poses))
     np.testing.assert_array_equal(here.log_scores, moved.log_scores)
@@ -307,7 +309,7 @@ def best_of_all(fields, tile, search):
         for first, blocks, scores in correlator.scores(tiles):
             assert blocks.start == 0  # one part holds all blocks
             for number, one in enumerate(scores):
-                value, where = torch.topk(correlator.whole(one).flatten(), 20)
+                value, where = torch.topk(correlator.whole(one, -np.inf).flatten(), 20)
                 heading = np.full((20, 1), tile.rotation + some[first + number])
                 poses.append(np.hstack([search.fine.positions(where), heading]))
                 values.append(value.numpy())

@@ -23,7 +23,7 @@ from data_prep.geometry import rotate, se3_from_xyzrpy, wrap_angle
 from data_prep.simulate.trajectory import trajectory_from_route
 from maptile_loc.perceive.query_tile import QuerySettings
 from maptile_loc.recipe import LocalizeSettings
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import STAGES, HeadingKnowledge, Queries
 

@@ -21,7 +21,7 @@ from maptile_loc.models.parts.describer import describe
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.render.vector_map import vector_map
 from maptile_loc.render.view import ViewSettings
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.search.engine.settings import SearchSettings

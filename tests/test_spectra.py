@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made_scene import bare_fields
 
 from maptile_loc.search.engine import spectra
 from maptile_loc.search.engine.spectra import Correlator
@@ -25,14 +26,13 @@ def brute_force(fields, tiles, rows, columns):
 
 def all_scores(correlator, tiles):
     """(T, R, C) scores from all parts; each position and turn is scored exactly once."""
-    step = correlator.block - correlator.side
-    shape = (len(tiles), correlator.grid[0] * correlator.grid[1], step, step)
+    shape = (len(tiles), len(correlator.used), correlator.step, correlator.step)
     scores, times = torch.zeros(shape), torch.zeros(shape[:2])
     for start, blocks, part in correlator.scores(torch.from_numpy(tiles)):
         scores[start : start + len(part), blocks] = part
         times[start : start + len(part), blocks] += 1
     assert (times == 1).all()
-    return torch.stack([correlator.whole(one) for one in scores]).numpy()
+    return torch.stack([correlator.whole(one, -1e9) for one in scores]).numpy()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_scores_equal_brute_force(shape, side, rows, columns):
     rng = np.random.default_rng(sum(shape) + side)
     fields = rng.normal(size=(3, *shape)).astype(np.float32)
     tiles = rng.normal(size=(2, 3, side, side)).astype(np.float32)
-    correlator = Correlator(torch.from_numpy(fields), side, rows, columns, CPU)
+    correlator = Correlator(bare_fields(fields, 0.0, 0.0, 1.0), side, rows, columns, CPU)
     assert correlator.shape == (rows[1] - rows[0], columns[1] - columns[0])
     found = all_scores(correlator, tiles)
     np.testing.assert_allclose(found, brute_force(fields, tiles, rows, columns), atol=1e-3)
@@ -66,7 +66,7 @@ def test_scores_do_not_depend_on_the_size_of_parts(monkeypatch, few):
     rng = np.random.default_rng(7)
     fields = rng.normal(size=(2, 45, 60)).astype(np.float32)
     tiles = rng.normal(size=(7, 2, 6, 6)).astype(np.float32)
-    correlator = Correlator(torch.from_numpy(fields), 6, (0, 45), (0, 60), CPU)
+    correlator = Correlator(bare_fields(fields, 0.0, 0.0, 1.0), 6, (0, 45), (0, 60), CPU)
     assert correlator.block == 32
     assert correlator.grid == (2, 3)
     expected = brute_force(fields, tiles, (0, 45), (0, 60))

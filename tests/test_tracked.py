@@ -8,6 +8,7 @@ from made_scene import found_by
 from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, RASTER, places, tile_at
 
 from data_prep.geometry import wrap_angle
+from maptile_loc.score.fields import FieldArrays
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.engine.tracked import RADIUS_M, TrackedSearch
 from maptile_loc.search.match import Matcher
@@ -82,7 +83,7 @@ def test_too_near_to_the_edge_there_is_no_candidate() -> None:
 
 def test_a_map_as_small_as_the_surroundings_is_searched() -> None:
     size = 160
-    small = type(FIELDS)(
+    small = FieldArrays(
         np.ascontiguousarray(FIELDS.channels[:, :size, :size]),
         FIELDS.west,
         FIELDS.north,

@@ -32,7 +32,7 @@ from maptile_loc.models.parts.resnet import NetworkSettings
 from maptile_loc.models.parts.tile_model import Batch
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.view import ViewSettings
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.locator import newest_model
 from maptile_loc.search.engine.near import NearSearch

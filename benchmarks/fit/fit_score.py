@@ -41,7 +41,7 @@ from data_prep.city.folder import City
 from data_prep.geometry import Array
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.types import Queries
 

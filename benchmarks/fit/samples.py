@@ -18,7 +18,7 @@ from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import LikelihoodFields
+from maptile_loc.score.fields import LikelihoodFields
 from maptile_loc.score.surroundings import surroundings
 from maptile_loc.search.match import Matcher
 
@@ -96,7 +96,7 @@ class Sampler:
         self.fields, self.step = fields, fields.resolution
         self.matcher = Matcher(fields, settings.query.size_m, search)
         top, bottom, left, right = (self.matcher.box / self.step).astype(int)
-        chance = np.zeros(fields.channels.shape[1:])
+        chance = np.zeros(fields.shape)
         coverage = (raster.coverage(band, self.step) for band in (BUILDING, ROAD))
         road = surroundings(*coverage, self.step, settings.likelihood).road
         chance[top:bottom, left:right] = np.exp(

@@ -65,6 +65,8 @@ CITY_FILES = (
 )
 """The files of a city; all other entries of the folder are the user's and stay when it is made
 again."""
+CACHE = "cache"
+"""The folder of what was computed of a city; it is dropped when the city is made again."""
 OPTIONAL_FILES = ("height.tif", "squares.parquet")
 """Those that a city without known heights, or without squares, does not have."""
 RASTER_SUFFIXES = (".tif", ".tiff")
@@ -228,7 +230,7 @@ def prepare_city(
 def _prepare(
     source: OsmSource, folder: Path, settings: CitySettings, force: bool, progress: Progress
 ) -> City:
-    keep = check_city_folder(folder, source, lambda name: name not in CITY_FILES, force)
+    keep = check_city_folder(folder, source, lambda name: name not in (*CITY_FILES, CACHE), force)
     data, raster = _read_source(source, settings, progress)
     tiling = Tiling(raster, settings.tiles)
     digest = ContentDigest(raster, tiling.reference)

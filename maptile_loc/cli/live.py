@@ -45,6 +45,7 @@ COLUMNS = (
 @options.seed
 @options.recipe("localize")
 @options.overrides
+@options.no_cache
 def command(
     city: Path,
     folder: Path,
@@ -72,6 +73,7 @@ def command(
             f"{out}: exists already; name another file, or replace it with --force"
         )
     with writing(out) if out is not None else nullcontext():
+        how = options.with_cache(how)
         localizer = ml.Localizer(city, submap_m=submap, every_m=every, **how)
         scans, sure, why = _follow(localizer, folder, out, idle, gnss, columns)
     click.echo(f"{folder}: {sure} of {counted(scans, 'scan')} localized")

@@ -78,6 +78,7 @@ SHOWN_SCANS = 20
 @shared.seed
 @shared.recipe("localize")
 @shared.overrides
+@shared.no_cache
 def command(
     city: Path,
     drive: Path,
@@ -118,7 +119,7 @@ def command(
             search=search == "map",
             keep=out,
             progress=progress,
-            **options,
+            **shared.with_cache(options),
         )
         metrics = found.save(out, opened.truth, force)
     console.say_notes(found.notes)

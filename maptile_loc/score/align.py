@@ -12,13 +12,8 @@ from scipy import ndimage
 from data_prep.geometry import Array, rotate, wrap_angle
 from data_prep.settings import NotNegative, Positive, Settings
 from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import (
-    LikelihoodFields,
-    Sample,
-    of_each_point,
-    sample,
-    total,
-)
+from maptile_loc.score.fields import LikelihoodFields
+from maptile_loc.score.likelihood import Sample, of_each_point, sample, total
 from maptile_loc.types import Candidates, Fixes
 
 
@@ -187,14 +182,16 @@ def _building_numbers(
     """
     turn = pose[2] - rotation
     moved = pose[:2] + rotate(xy.astype(np.float64), turn)
-    height, width = fields.building.shape
+    height, width = fields.shape
     column = ((moved[:, 0] - fields.west) // fields.resolution).astype(np.int64)
     row = ((fields.north - moved[:, 1]) // fields.resolution).astype(np.int64)
     reach = int(np.ceil(near_m / fields.resolution))
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     row, column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)
     top, left = max(row.min() - reach, 0), max(column.min() - reach, 0)
-    part = fields.building[top : row.max() + reach + 1, left : column.max() + reach + 1]
+    bottom = min(row.max() + reach + 1, height)
+    right = min(column.max() + reach + 1, width)
+    part = fields.buildings(top, left, bottom - top, right - left)
     label, _ = ndimage.label(part, np.ones((3, 3)))
     near = np.where(part, label, ndimage.maximum_filter(label, 2 * reach + 1))
     return np.where(inside, near[row - top, column - left], 0).astype(np.int64)

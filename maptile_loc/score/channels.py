@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from maptile_loc.score.distance import Codes
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.score.surroundings import Surroundings
 
@@ -77,16 +78,18 @@ class Profiles:
 
     def by_edge(self, name: str) -> F32:
         """(H, W) float32 profile ``name`` at the distance from the nearest building edge."""
-        return self._at(name, self.around.edge, self.settings.edge_m)
+        around = self.around
+        return self._at(name, around.edge_number, around.scale.edge_m, self.settings.edge_m)
 
     def by_road(self, name: str) -> F32:
         """(H, W) float32 profile ``name`` at the distance from the nearest road."""
-        return self._at(name, self.around.road, self.settings.road_m)
+        around = self.around
+        return self._at(name, around.road_number, around.scale.road_m, self.settings.road_m)
 
-    def _at(self, name: str, distance: F32, knots: tuple[float, ...]) -> F32:
+    def _at(self, name: str, number: Codes, metres: F32, knots: tuple[float, ...]) -> F32:
         if name not in self._made:
-            values = np.interp(distance, knots, getattr(self.settings, name))
-            self._made[name] = values.astype(np.float32)
+            values = np.interp(metres, knots, getattr(self.settings, name))
+            self._made[name] = values.astype(np.float32)[number]
         return self._made[name]
 
 

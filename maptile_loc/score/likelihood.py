@@ -16,89 +16,21 @@ So they contain the errors of sensors and map, and the correlation of neighbouri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.geometry import Array
-from maptile_loc.score.channels import CHANNELS, Profiles
 from maptile_loc.score.evidence import Points
-from maptile_loc.score.settings import LikelihoodSettings
-from maptile_loc.score.surroundings import REACH_M, surroundings
+from maptile_loc.score.fields import F32, FieldArrays, LikelihoodFields, in_threads
 
-F32 = NDArray[np.float32]
-STRIP = 1024
-"""Rows of the map of which the fields are made at a time, which bounds the memory."""
+PART = 1024
+"""Poses that are scored at a time, each time by a thread of its own."""
 
-
-@dataclass(frozen=True)
-class LikelihoodFields:
-    """Log-likelihood ratios of the map, on a grid of square cells.
-
-    Attributes:
-        channels: (C, H, W) float32, one per row of ``channels.CHANNELS``: what one unit of the
-            channel's evidence adds to the score. Row 0 is north.
-        west: East coordinate of the outer corner of cell (0, 0), metres.
-        north: North coordinate of that corner, metres.
-        resolution: Metres per cell.
-        building: (H, W) bool, whether a building covers half of the cell or more.
-    """
-
-    channels: F32
-    west: float
-    north: float
-    resolution: float
-    building: NDArray[np.bool_]
-
-
-def make_fields(
-    raster: MapRaster, resolution: float, settings: LikelihoodSettings
-) -> LikelihoodFields:
-    """The likelihood fields of a map.
-
-    Args:
-        raster: The map.
-        resolution: Metres per cell, a multiple of the raster's.
-        settings: The profiles.
-
-    Returns:
-        The fields. Those without a direction have a mean of 0 over the map, so that evidence off
-        the map adds nothing.
-    """
-    building, road = raster.coverage(BUILDING, resolution), raster.coverage(ROAD, resolution)
-    height, overlap = len(building), round(REACH_M / resolution)
-    channels = np.empty((len(CHANNELS), *building.shape), np.float32)
-    for start in range(0, height, STRIP):
-        top, stop = max(start - overlap, 0), min(start + STRIP, height)
-        strip = slice(top, stop + overlap)
-        around = surroundings(building[strip], road[strip], resolution, settings)
-        profiles, inner = Profiles(around, settings), slice(start - top, stop - top)
-        for number, channel in enumerate(CHANNELS):
-            channels[number, start:stop] = channel.profile(profiles)[inner]
-    for field, channel in zip(channels, CHANNELS, strict=True):
-        if channel.centred:
-            field -= field.mean(dtype=np.float64)
-    return LikelihoodFields(channels, raster.west, raster.north, resolution, building >= 0.5)
-
-
-def coarser(fields: LikelihoodFields, factor: int) -> LikelihoodFields:
-    """The means of blocks of ``factor`` x ``factor`` cells, with zeros beyond the map's edge."""
-    height, width = fields.channels.shape[1:]
-    edge = (0, -height % factor), (0, -width % factor)
-    padded = np.pad(fields.channels, ((0, 0), *edge))
-    blocks = padded.reshape(len(padded), padded.shape[1] // factor, factor, -1, factor)
-    building = np.pad(fields.building, edge).reshape(*blocks.shape[1:])
-    return LikelihoodFields(
-        blocks.mean(axis=(2, 4)),
-        fields.west,
-        fields.north,
-        fields.resolution * factor,
-        building.mean(axis=(1, 3)) >= 0.5,
-    )
+NEAR_M = 64.0
+"""Side of the squares whose poses are scored together, on one part of the map, metres."""
 
 
 def log_likelihood(
@@ -114,8 +46,14 @@ def log_likelihood(
         rotation: The tile's ``rotation``, radians.
         fields: The map's.
     """
-    samples = sample(poses.reshape(-1, 3), evidence, rotation, fields)
-    return total(samples, poses[..., 2].ravel() - rotation).reshape(poses.shape[:-1])
+    every = poses.reshape(-1, 3)
+
+    def scores(start: int) -> Array:
+        part = every[start : start + PART]
+        return total(sample(part, evidence, rotation, fields), part[:, 2] - rotation)
+
+    parts = in_threads(scores, range(0, len(every), PART))
+    return np.concatenate([np.zeros(0), *parts]).reshape(poses.shape[:-1])
 
 
 class Sample(NamedTuple):
@@ -145,12 +83,54 @@ def sample(
     if not seen:
         return []
     xy = np.concatenate([points.xy for points in seen])
-    grid = _grid(poses, poses[:, 2] - rotation, xy, fields)
-    parts = torch.split(grid, [len(points.xy) for points in seen], 2)
-    images = torch.from_numpy(fields.channels)[None]
+    reach = float(np.hypot(*xy.T).max())
+    groups = _together(poses, fields)
+    parts = [_sampled(poses[group], seen, xy, rotation, fields, reach) for group in groups]
+    if len(groups) == 1:
+        return [Sample(points, values) for points, values in zip(seen, parts[0], strict=True)]
+    order = np.argsort(np.concatenate(groups), kind="stable")
     return [
-        Sample(points, _interpolated(images[:, points.group.span], part))
-        for points, part in zip(seen, parts, strict=True)
+        Sample(points, np.concatenate(values, axis=1)[:, order])
+        for points, values in zip(seen, zip(*parts, strict=True), strict=True)
+    ]
+
+
+def _together(poses: Array, fields: LikelihoodFields) -> list[NDArray[np.int_]]:
+    """Indices of (P, 3) poses in groups, each of which lies in one part of the map."""
+    if isinstance(fields, FieldArrays) or len(poses) == 0:
+        return [np.arange(len(poses))]
+    square = np.floor(poses[:, :2] / NEAR_M).astype(np.int64)
+    _, number = np.unique(square, axis=0, return_inverse=True)
+    order = np.argsort(number.ravel(), kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number.ravel()[order])) + 1)
+
+
+def _sampled(
+    poses: Array,
+    seen: Sequence[Points],
+    xy: F32,
+    rotation: float,
+    fields: LikelihoodFields,
+    reach: float,
+) -> list[F32]:
+    """(C, P, N) values of each group's fields under its points, at poses near each other.
+
+    Args:
+        poses: (P, 3), as all but the following as for ``sample``.
+        seen: The groups with points.
+        xy: (N, 2) all their points, metres.
+        rotation: Radians.
+        fields: The map's.
+        reach: Distance of the farthest point from the vehicle, metres.
+    """
+    at = poses[:, :2] if len(poses) else np.array([[fields.west, fields.north]])
+    part = fields.around(at.min(axis=0) - reach, at.max(axis=0) + reach)
+    grid = _grid(poses, poses[:, 2] - rotation, xy, part)
+    grids = torch.split(grid, [len(points.xy) for points in seen], 2)
+    images = torch.from_numpy(part.channels)[None]
+    return [
+        _interpolated(images[:, points.group.span], grid)
+        for points, grid in zip(seen, grids, strict=True)
     ]
 
 
@@ -208,7 +188,7 @@ def _grid(poses: Array, turn: Array, xy: F32, fields: LikelihoodFields) -> torch
     # Relative to the raster's corner, float32 holds a city's coordinates to a millimetre.
     east = (poses[:, :1] - fields.west).astype(np.float32)
     south = (fields.north - poses[:, 1:2]).astype(np.float32)
-    height, width = fields.channels.shape[1:]
+    height, width = fields.shape
     grid = np.empty((1, len(poses), len(xy), 2), np.float32)
     across = c * x
     across += east

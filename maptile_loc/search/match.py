@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import Settings
+from maptile_loc.score.distance import squared_distance
 from maptile_loc.score.evidence import Evidence, turned
-from maptile_loc.score.likelihood import LikelihoodFields, coarser, log_likelihood
+from maptile_loc.score.fields import LikelihoodFields
+from maptile_loc.score.likelihood import log_likelihood
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.exact import ExactSearch
 from maptile_loc.search.engine.hypotheses import (
+    Chance,
     by_chance,
     distinct,
     local_maxima,
@@ -24,9 +29,13 @@ from maptile_loc.search.engine.hypotheses import (
     refined,
 )
 from maptile_loc.search.engine.method import Method, SearchTask
+from maptile_loc.search.engine.promising import rescored, squares_to_score, summed
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.engine.spectra import Correlator
 from maptile_loc.types import Candidates, QueryTile
+
+STRIP = 256
+"""Rows of positions near which roads are looked for at a time."""
 
 
 class MatchSettings(Settings):
@@ -65,6 +74,22 @@ class Level:
         return np.column_stack([self.west + column * self.step, self.north - row * self.step])
 
 
+class Found(NamedTuple):
+    """The hypotheses of a search for one tile.
+
+    Attributes:
+        poses: (K, 3) east, north, heading.
+        mass: (K,) logarithms of the likelihood's mass around each.
+        prior: (K,) log-probabilities of their headings.
+        chance: What the tile reaches by chance.
+    """
+
+    poses: Array
+    mass: Array
+    prior: Array
+    chance: Chance
+
+
 class Matcher:
     """The search of a whole map; the spectra of its fields are computed once.
 
@@ -84,7 +109,7 @@ class Matcher:
         self.fields, self.tile_size_m = fields, tile_size_m
         self.settings, self.area, self.prove = settings, area, prove
         self.device = torch.device(device)
-        height, width = (side * fields.resolution for side in fields.channels.shape[1:])
+        height, width = (side * fields.resolution for side in fields.shape)
         margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
         box = np.array([margin, height - margin, margin, width - margin])
         if area is not None:
@@ -99,26 +124,16 @@ class Matcher:
         if area is not None:
             size_m2 = min(size_m2, area.shape.area)
         self.area_km2 = size_m2 / 1e6
-        # Only the part that tiles in the box can cover is kept, in whole cells of the wide grid.
-        cell = settings.coarser * fields.resolution
-        if tile_size_m / cell % 2:
-            raise MaptileError(
-                f"query tiles of {tile_size_m:g} m are no even number of cells of {cell:g} m; "
-                "see query.size_m, search.resolution and search.coarser"
-            )
-        reach = np.array([-1, 1, -1, 1]) * (tile_size_m / 2 + cell)
-        top, bottom, left, right = (
-            np.maximum(np.round((box + reach) / cell), 0).astype(int) * settings.coarser
-        )
-        shift = np.array([top, left]) * fields.resolution
-        self.part = LikelihoodFields(
-            fields.channels[:, top:bottom, left:right],
-            fields.west + float(shift[1]),
-            fields.north - float(shift[0]),
-            fields.resolution,
-            fields.building[top:bottom, left:right],
-        )
-        self.box = box - shift[[0, 0, 1, 1]]
+        for name in ("coarser", "coarsest"):
+            cell = getattr(settings, name) * fields.resolution
+            if tile_size_m / cell % 2:
+                raise MaptileError(
+                    f"query tiles of {tile_size_m:g} m are no even number of cells of {cell:g} m; "
+                    f"see query.size_m, search.resolution and search.{name}"
+                )
+        self.box = box
+        self.is_large = self.area_km2 > settings.exhaustive_km2
+        """Whether a sparse grid is searched first."""
 
     @cached_property
     def fine(self) -> Level:
@@ -131,14 +146,24 @@ class Matcher:
         return self._level(self.fields.resolution * self.settings.coarser)
 
     @cached_property
+    def sparse(self) -> Level:
+        """The grid of a square each, on which a large map is searched first."""
+        return self._level(self.fields.resolution * self.settings.coarsest, near_roads=True)
+
+    @cached_property
+    def sparse_scores(self) -> Correlator:
+        """Correlator that scores all positions of the sparse grid."""
+        return self._correlator(self.fields.coarser(self.settings.coarsest), self.sparse)
+
+    @cached_property
     def fine_scores(self) -> Correlator:
         """Correlator that scores all positions of the fine grid."""
-        return self._correlator(self.part, self.fine)
+        return self._correlator(self.fields, self.fine)
 
     @cached_property
     def wide_scores(self) -> Correlator:
         """Correlator that scores all positions of the wide grid."""
-        return self._correlator(coarser(self.part, self.settings.coarser), self.wide)
+        return self._correlator(self.fields.coarser(self.settings.coarser), self.wide)
 
     @cached_property
     def exact(self) -> ExactSearch:
@@ -160,11 +185,11 @@ class Matcher:
             self.device,
         )
 
-    def _level(self, step: float) -> Level:
+    def _level(self, step: float, near_roads: bool = False) -> Level:
         first, last = np.ceil(self.box[[0, 2]] / step), np.floor(self.box[[1, 3]] / step)
         last = np.maximum(first, last)
         rows, columns = ((int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
-        west, north = self.part.west + columns[0] * step, self.part.north - rows[0] * step
+        west, north = self.fields.west + columns[0] * step, self.fields.north - rows[0] * step
         shape = rows[1] - rows[0], columns[1] - columns[0]
         allowed = torch.ones(shape, dtype=torch.bool, device=self.device)
         if self.area is not None:
@@ -175,11 +200,33 @@ class Matcher:
             if not within.any():
                 within[self.area.nearest(places)] = True
             allowed = torch.from_numpy(within.reshape(shape)).to(self.device)
+        if near_roads and self.settings.near_roads_m > 0:
+            near = self._near_roads(step, rows, columns)
+            if (allowed.cpu().numpy() & near).any():
+                allowed &= torch.from_numpy(near).to(self.device)
         return Level(allowed, step, west, north, rows, columns)
 
+    def _near_roads(
+        self, step: float, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """(R, C) which positions are near a road, or may be on a map without roads."""
+        size, reach = round(step / self.fields.resolution), self.settings.near_roads_m / step
+        margin = int(reach) + 1
+        first, last = rows[0] - margin, rows[1] + margin
+        left, width = (columns[0] - margin) * size, (columns[1] - columns[0] + 2 * margin) * size
+        road = np.zeros((last - first, width // size), bool)
+        for row in range(0, len(road), STRIP):
+            some = min(STRIP, len(road) - row)
+            strip = self.fields.roads((first + row) * size, left, some * size, width)
+            road[row : row + some] = strip.reshape(some, size, -1, size).any(axis=(1, 3))
+        if not road.any():
+            return np.ones((rows[1] - rows[0], columns[1] - columns[0]), bool)
+        near = squared_distance(road, margin) <= reach**2
+        return near[margin:-margin, margin:-margin]
+
     def _correlator(self, fields: LikelihoodFields, level: Level) -> Correlator:
-        channels, side = torch.from_numpy(fields.channels), round(self.tile_size_m / level.step)
-        return Correlator(channels, side, level.rows, level.columns, self.device)
+        side = round(self.tile_size_m / level.step)
+        return Correlator(fields, side, level.rows, level.columns, self.device, level.allowed)
 
     def candidates(
         self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
@@ -198,31 +245,78 @@ class Matcher:
             with one more hypothesis: that the tile is nowhere on the map.
         """
         few = len(turns) <= self.settings.few_turns
-        level, correlator = (self.fine, self.fine_scores) if few else (self.wide, self.wide_scores)
-        best, which = self._best(level, correlator, evidence, turns, log_prior)
-        radius = max(1, round(self.settings.distinct_m / level.step))
-        refine = level.step > self.fields.resolution
-        count = self.settings.refined if refine else self.settings.candidates
-        maxima, index = (one[0] for one in local_maxima(best[None], radius))
-        where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
-        mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
-        chosen = which.flatten()[where].cpu().numpy()
-        poses = np.column_stack([level.positions(where), tile.rotation + turns[chosen]])
-        prior = log_prior[chosen]
-        if refine:
-            poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
-            if self.prove:
-                poses, mass, prior = self._proven(
-                    poses, mass, prior, evidence, tile, turns, log_prior
-                )
-        away = np.hypot(*(level.positions(index) - level.positions(where[:1])).T)
-        wall_m2 = evidence.total("wall")
-        chance = by_chance(maxima.cpu().numpy(), away, len(maxima), wall_m2, self.settings)
-        likelier = prior - log_prior.max()
+        find = self._sparsely if self.is_large else self._exhaustively
+        poses, mass, prior, chance = find(tile, evidence, turns, log_prior)
+        if self.prove and not few:
+            poses, mass, prior = self._proven(poses, mass, prior, evidence, tile, turns, log_prior)
+        wall_m2, likelier = evidence.total("wall"), prior - log_prior.max()
         log_scores = posterior(mass, likelier, chance, wall_m2, self.settings)
         poses[:, 2] = wrap_angle(poses[:, 2])
         kept = distinct(poses, log_scores, self.settings)
         return Candidates(poses[kept], log_scores[kept])
+
+    def _exhaustively(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Found:
+        """What is found with the scores of all positions of the fine or the wide grid."""
+        few = len(turns) <= self.settings.few_turns
+        level, correlator = (self.fine, self.fine_scores) if few else (self.wide, self.wide_scores)
+        best, which = self._best(level, correlator, evidence, turns, log_prior)
+        radius = max(1, round(self.settings.distinct_m / level.step))
+        count = self.settings.candidates if few else self.settings.refined
+        maxima, index = (one[0] for one in local_maxima(best[None], radius))
+        where, windows = _peaks(best, maxima, index, radius, count, self.settings.hopeless)
+        mass = torch.logsumexp(windows, 1).cpu().numpy().astype(np.float64)
+        chosen = which.flatten()[where].long().cpu().numpy()
+        poses = np.column_stack([level.positions(where), tile.rotation + turns[chosen]])
+        prior = log_prior[chosen]
+        if not few:
+            poses, mass = refined(poses, prior, evidence, tile.rotation, self.fields, self.settings)
+        away = np.hypot(*(level.positions(index) - level.positions(where[:1])).T)
+        wall_m2 = evidence.total("wall")
+        chance = by_chance(maxima.cpu().numpy(), away, len(maxima), wall_m2, self.settings)
+        return Found(poses, mass, prior, chance)
+
+    def _sparsely(
+        self, tile: QueryTile, evidence: Evidence, turns: Array, log_prior: Array
+    ) -> Found:
+        """What is found with the scores of all positions of the sparse grid.
+
+        Promising squares, and some of the others, are scored again on the grid on which
+        ``_exhaustively`` scores all.
+        """
+        settings, rotation, level = self.settings, tile.rotation, self.sparse
+        few = len(turns) <= settings.few_turns
+        stride = 1 if few else 2
+        thinned = turns[::stride], log_prior[::stride]
+        best, which = self._best(level, self.sparse_scores, evidence, *thinned)
+        scores = best.flatten()
+        count = max(int(settings.chance * len(scores)), settings.chance_squares)
+        cells, weight = squares_to_score(scores, count, settings.refined * (2 if few else 4))
+        turn = (
+            which.flatten()[torch.from_numpy(cells).to(which.device)].long().cpu().numpy() * stride
+        )
+        centres = level.positions(torch.from_numpy(cells))
+        fine = self.fields if few else self.fields.coarser(settings.coarser)
+        how = evidence, rotation
+        found = rescored(
+            centres, turn, stride, turns, log_prior, *how, fine, level.step, fine.resolution
+        )
+        most = settings.candidates if few else settings.refined
+        peaks = found.peaks(settings.distinct_m, most, settings.hopeless)
+        top = found.only(peaks)
+        if few:
+            reach = max(1, round(settings.distinct_m / self.fields.resolution))
+            poses, mass, chosen = summed(top, turns, log_prior, *how, self.fields, reach)
+        else:
+            chosen = top.turn
+            poses, mass = refined(top.poses, log_prior[chosen], *how, self.fields, settings)
+        away = np.hypot(*(found.poses[:, :2] - found.poses[peaks[0], :2]).T)
+        wall_m2 = evidence.total("wall")
+        chance = by_chance(found.scores, away, len(scores), wall_m2, settings, weight)
+        if self.area is not None and (inside := self.area.within(poses[:, :2])).any():
+            poses, mass, chosen = poses[inside], mass[inside], chosen[inside]
+        return Found(poses, mass, log_prior[chosen], chance)
 
     def _proven(
         self,
@@ -258,10 +352,9 @@ class Matcher:
         log_prior: Array,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(R, C) highest score of all turns at each position, and the index of that turn."""
-        side = correlator.block - correlator.side
-        shape = (len(correlator.spectra), side, side)
+        shape = len(correlator.used), correlator.step, correlator.step
         best = torch.full(shape, -math.inf, device=self.device)
-        which = torch.zeros(shape, dtype=torch.long, device=self.device)
+        which = torch.zeros(shape, dtype=torch.int16, device=self.device)
         prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
         tiles = turned(evidence, turns, level.step, self.device)
         for start, blocks, scores in correlator.scores(tiles):
@@ -269,9 +362,9 @@ class Matcher:
             value, index = scores.max(0)
             better = value > best[blocks]
             best[blocks] = torch.where(better, value, best[blocks])
-            which[blocks] = torch.where(better, index + start, which[blocks])
-        whole = correlator.whole(best)
-        return torch.where(level.allowed, whole, -math.inf), correlator.whole(which)
+            which[blocks] = torch.where(better, (index + start).short(), which[blocks])
+        whole = correlator.whole(best, -math.inf)
+        return torch.where(level.allowed, whole, -math.inf), correlator.whole(which, 0)
 
 
 def _peaks(

@@ -93,6 +93,12 @@ overrides = click.option(
     help="Override one key of the recipe; repeatable.",
 )
 
+no_cache = click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Do not keep what is computed of the map in CITY/cache for the next run.",
+)
+
 sensor_profile = click.option(
     "--sensor-profile",
     type=PATH,
@@ -134,6 +140,14 @@ columns = click.option(
     show_default="by their contents",
     help="Columns of .bin clouds, such as x,y,z,intensity,ring,time; _: of no use.",
 )
+
+
+def with_cache(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a command, with ``--no-cache`` as an override of the recipe."""
+    rest = {name: value for name, value in options.items() if name != "no_cache"}
+    if options["no_cache"]:
+        rest["overrides"] = (*rest["overrides"], "search.cache_gb=0")
+    return rest
 
 
 def recipe(default: str) -> Decorator:

@@ -19,6 +19,7 @@ from scipy import ndimage
 from data_prep.city.folder import City
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
+from maptile_loc.map_search import city_fields
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.render.vector_map import VectorMap, vector_map
 from maptile_loc.report.city.road_views import (
@@ -30,7 +31,6 @@ from maptile_loc.report.city.road_views import (
 )
 from maptile_loc.report.city.unfinished import Unfinished
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import make_fields
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import Candidates
 
@@ -144,7 +144,7 @@ def measure(
     """
     streets = vector_map(city)
     positions = sample_positions(streets, city, settings)
-    fields = make_fields(city.raster, recipe.search.resolution, recipe.likelihood)
+    fields = city_fields(city, recipe)
     matcher = Matcher(fields, settings.view.size_m, recipe.search, device=device)
     result = Distinctiveness.empty(positions, settings.draws, settings.view.size_px)
     arrays = result.arrays()

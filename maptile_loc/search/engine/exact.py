@@ -25,7 +25,8 @@ from torch.nn import functional
 from data_prep.geometry import Array, rotate, wrap_angle
 from maptile_loc.score.channels import GROUPS, Group
 from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
+from maptile_loc.score.fields import FieldArrays, LikelihoodFields
+from maptile_loc.score.likelihood import log_likelihood
 from maptile_loc.search.engine.spectra import Correlator
 
 Ints = NDArray[np.int_]
@@ -195,7 +196,7 @@ class ExactSearch:
         prior = torch.tensor(log_prior, dtype=torch.float32, device=self.device)
         placed = [self._placed(pieces, turn + self.heading_step / 2) for turn in turns]
         tiles = torch.stack([self._tile(pieces.weight, *one) for one in placed])
-        step, across = self.loose.block - self.loose.side, self.loose.grid[1]
+        step, across = self.loose.step, self.loose.grid[1]
         rounding = ROUNDING * float(pieces.weight.sum())
         enough = score - pieces.beyond - rounding
         found = []
@@ -296,7 +297,9 @@ class ExactSearch:
                 np.array(self.corner) + self.reach, self.boxes.shape, strict=True
             )
         )
-        return Correlator(channels, 2 * self.reach // self.side, rows, columns, self.device)
+        height, width = channels.shape[1:]
+        bounds = FieldArrays(channels.numpy(), 0.0, 0.0, 1.0, np.zeros((height, width), bool))
+        return Correlator(bounds, 2 * self.reach // self.side, rows, columns, self.device)
 
     @cached_property
     def close(self) -> Tensor:

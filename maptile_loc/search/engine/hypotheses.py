@@ -9,7 +9,8 @@ import torch
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import LikelihoodFields, log_likelihood
+from maptile_loc.score.fields import LikelihoodFields
+from maptile_loc.score.likelihood import log_likelihood
 from maptile_loc.search.engine.settings import SearchSettings
 
 AROUND = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -86,7 +87,12 @@ class Chance(NamedTuple):
 
 
 def by_chance(
-    maxima: Array, metres: Array, squares: float, wall_m2: float, settings: SearchSettings
+    maxima: Array,
+    metres: Array,
+    squares: float,
+    wall_m2: float,
+    settings: SearchSettings,
+    weight: Array | None = None,
 ) -> Chance:
     """The scores that a tile reaches by chance, away from its best position.
 
@@ -96,6 +102,7 @@ def by_chance(
         squares: Number of squares of the whole map; those left out have lower scores.
         wall_m2: Wall evidence of the tile, square metres.
         settings: ``chance*``, ``scale_*`` and ``elsewhere_m`` are read.
+        weight: (N,) number of squares that each stands for; None: of itself alone.
 
     Returns:
         The tail above the score that a share ``chance`` of the squares reaches, or
@@ -104,18 +111,23 @@ def by_chance(
         ``scale_squares`` squares. The level is 0 if no square is far from the best one.
     """
     expected = settings.scale_per_root_wall * np.sqrt(wall_m2)
-    elsewhere = maxima[(metres > settings.elsewhere_m) & np.isfinite(maxima)]
+    counted = (metres > settings.elsewhere_m) & np.isfinite(maxima)
+    elsewhere = maxima[counted]
     if len(elsewhere) == 0:
         return Chance(0.0, max(expected, 1.0), 1.0)
+    stands_for = np.ones(len(elsewhere)) if weight is None else weight[counted]
     least = settings.chance_squares
     # A tenth of the squares at hand still is a tail, if only some of the map was searched.
-    count = min(max(int(settings.chance * squares), least), len(elsewhere) // 10)
-    highest = -np.partition(-elsewhere, count)[: count + 1]
-    level = float(highest[count])
-    prior = settings.scale_squares
-    scale = (prior * expected + (highest[:count] - level).sum()) / (prior + count)
+    count = min(max(int(settings.chance * squares), least), int(stands_for.sum()) // 10)
+    order = np.argsort(-elsewhere, kind="stable")
+    above = np.cumsum(stands_for[order])
+    highest = order[: int(np.searchsorted(above, count, side="right")) + 1]
+    level = float(elsewhere[highest[-1]])
+    prior, excess = settings.scale_squares, elsewhere[highest] - level
+    scale = (prior * expected + (stands_for[highest] * excess).sum()) / (prior + count)
     # All squares that reach the level count, and where a tile shows nothing these are all squares.
-    return Chance(level, max(float(scale), 1e-3), float((elsewhere >= level).sum()))
+    reached = float(stands_for[elsewhere >= level].sum())
+    return Chance(level, max(float(scale), 1e-3), reached)
 
 
 def posterior(

@@ -12,7 +12,7 @@ from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
 from data_prep.settings import Settings
 from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import LikelihoodFields
+from maptile_loc.score.fields import LikelihoodFields
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.types import Candidates, Fixes, QueryTile

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence, turned
-from maptile_loc.score.likelihood import LikelihoodFields, coarser
+from maptile_loc.score.fields import LikelihoodFields
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.hypotheses import (
     Chance,
@@ -215,7 +215,7 @@ class NearSearch:
 
     def _spectra(self, fields: LikelihoodFields, first: Ints, count: int) -> torch.Tensor:
         side, block = self._block(fields, count)
-        cut = torch.from_numpy(_cut(fields.channels, first - side // 2, block))
+        cut = torch.from_numpy(_cut(fields, first - side // 2, block))
         return spectra(cut.to(self.device), block)
 
     def _chance(self, found: Squares, peak: Ints, wall_m2: float) -> Chance:
@@ -228,13 +228,13 @@ class NearSearch:
         # Squares that overlap have the same maxima.
         there, which = np.unique(there, axis=0, return_index=True)
         away = step * np.linalg.norm(there - peak, axis=-1)
-        positions = math.prod(self._grid(found.wide).channels.shape[1:])
+        positions = math.prod(self._grid(found.wide).shape)
         squares_on_map = positions / side**2
         return by_chance(maxima.ravel()[which], away, squares_on_map, wall_m2, self.settings)
 
     def _grid(self, wide: bool) -> LikelihoodFields:
         if wide not in self._grids:
-            self._grids[wide] = coarser(self.fields, self.settings.coarser)
+            self._grids[wide] = self.fields.coarser(self.settings.coarser)
         return self._grids[wide]
 
     def _best(
@@ -300,16 +300,6 @@ def _tried(about: Array, turns: Array, reach_rad: float) -> Ints:
     return np.argsort(away, axis=1, kind="stable")[:, :count]
 
 
-def _cut(channels: NDArray[np.float32], first: Ints, side: int) -> NDArray[np.float32]:
-    """(K, C, side, side) squares of (C, H, W) fields from (K, 2) row, column; 0 off the map."""
-    squares = np.zeros((len(first), len(channels), side, side), np.float32)
-    last = np.minimum(first + side, channels.shape[1:])
-    for square, start, (bottom, right) in zip(squares, first, last, strict=True):
-        top, left = np.maximum(start, 0)
-        if top < bottom and left < right:
-            inside = (
-                slice(top - start[0], bottom - start[0]),
-                slice(left - start[1], right - start[1]),
-            )
-            square[:, *inside] = channels[:, top:bottom, left:right]
-    return squares
+def _cut(fields: LikelihoodFields, first: Ints, side: int) -> NDArray[np.float32]:
+    """(K, C, side, side) squares of fields from (K, 2) row, column; 0 off the map."""
+    return np.stack([fields.window(row, column, side, side) for row, column in first.tolist()])

@@ -11,6 +11,11 @@ class SearchSettings(Settings):
     Attributes:
         resolution: Metres per cell of the likelihood fields, and of the fine grid of positions.
         coarser: Factor by which the wide grid is coarser; it is used where many headings are tried.
+        coarsest: Factor by which the grid is coarser on which a large area is searched first, with
+            every second of many headings.
+        exhaustive_km2: Up to this area, all positions of the finer grids are scored at once.
+        near_roads_m: In larger areas, positions are searched up to this far from a road, metres;
+            0: anywhere.
         heading_step_deg: Step between the headings that are tried, degrees.
         few_turns: Up to this number of headings, the fine grid is searched at once.
         refined: Number of positions of the wide grid that are searched again on the fine one.
@@ -38,10 +43,15 @@ class SearchSettings(Settings):
         per_wall_std: Its standard deviation, over tiles, sensors and cities.
         nowhere_log_odds: Log-odds that a tile is nowhere on the map rather than at one of the
             squares that match by chance.
+        cache_gb: Largest size of the files that keep a map's fields for the next run, in the city's
+            folder ``cache`` or, where that cannot be written, in the user's cache; GB. 0: none.
     """
 
     resolution: Positive = 1.0
     coarser: Count = 2
+    coarsest: Count = 4
+    exhaustive_km2: NotNegative = 1.0
+    near_roads_m: NotNegative = 50.0
     heading_step_deg: Positive = 4.0
     few_turns: Count = 4
     refined: Count = 64
@@ -60,6 +70,7 @@ class SearchSettings(Settings):
     per_wall_m2: float = 1.2
     per_wall_std: Positive = 0.25
     nowhere_log_odds: float = 0.5
+    cache_gb: NotNegative = 4.0
 
 
 class TrackSettings(Settings):

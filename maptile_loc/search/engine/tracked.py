@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data_prep.geometry import Array, wrap_angle
 from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.likelihood import LikelihoodFields
+from maptile_loc.score.fields import LikelihoodFields
 from maptile_loc.search.engine.hypotheses import (
     Chance,
     by_chance,
@@ -23,6 +23,9 @@ from maptile_loc.types import Candidates, Fixes, QueryTile
 
 SAMPLES = 12
 """Squares of the map that show what a tile reaches by chance."""
+
+STRIP = 512
+"""Rows of cells in which buildings are looked for at a time."""
 
 RADIUS_M = 31.0
 """Half the side of all squares, metres. With tiles of 128 m the transforms are of 192 cells."""
@@ -55,7 +58,7 @@ class TrackedSearch:
         self.near = NearSearch(fields, tile_size_m, settings, device)
         self.fields, self.settings = fields, settings
         self.squares_on_map = max(area_km2 * 1e6 / settings.distinct_m**2, 1.0)
-        height, width = (side * fields.resolution for side in fields.channels.shape[1:])
+        height, width = (side * fields.resolution for side in fields.shape)
         margin = min(settings.margin_m, 0.4 * height, 0.4 * width)
         low = np.array([fields.west + margin, fields.north - height + margin])
         high = np.array([fields.west + width - margin, fields.north - margin])
@@ -77,12 +80,14 @@ class TrackedSearch:
         fields, side = self.fields, 2 * RADIUS_M
         count = np.maximum(np.round((high - low) / side).astype(int), 1)
         size = (high - low) / count
-        row, column = np.nonzero(fields.building)
-        east = fields.west + (column + 0.5) * fields.resolution
-        north = fields.north - (row + 0.5) * fields.resolution
-        cell = np.floor((np.column_stack([east, north]) - low) / size).astype(int)
-        cell = cell[((cell >= 0) & (cell < count)).all(axis=1)]
-        found = np.unique(cell, axis=0) if len(cell) else np.zeros((1, 2), int)
+        built = np.zeros(count, bool)
+        for top in range(0, fields.shape[0], STRIP):
+            row, column = np.nonzero(fields.buildings(top, 0, STRIP, fields.shape[1]))
+            east = fields.west + (column + 0.5) * fields.resolution
+            north = fields.north - (row + top + 0.5) * fields.resolution
+            cell = np.floor((np.column_stack([east, north]) - low) / size).astype(int)
+            built[*cell[((cell >= 0) & (cell < count)).all(axis=1)].T] = True
+        found = np.argwhere(built) if built.any() else np.zeros((1, 2), int)
         rng = np.random.default_rng(0)
         drawn = found[rng.permutation(len(found))[:SAMPLES]]
         return low + (drawn + 0.5) * size, len(found) / float(count.prod())
