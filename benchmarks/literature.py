@@ -58,7 +58,7 @@ from maptile_loc.render.vector_map import render_exact, vector_map
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.report.metrics import MARGIN_M, chance, truth_in_map
 from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search import METHODS
 from maptile_loc.search.engine.locator import ModelLocator
 from maptile_loc.search.engine.method import Search, SearchTask

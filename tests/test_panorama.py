@@ -16,7 +16,7 @@ from maptile_loc.learn.loop import train
 from maptile_loc.models.heads.panorama import correlation, depth_panorama
 from maptile_loc.models.panorama import PanoramaModel
 from maptile_loc.models.parts.tile_model import Batch
-from maptile_loc.score.likelihood import make_fields
+from maptile_loc.score.map_fields import make_fields
 from maptile_loc.score.settings import LikelihoodSettings
 from maptile_loc.search.engine.near import NearSearch
 from maptile_loc.search.engine.settings import SearchSettings
