@@ -13,7 +13,6 @@ import torch
 from conftest import ROOT
 from small_city import small_city
 
-import maptile_loc as ml
 from data_prep.city.folder import City, open_city
 from data_prep.errors import MaptileError
 from data_prep.files import read_json, write_json
@@ -338,13 +337,6 @@ def test_a_model_is_trained_once_per_budget(literature, city: City, monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def short_drive(town_city: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    drive = tmp_path_factory.mktemp("drives") / "short"
-    ml.simulate(town_city, drive, length_m=60, seed=4)
-    return drive
-
-
-@pytest.fixture(scope="module")
 def town(town_city: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy that models may be written to."""
     return Path(shutil.copytree(town_city, tmp_path_factory.mktemp("town") / "town"))
@@ -353,14 +345,12 @@ def town(town_city: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "row", ["chance", "search", "CrossLocate", "depth panoramas", "VLAD", "MvMF", "PlaNet"]
 )
-def test_each_family_is_judged_on_a_drive(
-    row, literature, town, short_drive, tmp_path, monkeypatch
-):
+def test_each_family_is_judged_on_a_drive(row, literature, town, town_drive, tmp_path, monkeypatch):
     monkeypatch.setattr(literature, "load_settings", lambda kind, name: tiny(name.split("/")[-1]))
     monkeypatch.setattr(literature, "EVERY_M", 20.0)
     rows = {one.name: one for one in literature.ROWS}
-    # A short drive through a regular town: only the search with a known heading is sure.
-    case = literature.Case(town, short_drive, 50.0, 20.0)
+    # Two queries in a regular town: only the search with a known heading is sure.
+    case = literature.Case(town, town_drive, 50.0, 20.0)
     heading = "known" if row == "search" else "unknown"
     budget = literature.Budget(0.1, heading, 2)
     got = literature.run(rows[row], "town", case, budget, tmp_path)
