@@ -130,6 +130,15 @@ def test_tuples_are_neighbouring_windows_that_overlap(city: City) -> None:
     assert torch.equal(batch.tiles, again.tiles)
 
 
+def test_a_large_map_gives_the_same_batches(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read window by window, in place of being kept in memory."""
+    settings = DataSettings(windows=BOTH, batch_tuples=4)
+    kept = WindowBatches(window_map(city, BOTH), settings, "unknown", 0, 0, held_out=False)[0]
+    monkeypatch.setattr("maptile_loc.learn.tiles.windows.WHOLE", 0)
+    read = WindowBatches(window_map(city, BOTH), settings, "unknown", 0, 0, held_out=False)[0]
+    assert torch.equal(kept.tiles, read.tiles)
+
+
 def test_windows_cannot_be_paired(city: City) -> None:
     settings = DataSettings(windows=BOTH)
     with pytest.raises(MaptileError, match=r"data\.windows"):

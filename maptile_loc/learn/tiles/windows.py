@@ -20,7 +20,10 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.models.parts.tile_model import Batch, Heading
-from maptile_loc.render.window import MapWindowSettings, read_windows
+from maptile_loc.render.window import MapWindowSettings, cut_windows, read_windows, window_planes
+
+WHOLE = 400_000_000
+"""Pixels of a map up to which it is kept in memory: 100 km2 of 0.5 m, a byte per channel."""
 
 POSITIONS_EVERY_M = 5.0
 """Spacing of the positions that stand for all centres of windows."""
@@ -37,6 +40,8 @@ class WindowMap:
 
     Attributes:
         raster: The map raster.
+        planes: (C, H, W) uint8, as of ``render.window.window_planes``; None for a map of more than
+            ``WHOLE`` pixels, which is read window by window.
         corner: (2,) east, north of the raster's corner in the north-west, metres from the
             reference.
         present: (R, K) bool, which tiles of the grid exist and are not empty.
@@ -47,6 +52,7 @@ class WindowMap:
     """
 
     raster: MapRaster
+    planes: Tensor | None
     corner: Array
     present: Tensor
     first: Array
@@ -93,6 +99,7 @@ def window_map(city: City, settings: MapWindowSettings) -> WindowMap:
     raster = city.raster
     return WindowMap(
         raster,
+        window_planes(raster, settings) if raster.height * raster.width <= WHOLE else None,
         np.array([raster.west, raster.north]) - city.reference,
         torch.from_numpy(present),
         np.array([rows[0], columns[0]]) + size / 2,
@@ -146,7 +153,11 @@ class WindowBatches(Dataset[Batch]):
         if self.heading == "unknown":
             angle = (2 * torch.rand(angle.shape, generator=generator) - 1) * math.pi
         at = torch.from_numpy(np.ascontiguousarray(pixel)).flatten(0, 1)
-        cut = read_windows(self.map.raster, at, angle.flatten(), self.windows)
+        planes, resolution = self.map.planes, self.map.raster.resolution
+        if planes is None:
+            cut = read_windows(self.map.raster, at, angle.flatten(), self.windows)
+        else:
+            cut = cut_windows(planes, resolution, at, angle.flatten(), self.windows)
         offset = torch.from_numpy(centre.astype(np.float32))
         return Batch(cut.view(*angle.shape, *cut.shape[1:]), offset, angle)
 
