@@ -7,6 +7,8 @@ are their variances. The metadata record ``rosbag2`` holds the origin, the CRS a
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,14 +74,17 @@ def write(found: Localization, path: Path) -> None:
         about = {"crs": " ".join(found.raster.crs.to_string().split()), "attribution": ATTRIBUTION}
         for key, value in {**about, "origin": f"east {east:.1f} north {north:.1f}"}.items():
             writer.set_custom_data(key, value)
-        with writer:
-            topics = {
-                topic: writer.add_connection(topic, kind, typestore=STORE)
-                for topic, kind in TOPICS.items()
-            }
-            for topic, scan, content in messages(found, t_ns):
-                data = STORE.serialize_cdr(content, TOPICS[topic])
-                writer.write(topics[topic], int(t_ns[scan]), data)
+        try:
+            with writer:
+                topics = {
+                    topic: writer.add_connection(topic, kind, typestore=STORE)
+                    for topic, kind in TOPICS.items()
+                }
+                for topic, scan, content in messages(found, t_ns):
+                    data = STORE.serialize_cdr(content, TOPICS[topic])
+                    writer.write(topics[topic], int(t_ns[scan]), data)
+        except ImportError as error:  # the writer looks up its own version on the disk
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         (bag / f"{bag.name}.mcap").replace(path)
 
 
