@@ -9,10 +9,11 @@ from made_scene import found_by
 from test_match import ALL_ROUND, FIELDS, KNOWN, QUERY, RASTER, places, tile_at
 
 from data_prep.geometry import wrap_angle
+from maptile_loc.score.evidence import EvidenceSettings, make_evidence
 from maptile_loc.score.fields import FieldArrays
 from maptile_loc.search.engine.area import Area
 from maptile_loc.search.engine.hypotheses import by_chance
-from maptile_loc.search.engine.promising import Rescored, squares_to_score
+from maptile_loc.search.engine.promising import Rescored, rescored, squares_to_score
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.match import Matcher
 
@@ -111,3 +112,19 @@ def test_peaks_are_apart_and_the_best_come_first():
     found = Rescored(at, np.array([5.0, 6.0, 5.5, 4.0, -90.0]), np.zeros(5, int))
     assert found.peaks(4.0, 8, 30.0).tolist() == [1, 3]
     assert found.peaks(4.0, 1, 30.0).tolist() == [1]
+
+
+@pytest.mark.parametrize("rotation_deg", [-5, 5])
+def test_turns_go_on_around_the_circle(rotation_deg):
+    """Where the list of turns begins makes no difference: its last is next to its first."""
+    place = places(1, 5)[0]
+    tile = tile_at(place, np.radians(rotation_deg))
+    evidence = make_evidence(tile, FIELDS.resolution, EvidenceSettings())
+    turns, log_prior = ALL_ROUND
+    half = len(turns) // 2
+    how = log_prior, evidence, tile.rotation, FIELDS, 4.0, FIELDS.resolution
+    for index in (0, len(turns) - 1):
+        within = np.array([(index + half) % len(turns)])
+        first = rescored(place[None], np.array([index]), 2, turns, *how)
+        inner = rescored(place[None], within, 2, np.roll(turns, half), *how)
+        np.testing.assert_allclose(first.scores, inner.scores, rtol=1e-6)
