@@ -124,11 +124,11 @@ def rescored(
     # By whole cells, so that those of a tile lie on those of the map.
     at = (np.arange(count) - count // 2) * spacing
     offset = np.stack(np.meshgrid(at, at), -1).reshape(-1, 2)
-    near = turn[:, None] + np.arange(1 - stride, stride)
-    # All the way round, the last turn is next to the first.
-    around = len(turns) > 2 and turns[-1] - turns[0] + (turns[1] - turns[0]) > 2 * np.pi - 1e-6
+    near: Ints = turn[:, None] + np.arange(1 - stride, stride)
+    # Where the turns cover the circle, the last one is next to the first.
+    around = bool(len(turns) > 2 and turns[-1] - 2 * turns[0] + turns[1] > 2 * np.pi - 1e-6)
     tried = near % len(turns) if around else np.clip(near, 0, len(turns) - 1)
-    poses = np.empty((len(centres), len(offset), tried.shape[1], 3))
+    poses: Array = np.empty((len(centres), len(offset), tried.shape[1], 3))
     poses[..., :2] = (centres[:, None] + offset)[:, :, None]
     poses[..., 2] = rotation + turns[tried][:, None]
     poses = poses.reshape(len(centres), -1, 3)
