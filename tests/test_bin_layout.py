@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import MaptileError
@@ -78,6 +78,7 @@ def test_a_column_that_says_nothing_is_a_column(kind: str, column: object, colum
 @given(
     seed=st.integers(0, 10_000), columns=st.sampled_from([3, 4, 5, 6]), count=st.integers(60, 400)
 )
+@example(seed=438, columns=3, count=60)
 def test_a_part_of_a_scan_has_its_layout(seed: int, columns: int, count: int) -> None:
     rows = np.random.default_rng(seed).permutation(scan(seed, columns))[:count]
     assert layout_of(rows.astype("<f4").tobytes()) == Layout("<f4", columns)

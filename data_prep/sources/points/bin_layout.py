@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import kolmogorov
 
 from data_prep.errors import MaptileError
+from data_prep.geometry import Array
 from data_prep.sources.points.thinning import Data
 
 COLUMNS = (3, 4, 5, 6)
@@ -40,6 +42,9 @@ look like points, too."""
 CLEAR_ROWS = 0.5
 """Rows are preferred if they give this share of the most information: a few points along a wall
 differ from a few others as columns do, but the rows of true blocks give none."""
+SAME_HALVES = 1e-4
+"""Rows whose halves differ by chance at this probability are two points each: a few points may seem
+to say more in rows of two."""
 FARTHEST_M = 1000.0
 """Most coordinates are smaller."""
 PLAUSIBLE = (1e-15, 2e19)
@@ -168,7 +173,30 @@ def layout_of_all(files: Sequence[Data], names: Sequence[str] | None = None) -> 
     if rows >= CLEAR_ROWS * most:
         fitting, most = [one for one in fitting if not one.blocks], rows
     good = [one for one in fitting if bits[one] >= ENOUGH * most]
-    return min(good, key=lambda one: (one.columns, -bits[one]))
+    best = min(good, key=lambda one: (one.columns, -bits[one]))
+    half = best._replace(columns=best.columns // 2)
+    two_points = half in fitting and all(_same_halves(best.table(data)) for data in fits[best])
+    return half if two_points else best
+
+
+def _same_halves(table: NDArray[np.floating]) -> bool:
+    """Whether the first half of the columns may hold the same quantities as the second."""
+    first, second = np.split(np.asarray(table[:ROWS], np.float64), 2, axis=1)
+    return all(_chance_of_more(a, b) > SAME_HALVES for a, b in zip(first.T, second.T, strict=True))
+
+
+def _chance_of_more(a: Array, b: Array) -> float:
+    """Probability that samples of one distribution differ by more (Kolmogorov-Smirnov); 0 for none.
+
+    The asymptotic distribution of the largest difference between the two empirical distributions.
+    """
+    a, b = np.sort(a[np.isfinite(a)]), np.sort(b[np.isfinite(b)])
+    if not (len(a) and len(b)):
+        return 0.0
+    both = np.concatenate([a, b])
+    below = [np.searchsorted(part, both, side="right") / len(part) for part in (a, b)]
+    largest = np.abs(below[0] - below[1]).max()
+    return float(kolmogorov(largest * np.sqrt(len(a) * len(b) / len(both))))
 
 
 def _is_seen(data: bytes) -> bool:
