@@ -196,6 +196,21 @@ def ensure_folder(path: Path) -> None:
         raise write_error(path, error) from error
 
 
+def check_name(path: Path) -> None:
+    """Refuse a path that is not UTF-8: GDAL and GeoParquet can neither read nor write it.
+
+    Raises:
+        MaptileError: It is not.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise MaptileError(
+            f"{ascii(str(path))[1:-1]}: this name, or that of a folder above it, is not UTF-8; "
+            "rename it, or set a UTF-8 locale (LANG=C.UTF-8)"
+        ) from None
+
+
 def write_error(path: Path, error: OSError) -> MaptileError:
     """Return the one-line error that says why ``path`` could not be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)

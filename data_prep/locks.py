@@ -19,7 +19,7 @@ from errno import EACCES, EAGAIN
 from pathlib import Path
 
 from data_prep.errors import MaptileError
-from data_prep.files import write_error
+from data_prep.files import check_name, write_error
 
 if sys.platform == "win32":
     import msvcrt
@@ -52,9 +52,10 @@ def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
         patience_s: Longest time to wait for another process or thread that holds it, seconds.
 
     Raises:
-        MaptileError: Another process or thread holds it, or the folder around ``path`` cannot be
-            written.
+        MaptileError: Another process or thread holds it, the folder around ``path`` cannot be
+            written, or its name is not UTF-8.
     """
+    check_name(path)
     target = Path(os.path.realpath(path))
     until = time.monotonic() + patience_s
     depth, file = _claim(path, target, until), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -177,3 +178,25 @@ def test_a_training_does_not_replace_what_is_no_model(tmp_path):
     with pytest.raises(MaptileError, match=r"mapnet: .*thesis\.tex.*--force"):
         ml.train(city, overrides=["training.steps=1"])
     assert [file.name for file in other.iterdir()] == ["thesis.tex"]
+
+
+def test_names_that_are_not_utf8_are_refused(town_city, tmp_path):
+    """Folders unpacked from old archives have such names; GDAL cannot open files below them."""
+    bad = tmp_path / os.fsdecode(b"stra\xdfe")
+    write_osm(tmp_path / "town.osm")
+    for wanted in (bad, bad / "city"):
+        with pytest.raises(MaptileError, match=r"stra\\udcdfe.*: .* is not UTF-8; rename it"):
+            ml.prepare_city(tmp_path / "town.osm", wanted)
+        assert not bad.exists()
+    shutil.copytree(town_city, bad)
+    with pytest.raises(MaptileError, match="not UTF-8; rename it"):
+        ml.open_city(bad)
+    shutil.copy(town_city / "map.tif", tmp_path / os.fsdecode(b"stra\xdfe.tif"))
+    with pytest.raises(MaptileError, match="not UTF-8; rename it"):
+        ml.open_city(tmp_path / os.fsdecode(b"stra\xdfe.tif"))
+    table = tmp_path / os.fsdecode(b"stra\xdfe.parquet")
+    shutil.copy(town_city / "buildings.parquet", table)
+    with pytest.raises(MaptileError, match="not UTF-8; rename it"):
+        ml.prepare_city(table, tmp_path / "city")
+    shutil.copytree(bad, tmp_path / "stra\u00dfe")
+    assert ml.open_city(tmp_path / "stra\u00dfe").name == ml.open_city(town_city).name

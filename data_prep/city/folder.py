@@ -36,6 +36,7 @@ from data_prep.city.replaced import check_city_folder, models_left, origin_of
 from data_prep.city.tiles import TileSettings, Tiling, tile_grid
 from data_prep.errors import MaptileError
 from data_prep.files import (
+    check_name,
     check_version,
     finish_swap,
     read_json,
@@ -269,10 +270,11 @@ def open_city(path: str | Path) -> City:
     ``city.json``.
 
     Raises:
-        MaptileError: There is no city, a file is missing, damaged or changed, or another version of
-            maptile-loc with another folder format made it.
+        MaptileError: There is no city; its name is not UTF-8; a file is missing, damaged or
+            changed; or another version of maptile-loc with another folder format made it.
     """
     path = Path(path)
+    check_name(path)
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
         raster = read_raster(path)
         reference = Tiling(raster, TileSettings()).reference

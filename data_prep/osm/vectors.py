@@ -22,6 +22,7 @@ import shapely
 from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
+from data_prep.files import check_name
 from data_prep.osm.columns import COLUMNS_READ, tags_of, text_of
 from data_prep.osm.kinds import MapFile
 from data_prep.osm.tables import (
@@ -66,6 +67,7 @@ def read_vector_file(source: MapFile) -> Extract:
 
 def _layers(source: MapFile) -> Iterator[tuple[str, gpd.GeoDataFrame]]:
     """Yield the name and the rows of each layer that has geometries; only columns that count."""
+    check_name(source.path)
     if source.kind == "parquet":
         yield source.path.stem, _parquet(source.path)
         return
