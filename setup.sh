@@ -8,13 +8,18 @@ set -eu
   exit 2
 }
 
-# The only system library of Open3D that a minimal Debian or Ubuntu does not have.
-if [ "$(uname -s)" = Linux ] && ! ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0\.so\.0'; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libusb-1.0-0
-  else
-    echo "Open3D needs the system library libusb-1.0. Install it with:" >&2
-    echo "    sudo apt-get update && sudo apt-get install -y libusb-1.0-0" >&2
+# System libraries of Open3D that a minimal Debian or Ubuntu does not have.
+if [ "$(uname -s)" = Linux ]; then
+  lacking=""
+  for library in libusb-1.0.so.0=libusb-1.0-0 libX11.so.6=libx11-6 libGL.so.1=libgl1 libEGL.so.1=libegl1; do
+    "$PYTHON" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "${library%=*}" 2>/dev/null || lacking="$lacking ${library#*=}"
+  done
+  if [ -n "$lacking" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2086
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $lacking
+  elif [ -n "$lacking" ]; then
+    echo "Open3D needs system libraries. Install them with:" >&2
+    echo "    sudo apt-get update && sudo apt-get install -y$lacking" >&2
     exit 2
   fi
 fi

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -307,3 +308,21 @@ def test_kitti_on_its_own_map_and_on_another(maptile, tmp_path, data_dir):
     metrics = json.loads((tmp_path / "b" / "metrics.json").read_text())
     assert metrics["outside_queries"] > 0
     assert metrics["outside_localized"] == 0
+
+
+def test_a_system_library_that_is_missing_is_one_line(town_city, tmp_path):
+    """Open3D is linked to libraries that a minimal system lacks."""
+    library, module = tmp_path / "libneeded.so.1", tmp_path / "open3d.so"
+    (tmp_path / "empty.c").write_text("int needed(void) { return 0; }\n")
+    link = ["gcc", "-shared", "-fPIC", str(tmp_path / "empty.c"), "-Wl,--no-as-needed", "-o"]
+    subprocess.run([*link, str(library), "-Wl,-soname,libneeded.so.1"], check=True)
+    subprocess.run([*link, str(module), str(library)], check=True)
+    library.unlink()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    script = "from maptile_loc.cli import main; main()"
+    command = [sys.executable, "-c", script, "simulate", str(town_city), str(tmp_path / "drive")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: libneeded.so.1: cannot open shared object file")
+    assert "apt-get install libusb-1.0-0 " in done.stderr
+    assert done.stderr.count("\n") == 1

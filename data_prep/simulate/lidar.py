@@ -36,12 +36,13 @@ class LidarNoise(Settings):
     """Errors of a simulated LiDAR; zeros and False turn each of them off.
 
     Attributes:
-        range_m: Standard deviation of a range, metres.
+        range_m: Standard deviation of a range from one firing of a beam to the next, metres. The
+            accuracy on data sheets, 2 cm or more, includes the constant errors of beams.
         slant: The same per metre of distance and unit of the tangent of incidence, in addition. A
-            beam with a divergence of 2 mrad (HDL-64E), four standard deviations of its profile,
-            meets a slanted surface over this depth.
+            beam with a divergence of 2 mrad meets a slanted surface over a depth of 0.002; the
+            middle of its return scatters by a small share of this.
         beam_m: Standard deviation of each beam's constant range error, metres.
-        dropout: Share of the returns that are lost at random.
+        dropout: Share of the returns that are lost at random; single beams rarely are.
         weak: Whether dark, distant and slanted surfaces may return too little to be detected.
         crown_m: Returns from leaves lie up to this far behind the first leaf, metres.
         mixed: Share of the beams over an edge that return a range between the two surfaces.
@@ -49,10 +50,10 @@ class LidarNoise(Settings):
         sweep: Whether the vehicle moves during a scan.
     """
 
-    range_m: float = pydantic.Field(default=0.02, ge=0)
-    slant: float = pydantic.Field(default=0.0005, ge=0)
+    range_m: float = pydantic.Field(default=0.006, ge=0)
+    slant: float = pydantic.Field(default=0.0001, ge=0)
     beam_m: float = pydantic.Field(default=0.025, ge=0)
-    dropout: float = pydantic.Field(default=0.01, ge=0, le=1)
+    dropout: float = pydantic.Field(default=0.003, ge=0, le=1)
     weak: bool = True
     crown_m: float = pydantic.Field(default=0.1, ge=0)
     mixed: float = pydantic.Field(default=0.3, ge=0, le=1)

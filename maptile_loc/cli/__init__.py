@@ -37,6 +37,9 @@ USUAL = (
 )
 """The order in which the commands are listed; others follow."""
 
+LIBRARIES = "sudo apt-get install libusb-1.0-0 libx11-6 libgl1 libegl1"
+"""What installs the system libraries of Open3D."""
+
 
 def _order(name: str) -> tuple[int, str]:
     return (USUAL.index(name) if name in USUAL else len(USUAL)), name
@@ -82,6 +85,10 @@ def main() -> None:
         if debug:
             raise
         _fail(str(error))
+    except ImportError as error:
+        if debug or "shared object file" not in str(error):
+            raise
+        _fail(f"{error}: a system library that Open3D needs; on Debian or Ubuntu: {LIBRARIES}")
     except OSError as error:
         if debug:
             raise
