@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import geopandas as gpd
+from pyarrow import parquet
 
 from data_prep.city.raster import ATTRIBUTION
 from data_prep.errors import MaptileError
@@ -12,9 +14,12 @@ from data_prep.regular import check_regular
 
 
 def write_table(path: Path, table: gpd.GeoDataFrame) -> None:
-    """Write a table as GeoParquet."""
-    table.attrs["attribution"] = ATTRIBUTION
-    table.to_parquet(path, compression="zstd", index=False)
+    """Write a table as GeoParquet, with its licence in the file's metadata."""
+    content = io.BytesIO()
+    table.to_parquet(content, compression=None, index=False)
+    arrow = parquet.read_table(content)
+    facts = {**arrow.schema.metadata, b"attribution": ATTRIBUTION.encode()}
+    parquet.write_table(arrow.replace_schema_metadata(facts), path, compression="zstd")
 
 
 def read_table(path: Path) -> gpd.GeoDataFrame:
