@@ -9,6 +9,8 @@ import zipfile
 import pytest
 from conftest import ROOT
 
+from maptile_loc.cli import LIBRARIES
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -58,3 +60,10 @@ def test_the_constraints_pin_the_installed_versions():
             continue
         assert name in pins, f"{name} is not pinned"
         assert version(name).split("+")[0] == pins[name]
+
+
+@pytest.mark.parametrize("file", ["setup.sh", "Dockerfile", "docs/installing.md"])
+def test_the_system_libraries_are_the_same_everywhere(file):
+    packages = LIBRARIES.split()[3:]
+    assert len(packages) == 4
+    assert all(package in (ROOT / file).read_text() for package in packages)

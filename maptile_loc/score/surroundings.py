@@ -277,9 +277,11 @@ def central_moments(
 def _course(road: NDArray[np.bool_], resolution: float, crossroads_m: float) -> tuple[F32, F32]:
     """(H, W) cosine and sine of twice the principal direction of the roads around each cell."""
     window = 2 * round(crossroads_m / resolution / 2) + 1
-    # Sums of whole numbers of cells, which are exact.
-    one = road.astype(np.int64)
-    x, y = np.arange(road.shape[1]), -np.arange(road.shape[0])[:, None]
+    # Sums of whole numbers of cells are exact, where they fit: what overflows in between cancels.
+    fits = (window * max(road.shape)) ** 2 < 2**31
+    kind: type[np.signedinteger] = np.int32 if fits else np.int64
+    one = road.astype(kind)
+    x, y = np.arange(road.shape[1]).astype(kind), -np.arange(road.shape[0])[:, None].astype(kind)
     by_rows = [_window_sums(values, window, 0) for values in (one, one * y, one * y * y)]
     total, sum_y, sum_yy = (_window_sums(values, window, 1) for values in by_rows)
     sum_x, sum_xy, sum_xx = (
@@ -295,12 +297,15 @@ def _course(road: NDArray[np.bool_], resolution: float, crossroads_m: float) -> 
     return ((var_x - var_y) / size).astype(np.float32), (2 * covariance / size).astype(np.float32)
 
 
-def _window_sums(values: NDArray[np.int64], window: int, axis: int) -> NDArray[np.int64]:
+def _window_sums(
+    values: NDArray[np.signedinteger], window: int, axis: int
+) -> NDArray[np.signedinteger]:
     """Sums over ``window`` cells, an odd number, around each cell along an axis; 0 beyond."""
     half = window // 2
     margin = [(0, 0), (0, 0)]
     margin[axis] = half + 1, half
-    total = np.cumsum(np.pad(values, margin), axis=axis)
+    total = np.cumsum(np.pad(values, margin), axis=axis, dtype=values.dtype)
     size = values.shape[axis]
-    last, first = np.arange(window, window + size), np.arange(size)
-    return np.take(total, last, axis=axis) - np.take(total, first, axis=axis)
+    rows = slice(window, window + size), slice(size)
+    last, first = (total[cut] if axis == 0 else total[:, cut] for cut in rows)
+    return np.asarray(last - first)
