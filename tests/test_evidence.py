@@ -174,10 +174,9 @@ def test_evidence_is_in_square_metres(resolution):
     side = round(SIDE * RESOLUTION / resolution)
     assert evidence.images.shape == (PATH, side, side)
     k = round(resolution / RESOLUTION)
-    worth = tile.wall**SETTINGS.wall_power
     for channel, whole in (
-        (0, worth),
-        (5, tile.observed * (1 - worth)),
+        (0, tile.wall),
+        (5, tile.observed * (1 - tile.wall)),
         (6, tile.ground),
         (7, tile.road.clip(min=0)),
         (8, -tile.road.clip(max=0)),

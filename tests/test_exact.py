@@ -140,7 +140,7 @@ def test_a_search_that_looks_closely_at_one_place_only_is_put_right(town_city):
     """For tiles of other places: many fit as well as the best."""
     hasty = SearchSettings(refined=1)
     gained = []
-    for seed in (1, 2):
+    for seed in (2, 8):
         piece, _, _, _ = town_scene(open_city(town_city), seed)
         _, tile, _, _ = town_scene(open_city(town_city), seed + 1)
         fields = make_fields(piece, 1.0, LIKELIHOOD)
@@ -151,8 +151,7 @@ def test_a_search_that_looks_closely_at_one_place_only_is_put_right(town_city):
             found = found_by(search, tile, *ALL_ROUND)
             scores.append(log_likelihood(found.poses[None], seen, tile.rotation, fields).max())
         gained.append(scores[1] - scores[0])
-    assert min(gained) > -SAME
-    assert max(gained) > 1.0
+    assert min(gained) > 0.5
 
 
 def test_a_tile_with_nothing_in_it_is_nowhere_better():

@@ -201,19 +201,19 @@ def test_the_fit_finds_the_values_that_the_truth_was_drawn_from(logit, profiles)
 
 def test_any_key_of_the_recipe_can_be_tried(load):
     make_trials = load("common").make_trials
-    asked = ["evidence.wall_power=0.6,0.8", "query.wall.house_m=2"]
+    asked = ["evidence.neighbourhood_m=3,4", "query.wall.house_m=2"]
     usual, *trials = make_trials(
         [*asked, "likelihood.road_m=[0, 2, 3, 4, 5, 6, 7]"], ["search.coarser=1"]
     )
-    assert (usual.key, usual.settings.evidence.wall_power) == ("", 0.7)
-    assert [trial.settings.evidence.wall_power for trial in trials] == [0.6, 0.8, 0.7, 0.7]
+    assert (usual.key, usual.settings.evidence.neighbourhood_m) == ("", 3.5)
+    assert [trial.settings.evidence.neighbourhood_m for trial in trials] == [3, 4, 3.5, 3.5]
     assert trials[2].settings.query.wall.house_m == 2.0
     assert trials[3].settings.likelihood.road_m == (0, 2, 3, 4, 5, 6, 7)
     assert all(trial.settings.search.coarser == 1 for trial in trials)
-    with pytest.raises(MaptileError, match="wall_power"):
-        make_trials(["evidence.wallpower=1"])
+    with pytest.raises(MaptileError, match="neighbourhood_m"):
+        make_trials(["evidence.neighborhood_m=1"])
     with pytest.raises(MaptileError, match="expected KEY=V1,V2"):
-        make_trials(["evidence.wall_power"])
+        make_trials(["evidence.path_m"])
 
 
 def test_the_sampled_score_is_that_of_the_fit(load, logit, samples, nats, raster):

@@ -43,7 +43,7 @@ class Trial(NamedTuple):
     """One value of one recipe key.
 
     Attributes:
-        key: The key, as in ``evidence.wall_power``; "" for the recipe as it is.
+        key: The key, as in ``evidence.path_m``; "" for the recipe as it is.
         value: The value, as text.
         settings: The recipe with this value.
     """
@@ -108,7 +108,7 @@ def make_trials(asked: Sequence[str], overrides: Sequence[str] = ()) -> list[Tri
         except yaml.YAMLError:
             parsed = []
         if not key or not parsed:
-            raise MaptileError(f"--try {text}: expected KEY=V1,V2, as in evidence.wall_power=0.6,1")
+            raise MaptileError(f"--try {text}: expected KEY=V1,V2, as in evidence.path_m=40,60")
         for value in map(json.dumps, parsed):
             settings = load_recipe(overrides=[*overrides, f"{key}={value}"])
             trials.append(Trial(key, value, settings))

@@ -100,12 +100,10 @@ def make_evidence(
             f"query tiles of {tile.size} pixels of {tile.resolution:g} m do not fit cells of "
             f"{resolution:g} m; see query.resolution, query.size_m and search.resolution"
         )
-    wall, shown = np.zeros_like(tile.wall), np.nonzero(tile.wall > 0)
-    wall[shown] = tile.wall[shown] ** settings.wall_power
-    free = tile.observed * (1 - wall)
-    normal = facing(wall, free, tile.resolution, settings.neighbourhood_m)
-    road = np.zeros_like(wall) if tile.road is None else tile.road
-    cells = TileCells(wall, *normal, free, tile.ground, road)
+    free = tile.observed * (1 - tile.wall)
+    normal = facing(tile.wall, free, tile.resolution, settings.neighbourhood_m)
+    road = np.zeros_like(tile.wall) if tile.road is None else tile.road
+    cells = TileCells(tile.wall, *normal, free, tile.ground, road)
     area = np.float32(tile.resolution**2)
     summed = [
         _summed(channel.source(cells).astype(np.float32, copy=False), k) * area

@@ -14,14 +14,11 @@ class EvidenceSettings(Settings):
     """How the cells of a query tile become evidence.
 
     Attributes:
-        wall_power: Exponent of the wall evidence in the score. Below 1, a doubtful wall counts for
-            more than its share. 0.7 maximises the likelihood of the true pose on simulated drives.
         neighbourhood_m: Side of the square from which a wall cell's direction is estimated.
         path_m: Length of trajectory whose points weigh as much as one more point: the points of one
             trajectory are strongly correlated.
     """
 
-    wall_power: Positive = 0.7
     neighbourhood_m: Positive = 3.5
     path_m: Positive = 50.0
 
