@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp, kstwobign
 
 from data_prep.errors import MaptileError
 from data_prep.sources import open_drive
-from data_prep.sources.points.bin_layout import KITTI, Layout, layout_of
+from data_prep.sources.points.bin_layout import KITTI, Layout, _chance_of_more, layout_of
 from data_prep.sources.points.pointfiles import read_cloud
 
 
@@ -82,6 +83,18 @@ def test_a_column_that_says_nothing_is_a_column(kind: str, column: object, colum
 def test_a_part_of_a_scan_has_its_layout(seed: int, columns: int, count: int) -> None:
     rows = np.random.default_rng(seed).permutation(scan(seed, columns))[:count]
     assert layout_of(rows.astype("<f4").tobytes()) == Layout("<f4", columns)
+
+
+@given(seed=st.integers(0, 10_000), sizes=st.tuples(st.integers(5, 300), st.integers(5, 300)))
+def test_the_chance_of_a_larger_difference_is_that_of_scipy(
+    seed: int, sizes: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 1, sizes[0]), rng.normal(rng.uniform(0, 2), 1, sizes[1])
+    statistic = ks_2samp(a, b).statistic
+    expected = kstwobign.sf(statistic * np.sqrt(len(a) * len(b) / (len(a) + len(b))))
+    with_gaps = np.append(a, np.nan)
+    assert _chance_of_more(with_gaps, b) == pytest.approx(expected, abs=1e-12)
 
 
 def test_neighbours_decide_for_a_few_points(tmp_path: Path) -> None:

@@ -125,3 +125,15 @@ def test_what_differs_separates_and_what_does_not_leaves_one_half(module):
     # A copy of the feature does not hide it: both are of one family.
     twice = separate(shifted[:, [0, 1, 1]], np.array([0, 1, 1]), simulated, site)
     assert twice.drop == pytest.approx(found.drop, abs=0.03)
+
+
+def test_distances_from_the_chord_are_those_of_a_line_and_of_a_circle(module):
+    off_the_chord = module("realism_beams").off_the_chord
+    along = np.linspace(0.0, 5.0, 11)
+    line = np.stack([along, 3.0 - 0.7 * along], axis=-1)[None]
+    np.testing.assert_allclose(off_the_chord(line), 0, atol=1e-12)
+    line[0, 5] += 0.02 * np.array([0.7, 1.0]) / np.hypot(0.7, 1.0)
+    assert off_the_chord(line)[0, 4] == pytest.approx(0.02)
+    angle = np.radians(np.arange(0.0, 30.0, 2.0))
+    circle = 9.0 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)[None]
+    np.testing.assert_allclose(off_the_chord(circle), 9.0 * (1 - np.cos(np.radians(2.0))))

@@ -88,7 +88,7 @@ def main() -> None:
     except ImportError as error:
         if debug or "shared object file" not in str(error):
             raise
-        _fail(f"{error}: a system library that Open3D needs; on Debian or Ubuntu: {LIBRARIES}")
+        _fail(f"{error}; what Open3D needs, on Debian or Ubuntu: {LIBRARIES}")
     except OSError as error:
         if debug:
             raise

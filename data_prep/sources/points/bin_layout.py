@@ -189,6 +189,7 @@ def _chance_of_more(a: Array, b: Array) -> float:
     """Probability that samples of one distribution differ by more (Kolmogorov-Smirnov); 0 for none.
 
     The asymptotic distribution of the largest difference between the two empirical distributions.
+    As scipy.stats.ks_2samp, which takes a second to import.
     """
     a, b = np.sort(a[np.isfinite(a)]), np.sort(b[np.isfinite(b)])
     if not (len(a) and len(b)):
