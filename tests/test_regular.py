@@ -53,9 +53,8 @@ def test_maps(odd, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.ply", "a.bin", "a.las", "a.zip", "a.tar.gz", "a.bag"])
 def test_drives(odd, tmp_path, name):
-    with pytest.raises(MaptileError) as error:
+    with pytest.raises(MaptileError, match=r"a\..*: a (named pipe|socket|device), not a file"):
         ml.open_drive(odd(tmp_path / name))
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["5.bin", "5.ply", "5.las"])

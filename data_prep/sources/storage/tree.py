@@ -12,7 +12,7 @@ from typing import IO, Literal, Protocol
 
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
-from data_prep.regular import open_regular, read_regular
+from data_prep.regular import check_regular, open_regular, read_regular
 from data_prep.sources.storage.archives import SUFFIXES, Archive, Member, is_archive, open_archive
 from data_prep.sources.storage.names import is_clutter
 
@@ -252,7 +252,7 @@ def open_tree(path: Path, progress: Progress = silent) -> Node:
 
     Raises:
         MaptileError: An archive is damaged, there is no space to unpack it, or ``path`` leads into
-            a file that is not an archive.
+            a file that is not an archive, or into what is no file.
     """
     if path.is_dir():
         return _merged(path, progress)
@@ -262,6 +262,7 @@ def open_tree(path: Path, progress: Progress = silent) -> Node:
     if outer.is_dir():
         found = _merged(outer, progress)
         return path if isinstance(found, Path) else found / inner
+    check_regular(outer)
     if not is_archive(outer):
         raise MaptileError(f"{outer}: neither a folder nor an archive ({', '.join(SUFFIXES)})")
     return ArchivePath(Tree(outer, None, (open_archive(outer, progress),))) / inner
