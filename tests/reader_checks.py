@@ -29,7 +29,13 @@ def fuzz(max_examples: int) -> settings:
 
 often = fuzz(250)
 
-EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=9)), max_size=6)
+SIGNALLING = st.sampled_from([bytes.fromhex("0000817f"), bytes.fromhex("000000000000f47f")])
+"""Signalling NaNs of single and double precision: to cast or to compute with one is a warning."""
+
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=9) | SIGNALLING),
+    max_size=6,
+)
 """Bytes to write over a file's, each at a fraction of its length."""
 
 
@@ -44,8 +50,8 @@ def edited(data: bytes, edits: list[tuple[float, bytes]]) -> bytearray:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """``data`` cut, with a part repeated or moved, or with some bytes overwritten."""
-    kind = draw(st.sampled_from(["cut", "repeat", "swap", "write"]))
+    """``data`` cut, with a part repeated or moved, or with some bytes or a number overwritten."""
+    kind = draw(st.sampled_from(["cut", "repeat", "swap", "write", "signal"]))
     at = draw(st.integers(0, len(data)))
     end = draw(st.integers(at, len(data)))
     if kind == "cut":
@@ -54,7 +60,11 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
         return data[:end] + data[at:]
     if kind == "swap":
         return data[at:end] + data[:at] + data[end:]
-    return data[:at] + draw(st.binary(max_size=12)) + data[end:]
+    if kind == "write":
+        return data[:at] + draw(st.binary(max_size=12)) + data[end:]
+    number = draw(SIGNALLING)
+    at -= at % len(number)
+    return data[:at] + number + data[at + len(number) :]
 
 
 def read_damaged(

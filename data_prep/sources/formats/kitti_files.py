@@ -169,7 +169,8 @@ def turning(cloud: NDArray[np.float32], turn_s: float) -> NDArray[np.float32]:
     Returns:
         (n,) float32 seconds.
     """
-    return np.arctan2(cloud[:, 1], cloud[:, 0]) * np.float32(-turn_s / (2 * np.pi))
+    with np.errstate(invalid="ignore"):  # damaged numbers are not finite
+        return np.arctan2(cloud[:, 1], cloud[:, 0]) * np.float32(-turn_s / (2 * np.pi))
 
 
 def turn_seconds(times: Times, begin: Times | None = None, end: Times | None = None) -> Array:

@@ -181,7 +181,8 @@ def layout_of_all(files: Sequence[Data], names: Sequence[str] | None = None) -> 
 
 def _same_halves(table: NDArray[np.floating]) -> bool:
     """Whether the first half of the columns may hold the same quantities as the second."""
-    first, second = np.split(np.asarray(table[:ROWS], np.float64), 2, axis=1)
+    with np.errstate(invalid="ignore"):  # other bytes, read as numbers
+        first, second = np.split(np.asarray(table[:ROWS], np.float64), 2, axis=1)
     return all(_chance_of_more(a, b) > SAME_HALVES for a, b in zip(first.T, second.T, strict=True))
 
 

@@ -139,7 +139,8 @@ def read_cloud(node: Node, t_ns: int | None = None, layout: Layout | None = None
             seconds = None if times is None else _seconds(times, t_ns)
             return Cloud(points, label, seconds, las_count(data))
         columns, count = {"ply": _ply, "pcd": _pcd}[kind](data)
-        points = np.stack([columns[name].astype(np.float64) for name in "xyz"], axis=1)
+        with np.errstate(invalid="ignore"):  # damaged numbers are not finite
+            points = np.stack([columns[name].astype(np.float64) for name in "xyz"], axis=1)
         return _cloud(points, columns, t_ns, count)
     except (LayoutError, NotInstalledError) as error:
         raise MaptileError(f"{node}: not readable as a {kind} point cloud: {error}") from None
@@ -184,7 +185,8 @@ def _seconds(values: NDArray[np.generic], t_ns: int | None) -> NDArray[np.float3
     for origin_ns in (0,) if t_ns is None else (0, t_ns):
         origin = origin_ns if whole else origin_ns / 1e9
         if max(abs(low - origin), abs(high - origin)) <= per_second:
-            relative = values.astype(np.int64 if whole else np.float64) - origin
+            with np.errstate(invalid="ignore"):
+                relative = values.astype(np.int64 if whole else np.float64) - origin
             relative = relative / per_second
             return np.where(np.isfinite(relative), relative, 0).astype(np.float32)
     return None
