@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from inputs import city as prepared
@@ -200,11 +201,12 @@ def figures(drives: Iterable[Judged], stage: str) -> list[str]:
     sure = np.concatenate([got.localized[one.counted] for one, got in parts])
     level = np.concatenate([got.protection_m[one.counted] for one, got in parts])
     errors = [normalised_errors(got, one.truth, one.counted & got.localized) for one, got in parts]
-    ratios = [np.concatenate(column).mean() for column in zip(*errors, strict=True)]
+    ratios = [mean(np.concatenate(column)) for column in zip(*errors, strict=True)]
     right, wrong, bounded = metres <= RIGHT_M, sure & (metres > WRONG_M), np.isfinite(level)
     held = metres[bounded] <= level[bounded]
     close = level[sure] <= WRONG_M
-    shares = (sure[right].mean(), *ratios, held.mean(), np.median(level[sure]), close.mean())
+    usual = float(np.median(level[sure])) if sure.any() else np.nan
+    shares = (mean(sure[right]), *ratios, mean(held), usual, mean(close))
     return [
         f"{len(metres)}",
         f"{right.mean():.3f}",
@@ -212,6 +214,11 @@ def figures(drives: Iterable[Judged], stage: str) -> list[str]:
         f"{wrong.sum()}",
         *(f"{value:.3f}" for value in shares),
     ]
+
+
+def mean(values: NDArray[Any]) -> float:
+    """The mean; NaN of nothing."""
+    return float(values.mean()) if len(values) else np.nan
 
 
 def reliability(drives: list[Judged]) -> None:
