@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
 from maptile_loc.fuse.certainty import (
     likely_reason,
@@ -39,6 +39,22 @@ def test_the_level_holds_errors_of_a_t_distribution(major, ratio, angle):
     assert np.mean(np.hypot(*errors.T) > level) == pytest.approx(0.02, abs=0.003)
 
 
+@pytest.mark.parametrize("tail", [2.1, 4.0, 30.0])
+@pytest.mark.parametrize("ratio", [1.0, 0.3, 0.01])
+def test_the_error_exceeds_the_level_with_the_risk(tail, ratio):
+    """The formula of the docstring, integrated by scipy."""
+    settings = FuseSettings(tail=tail)
+    (level,) = protection_level(np.ones(1), covariance_of(1.5, 1.5 * ratio, 0.7), settings)
+    scale = np.array([1.5, 1.5 * ratio]) ** 2 * (tail - 2) / tail
+
+    def beyond(angle):
+        reach = scale @ np.array([np.cos(angle), np.sin(angle)]) ** 2
+        return (1 + level**2 / (tail * reach)) ** (-tail / 2)
+
+    share = integrate.quad(beyond, 0, np.pi / 2)[0] / (np.pi / 2)
+    assert share == pytest.approx(settings.risk, rel=1e-4)
+
+
 def test_many_degrees_of_freedom_and_a_round_error_give_rayleighs_quantile():
     settings = FuseSettings(tail=1e7)
     (level,) = protection_level(np.ones(1), covariance_of(0.7, 0.7, 0.0), settings)
@@ -68,6 +84,14 @@ def test_the_worst_direction_is_found_in_any_frame():
     for angle in (0.0, 0.5, 2.0):
         assert worst_std(covariance_of(3.0, 0.2, angle)) == pytest.approx([3.0])
     assert np.isinf(worst_std(np.full((1, 3, 3), np.nan)))
+    assert np.isinf(worst_std(np.full((1, 3, 3), np.inf)))
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-6, 1.0), st.floats(-4, 4))
+def test_the_worst_direction_is_that_of_numpy(major, ratio, angle):
+    covariance = covariance_of(major, ratio * major, angle)
+    expected = np.sqrt(np.linalg.eigvalsh(covariance[:, :2, :2])[:, -1])
+    assert worst_std(covariance) == pytest.approx(expected, rel=1e-12)
 
 
 def test_each_reason_has_its_case():
