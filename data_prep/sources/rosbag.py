@@ -44,6 +44,8 @@ BASES = ("base_link", "base_footprint", "base", "vehicle", "ego_vehicle", "imu_l
 """Names of the vehicle's frame, in the order in which they are looked for."""
 FIXED = ("odom", "camera_init", "map", "world")
 """Names of the frame in which odometry is given as a transform, likewise."""
+MAX_MOUNT_M = 100.0
+"""No sensor is mounted farther from the vehicle's origin, metres."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
     base = base or next((frame for frame in BASES if frame in tree), None)
     mounts = []
     for topic, frame in zip(clouds, index.frames, strict=True):
-        mount = np.eye(4) if base is None else tree.pose(frame, base)
+        mount = np.eye(4) if base is None else _mounted(bag.path, tree, frame, base)
         if mount is None:
             notes.append(
                 f"{topic.name}: tf_static does not connect {frame} and {base}; the sensor's frame "
@@ -200,7 +202,7 @@ def _of_packets(
     odometry, base = _odometry(bag, used, every, notes)
     base = base or next((frame for frame in BASES if frame in tree), None)
     frame = bag.header(next(bag.messages([best.name]))).frame if best.type == VELODYNE else ""
-    mount = None if base is None else tree.pose(frame, base)
+    mount = None if base is None else _mounted(bag.path, tree, frame, base)
     if mount is None:
         mount = np.eye(4)
         notes.append(f"{best.name}: the sensor's frame is taken to be the vehicle's")
@@ -277,6 +279,21 @@ def _frames(bag: Bag, topics: list[Topic]) -> FrameTree:
         for one in bag.decode(message, TRANSFORMS).transforms:
             tree.add(one.header.frame_id, one.child_frame_id, _pose(one.transform))
     return tree
+
+
+def _mounted(path: Path, tree: FrameTree, frame: str, base: str) -> Array | None:
+    """(4, 4) pose of a sensor's frame in the vehicle's; None where nothing connects them.
+
+    Raises:
+        MaptileError: No sensor is that far from its vehicle.
+    """
+    mount = tree.pose(frame, base)
+    if mount is not None and not (away := np.abs(mount[:3, 3]).max()) < MAX_MOUNT_M:
+        raise MaptileError(
+            f"{path}: tf_static puts {frame} {away:.3g} m from {base}, farther than any sensor on "
+            "its vehicle; correct it, or record the bag without it"
+        )
+    return mount
 
 
 def _transforms(topics: list[Topic], ending: str) -> list[str]:
