@@ -46,6 +46,8 @@ FIXED = ("odom", "camera_init", "map", "world")
 """Names of the frame in which odometry is given as a transform, likewise."""
 MAX_MOUNT_M = 100.0
 """No sensor is mounted farther from the vehicle's origin, metres."""
+MAX_SHIFT_M = 1e8
+"""No transform on Earth shifts by more, metres."""
 
 
 @dataclass(frozen=True)
@@ -285,9 +287,14 @@ def _mounted(path: Path, tree: FrameTree, frame: str, base: str) -> Array | None
     """(4, 4) pose of a sensor's frame in the vehicle's; None where nothing connects them.
 
     Raises:
-        MaptileError: No sensor is that far from its vehicle.
+        MaptileError: It is no rigid motion, or no sensor is that far from its vehicle.
     """
     mount = tree.pose(frame, base)
+    if mount is not None and not np.isfinite(mount).all():
+        raise MaptileError(
+            f"{path}: a transform of tf_static between {frame} and {base} is no rigid motion; "
+            "correct it, or record the bag without it"
+        )
     if mount is not None and not (away := np.abs(mount[:3, 3]).max()) < MAX_MOUNT_M:
         raise MaptileError(
             f"{path}: tf_static puts {frame} {away:.3g} m from {base}, farther than any sensor on "
@@ -303,11 +310,14 @@ def _transforms(topics: list[Topic], ending: str) -> list[str]:
 
 
 def _pose(transform: Any) -> Array:
-    """(4, 4) of a decoded Transform."""
-    rotation = vector(transform.rotation)
-    if not np.linalg.norm(rotation) > 0:
+    """(4, 4) of a decoded Transform; NaN where it is no rigid motion."""
+    shift, rotation = vector(transform.translation), vector(transform.rotation)
+    if not rotation.any():  # never set
         rotation = np.array([0.0, 0.0, 0.0, 1.0])
-    pose: Array = se3_from_quaternion(vector(transform.translation)[None], rotation[None])[0]
+    near = (np.abs(shift) < MAX_SHIFT_M).all() and (np.abs(rotation) < 2).all()
+    if not near or rotation @ rotation < 0.5:
+        return np.full((4, 4), np.nan)
+    pose: Array = se3_from_quaternion(shift[None], rotation[None])[0]
     return pose
 
 
