@@ -126,7 +126,7 @@ def localize_one(task: tuple[str, int, int]) -> dict[str, Any]:
     fault = FAULTS[number % len(FAULTS)]
     plain = ml.open_drive(work / "base" / str(number // len(FAULTS) % base))
     city, drive = degraded(ml.open_city(work / "town"), plain, fault, number)
-    found = ml.localize(city, drive, seed=number)
+    found = ml.localize(city, drive, seed=number, overrides=["search.cache_gb=0"])
     assert plain.truth is not None
     truth = truth_in_map(plain.truth, city.raster, found.t_ns)[:, :2]
     counts = np.isfinite(truth).all(axis=1)

@@ -86,7 +86,8 @@ def degraded(city: City, drive: Drive, fault: str, seed: int) -> tuple[City, Dri
         scans = TurnedScans(drive.scans, turn.as_matrix().astype(np.float32))
         return city, replace(drive, scans=scans)
     if fault == "half the houses":
-        return replace(city, raster=without_houses(city.raster, rng)), drive
+        raster = without_houses(city.raster, rng)
+        return replace(city, raster=raster, folder=None, known_hash=None), drive
     return city, drive
 
 

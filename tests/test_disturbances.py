@@ -63,3 +63,15 @@ def test_a_vehicle_leaves_the_map_and_comes_back(case) -> None:
     assert (np.diff(found.drive.scans.t_ns) >= 0).all()
     middle = found.truth[: found.over, :2].mean(axis=0)
     assert found.raster.west < middle[0] < found.raster.west + 5000
+
+
+def test_a_map_without_half_of_its_houses_is_another_map(town_city, town_drive) -> None:
+    """Otherwise the fields that are kept of the whole map would be searched."""
+    from faulty_drives import degraded
+
+    city = ml.open_city(town_city)
+    other, _ = degraded(city, ml.open_drive(town_drive), "half the houses", 0)
+    assert other.content_hash != city.content_hash
+    assert other.folder is None
+    left = np.mean(other.raster.data[0] > 0) / np.mean(city.raster.data[0] > 0)
+    assert 0.2 < left < 0.8
