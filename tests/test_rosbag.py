@@ -312,7 +312,10 @@ def test_livox_messages_are_read_as_they_are_aligned(ros1: bool, frame: str) -> 
         livox_points(bytes(raw)[:-8], begin, ros1)
 
 
-@pytest.mark.parametrize("shift_m", [1e250, -2e6, 150.0, np.nan, np.inf])
+SIGNALLING_NAN = np.frombuffer(bytes.fromhex("000000000000f47f"))[0]
+
+
+@pytest.mark.parametrize("shift_m", [1e250, -2e6, 150.0, SIGNALLING_NAN, np.inf])
 def test_no_sensor_is_far_from_its_vehicle(tmp_path: Path, shift_m: float) -> None:
     mount = MOUNT.copy()
     mount[1, 3] = shift_m

@@ -272,4 +272,6 @@ def stamps(stamp: Any) -> int:
 def vector(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(3,) or (4,) of a decoded vector or quaternion: x y z (w)."""
     names = [name for name in ("x", "y", "z", "w") if hasattr(value, name)]
-    return np.array([getattr(value, name) for name in names], np.float64)
+    numbers = np.array([getattr(value, name) for name in names], np.float64)
+    numbers[np.isnan(numbers)] = np.nan  # a signalling one would be a warning wherever it is used
+    return numbers
