@@ -290,12 +290,15 @@ def _mounted(path: Path, tree: FrameTree, frame: str, base: str) -> Array | None
         MaptileError: It is no rigid motion, or no sensor is that far from its vehicle.
     """
     mount = tree.pose(frame, base)
-    if mount is not None and not np.isfinite(mount).all():
+    if mount is None:
+        return None
+    if not np.isfinite(mount).all():
         raise MaptileError(
             f"{path}: a transform of tf_static between {frame} and {base} is no rigid motion; "
             "correct it, or record the bag without it"
         )
-    if mount is not None and not (away := np.abs(mount[:3, 3]).max()) < MAX_MOUNT_M:
+    away = np.abs(mount[:3, 3]).max()
+    if away > MAX_MOUNT_M:
         raise MaptileError(
             f"{path}: tf_static puts {frame} {away:.3g} m from {base}, farther than any sensor on "
             "its vehicle; correct it, or record the bag without it"
