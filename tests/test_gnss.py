@@ -290,6 +290,18 @@ def test_weighing_more_often_shrinks_the_covariance_little() -> None:
     assert once[0] > 0.5 * GNSS.bias_m
 
 
+def test_weighing_twice_at_the_same_time_pulls_once() -> None:
+    causal = Filter(AREA_M2, SETTINGS)
+    covariance = np.diag([1.0, 1.0, 0.01])[None]
+    causal.update(Fixes(Candidates(np.zeros((1, 3)), np.log([0.9])), covariance), 1.0)
+    witness = Witness(np.array([3.0, 0.0, 0.0]), np.diag([4.0, 4.0, np.inf]))
+    causal.weigh_gnss(witness, 1.0)
+    once = causal.bank
+    causal.weigh_gnss(witness, 1.0)
+    np.testing.assert_allclose(causal.bank.states, once.states, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(causal.bank.covariance, once.covariance, rtol=1e-12, atol=1e-12)
+
+
 # --- watch ---------------------------------------------------------------------------------------
 
 
@@ -416,6 +428,23 @@ def test_where_gnss_lies_from_the_start_the_whole_map_is_searched() -> None:
     assert max(errors_m[10:]) < 3
     assert all(fix.localized for fix in found[20:])
     assert {fix.gnss for fix in found[20:]} == {"left_out"}
+
+
+def test_gnss_is_used_in_the_push_that_ends_a_search_beside() -> None:
+    one, queries = with_gnss(ROUTE, STRAIGHT, [-40.0, 190.0]), Queries(12.0, 0.0, True, UNKNOWN)
+    fix, ended = None, 0
+    with Localizer.on(ENGINE, replace(queries, gnss=True), RECIPE, background=True) as localizer:
+        for scan in feed(localizer, one):
+            before = localizer._tracker.searching
+            fix = localizer.add_scan(scan)
+            ended += before and fix is not None and fix.is_query
+            job = localizer._tracker._job
+            if job is not None:
+                job.found.result(timeout=60)
+    assert ended > 0
+    assert fix is not None
+    assert fix.localized
+    assert np.hypot(*(fix.pose[:2] - STRAIGHT[-1])) < 3
 
 
 def test_spoofing_is_noticed_within_five_seconds() -> None:

@@ -318,8 +318,9 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
 def _pulled(bank: Bank, witness: Witness, information: Array) -> Bank:
     """The hypotheses after a measurement of their positions with (H, 2, 2) ``information``."""
     crossed = bank.covariance[:, :, :2]
-    total = bank.covariance[:, :2, :2] + np.linalg.inv(information)
-    gain = crossed @ np.linalg.inv(total)
+    # inverse(P + inverse(I)) without the inverse of I, which may be 0.
+    inverse = np.linalg.solve(np.eye(2) + information @ bank.covariance[:, :2, :2], information)
+    gain = crossed @ inverse
     states = bank.states + np.einsum("hij,hj->hi", gain, witness.pose[:2] - bank.states[:, :2])
     states[:, 2] = wrap_angle(states[:, 2])
     shrunk = bank.covariance - gain @ np.swapaxes(crossed, 1, 2)
