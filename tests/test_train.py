@@ -9,14 +9,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from made_scene import found_by
 from safetensors.torch import load, load_file
 from scipy import ndimage
 from small_city import small_city
+from torch.utils.data import DataLoader
 
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import BUILDING
@@ -29,7 +32,7 @@ from maptile_loc.learn.pace import Pace
 from maptile_loc.learn.settings import DataSettings, ModelSettings, TrainingSettings
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.models.parts.resnet import NetworkSettings
-from maptile_loc.models.parts.tile_model import Batch
+from maptile_loc.models.parts.tile_model import Batch, TileModel
 from maptile_loc.models.regressor import MapNet
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.score.map_fields import make_fields
@@ -143,6 +146,35 @@ def test_training_reports_its_progress_and_prints_nothing(
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 100)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_interruption_before_the_first_batch_is_one_line(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(loader: DataLoader[Any]) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(DataLoader, "__iter__", interrupted)
+    with pytest.raises(MaptileError, match="starts again: nothing was kept"):
+        train(city, TINY.model_copy(update={"name": "early"}), device="cpu")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interruption_while_the_model_is_judged_is_one_line(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        monkeypatch.setattr(TileModel, "validation_step", raising)
+        validate(trainer, *_, **__)
+
+    def raising(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    validate = pl.Trainer.validate
+    monkeypatch.setattr(pl.Trainer, "validate", interrupted)
+    with pytest.raises(MaptileError, match="interrupted; the same command"):
+        train(city, TINY.model_copy(update={"name": "late"}), device="cpu")
 
 
 LONG = TINY.model_copy(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+
+from data_prep.errors import MaptileError
 
 KEEP_EVERY_S = 30.0
 """Seconds between checkpoints: a training that is killed loses no more, and its last batch."""
@@ -31,8 +35,33 @@ class Keeper(pl.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._kept = 0.0
+        self._interrupted = False
         self._asked = False
         self._before: dict[int, Any] = {}
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Context manager around what Lightning does; an interruption of it ends in one line.
+
+        Lightning ends the process after a second Ctrl-C, or after one while it validates; before
+        the first batch, it fails to clean up.
+
+        Raises:
+            MaptileError: It was interrupted.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            yield
+        except (Stopped, SystemExit, RuntimeError):
+            if not self._interrupted:
+                raise
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
+            again = "starts again: nothing was kept"
+            if self.path.is_file():
+                again = "continues from the last checkpoint"
+            folder = self.path.parent.parent
+            raise MaptileError(f"{folder}: interrupted; the same command {again}") from None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, in the main thread."""
@@ -66,6 +95,7 @@ class Keeper(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Listen no longer."""
+        self._interrupted = isinstance(exception, Stopped | KeyboardInterrupt)
         self._restore()
 
     def _ask(self, number: int, frame: object) -> None:

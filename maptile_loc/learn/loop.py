@@ -24,7 +24,7 @@ from data_prep.standing import MADE_FROM, Keep, Product, check_standing, known_a
 from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.learn.data import TileDataModule
-from maptile_loc.learn.keeper import Keeper, Stopped
+from maptile_loc.learn.keeper import Keeper
 from maptile_loc.learn.pace import Pace
 from maptile_loc.learn.runtime import disk_errors, has_bf16, quiet, threads
 from maptile_loc.learn.settings import Recipe
@@ -115,9 +115,10 @@ def _train(
     checkpoint = _prepare(state, cities, settings, resume)
     recipe = settings.training
     pace = Pace(recipe.steps, minutes, recipe.warmup, recipe.learning_rate, progress)
-    with quiet(), threads(on_gpu, data.workers), disk_errors(folder):
+    keeper = Keeper(state / LAST)
+    with quiet(), threads(on_gpu, data.workers), disk_errors(folder), keeper.explained():
         model = model.to(memory_format=torch.channels_last)
-        trainer = _fit(model, data, state, checkpoint, pace, settings, on_gpu)
+        trainer = _fit(model, data, state, checkpoint, [pace, keeper], settings, on_gpu)
         facts = _facts(settings, cities, trainer, pace)
         facts["validation"] = _validation(trainer, model, data)
         with swapped_folder(folder, keep) as new:
@@ -184,7 +185,7 @@ def _fit(
     data: TileDataModule,
     state: Path,
     checkpoint: Path | None,
-    pace: Pace,
+    own: list[pl.Callback],
     settings: Recipe,
     on_gpu: bool,
 ) -> pl.Trainer:
@@ -206,21 +207,15 @@ def _fit(
         log_every_n_steps=LOG_EVERY,
         logger=[CSVLogger(state, "csv"), TensorBoardLogger(state, "tensorboard")],
         callbacks=[
-            pace,
+            *own,
             EarlyStopping(judged_by, patience=patience, check_finite=True),
             best,
-            Keeper(state / LAST),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=state,
     )
-    try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except (Stopped, SystemExit):  # the latter is Lightning's answer to a second Ctrl-C
-        kept = (state / LAST).is_file()
-        again = "continues from the last checkpoint" if kept else "starts again: nothing was kept"
-        raise MaptileError(f"{state.parent}: interrupted; the same command {again}") from None
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     model.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
     return trainer
 
