@@ -45,7 +45,7 @@ MOST_WRONG = 0.01
 """Largest share of wrong positions among those called localized, for a fault."""
 
 
-def interrupted_commands(work: Path, count: int, only: list[str]) -> bool:
+def interrupted_commands(work: Path, count: int, only: list[str], jobs: int) -> bool:
     """Interrupt each command ``count`` times; returns whether all held."""
     preload()
     inputs, file = work / "inputs", work / "moments.jsonl"
@@ -56,27 +56,37 @@ def interrupted_commands(work: Path, count: int, only: list[str]) -> bool:
     known = {(each["command"], each["seed"]): each["wrong"] for each in _lines(file)}
     head("command", "seconds", "moments", "held", "what was wrong")
     held = True
-    for command in commands():
-        if only and command.name not in only:
-            continue
-        todo = [seed for seed in range(count) if (command.name, seed) not in known]
-        seconds = _duration(command.new, inputs, work / "timed") if todo else 0.0
-        for seed in todo:
-            shutil.rmtree(work / "trial", ignore_errors=True)
-            wrong = trial(command, inputs, work / "trial", seed, seconds)
-            known[command.name, seed] = wrong
-            _append(file, {"command": command.name, "seed": seed, "wrong": wrong})
-        found = [known[command.name, seed] for seed in range(count)]
-        wrong = sorted({text for text in found if text})
-        row(
-            command.name,
-            f"{seconds:.1f}",
-            str(count),
-            str(found.count("")),
-            "; ".join(wrong[:3])[:300],
-        )
-        held &= not wrong
+    # Workers are forked, as the trials are, so that modules are imported once.
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for command in commands():
+            if only and command.name not in only:
+                continue
+            todo = [seed for seed in range(count) if (command.name, seed) not in known]
+            seconds = _duration(command.new, inputs, work / "timed") if todo else 0.0
+            tasks = [(command.name, str(work), seed, seconds) for seed in todo]
+            for seed, wrong in pool.imap_unordered(interrupt_one, tasks):
+                known[command.name, seed] = wrong
+                _append(file, {"command": command.name, "seed": seed, "wrong": wrong})
+            found = [known[command.name, seed] for seed in range(count)]
+            wrongs = sorted({text for text in found if text})
+            row(
+                command.name,
+                f"{seconds:.1f}",
+                str(count),
+                str(found.count("")),
+                "; ".join(wrongs[:3])[:300],
+            )
+            held &= not wrongs
     return held
+
+
+def interrupt_one(task: tuple[str, str, int, float]) -> tuple[int, str]:
+    """Interrupt one command once; returns the seed, and what is wrong."""
+    name, work, seed, seconds = task
+    command = next(one for one in commands() if one.name == name)
+    folder = Path(work) / f"trial-{name}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    return seed, trial(command, Path(work) / "inputs", folder, seed, seconds)
 
 
 def degraded_drives(work: Path, count: int, base: int, jobs: int) -> bool:
@@ -182,7 +192,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     print(stamp(), end="\n\n")
     fine = True
     if "moments" in asked.what or not asked.what:
-        fine &= interrupted_commands(work, asked.moments, asked.command)
+        fine &= interrupted_commands(work, asked.moments, asked.command, asked.jobs)
         print()
     if "drives" in asked.what or not asked.what:
         fine &= degraded_drives(work, asked.drives, asked.base, asked.jobs)

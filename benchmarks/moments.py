@@ -32,6 +32,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 """The signals, in turn."""
 SENSOR = ("--sensor", "hdl32", "--set", "every_m=2")
 """A LiDAR with few scans."""
+DEMO_M = 100.0
+"""Length of the demo's drive, metres: that of the command takes a minute to simulate."""
 LONGEST_S = 300.0
 """A command that takes longer hangs."""
 
@@ -128,6 +130,7 @@ def preload() -> None:
         *("search.mapnet", "search.match"),
     ):
         importlib.import_module(f"maptile_loc.{name}")
+    importlib.import_module("maptile_loc.cli.demo").ROUTE_M = DEMO_M
     for name in ("simulate.town", "sources.robotcar", "osm.files"):
         importlib.import_module(f"data_prep.{name}")
 
