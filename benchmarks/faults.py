@@ -22,6 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,16 @@ def interrupted_commands(work: Path, count: int, only: list[str], jobs: int) -> 
     head("command", "seconds", "moments", "held", "what was wrong")
     held = True
     # Workers are forked, as the trials are, so that modules are imported once.
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    forked = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=forked) as pool:
         for command in commands():
             if only and command.name not in only:
                 continue
             todo = [seed for seed in range(count) if (command.name, seed) not in known]
             seconds = _duration(command.new, inputs, work / "timed") if todo else 0.0
             tasks = [(command.name, str(work), seed, seconds) for seed in todo]
-            for seed, wrong in pool.imap_unordered(interrupt_one, tasks):
+            for done in as_completed([pool.submit(interrupt_one, task) for task in tasks]):
+                seed, wrong = done.result()
                 known[command.name, seed] = wrong
                 _append(file, {"command": command.name, "seed": seed, "wrong": wrong})
             found = [known[command.name, seed] for seed in range(count)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import shutil
@@ -159,6 +160,17 @@ def test_an_interruption_before_the_first_batch_is_one_line(
     with pytest.raises(MaptileError, match="starts again: nothing was kept"):
         train(city, TINY.model_copy(update={"name": "early"}), device="cpu")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_before_the_first_batch_is_the_one_that_is_raised(
+    city: City, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(loader: DataLoader[Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(DataLoader, "__iter__", failing)
+    with pytest.raises(MaptileError, match="No space left on device"):
+        train(city, TINY.model_copy(update={"name": "full"}), device="cpu")
 
 
 def test_an_interruption_while_the_model_is_judged_is_one_line(

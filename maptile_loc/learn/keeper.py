@@ -35,16 +35,16 @@ class Keeper(pl.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._kept = 0.0
-        self._interrupted = False
+        self._ended_by: BaseException | None = None
         self._asked = False
         self._before: dict[int, Any] = {}
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Context manager around what Lightning does; an interruption of it ends in one line.
+        """Context manager around what Lightning does, for errors that say what happened.
 
-        Lightning ends the process after a second Ctrl-C, or after one while it validates; before
-        the first batch, it fails to clean up.
+        Lightning ends the process when a model is judged and Ctrl-C interrupts it. When something
+        fails before the first batch, it fails to clean up, and raises that.
 
         Raises:
             MaptileError: It was interrupted.
@@ -52,9 +52,10 @@ class Keeper(pl.Callback):
         before = signal.getsignal(signal.SIGINT)
         try:
             yield
-        except (Stopped, SystemExit, RuntimeError):
-            if not self._interrupted:
-                raise
+        except (Stopped, SystemExit, RuntimeError) as error:
+            cause = self._ended_by or error
+            if not isinstance(cause, Stopped | KeyboardInterrupt):
+                raise cause from None
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
             again = "starts again: nothing was kept"
@@ -95,7 +96,7 @@ class Keeper(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Listen no longer."""
-        self._interrupted = isinstance(exception, Stopped | KeyboardInterrupt)
+        self._ended_by = exception
         self._restore()
 
     def _ask(self, number: int, frame: object) -> None:
