@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import maptile_loc as ml
 from maptile_loc.cli import app
+from maptile_loc.report.inspect.drive_picture import draw_drive
 
 SHOWN = (0, 3, 6)
 
@@ -46,6 +47,12 @@ def test_one_cloud_is_a_drive_of_one_scan(scans: dict, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         one.scans.read(0, 1).points, folder.scans.read(0, 1).points, strict=True
     )
+
+
+def test_the_picture_of_one_cloud_has_no_axis_of_time(scans: dict) -> None:
+    picture = draw_drive(ml.open_drive(scans["files"][0]), 0.0)
+    assert len([axes for axes in picture.axes if axes.get_title(loc="left")]) == 2
+    assert not any("s after" in axes.get_xlabel() for axes in picture.axes)
 
 
 def test_the_command_says_where_a_cloud_was_taken(

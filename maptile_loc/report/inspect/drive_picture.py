@@ -8,7 +8,7 @@ from data_prep.drive import Drive
 from data_prep.progress import Progress, silent
 from maptile_loc.report.inspect.drive_text import start_time
 from maptile_loc.report.inspect.drive_views import draw_path, draw_speed, draw_tracks
-from maptile_loc.report.inspect.moment import TileRecipe, view_moment
+from maptile_loc.report.inspect.moment import Moment, TileRecipe, view_moment
 from maptile_loc.report.inspect.moment_views import draw_cloud, draw_tile
 from maptile_loc.report.marks import DOTS_PER_INCH, title
 
@@ -22,6 +22,8 @@ def draw_drive(
 ) -> Figure:
     """Return a figure of a submap, its query tile, the speed and tracks over time, and the path.
 
+    Of a lone scan, only the submap and the tile.
+
     Args:
         drive: Any drive with at least one scan; of its truth only the times are read.
         submap_m: Metres of travel in the submap; 0 is one scan.
@@ -32,9 +34,20 @@ def draw_drive(
     """
     recipe = TileRecipe() if recipe is None else recipe
     moment = view_moment(drive, submap_m, at_s, recipe, progress)
-    figure = Figure(figsize=(13, 10.6), dpi=DOTS_PER_INCH)
+    alone = len(drive.scans.t_ns) == 1 and drive.odometry is None
+    figure = Figure(figsize=(13, 7.6 if alone else 10.6), dpi=DOTS_PER_INCH)
     title(figure, drive.name, _facts(drive))
-    above = figure.add_gridspec(1, 2, left=0.025, right=0.985, bottom=0.34, top=0.9, wspace=0.03)
+    bottom, top = (0.04, 0.86) if alone else (0.34, 0.9)
+    above = figure.add_gridspec(1, 2, left=0.025, right=0.985, bottom=bottom, top=top, wspace=0.03)
+    draw_cloud(figure, figure.add_subplot(above[0]), moment, drive, recipe.query)
+    draw_tile(figure.add_subplot(above[1]), moment, recipe.query.size_m)
+    if not alone:
+        _draw_below(figure, drive, moment)
+    return figure
+
+
+def _draw_below(figure: Figure, drive: Drive, moment: Moment) -> None:
+    """Draw the speed and the tracks over time, and the path."""
     below = figure.add_gridspec(
         2,
         2,
@@ -47,13 +60,10 @@ def draw_drive(
         wspace=0.1,
         hspace=0.1,
     )
-    draw_cloud(figure, figure.add_subplot(above[0]), moment, drive, recipe.query)
-    draw_tile(figure.add_subplot(above[1]), moment, recipe.query.size_m)
     speed = figure.add_subplot(below[0, 0])
     draw_speed(speed, drive, moment)
     draw_tracks(figure.add_subplot(below[1, 0], sharex=speed), drive, moment)
     draw_path(figure.add_subplot(below[:, 1]), drive, moment)
-    return figure
 
 
 def _facts(drive: Drive) -> list[str]:
@@ -63,8 +73,9 @@ def _facts(drive: Drive) -> list[str]:
         drive.format,
         start_time(t_ns),
         f"{len(t_ns):,} scan{'s' if len(t_ns) > 1 else ''} of {', '.join(drive.scans.sensors)}",
-        f"{(t_ns[-1] - t_ns[0]) / 1e9:,.1f} s",
     ]
+    if len(t_ns) > 1:
+        facts.append(f"{(t_ns[-1] - t_ns[0]) / 1e9:,.1f} s")
     if drive.odometry is not None:
         facts.append(f"{drive.odometry.travelled()[-1]:,.0f} m")
     return facts

@@ -126,7 +126,7 @@ def _finish(axes: Any, moment: Moment, half_m: float, colour: str) -> None:
         draw_north(axes, colour)
         return
     axes.annotate(
-        "the vehicle drives upwards; north is unknown",
+        "forward is up; north is unknown",
         (0, 1),
         (8, -8),
         "axes fraction",
