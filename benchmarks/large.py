@@ -72,7 +72,7 @@ def part_of(city: City, km2: float) -> City:
         west=raster.west + left * raster.resolution,
         north=raster.north - top * raster.resolution,
     )
-    return replace(city, raster=part, folder=None, content_hash=f"{city.content_hash}-{km2}")
+    return replace(city, raster=part, folder=None)
 
 
 def world_of(raster: MapRaster, position: Array, size_m: float, seed: int) -> MapRaster:

@@ -124,7 +124,7 @@ def recovery(data: Path, work: Path, count: int) -> None:
             engine = engines[name]
         else:
             engine = prepare_search(
-                City(None, name, case.raster, city.reference, name, None, "", ()), settings
+                City(None, name, case.raster, city.reference, name, None, ()), settings
             )
         sensor = drive.name.split("_")[-2]
         submap_m, every_m = QUERIES[sensor]

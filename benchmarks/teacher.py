@@ -124,7 +124,7 @@ def recall(
     """Share of the scans of a drive whose aligned pose is within ``NEAR_M`` of the truth."""
     assert drive.truth is not None
     settings = recipe(profile, labels)
-    where = City(None, "map", engine.raster, engine.raster.centre, "", None, "", ())
+    where = City(None, "map", engine.raster, engine.raster.centre, "", None, ())
     queries = Queries(0.0, 0.0, heading=HeadingKnowledge.parse(heading))
     found = localize(drive_tiles(where, drive, queries, settings), engine, settings)
     truth = truth_in_map(drive.truth, engine.raster, found.t_ns)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -127,6 +128,14 @@ def test_no_heights_no_height_raster(tmp_path):
     city = open_city(tmp_path / "city")
     assert city.roads().empty
     assert city.notes == ("no roads in it: nothing to train or drive along",)
+
+
+def test_a_copy_with_other_pixels_has_another_hash(tmp_path):
+    city = prepare(tmp_path / "city")
+    empty = replace(city.raster, data=np.zeros_like(np.asarray(city.raster.data)))
+    assert replace(city, raster=empty).content_hash != city.content_hash
+    assert replace(city, name="another").content_hash == city.content_hash
+    assert open_city(tmp_path / "city").content_hash == city.content_hash
 
 
 def test_the_hash_names_the_content(tmp_path):

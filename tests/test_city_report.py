@@ -15,7 +15,6 @@ from made import UTM
 from matplotlib import image
 from small_city import small_city
 
-from data_prep.city.content_hash import content_hash
 from data_prep.city.folder import City, open_city
 from data_prep.city.raster import BUILDING, ROAD, MapRaster
 from data_prep.errors import MaptileError
@@ -50,7 +49,7 @@ WEST, NORTH, RESOLUTION = 620_000.0, 5_736_000.0, 0.5
 
 def bare_city(raster: MapRaster) -> City:
     reference = raster.centre
-    return City(None, "made", raster, reference, "made", None, content_hash(raster, reference), ())
+    return City(None, "made", raster, reference, "made", None, ())
 
 
 @pytest.fixture(scope="module")

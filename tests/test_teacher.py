@@ -113,7 +113,7 @@ def lessons_at(detector, clouds, here, localize):
 
 
 def open_map(raster=RASTER):
-    return City(None, "blocks", raster, raster.centre, "made", None, "hash", ())
+    return City(None, "blocks", raster, raster.centre, "made", None, ())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -119,7 +119,6 @@ class City:
         reference: (2,) east, north of the reference tile's centre, metres, map frame.
         source: The map's file name, or the area that was requested from OpenStreetMap.
         source_date: Date of the map data (ISO 8601); None if unknown.
-        known_hash: The content hash, where it is known without reading the pixels.
         notes: What a user should know about the map data, one line each.
         path: The folder, or the file of a bare raster.
     """
@@ -130,7 +129,6 @@ class City:
     reference: Array
     source: str
     source_date: str | None
-    known_hash: str | None
     notes: tuple[str, ...]
     path: Path | None = None
 
@@ -147,10 +145,8 @@ class City:
     def content_hash(self) -> str:
         """SHA-256 (hexadecimal) of the pixels, their georeference and the reference tile.
 
-        Of a bare raster, it is computed when it is first used.
+        That of a city folder is known; of anything else, it is computed when it is first used.
         """
-        if self.known_hash is not None:
-            return self.known_hash
         return content_hash(self.raster, self.reference)
 
     @property
@@ -252,15 +248,18 @@ def _prepare(
         whole = digest.complete()
         left = models_left(folder, whole)
         name = settings.name or folder.absolute().name
-        about = data.source, data.source_date, whole, data.notes
+        about = data.source, data.source_date, data.notes
         city = City(folder, name, raster, tiling.reference, *about, folder)
+        _note_hash(city, whole)
         seal = map_seal(new / "map.tif", raster, tiling.reference, whole)
         files = {"map.tif": seal, **file_digests(new)}
         counts = {"buildings": len(data.buildings), "roads": len(data.roads)}
         facts = {**counts, MADE_FROM: origin_of(source), "files": files}
         write_json(new / "city.json", _description(city, settings, facts))
     written = replace(read_raster(folder / "map.tif", is_whole=True), crs=raster.crs)
-    return replace(city, raster=written, notes=(*city.notes, *left))
+    city = replace(city, raster=written, notes=(*city.notes, *left))
+    _note_hash(city, whole)
+    return city
 
 
 def open_city(path: str | Path) -> City:
@@ -278,7 +277,7 @@ def open_city(path: str | Path) -> City:
     if path.suffix.lower() in RASTER_SUFFIXES and not path.is_dir():
         raster = read_raster(path)
         reference = Tiling(raster, TileSettings()).reference
-        return City(None, path.stem, raster, reference, path.name, None, None, (), path)
+        return City(None, path.stem, raster, reference, path.name, None, (), path)
     content, remedy = _read_description(path), _prepare_again(path)
     check_description(path, content, remedy)
     raster = read_raster(path / "map.tif", is_whole=True)
@@ -293,9 +292,15 @@ def open_city(path: str | Path) -> City:
     reference = np.array(content["reference"]["centre"], np.float64)
     check_map(path, content, raster, remedy)
     check_georeference(path, content, raster, remedy)
-    source, date, digest = (content[k] for k in ("source", "source_date", "content_hash"))
-    notes = tuple(content["notes"])
-    return City(path, content["name"], raster, reference, source, date, digest, notes, path)
+    about = content["source"], content["source_date"], tuple(content["notes"])
+    city = City(path, content["name"], raster, reference, *about, path)
+    _note_hash(city, content["content_hash"])
+    return city
+
+
+def _note_hash(city: City, digest: str) -> None:
+    """Make ``digest`` the content hash of this object, but not of copies with other pixels."""
+    vars(city)["content_hash"] = digest
 
 
 def _read_source(
