@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,20 @@ VIEW = ViewSettings(size_px=32, resolution=3.0, rays=128)
 SMALL = DataSettings(
     batch_tuples=4, worlds=2, batches_per_world=3, validation_tuples=8, workers=0, view=VIEW
 )
+
+
+@pytest.mark.parametrize("error", ["ConnectionResetError", "EOFError", "ValueError"])
+def test_a_process_that_makes_batches_says_nothing_when_its_parent_is_gone(error: str) -> None:
+    code = (
+        "from maptile_loc.learn.runtime import quiet_worker\n"
+        "quiet_worker(0)\n"
+        "import sys\n"
+        f"try: raise {error}('lost')\n"
+        "except Exception: sys.excepthook(*sys.exc_info())\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.returncode == 0
+    assert (child.stderr == "") == (error != "ValueError")
 
 
 @pytest.fixture(scope="module")

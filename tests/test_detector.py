@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +258,15 @@ def test_turned_and_mirrored_tiles_give_the_same(
     found = detector.building(there, features[grid[there]], SIZE)
     expected = detector.building(cell, features, SIZE)[grid[there]]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_interrupted_fit_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maptile_loc.learn.walls.wall_loss", interrupted)
+    samples = [striped(np.random.default_rng(0)) for _ in range(4)]
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit_detector(samples, SIZE, FitSettings(width=8, epochs=2, batch=4))
+    assert signal.getsignal(signal.SIGINT) is before

@@ -34,6 +34,7 @@ from maptile_loc.arguments import made_from
 from maptile_loc.config import load_settings, save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.fuse.gnss_windows import with_asked_gnss
+from maptile_loc.learn.runtime import quiet_worker
 from maptile_loc.learn.settings import ModelSettings, Recipe
 from maptile_loc.learn.tile_sequence import TileSequence, see
 from maptile_loc.learn.tiles.supply import JUDGED_STREAM, LABELLED_STREAM, batches, supply
@@ -222,7 +223,13 @@ def tune(
     rng = np.random.default_rng(settings.seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     numbers = range(settings.steps)
-    loader = DataLoader(rendered, batch_size=None, sampler=numbers, num_workers=workers)
+    loader = DataLoader(
+        rendered,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        worker_init_fn=quiet_worker,
+    )
     model.eval()
     seconds, begun = math.inf if minutes is None else minutes * 60, time.monotonic()
     step, share = 0, 0.0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from maptile_loc.learn.runtime import quiet_worker
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.learn.tiles.supply import TRAINING_STREAM, VALIDATION_STREAM, Supply, batches
 from maptile_loc.models.parts.tile_model import Batch, Heading
@@ -96,7 +96,7 @@ class TileDataModule(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
             prefetch_factor=PREFETCHED if self.workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=quiet_worker,
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -113,11 +113,6 @@ class TileDataModule(pl.LightningDataModule):
     def _trained(self) -> int:
         """The number of batches that the trainer has used so far."""
         return self.trainer.global_step if self.trainer is not None else 0
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Kept(Dataset[Batch]):

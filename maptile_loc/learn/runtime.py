@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
@@ -32,6 +36,22 @@ def threads(on_gpu: bool, workers: int) -> AbstractContextManager[None]:
     return nullcontext() if on_gpu else at_most((os.cpu_count() or 1) - workers)
 
 
+def quiet_worker(worker: int) -> None:
+    """Let a process that makes batches say nothing when the one that trains is stopped or killed.
+
+    A terminal sends Ctrl-C to all processes, and a connection that is lost is that to a process
+    that has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    show = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            show(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress Lightning's messages about its own configuration."""
@@ -46,6 +66,18 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise an interruption as it is, where Lightning would end the process without a word."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

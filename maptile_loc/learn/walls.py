@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_prep.settings import Count, Fraction, NotNegative, Positive, Settings
-from maptile_loc.learn.runtime import quiet
+from maptile_loc.learn.runtime import interruptible, quiet
 from maptile_loc.perceive.detector import (
     BUILDING_CLASS,
     CLASS_OF_KIND,
@@ -242,7 +242,7 @@ def fit_detector(
         drop_last=True,
         collate_fn=lambda part: _collate(part, size),
     )
-    with quiet():
+    with quiet(), interruptible():
         trainer = pl.Trainer(
             max_epochs=settings.epochs,
             accelerator="cpu",
