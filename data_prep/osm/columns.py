@@ -32,29 +32,60 @@ NESTED = ("tags", "@tags", "all_tags", "hstore", "other_tags", "properties")
 """Columns whose values are objects of tags, or text that lists tags."""
 OTHER_AREAS = (
     *("landuse", "natural", "leisure", "boundary", "water", "waterway", "place", "highway"),
-    *("railway", "aeroway", "area:highway", "admin_level", "landcover"),
+    *("railway", "aeroway", "area:highway", "admin_level", "landcover", "barrier"),
+    *("building:part", "building_part", "building_p"),
 )
 """Tags of areas that are no buildings."""
+OPEN = {
+    "amenity": ("parking", "parking_space", "bicycle_parking", "grave_yard", "fountain"),
+    "man_made": ("pier", "bridge", "breakwater", "groyne", "embankment", "dyke", "cutline"),
+}
+"""Tags of areas that are no buildings, by their value."""
 PAST_OR_FUTURE = (
     *("proposed", "planned", "construction", "demolished", "razed", "removed", "destroyed"),
-    *("dismantled", "abandoned", "disused", "was", "historic"),
+    *("dismantled", "abandoned", "disused", "was", "historic", "ruins"),
 )
 """Prefixes of keys of what does not stand, or not any more."""
-IDS = ("id", "@id", "osm_id", "osm_way_id", "element")
+IDS = ("id", "@id", "osm_id", "osm_way_id", "@osmid", "element")
 """Columns with the identity of an object."""
+VERSIONS = (
+    *("@snapshottimestamp", "@validfrom", "version", "@version", "osm_version", "@timestamp"),
+)
+"""Columns by which versions of an object are in order, the surest first."""
+STATES = ("visible", "@visible", "@deletion", "@validto", "@geometry")
+"""Columns that say whether a row is an object as it is now."""
 OVERTURE = (
     *("names", "is_underground", "subtype", "class", "road_flags", "level", "level_rules"),
     *("theme", "type"),
 )
 """Columns of Overture."""
-NO_BUILDING = {f"{prefix}:building" for prefix in PAST_OR_FUTURE} | {
-    f"{prefix}_building" for prefix in PAST_OR_FUTURE
+OTHER_KINDS = ("fclass", "highway", "building", *NESTED, *OVERTURE[:-1])
+"""Columns beside which ``type`` says nothing of its own."""
+OTHER_LAYERS = {"landuse", "natural", "water", "waterways", "railways", "places", "points"}
+"""Words in the names of layers whose areas are no buildings."""
+OVERTURE_SUBTYPES = (
+    *("agricultural", "civic", "commercial", "education", "entertainment", "industrial", "medical"),
+    *("military", "outbuilding", "religious", "residential", "service", "transportation"),
+)
+"""Values of Overture's ``subtype`` of buildings."""
+NO_BUILDING = {
+    name
+    for prefix in PAST_OR_FUTURE
+    for mark in ":_"
+    # Shapefiles cut names to ten letters; "demolished" alone is a tag of its own.
+    for name in (f"{prefix}{mark}building", f"{prefix}{mark}building"[:10])
+    if name not in TAGS_READ and name != prefix
 }
 """Columns of buildings that do not stand, or not any more."""
 COLUMNS_READ = frozenset(
-    (*TAGS_READ, *OTHER_NAMES, *NESTED, *OTHER_AREAS, *IDS, *OVERTURE, *NO_BUILDING, "fclass")
+    (
+        *(*TAGS_READ, *OTHER_NAMES, *NESTED, *OTHER_AREAS, *OPEN, *IDS, *VERSIONS, *STATES),
+        *(*OVERTURE, *NO_BUILDING, "fclass", "building_1"),
+    )
 )
 """Columns that count, in lower case; readers may drop all others."""
+PREFIXES = ("tags.", "tags_", "tag_", "tag:", "properties.")
+"""What programs write before the keys of tags that they spread over columns."""
 
 YES_OR_NO = ("building", "tunnel", "indoor", "area")
 """Tags that programs write as truth values."""
@@ -66,15 +97,26 @@ NOTHING = ("", "none", "null", "nan", "<na>", "nat", "[]", "{}")
 """Texts for no value, in lower case."""
 MAX_TEXT = 1 << 16
 """Longest text that is read as an object."""
+BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"))
+"""What lists begin and end with where they were written as text."""
 PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"\s*=>\s*(?:"((?:[^"\\]|\\.)*)"|NULL)')
 """A tag in the text form of PostgreSQL's hstore, which GDAL writes too."""
+
+
+def known_as(name: str) -> str | None:
+    """The name of a column among ``COLUMNS_READ``; None if it does not count."""
+    lower = name.lower()
+    for prefix in PREFIXES:
+        if lower.startswith(prefix) and lower.removeprefix(prefix) in TAGS_READ:
+            return lower.removeprefix(prefix)
+    return lower if lower in COLUMNS_READ else None
 
 
 def tags_of(table: gpd.GeoDataFrame, layer: str, building: bool) -> list[dict[str, str]]:
     """The OSM tags of each row.
 
     Args:
-        table: The rows; names of columns are in lower case.
+        table: The rows; columns have the names of ``known_as``.
         layer: Name of the layer.
         building: Whether the rows are looked through for buildings, which need no tag.
     """
@@ -88,6 +130,8 @@ def tags_of(table: gpd.GeoDataFrame, layer: str, building: bool) -> list[dict[st
             if text is not None:
                 row[key] = text
     _overture(tags, table, building)
+    if "type" in table and not any(name in table for name in OTHER_KINDS):
+        _by_type(tags, table, layer)
     if "fclass" in table:
         _geofabrik(tags, table)
     elif building and "building" not in table and not any(name in table for name in NESTED):
@@ -105,8 +149,8 @@ def text_of(key: str, value: Any) -> str | None:
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        value = [part.strip().strip("'\"") for part in value[1:-1].split(",")]
+    if isinstance(value, str) and (value[:1], value[-1:]) in BRACKETS:
+        value = _listed(key, value)
     if isinstance(value, str) and key == "highway" and re.search(r"[;|,]", value):
         value = [part.strip() for part in re.split(r"[;|,]", value)]
     if isinstance(value, (list, tuple, set, np.ndarray)):
@@ -114,6 +158,16 @@ def text_of(key: str, value: Any) -> str | None:
         known = [text for text in texts if text in ROAD_WIDTHS_M or text in PATH_WIDTHS_M]
         return next(iter((known if key == "highway" else []) + texts), None)
     return _single_text(key, value)
+
+
+def _listed(key: str, text: str) -> list[str] | str:
+    """The values of a list that was written as text; other text in brackets as it is."""
+    quoted = [one or other for one, other in re.findall(r"'([^']*)'|\"([^\"]*)\"", text)]
+    if quoted:
+        return quoted
+    if text.startswith("[") or key == "highway":
+        return [part.strip() for part in text[1:-1].split(",")]
+    return text
 
 
 def nested(value: Any) -> Any:
@@ -174,6 +228,8 @@ def _columns(table: gpd.GeoDataFrame) -> dict[str, str]:
     columns = {column: OTHER_NAMES.get(column, column) for column in table.columns}
     if "highway" not in table and "fclass" not in table:
         columns["class"] = "highway"
+    if "building_1" in table:  # one of the two is "building:levels:underground", cut
+        columns.pop("building_l", None)
     return {name: key for name, key in columns.items() if name in table and key in TAGS_READ}
 
 
@@ -195,9 +251,11 @@ def _update(row: dict[str, str], content: Any) -> None:
 def _is_other(table: gpd.GeoDataFrame) -> list[bool]:
     """Whether each row has a tag of something else than a building that stands."""
     other = [False] * len(table)
-    for name in (*OTHER_AREAS, *NO_BUILDING):
+    for name in (*OTHER_AREAS, *NO_BUILDING, *OPEN):
         for row, value in enumerate(table.get(name, ())):
-            other[row] = other[row] or text_of(name, value) is not None
+            text = text_of(name, value)
+            is_said = text is not None and text.lower() not in FALSE
+            other[row] |= is_said and (name not in OPEN or text in OPEN[name])
     return other
 
 
@@ -213,6 +271,23 @@ def _geofabrik(tags: list[dict[str, str]], table: gpd.GeoDataFrame) -> None:
             row["building"] = text_of("building", kind) or row.get("building", "yes")
         else:
             row.pop("building", None)
+
+
+def _by_type(tags: list[dict[str, str]], table: gpd.GeoDataFrame, layer: str) -> None:
+    """Add what layers say that have no other column of kinds than ``type``, as BBBike's have.
+
+    The name of a layer states whether its areas are buildings.
+    """
+    words = set(re.split(r"[^a-z]+", layer.lower()))
+    lines = shapely.get_dimensions(table.geometry.to_numpy()) == 1
+    for row, value, line in zip(tags, table["type"], lines, strict=True):
+        text = text_of("highway", value)
+        if line and (text in ROAD_WIDTHS_M or text in PATH_WIDTHS_M):
+            row["highway"] = str(text)
+        elif not line and "building" in layer.lower() and text is not None:
+            row["building"] = text
+        elif not line and words & OTHER_LAYERS:
+            row["building"] = "no"
 
 
 def _overture(tags: list[dict[str, str]], table: gpd.GeoDataFrame, building: bool) -> None:
@@ -232,9 +307,19 @@ def _overture(tags: list[dict[str, str]], table: gpd.GeoDataFrame, building: boo
         for row, theme in rows("theme"):
             if text_of("theme", theme) not in (None, "buildings"):
                 row["building"] = "no"
+        for row, kind in rows("type"):
+            if text_of("type", kind) == "building_part":
+                row["building"] = "no"
+        if "building" not in table:
+            for row, kind in rows("class"):
+                if text_of("class", kind) == "roof":
+                    row["building"] = "roof"
+            for row, kind in rows("subtype"):
+                if text_of("subtype", kind) not in (None, *OVERTURE_SUBTYPES):
+                    row["building"] = "no"
         return
     for row, subtype in rows("subtype"):
-        if subtype != "road":
+        if text_of("subtype", subtype) != "road":
             row.pop("highway", None)
     for row, value in rows("road_flags"):
         if any("is_tunnel" in _values(flag) for flag in _whole(value)):

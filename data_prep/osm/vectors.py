@@ -15,6 +15,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.parquet
 import pyogrio
 import pyproj
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
 from data_prep.files import check_name
-from data_prep.osm.columns import COLUMNS_READ, tags_of, text_of
+from data_prep.osm.columns import FALSE, TRUE, VERSIONS, known_as, tags_of, text_of
 from data_prep.osm.kinds import MapFile
 from data_prep.osm.tables import (
     Extract,
@@ -34,6 +35,12 @@ from data_prep.osm.tables import (
     is_square,
 )
 
+OLD = "older versions of objects, or deleted ones"
+"""What is left out of a history."""
+BOXES = "objects of which only the bounding box is known"
+"""What is left out of an answer without outlines."""
+UNCLOSED = "buildings whose ring does not close"
+"""What is left out of outlines that are lines."""
 MAX_ROWS = 3_000_000
 """Most rows of a layer."""
 MAX_SIZE_DEG = 1.0
@@ -50,19 +57,89 @@ def read_vector_file(source: MapFile) -> Extract:
         MaptileError: The file is damaged, or its coordinates contradict its coordinate system, or
             it states none and they are not degrees.
     """
-    layers = {name: _degrees(source.path, _flat(table)) for name, table in _layers(source)}
+    layers = {name: _flat(table) for name, table in _layers(source)}
     # If some layers name buildings, the polygons of the others are something else.
     named = {
         name for name, table in layers.items() if "building" in table or "building" in name.lower()
     }
-    buildings, roads, squares = _Rows(is_building), _Rows(is_road), _Rows(is_square)
+    buildings, roads, squares = (
+        _Rows(source.path, kind) for kind in (is_building, is_road, is_square)
+    )
+    dropped = dict.fromkeys((OLD, BOXES, UNCLOSED), 0)
     for name, table in layers.items():
-        dimension = shapely.get_dimensions(table.geometry.to_numpy())
+        kept = table[_is_now(table)]
+        outlines = kept[~_is_box(kept)]
+        dropped[OLD] += len(table) - len(kept)
+        dropped[BOXES] += len(kept) - len(outlines)
+        dimension = shapely.get_dimensions(outlines.geometry.to_numpy())
+        areas, lines = outlines[dimension == 2], outlines[dimension == 1]
         if name in named or not named:
-            buildings.add(table[dimension == 2], name)
-        roads.add(table[dimension == 1], name)
-        squares.add(table[dimension == 2], name)
-    return Extract(buildings.features(), roads.features(), squares.features(), None, None, {})
+            buildings.add(areas, name)
+        rings, unclosed = _rings(lines, areas, name)
+        dropped[UNCLOSED] += unclosed
+        buildings.add(rings, name)
+        roads.add(lines, name)
+        squares.add(areas, name)
+    found = buildings.features(), roads.features(), squares.features()
+    return Extract(*found, None, None, dropped)
+
+
+def _is_now(table: gpd.GeoDataFrame) -> NDArray[np.bool_]:
+    """(N,) which rows are objects as they are now: no older version, and not deleted."""
+    now = np.ones(len(table), np.bool_)
+    for column, gone in (("visible", FALSE), ("@visible", FALSE), ("@deletion", TRUE)):
+        stated = table.get(column, [""] * len(table))
+        now &= np.array([str(value).lower() not in gone for value in stated], bool)
+    columns = [column for column in VERSIONS if column in table]
+    if not columns or table.empty:
+        return now
+    order = _in_order(columns[0], table[columns[0]])
+    newest = order.groupby(_names(table, 0)).transform("max")
+    now &= ((order == newest) | order.isna()).to_numpy()
+    if columns[0] == "@snapshottimestamp":
+        now &= ((order == order.max()) | order.isna()).to_numpy()
+    elif columns[0] == "@validfrom" and "@validto" in table:
+        end = _in_order("@validto", table["@validto"])
+        endless = end.isna() & order.notna()
+        last = endless if endless.any() else end == end.max()
+        now &= (last | order.isna()).to_numpy()
+    return now
+
+
+def _in_order(column: str, values: pd.Series[Any]) -> pd.Series[Any]:
+    """Numbers of versions, or times, that can be compared; none where a value is neither."""
+    values = values.reset_index(drop=True)
+    if "version" in column:
+        return pd.to_numeric(values, errors="coerce")
+    return pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+
+
+def _is_box(table: gpd.GeoDataFrame) -> NDArray[np.bool_]:
+    """(N,) which rows are only bounding boxes, as Overpass Turbo marks them."""
+    stated = table.get("@geometry", [""] * len(table))
+    return np.array([value == "bounds" for value in stated], bool)
+
+
+def _rings(
+    lines: gpd.GeoDataFrame, areas: gpd.GeoDataFrame, layer: str
+) -> tuple[gpd.GeoDataFrame, int]:
+    """Buildings whose outlines are lines, as polygons; and the number of those that do not close.
+
+    Those that are among the areas, too, are left out.
+    """
+    building = [is_building(tags) for tags in tags_of(lines, layer, building=False)]
+    lines = lines[np.array(building, bool)]
+    shapes = shapely.line_merge(lines.geometry.to_numpy())
+    closed = shapely.is_closed(shapes) & (shapely.get_num_coordinates(shapes) > 3)
+    closed &= shapely.get_type_id(shapes) == shapely.GeometryType.LINESTRING
+    corners, index = shapely.get_coordinates(shapes[closed], return_index=True)
+    outlines = shapely.polygons(shapely.linearrings(corners, indices=index))
+    rings = lines[closed].set_geometry(gpd.GeoSeries(outlines, lines.index[closed], lines.crs))
+    own, known = (
+        pd.Series(shapely.to_wkb(shapely.normalize(one.geometry.to_numpy())), dtype=object)
+        for one in (rings, areas)
+    )
+    return rings[~own.isin(known).to_numpy()], int((~closed).sum())
 
 
 def _layers(source: MapFile) -> Iterator[tuple[str, gpd.GeoDataFrame]]:
@@ -79,7 +156,7 @@ def _layers(source: MapFile) -> Iterator[tuple[str, gpd.GeoDataFrame]]:
                 continue
             about = pyogrio.read_info(source.gdal_name, layer=name)
             _check_rows(source.path, about["features"])
-            columns = [field for field in about["fields"] if field.lower() in COLUMNS_READ]
+            columns = [field for field in about["fields"] if known_as(field)]
             table = pyogrio.read_dataframe(
                 source.gdal_name,
                 layer=name,
@@ -107,7 +184,7 @@ def _parquet(path: Path) -> gpd.GeoDataFrame:
             f"{path}: Parquet without the metadata of GeoParquet; save it as GeoParquet, or as "
             "GeoPackage"
         )
-    names = [name for name in schema.names if name.lower() in COLUMNS_READ]
+    names = [name for name in schema.names if known_as(name)]
     geometry = json.loads(schema.metadata[b"geo"]).get("primary_column", "geometry")
     return gpd.read_parquet(path, columns=[*names, *({geometry} - {*names})])
 
@@ -120,17 +197,20 @@ def _check_rows(path: Path, count: int) -> None:
 
 
 def _flat(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """The rows that have a geometry, in two dimensions, with names of columns in lower case.
+    """The rows that have a geometry, in two dimensions, with the names of columns that count.
 
-    Of collections, the polygons count, else the lines.
+    Of columns that mean the same, the first counts. Of collections, the polygons count, else the
+    lines.
     """
     geometry = table.geometry.to_numpy()
     table = table[~(shapely.is_missing(geometry) | shapely.is_empty(geometry))]
-    lower = {name: name.lower() for name in table.columns if name.lower() not in table.columns}
+    shape = table.geometry.name
+    names = [name if name == shape else known_as(name) or name for name in table.columns]
+    table = table.set_axis(names, axis=1).loc[:, ~pd.Index(names).duplicated()]
     geometry = shapely.force_2d(table.geometry.to_numpy())
     mixed = shapely.get_type_id(geometry) == shapely.GeometryType.GEOMETRYCOLLECTION
     geometry[mixed] = [_largest_kind(one) for one in geometry[mixed]]
-    return table.set_geometry(gpd.GeoSeries(geometry, table.index, table.crs)).rename(columns=lower)
+    return gpd.GeoDataFrame(table).set_geometry(gpd.GeoSeries(geometry, table.index, table.crs))
 
 
 def _largest_kind(collection: shapely.Geometry) -> shapely.Geometry:
@@ -144,8 +224,6 @@ def _largest_kind(collection: shapely.Geometry) -> shapely.Geometry:
 
 def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return the rows of ``table`` in WGS 84 degrees."""
-    finite = np.isfinite(shapely.bounds(table.geometry.to_numpy())).all(axis=1)
-    table = table[finite]
     if table.empty:
         return table.set_crs("EPSG:4326", allow_override=True)
     stated = table.crs
@@ -158,8 +236,8 @@ def _degrees(path: Path, table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     if (stated is None or stated.is_geographic) and not (looks and size < MAX_SIZE_DEG):
         raise MaptileError(
             f"{path}: its coordinates are no degrees, as those of "
-            f"{stated.name if stated else 'a file without a system'} are: the north of it is "
-            f"{table.total_bounds[3]:g}; save it with its coordinate system, or, if latitude "
+            f"{stated.name if stated else 'a file without a system'} are: "
+            f"{_extreme(table.total_bounds)}; save it with its coordinate system, or, if latitude "
             "and longitude are swapped, exchange them"
         )
     if stated is not None and stated.is_projected and looks and size < MIN_SIZE_M:
@@ -185,6 +263,12 @@ def _are_degrees(bounds: NDArray[np.float64]) -> bool:
     return bool(-180 <= west <= east <= 180 and -90 <= south <= north <= 90)
 
 
+def _extreme(bounds: NDArray[np.float64]) -> str:
+    """What is odd about west, south, east and north that are no longitudes and latitudes."""
+    most = int((np.abs(bounds) / (180, 90, 180, 90)).argmax())
+    return f"the {('west', 'south', 'east', 'north')[most]} of it is {bounds[most]:g}"
+
+
 def _median_size(table: gpd.GeoDataFrame) -> float:
     """Median of the greater side of the polygons' boxes (of all boxes, without polygons)."""
     geometry = table.geometry.to_numpy()
@@ -197,23 +281,26 @@ class _Rows:
     """The objects of one kind in several layers: their OSM ids, tags and geometries.
 
     Args:
+        path: The file.
         wanted: Whether tags are those of the kind.
     """
 
-    def __init__(self, wanted: Callable[[Tags], bool]) -> None:
-        self.wanted = wanted
+    def __init__(self, path: Path, wanted: Callable[[Tags], bool]) -> None:
+        self.path, self.wanted = path, wanted
         self.names: list[str] = []
         self.tags: list[Tags] = []
         self.geometry: list[NDArray[Any]] = []
 
     def add(self, table: gpd.GeoDataFrame, layer: str) -> None:
-        """Add the rows of a layer that are of the kind."""
+        """Add the rows of a layer that are of the kind; only their coordinates are judged."""
+        finite = np.isfinite(shapely.bounds(table.geometry.to_numpy())).all(axis=1)
+        table = table[finite]
         tags = tags_of(table, layer, self.wanted is is_building)
         wanted = np.array([self.wanted(t) for t in tags], bool)
         names = _names(table, len(self.names))
         self.names += [name for name, use in zip(names, wanted, strict=True) if use]
         self.tags += [t for t, use in zip(tags, wanted, strict=True) if use]
-        self.geometry.append(table.geometry.to_numpy()[wanted])
+        self.geometry.append(_degrees(self.path, table[wanted]).geometry.to_numpy())
 
     def features(self) -> Features:
         """Return all rows that were added."""
@@ -230,7 +317,8 @@ def _names(table: gpd.GeoDataFrame, count: int) -> list[str]:
     kinds = table["element"] if "element" in table else [None] * len(table)
     gdal = "way/" if "other_tags" in table else ""
     gdal = "relation/" if "osm_way_id" in table else gdal
-    for column, prefix in (("id", ""), ("@id", ""), ("osm_id", gdal), ("osm_way_id", "way/")):
+    own = ("id", "@id", "@osmid")
+    for column, prefix in (*((one, "") for one in own), ("osm_id", gdal), ("osm_way_id", "way/")):
         if column in table:
             for index, (value, kind) in enumerate(zip(table[column], kinds, strict=True)):
                 number, element = text_of(column, value), text_of("element", kind)

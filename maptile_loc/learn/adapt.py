@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -187,6 +188,18 @@ def adapt_to(
     return folder
 
 
+def _tuples(sequence: TileSequence, settings: AdaptSettings) -> NDArray[np.int_]:
+    """The tuples of consecutive tiles of a drive, as ``TileSequence.tuples`` returns them."""
+    tuples = sequence.tuples(settings.tuple_size)
+    if len(tuples) == 0:
+        raise MaptileError(
+            f"the drive has no stretch of {settings.tuple_size} tiles connected by odometry"
+            f"{' and with GNSS' if sequence.measured is not None else ''}: "
+            "lower tuple_size or --every"
+        )
+    return tuples
+
+
 def tune(
     model: MapNet,
     sequence: TileSequence,
@@ -213,13 +226,7 @@ def tune(
     Raises:
         MaptileError: No tuple of the drive lies within one segment of the odometry.
     """
-    tuples = sequence.tuples(settings.tuple_size)
-    if len(tuples) == 0:
-        raise MaptileError(
-            f"the drive has no stretch of {settings.tuple_size} tiles connected by odometry"
-            f"{' and with GNSS' if sequence.measured is not None else ''}: "
-            "lower tuple_size or --every"
-        )
+    tuples = _tuples(sequence, settings)
     rng = np.random.default_rng(settings.seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     numbers = range(settings.steps)
