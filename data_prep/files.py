@@ -104,7 +104,7 @@ def swapped_folder(folder: Path, keep: Callable[[str], bool] | None = None) -> I
     except MaptileError as error:
         raise MaptileError(str(error).replace(str(new), str(folder))) from error
     finally:
-        finish_swap(folder)
+        finish_swap(target)
 
 
 def finish_swap(folder: Path) -> None:
@@ -162,9 +162,11 @@ def ensure_replaceable(folder: Path) -> None:
     Missing parents are made.
 
     Raises:
-        MaptileError: ``folder`` is a file or a mount point, or its parent cannot be written to.
+        MaptileError: ``folder`` is a file or a mount point, this process is in it, or its parent
+            cannot be written to.
     """
     target = _real(folder)
+    check_outside(folder)
     if target.is_mount():
         raise MaptileError(
             f"{folder}: a mount point, which cannot be replaced as a whole; choose a folder inside "
@@ -179,6 +181,21 @@ def ensure_replaceable(folder: Path) -> None:
         trial.rmdir()
     except OSError as error:
         raise write_error(folder, error) from error
+
+
+def check_outside(folder: Path) -> None:
+    """Refuse a folder that holds the current one: the shell would stay in what was replaced.
+
+    Raises:
+        MaptileError: It does.
+    """
+    with suppress(FileNotFoundError):
+        here = Path.cwd().resolve()
+        if _real(folder) in (here, *here.parents):
+            raise MaptileError(
+                f"{folder}: you are in this folder, which is replaced as a whole; choose a folder "
+                "inside it, such as out"
+            )
 
 
 def ensure_folder(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import MaptileError
-from data_prep.files import read_json
+from data_prep.files import check_outside, read_json
 from data_prep.regular import open_regular
 
 KINDS: dict[str, tuple[str, str, Any]] = {
@@ -91,8 +91,9 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
         says; of another kind, none; of a folder that no command made, all but what was begun.
 
     Raises:
-        MaptileError: It is no folder; or another kind of thing stands there, or one made from
-            another source, and ``force`` is False.
+        MaptileError: It is no folder, holds the current one, or is or holds a folder that the
+            product is made from; or another kind of thing stands there, or one made from another
+            source, and ``force`` is False.
     """
     if folder.exists() and not folder.is_dir():
         raise MaptileError(
@@ -100,6 +101,8 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
         )
     if not folder.exists():
         return product.keep
+    check_outside(folder)
+    _check_apart(folder, product.made_from)
     found = kind_of(folder)
     if found is None:
         entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -109,7 +112,7 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
             raise MaptileError(
                 f"{folder}: exists and is no {KINDS[product.mark][0]} (it holds {holds}); {_REMEDY}"
             )
-        return lambda name: name not in product.begun
+        return lambda name: name not in product.begun or product.keep(name)
     mark, content = found
     made_from = content.get(MADE_FROM)
     if mark == product.mark and _same(made_from, product.made_from):
@@ -117,6 +120,16 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
     if not force:
         raise _refused(folder, f"a {KINDS[mark][0]}{_source(made_from)}", product)
     return product.keep if mark == product.mark else lambda _: False
+
+
+def _check_apart(folder: Path, made_from: Origin) -> None:
+    """Refuse a folder that is, or holds, one that is read, whatever the user asked for."""
+    target = folder.resolve()
+    for role, names in made_from.items():
+        source = Path(names[0]) if names else target / "inside"
+        if source.is_absolute() and source.is_dir() and target in (source, *source.parents):
+            what = f"is the {role}" if target == source else f"holds the {role} {source.name},"
+            raise MaptileError(f"{folder}: {what} that is read; choose another folder")
 
 
 def kind_of(folder: Path) -> tuple[str, dict[str, Any]] | None:

@@ -227,10 +227,14 @@ def test_a_symbolic_link_stays_one(folder, tmp_path):
     assert files_in(folder) == NEW
 
 
-def test_the_current_folder(folder, monkeypatch):
+def test_the_current_folder_stays_what_it_is(folder, monkeypatch):
+    """What is replaced would be the shell's folder, hidden and then removed."""
+    before = files_in(folder)
     monkeypatch.chdir(folder)
-    write_new(Path())
-    assert files_in(folder) == NEW
+    with pytest.raises(MaptileError, match="you are in this folder"):
+        write_new(Path())
+    assert files_in(folder) == before
+    assert list(folder.parent.glob(".*")) == []
 
 
 def test_the_mode_of_a_replaced_folder_stays(folder):

@@ -96,6 +96,9 @@ def open_drive(
             ``start`` and ``end``.
     """
     path = Path(path)
+    sensors, columns = (
+        one.split(",") if isinstance(one, str) else one for one in (sensors, columns)
+    )
     sensors = None if sensors is None else tuple(sensors)
     known = ("auto", *SOURCES.names())
     if format not in known:

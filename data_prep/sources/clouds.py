@@ -82,6 +82,9 @@ _MIN_TRAVEL_M = 200.0
 _MAX_OFFSET_RATIO = 0.3
 """Points lie around a position if their median is nearer to it than this ratio of its distance."""
 
+_LARGEST_RADIANS = 4 * np.pi
+"""Larger headings are no radians."""
+
 _SAMPLES = 3
 """Number of clouds that are read when a drive is opened."""
 
@@ -280,7 +283,14 @@ def check_near(file: Node, cloud: Cloud) -> None:
         away = np.linalg.norm(some.astype(np.float64), axis=1)
     away = away[np.isfinite(away) & (away > 0)]
     if len(away) and np.median(away) > _MAX_RANGE_M:
-        raise _in_map_frame(file, f"its points are {np.median(away):.0f} m from 0, 0, 0 (median)")
+        observed = f"its points are {np.median(away):.0f} m from 0, 0, 0 (median)"
+        finite = some[np.isfinite(some).all(axis=1)].astype(np.float64)
+        if np.linalg.norm(np.median(finite, axis=0)) < _MAX_OFFSET_RATIO * np.median(away):
+            raise MaptileError(
+                f"{file}: {observed}, all around it; are they in centimetres or millimetres? "
+                "Expected are metres"
+            )
+        raise _in_map_frame(file, observed)
 
 
 def _check_not_around(file: Node, cloud: Cloud, position: Array) -> None:
@@ -363,4 +373,11 @@ def _heading_column(path: Node) -> str:
 
 
 def _radians(values: Array, name: str) -> Array:
-    return wrap_angle(np.radians(values) if name.endswith("_deg") else values)
+    if name.endswith("_deg"):
+        return wrap_angle(np.radians(values))
+    if np.nanmax(np.abs(values), initial=0.0) > _LARGEST_RADIANS:
+        raise MaptileError(
+            f"a heading of {np.nanmax(np.abs(values)):g} in the column {name}, which is in "
+            "radians; name it heading_deg if it is in degrees"
+        )
+    return wrap_angle(values)

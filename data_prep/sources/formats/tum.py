@@ -13,27 +13,37 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import PoseTrack, Times
+from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.files import write_text
 from data_prep.geometry import Array, se3_from_quaternion
-from data_prep.sources.formats.common import in_time, said_of_rows
+from data_prep.sources.formats.common import in_time, said_of_gaps, said_of_rows
+from data_prep.sources.points.file_times import DATES_NS, UNITS_NS
 from data_prep.sources.storage.tree import Node, read_node_text
 
 _LINE = "eight numbers: t x y z qx qy qz qw"
 """What a line is."""
 
 _NANOSECONDS = 10**14
-"""Times from here on are nanoseconds, not seconds."""
+"""Times from here on that are no dates are nanoseconds, not seconds."""
 
 _LARGEST = 2**63
-"""Times from here on are no times."""
+"""Times of this many nanoseconds are no times."""
+
+_LEAST_UPRIGHT = 0.7
+"""Vertical component of the z axis of a vehicle on a road, in the odometry's frame, is more."""
+
+_LEAST_TRAVEL_M = 10.0
+"""Shorter tracks do not show that they lead up or down, metres."""
 
 FARTHEST_M = 1e8
 """Positions are nearer to the origin of their frame than this, metres."""
 
 _LARGEST_QUATERNION = 1e4
 """The parts of quaternions are smaller; they are normalised."""
+
+SPARSE = 3
+"""A gap lasts longer than this many times the usual time between poses, too."""
 
 _NEW_SEGMENT = "# segment"
 """Comment line before the first pose of a new segment."""
@@ -42,8 +52,9 @@ _NEW_SEGMENT = "# segment"
 def read_tum(path: Node, notes: list[str] | None = None) -> PoseTrack:
     """Read poses, sorted by time; of poses at the same time, the first is used.
 
-    Numbers may be apart by blanks, tabs or commas; times of 1e14 and more are nanoseconds. A line
-    is appended to ``notes`` on rows whose time stamps are wrong, which are left out.
+    Numbers may be apart by blanks, tabs or commas. Times are in the unit (seconds, milli-, micro-
+    or nanoseconds) in which they are dates; others are seconds, from 1e14 on nanoseconds. Lines are
+    appended to ``notes`` as by ``pose_track``.
 
     Raises:
         MaptileError: The file cannot be read, or a line is not a pose.
@@ -52,7 +63,7 @@ def read_tum(path: Node, notes: list[str] | None = None) -> PoseTrack:
         lines = read_node_text(path, "utf-8-sig").splitlines()
     except (OSError, ValueError):
         raise MaptileError(f"{path}: not readable as text; expected lines of {_LINE}") from None
-    t_ns: list[int] = []
+    times: list[Decimal] = []
     rows: list[list[float]] = []
     segment: list[int] = []
     begun = 0
@@ -69,12 +80,24 @@ def read_tum(path: Node, notes: list[str] | None = None) -> PoseTrack:
         if not known or abs(time) >= _LARGEST:
             shown = line.strip()[:60]
             raise MaptileError(f"{path}: line {number}: expected {_LINE}, found {shown!r}")
-        t_ns.append(int(time if abs(time) >= _NANOSECONDS else time * 1_000_000_000))
+        times.append(time)
         rows.append(row)
         segment.append(begun)
     if not rows:
         raise MaptileError(f"{path}: no pose in it; expected lines of {_LINE}")
-    return pose_track(path, np.array(t_ns), np.array(rows), np.array(segment, np.int32), notes)
+    t_ns = _nanoseconds(path, times)
+    return pose_track(path, t_ns, np.array(rows), np.array(segment, np.int32), notes)
+
+
+def _nanoseconds(path: Node, times: list[Decimal]) -> Times:
+    """(N,) nanoseconds of the times in a file."""
+    middle = sorted(times)[len(times) // 2]
+    unit = next((one for one in UNITS_NS if DATES_NS[0] <= middle * one <= DATES_NS[1]), None)
+    units = [unit or (1 if abs(time) >= _NANOSECONDS else UNITS_NS[0]) for time in times]
+    t_ns = [int(time * one) for time, one in zip(times, units, strict=True)]
+    if max(map(abs, t_ns)) >= _LARGEST:
+        raise MaptileError(f"{path}: the time {max(times, key=abs)} is no time; expected seconds")
+    return np.array(t_ns, np.int64)
 
 
 def pose_track(
@@ -91,7 +114,8 @@ def pose_track(
         t_ns: (N,) times; of poses at the same time, the first is used.
         rows: (N, 7) x y z (metres) qx qy qz qw.
         segment: (N,) segment of each pose.
-        notes: A line is appended on rows whose time stamps are wrong, which are left out.
+        notes: A line is appended on rows whose time stamps are wrong, which are left out; on gaps,
+            each of which begins a new segment; and on a z axis that does not point up.
 
     Raises:
         MaptileError: A quaternion is zero, or a number is too large for a pose.
@@ -102,8 +126,26 @@ def pose_track(
     order = in_time(t_ns)
     if notes is not None:
         notes += said_of_rows(path.name, len(t_ns), len(order))
-    poses = se3_from_quaternion(rows[order, :3], rows[order, 3:])
-    return PoseTrack(t_ns[order], poses, np.maximum.accumulate(segment[order]))
+    t_ns, poses = t_ns[order], se3_from_quaternion(rows[order, :3], rows[order, 3:])
+    segment = np.maximum.accumulate(segment[order])
+    between = np.diff(t_ns)
+    usual = float(np.median(between)) if len(between) else 0.0
+    gap = (between > max(MAX_BRIDGED_GAP_NS, SPARSE * usual)) & (np.diff(segment) == 0)
+    segment = segment + np.append(0, np.cumsum(gap)).astype(np.int32)
+    if notes is not None:
+        notes += [said_of_gaps(path.name, int(gap.sum()))] if gap.any() else []
+        notes += _said_of_axes(path.name, poses)
+    return PoseTrack(t_ns, poses, segment)
+
+
+def _said_of_axes(what: str, poses: Array) -> list[str]:
+    """A note on (N, 4, 4) poses whose z axis does not point up; none if it does."""
+    moved = np.abs(np.diff(poses[:, :3, 3], axis=0)).sum(axis=0)
+    rises = moved[2] > max(_LEAST_TRAVEL_M, float(np.hypot(*moved[:2])))
+    if np.median(poses[:, 2, 2]) >= _LEAST_UPRIGHT and not rises:
+        return []
+    text = "its z axis does not point up; are its quaternions w x y z, or its poses a camera's?"
+    return [f"{what}: {text} Expected are x forward, y left, z up, and qx qy qz qw"]
 
 
 def check_size(path: Node, rows: Array) -> None:

@@ -18,7 +18,10 @@ LONGEST_GAP_NS = 3_600 * 10**9
 LEAST_NS = 1_000_000_000
 """Numbers that are all smaller are frame numbers, not nanoseconds."""
 PARTS = re.compile(r"(\d{9,10})([._])(\d{1,9})")
-"""Seconds, and decimals behind a point or nanoseconds behind an underscore."""
+"""Seconds, and decimals behind a point, or parts of a second behind an underscore."""
+FRACTIONS = ((1_000_000, 3), (1_000, 6), (1, 9))
+"""Nanoseconds per millisecond, microsecond and nanosecond, and the most digits of their number in a
+second: the parts of some scans have as many."""
 
 
 def times_in_names(stems: Sequence[str]) -> Times | None:
@@ -31,7 +34,10 @@ def times_in_names(stems: Sequence[str]) -> Times | None:
         return None
     parts = [PARTS.fullmatch(stem) for stem in stems]
     if all(parts):
-        return np.array([_joined(*match.groups()) for match in parts if match], np.int64)
+        found = [match for match in parts if match]
+        digits = max(len(match[3]) for match in found)
+        unit = next(unit for unit, most in FRACTIONS if digits <= most)
+        return np.array([_joined(match, unit) for match in found], np.int64)
     if not all(stem.isascii() and stem.isdigit() and len(stem) < 20 for stem in stems):
         return None
     numbers = sorted(int(stem) for stem in stems)
@@ -45,7 +51,7 @@ def times_in_names(stems: Sequence[str]) -> Times | None:
     return None
 
 
-def _joined(seconds: str, separator: str, rest: str) -> int:
-    """Nanoseconds of a name with two numbers."""
-    decimals = rest.ljust(9, "0") if separator == "." else rest
-    return int(seconds) * 1_000_000_000 + int(decimals)
+def _joined(name: re.Match[str], unit: int) -> int:
+    """Nanoseconds of a name with two numbers, the second one in a unit or as decimals."""
+    part = int(name[3].ljust(9, "0")) if name[2] == "." else int(name[3]) * unit
+    return int(name[1]) * 1_000_000_000 + part
