@@ -14,7 +14,7 @@ import rasterio
 from made import blocks_raster
 
 from maptile_loc import cli
-from maptile_loc.report.findings import outcome_notes
+from maptile_loc.report.findings import outcome_notes, why_nothing
 from maptile_loc.types import Estimates, Localization
 
 COMMANDS = ["prepare", "simulate", "train", "localize", "evaluate", "report", "inspect", "demo"]
@@ -269,6 +269,19 @@ def test_where_the_track_is_lost_and_why_nothing_is_localized_is_said():
     assert said(aligned=every, fused=every) == ""
     assert said(aligned=none, fused=none).endswith("is the drive on this map?")
     assert "4 queries were, each by itself" in said(aligned=every, fused=none)
+
+
+@pytest.mark.parametrize("kind", ["known", "prior", "unknown"])
+def test_where_nothing_is_localized_headings_may_be_at_fault(kind):
+    reason = np.full(4, "too_short")
+    poses = np.zeros((4, 3)), np.zeros((4, 3, 3)), np.zeros(4), np.zeros(4, bool), np.zeros(4)
+    record = {"heading": {"kind": kind, "std_deg": 1.0}}
+    found = Localization(
+        *(np.arange(4), np.arange(4) * 10**10, {"fused": Estimates(*poses, reason)}, "fused"),
+        *(1.0, np.zeros(4), {}, blocks_raster()),
+        record=record,
+    )
+    assert ("--heading unknown" in why_nothing(found)) == (kind != "unknown")
 
 
 def test_inspecting_a_map_says_how_to_make_a_city_of_it(maptile, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -51,8 +52,8 @@ ADVICE = {
     "straight_street": "a longer drive, with turns",
     "look_alikes": "a longer drive, or --prior or --near to search only where it can be",
     "too_short": "a longer drive, a longer --submap, or a smaller --every",
-    "off_map": "another city or a larger map (wrong city?), maptile inspect to see what the scans "
-    "show, and --heading unknown where headings are doubtful",
+    "off_map": "another city or a larger map (wrong city?), and maptile inspect to see what the "
+    "scans show",
     "no_odometry": "--odometry lidar",
 }
 """What a user may try, by the reason why nothing is localized."""
@@ -141,7 +142,11 @@ def why_nothing(found: Localization) -> str:
     if total == 1 and reason == "too_short":
         return "one query by itself confirms no position; try more scans, as a drive"
     share = f"{counts[reason]} of {counted(total, 'query')}"
-    return f"{REASON_TEXT[reason]} ({share}); try {ADVICE[reason]}"
+    advice = f"{REASON_TEXT[reason]} ({share}); try {ADVICE[reason]}"
+    heading = found.record.get("heading")
+    if isinstance(heading, Mapping) and heading.get("kind") != "unknown":
+        advice += ", or --heading unknown, as wrong headings look like a wrong map"
+    return advice
 
 
 def said_of_bias(metrics: dict[str, Any], stage: str) -> list[str]:
