@@ -288,6 +288,13 @@ def test_polygons_with_a_tag_of_something_else(tmp_path: Path, tag: tuple[str, s
     assert len(geojson(tmp_path / "map.geojson", [*rows, STREET]).buildings) == 5
 
 
+@pytest.mark.parametrize("gone", [True, "true", 1, "yes"])
+def test_what_is_said_to_be_demolished_in_any_writing(tmp_path: Path, gone: Any) -> None:
+    rows: list[Any] = [(house, {"building": "yes"}) for house in HOUSES]
+    rows[0][1]["demolished"] = gone
+    assert len(geojson(tmp_path / "map.geojson", [*rows, STREET]).buildings) == 5
+
+
 def test_a_school_without_other_tags_is_a_building(tmp_path: Path) -> None:
     rows = [(house, {"amenity": "school"}) for house in HOUSES]
     assert len(geojson(tmp_path / "map.geojson", [*rows, STREET]).buildings) == 6

@@ -87,7 +87,7 @@ COLUMNS_READ = frozenset(
 PREFIXES = ("tags.", "tags_", "tag_", "tag:", "properties.")
 """What programs write before the keys of tags that they spread over columns."""
 
-YES_OR_NO = ("building", "tunnel", "indoor", "area")
+YES_OR_NO = ("building", "tunnel", "indoor", "area", "demolished", "razed", "proposed")
 """Tags that programs write as truth values."""
 TRUE = ("1", "1.0", "true", "t", "yes", "y")
 """Texts for yes, in lower case."""

@@ -124,8 +124,8 @@ def standing(path: Path, elements: Iterable[Element]) -> list[Element]:
         newest[key] = _newer(newest.get(key), element)
         if len(newest) > MAX_ELEMENTS:
             raise MaptileError(
-                f"{path}: more than {MAX_ELEMENTS:,} objects in no order; use a sorted extract "
-                "(osmium sort FILE -o sorted.osm.pbf)"
+                f"{path}: more than {MAX_ELEMENTS:,} objects in no order, or with several versions "
+                "or ids below 1; first use osmium sort, osmium time-filter or osmium renumber"
             )
     whole = [element for element in newest.values() if not element.gone]
     numbers = [element.number for element in whole if 0 < element.number < LARGEST_ID]

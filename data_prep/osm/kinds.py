@@ -56,6 +56,10 @@ BINARY: dict[bytes, Kind] = {
 """First bytes of binary files: GeoPackage, FlatGeobuf, Shapefile, Parquet, o5m."""
 CUT_OFF = ("EOF", "unclosed token", "no element found", "end of file", "truncated")
 """Words of libraries about a file whose end is missing."""
+ASK = "ask Overpass for them: out body; >; out skel; or out geom;"
+"""What to do about an answer of Overpass without tags, or without positions."""
+EXTRACT = "make the extract with them (osmium extract, osmium getid -r)"
+"""What to do about a binary OSM file without tags, or without positions."""
 XML_REFUSED = {
     "osmchange": "a change file (osmChange), no map; apply it to the map that it belongs to "
     "(osmium apply-changes) and use the result",
@@ -87,6 +91,11 @@ class MapFile(NamedTuple):
         """The content, unpacked."""
         openers: dict[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.open}
         return cast(IO[bytes], openers.get(self.packing, open)(self.path, "rb"))
+
+    @property
+    def remedy(self) -> str:
+        """What to do if the tags or the positions of objects of OSM are missing."""
+        return EXTRACT if self.kind in ("pbf", "o5m") else ASK
 
     @property
     def gdal_name(self) -> str:

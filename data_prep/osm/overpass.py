@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_prep.errors import MaptileError
+from data_prep.osm.columns import text_of
 from data_prep.osm.elements import KINDS, Element, Member, Positions, position_of
 from data_prep.osm.kinds import MapFile, check_growth
 from data_prep.osm.plain_xml import REMARK
@@ -27,7 +28,7 @@ DATE = re.compile(r'"timestamp_osm_base"\s*:\s*"([^"]+)"')
 def json_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
     """Yield the objects of an answer; the date of its data is put into ``root``.
 
-    Areas, counts and whatever else is no object are skipped.
+    So is ``count``, if the answer counts objects. Areas and whatever else is no object are skipped.
 
     Raises:
         MaptileError: It is cut off, the server says that it is incomplete, it holds no list of
@@ -37,6 +38,8 @@ def json_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
     for one in _listed(source, root):
         if isinstance(one, dict) and one.get("type") in KINDS:
             yield from _content(source.path, one, positions)
+        elif isinstance(one, dict) and one.get("type") == "count":
+            root["count"] = "stated"
     yield from positions.elements()
 
 
@@ -127,13 +130,19 @@ def _content(path: Path, one: dict[str, Any], positions: Positions) -> Iterator[
         _number(what, one.get("id", 0)),
         _number(what, one.get("version", 0)),
         one.get("action") == "delete" or one.get("visible") is False,
-        {str(k): str(v) for k, v in tags.items() if v is not None}
-        if isinstance(tags, dict)
-        else None,
+        _tags(tags) if isinstance(tags, dict) else None,
         position_of(what, *where),
         _nodes(what, _items(one.get("nodes")), _items(one.get("geometry")), positions),
         tuple(members),
     )
+
+
+def _tags(tags: dict[str, Any]) -> dict[str, str]:
+    """Tags as texts, also where their values are truth values, numbers or lists."""
+    texts = {
+        key: value if isinstance(value, str) else text_of(key, value) for key, value in tags.items()
+    }
+    return {key: text for key, text in texts.items() if text is not None}
 
 
 def _nodes(

@@ -30,7 +30,8 @@ REFERENCE = re.compile(
 """A control character, written as its number."""
 ODD = (
     *(rb"""action\s*=\s*["']delete""", rb"""visible\s*=\s*["']false""", rb"""id\s*=\s*["']-"""),
-    *(rb"<nd[^>]*\slat\s*=", rb"<bounds[^>]*>\s*<bounds", rb"<center", REFERENCE.pattern),
+    *(rb"<nd[^>]*\slat\s*=", rb"<bounds[^>]*>\s*<bounds", rb"<center", rb"<count"),
+    REFERENCE.pattern,
     *(rb"""lat\s*=\s*["'][-.0-9]*[^-.0-9"']""", rb"""lon\s*=\s*["'][-.0-9]*[^-.0-9"']"""),
 )
 """Marks of a file that has to be made plain. One by one they are found faster than together."""
@@ -87,6 +88,7 @@ def is_odd(path: Path) -> bool:
 def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
     """Yield the objects of a file, all versions; its bounds and date are put into ``root``.
 
+    So is ``count``, if the file counts objects. Bounds of an object are not those of the file.
     Characters that XML does not allow are skipped.
 
     Raises:
@@ -108,8 +110,10 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
                 yield from _content(source.path, element, positions)
                 assert top is not None
                 top.clear()
-            elif element.tag == "bounds":
+            elif element.tag == "bounds" and depth == 1:
                 boxes.append(_box(element))
+            elif element.tag == "count":
+                root["count"] = "stated"
             elif element.tag == "meta" and element.get("osm_base"):
                 root["date"] = element.get("osm_base", "")
             elif element.tag == "remark":
@@ -122,6 +126,15 @@ def xml_objects(source: MapFile, root: dict[str, str]) -> Iterator[Element]:
         south, west, north, east = zip(*known, strict=True)
         edges = min(south), min(west), max(north), max(east)
         root["bounds"] = 'minlat="{}" minlon="{}" maxlat="{}" maxlon="{}"'.format(*edges)
+
+
+def overpass_date(source: MapFile) -> str | None:
+    """Return the date in the ``meta`` element of a file from Overpass, which osmium skips."""
+    if source.kind != "xml":
+        return None
+    with source.open() as file:
+        found = re.search(rb'osm_base="([^"]+)"', file.read(4096))
+    return found[1].decode("utf-8", "replace") if found else None
 
 
 def _chunks(source: MapFile) -> Iterator[bytes]:

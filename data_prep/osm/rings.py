@@ -154,7 +154,8 @@ def swapped_axes(geometry: NDArray[Any]) -> bool:
     one_ring = index[:-2] == index[2:]
 
     def right_angles(latitude: NDArray[np.float64], xy: NDArray[np.float64]) -> float:
-        step = np.diff(xy * np.stack([np.cos(np.radians(latitude)), np.ones(len(xy))], -1), axis=0)
+        shrink = np.cos(np.radians(latitude[:-1]))
+        step = np.diff(xy, axis=0) * np.stack([shrink, np.ones(len(shrink))], -1)
         length = np.hypot(*step.T)
         valid = one_ring & (length[:-1] > 0) & (length[1:] > 0)
         dot = (step[:-1] * step[1:]).sum(axis=1)[valid]
