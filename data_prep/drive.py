@@ -7,9 +7,10 @@ measurement, never the truth, and is used only where the user asks for it.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,8 +71,9 @@ class ScanBlock:
                 is unknown, or where the scan is already motion-compensated.
 
         Raises:
-            MaptileError: The arrays do not have these shapes.
+            MaptileError: The arrays do not have these shapes, or the time is no whole number.
         """
+        t_ns = nanoseconds(t_ns, "scan")
         xyz = np.asarray(points, np.float32)
         own = None if seconds is None else np.asarray(seconds, np.float32)
         if xyz.ndim != 2 or xyz.shape[1] != 3 or (own is not None and own.shape != xyz.shape[:1]):
@@ -93,6 +95,42 @@ class ScanBlock:
         """Time at which the last point was measured, nanoseconds."""
         late = 0.0 if self.seconds is None else float(self.seconds.max(initial=0.0))
         return int(self.t_ns[-1]) + round(late * 1e9)
+
+
+def nanoseconds(t_ns: Any, what: str) -> int:
+    """A time that a user states, in nanoseconds.
+
+    Args:
+        t_ns: A whole number of any type.
+        what: What has this time, for the error.
+
+    Raises:
+        MaptileError: It is no whole number, or none of 64 bits.
+    """
+    try:
+        whole = operator.index(t_ns)
+    except TypeError:
+        whole = None
+    if whole is None or not -(2**63) <= whole < 2**63:
+        raise MaptileError(
+            f"{what} at {t_ns}: a time is nanoseconds as a whole number of 64 bits; of seconds: "
+            "int(t * 1e9)"
+        )
+    return whole
+
+
+def time_of(scan: Any) -> int:
+    """The time, in nanoseconds, of one scan that a user pushes.
+
+    Raises:
+        MaptileError: It is not one scan, or its time is no whole number.
+    """
+    if not isinstance(scan, ScanBlock):
+        kind = type(scan).__name__
+        raise MaptileError(f"expected a scan, ml.ScanBlock.single(t_ns, points), not {kind}")
+    if len(scan.t_ns) != 1:
+        raise MaptileError(f"{len(scan.t_ns)} scans at once: push one at a time")
+    return nanoseconds(scan.t_ns[0], "scan")
 
 
 def from_sensors(

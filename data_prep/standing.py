@@ -128,7 +128,9 @@ def _check_apart(folder: Path, made_from: Origin) -> None:
     for role, names in made_from.items():
         source = Path(names[0]) if names else target / "inside"
         if source.is_absolute() and source.is_dir() and target in (source, *source.parents):
-            what = f"is the {role}" if target == source else f"holds the {role} {source.name},"
+            found = kind_of(source)
+            kind = role if found is None else KINDS[found[0]][0]
+            what = f"is the {kind}" if target == source else f"holds the {kind} {source.name},"
             raise MaptileError(f"{folder}: {what} that is read; choose another folder")
 
 

@@ -19,7 +19,7 @@ from data_prep.progress import Progress, silent
 from data_prep.simulate import record
 from data_prep.simulate.trajectory import open_trajectory
 from data_prep.sources import open_drive as open_source
-from maptile_loc.arguments import PathLike, as_city, as_heading, as_pair
+from maptile_loc.arguments import PathLike, as_city, as_heading, as_pair, several
 from maptile_loc.batch.localized import localized
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
@@ -158,7 +158,7 @@ def localize(
     settings = with_profile(load_recipe(config, overrides), sensor_profile)
     city, drive = as_pair(city, drive)
     queries = Queries(submap_m, every_m, online, as_heading(heading, drive), seed, gnss)
-    how = {"method": method, "odometry": odometry, "prior": prior, "near": tuple(near)}
+    how = {"method": method, "odometry": odometry, "prior": prior, "near": several(near)}
     given = how | {"device": device, "search": search, "pgo": pgo, "cluster": cluster}
     return localized(city, drive, queries, settings, model, given, keep, progress)
 
@@ -196,7 +196,7 @@ def train(
     from maptile_loc.learn.settings import ModelSettings
 
     settings = load_settings(ModelSettings, config, overrides)
-    cities = [as_city(other) for other in others]
+    cities = [as_city(other) for other in several(others)]
     return loop.train(as_city(city), settings, minutes, device, True, cities, progress, force)
 
 
@@ -256,7 +256,8 @@ def adapt(
         return _adapt_walls(city, drive, Path(out), queries, chosen, device, force, progress)
     if what != "model" or out is not None:
         raise MaptileError(f"what={what!r}, out={out}: a model has no out folder, walls have one")
-    queries = Queries(submap_m, every_m, heading=as_heading(heading or "known", drive), gnss=gnss)
+    known = "known" if heading is None else heading
+    queries = Queries(submap_m, every_m, heading=as_heading(known, drive), gnss=gnss)
     chosen = config or "mapnet_plus", overrides
     return _adapt_model(city, drive, model, queries, chosen, minutes, device, force, progress)
 
@@ -339,7 +340,7 @@ def simulate(
         MaptileError: The trajectory does not fit the map, or the folder cannot be written.
     """
     seeded = () if seed is None else (f"seed={seed}",)
-    settings = load_settings(record.SimulateSettings, config, [*overrides, *seeded])
+    settings = load_settings(record.SimulateSettings, config, [*several(overrides), *seeded])
     city = as_city(city)
     track = open_trajectory(trajectory, city, length_m, settings.seed, outside)
     record.simulate(city, track, Path(path), sensor, settings, progress, force)
@@ -357,6 +358,8 @@ def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
         The figures of ``metrics.json``; they print as a table.
 
     Raises:
-        MaptileError: There is no truth.
+        MaptileError: There is no truth, or the two are in the wrong order.
     """
+    if not isinstance(found, Localization):
+        raise MaptileError("evaluate: the localized drive comes first, then its truth")
     return found.evaluate(truth)

@@ -39,14 +39,15 @@ def load_settings(
         kind: The settings class that the recipe must fit.
         config: A name in ``configs/`` (``mapnet``), the path of a YAML file, or the keys and values
             themselves.
-        overrides: Strings ``key=value`` or ``key.subkey=value`` that replace values of the recipe.
-            Values are YAML.
+        overrides: Strings ``key=value`` or ``key.subkey=value`` that replace values of the recipe,
+            or one such string. Values are YAML.
 
     Raises:
         MaptileError: There is no such recipe, it has a key that the settings do not have (the
             message names the most similar one), or a value of a wrong type or out of range. The
             message begins with the recipe's file, or with the override at fault.
     """
+    overrides = (overrides,) if isinstance(overrides, str) else overrides
     if isinstance(config, Mapping):
         source, content = "settings", copy.deepcopy(dict(config))
     else:

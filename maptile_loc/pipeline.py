@@ -114,7 +114,7 @@ def localize(
         candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
         record=record,
-        notes=(*tiles.drive.notes, *gnss_notes(record)),
+        notes=(*drive.notes, *gnss_notes(record, drive.gnss, engine.raster)),
         dense=scan_poses(stages[final], tiles.plan.scan, motion, settings.fuse),
         small_tiles=asked.small,
     )

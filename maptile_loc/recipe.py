@@ -26,6 +26,9 @@ from maptile_loc.search import METHODS
 from maptile_loc.search.engine.method import Method
 from maptile_loc.search.engine.settings import SearchSettings, TrackSettings
 
+RECIPE = "LocalizeRecipe"
+"""Name of the class of a whole recipe."""
+
 
 class LocalizeSettings(Settings):
     """The sections of a localization recipe that every method reads."""
@@ -85,6 +88,13 @@ def with_profile(settings: LocalizeSettings, folder: str | Path | None) -> Local
     return settings.model_copy(update={"query": query})
 
 
+def __getattr__(name: str) -> type[LocalizeSettings]:
+    """Make ``LocalizeRecipe`` when it is first used, also by pickle in another process."""
+    if name == RECIPE:
+        return recipe_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 @cache
 def recipe_class() -> type[LocalizeSettings]:
     """The class of a whole localization recipe: ``LocalizeSettings`` and a section per method."""
@@ -93,6 +103,6 @@ def recipe_class() -> type[LocalizeSettings]:
         method: Method = METHODS.load(name)
         sections[name] = (method.settings, method.settings())
     made: type[LocalizeSettings] = pydantic.create_model(
-        "LocalizeRecipe", __base__=LocalizeSettings, **sections
+        RECIPE, __base__=LocalizeSettings, __module__=__name__, **sections
     )
     return made

@@ -84,13 +84,15 @@ class HeadingKnowledge:
     std_deg: float = 0.0
 
     @classmethod
-    def parse(cls, text: str) -> HeadingKnowledge:
-        """Read ``known``, ``unknown`` or ``prior:DEG``.
+    def parse(cls, given: str | HeadingKnowledge) -> HeadingKnowledge:
+        """Read ``known``, ``unknown`` or ``prior:DEG``; what is read already stays as it is.
 
         Raises:
             MaptileError: It is none of these.
         """
-        kind, _, degrees = text.partition(":")
+        if isinstance(given, HeadingKnowledge):
+            return given
+        kind, _, degrees = str(given).partition(":")
         try:
             if kind in ("known", "unknown") and not degrees:
                 return cls(kind=kind)  # type: ignore[arg-type]
@@ -98,7 +100,7 @@ class HeadingKnowledge:
                 return cls(kind="prior", std_deg=float(degrees))
         except ValueError:
             pass
-        raise MaptileError(f"heading {text}: expected known, unknown or prior:DEG, as in prior:10")
+        raise MaptileError(f"heading {given}: expected known, unknown or prior:DEG, as in prior:10")
 
 
 @dataclass(frozen=True)

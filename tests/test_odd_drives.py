@@ -119,6 +119,15 @@ def test_a_gap_in_the_poses_begins_a_new_segment(drive: Path) -> None:
     assert any("1 gap of more than 2 s" in note for note in found.notes)
 
 
+def test_a_gap_without_scans_is_none(drive: Path) -> None:
+    for k in (3, 4, 5):
+        (drive / "clouds" / f"{(START_S + k) * 10**9}.ply").unlink()
+    write_odometry(drive, [(START_S + k, (5.0 * k, 0, 0), UPRIGHT) for k in (0, 1, 2, 6, 7)])
+    odometry = ml.open_drive(drive).odometry
+    assert odometry is not None
+    assert set(odometry.segment.tolist()) == {0}
+
+
 def test_poses_that_are_all_far_apart_have_no_gap(drive: Path) -> None:
     write_odometry(drive, [(START_S + 4 * k, (20.0 * k, 0, 0), UPRIGHT) for k in range(4)])
     odometry = ml.open_drive(drive).odometry

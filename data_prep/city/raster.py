@@ -47,6 +47,9 @@ PATH = 2
 """Index of the band of paths."""
 
 
+FAR_M = 50_000.0
+"""Positions that are farther from the map than this are not of its region, metres."""
+
 _MANY_PIXELS = 2**25
 """Larger windows are reduced by overviews."""
 
@@ -156,6 +159,17 @@ class MapRaster:
             & (xy[..., 1] >= self.south + margin_m)
             & (xy[..., 1] <= self.north - margin_m)
         )
+
+    def far_from(self, latitude: Array, longitude: Array) -> bool:
+        """Return whether positions are known, and each is more than ``FAR_M`` off the map.
+
+        Args:
+            latitude: (N,) degrees, WGS 84; NaN where unknown.
+            longitude: (N,) likewise.
+        """
+        known = np.isfinite(latitude) & np.isfinite(longitude)
+        places = self.projection.forward(latitude[known], longitude[known])
+        return bool(known.any()) and not self.inside(places, -FAR_M).any()
 
     def coverage(
         self,

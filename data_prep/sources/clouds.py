@@ -39,8 +39,9 @@ from data_prep.sources.formats.common import (
     read_table,
     said_of_rows,
     scan_block,
+    unbridged,
 )
-from data_prep.sources.formats.gnss_files import find_gnss
+from data_prep.sources.formats.gnss_files import check_degrees, find_gnss
 from data_prep.sources.formats.tum import pose_track, read_tum
 from data_prep.sources.points.bin_layout import Layout
 from data_prep.sources.points.file_times import times_in_names
@@ -170,6 +171,7 @@ def open_clouds(path: Node, columns: tuple[str, ...] | None = None) -> Drive:
     if odometry is None:
         notes.append("no odometry: neither odometry.tum nor odometry.csv exists")
     scans = _open_scans(path, odometry, notes)
+    odometry = unbridged(odometry, scans.t_ns, notes)
     layout = _bin_layout(scans, columns)
     turned = odometry is None and layout is not None and layout.blocks
     notes += [TURNED] if turned else []
@@ -358,6 +360,7 @@ def _truth(path: Node, notes: list[str]) -> TruthTrack | None:
         return None
     name = _heading_column(path)
     rows = read_table(path, ["t_ns", "latitude", "longitude", name])
+    check_degrees(path, rows)
     order = in_time(rows["t_ns"])
     notes += said_of_rows(path.name, len(rows["t_ns"]), len(order))
     return TruthTrack(

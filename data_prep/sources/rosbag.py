@@ -14,7 +14,7 @@ from data_prep.drive import Drive, PoseTrack, ScanBlock, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.sources import Source
-from data_prep.sources.formats.common import scan_block
+from data_prep.sources.formats.common import scan_block, unbridged
 from data_prep.sources.formats.tum import pose_track
 from data_prep.sources.packets import ouster, velodyne
 from data_prep.sources.packets.spool import spooled
@@ -182,6 +182,7 @@ def open_bag(path: Node, names: tuple[str, ...] | None) -> Drive:
         timed,
     )
     gnss = read_topics(bag, used, topics.values(), notes)
+    odometry = unbridged(odometry, scans.t_ns, notes)
     name = path.resolve().stem
     return Drive(name, "rosbag", scans, odometry, None, None, tuple(notes), gnss=gnss)
 
@@ -219,6 +220,7 @@ def _of_packets(
         decoded = ouster.decode(bag.path, None)
     notes.append(f"{best.name}: raw packets, decoded; their points have times")
     scans = spooled(bag.path, decoded, best.name, mount)
+    odometry = unbridged(odometry, scans.t_ns, notes)
     return Drive(bag.path.resolve().stem, "rosbag", scans, odometry, None, None, tuple(notes))
 
 

@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.city.raster import FAR_M, MapRaster
 from data_prep.drive import Drive, GnssTrack, PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection, se2_between, se2_from_se3
 from maptile_loc.fuse.gnss import GnssEvidence, GnssSettings, GnssWindow, Witness, fit
+
+OFF_MAP = f"more than {FAR_M / 1e3:.0f} km off this map: latitude and longitude may be swapped"
+"""What is said of a track that lies off the map."""
 
 STILL_S = 1.0
 """Without odometry, samples up to this far from a query belong to it, seconds."""
@@ -39,15 +43,28 @@ def gnss_counts(used: NDArray[np.bool_], left_out: NDArray[np.bool_]) -> dict[st
     return {"gnss_queries": {name: int(one.sum()) for name, one in counts.items()}}
 
 
-def gnss_notes(record: dict[str, object]) -> tuple[str, ...]:
-    """Lines for the user about GNSS that is missing or left out, from ``gnss_counts``."""
+def gnss_notes(
+    record: dict[str, object], track: GnssTrack | None, raster: MapRaster
+) -> tuple[str, ...]:
+    """Lines for the user about GNSS that is missing, left out or off the map.
+
+    Args:
+        record: As from ``gnss_counts``; empty without GNSS.
+        track: The samples.
+        raster: The map.
+    """
     counts = record.get("gnss_queries")
-    if not isinstance(counts, dict):
+    if not isinstance(counts, dict) or track is None:
         return ()
-    total = sum(counts.values())
-    if counts["missing"] == total:
-        return ("its GNSS covers none of the queries; are both on the same clock?",)
-    notes = []
+    notes, total = [], sum(counts.values())
+    if raster.far_from(track.latitude, track.longitude):
+        notes.append(f"the GNSS lies {OFF_MAP}")
+    elif counts["missing"] == total:
+        notes.append("its GNSS covers none of the queries; are both on the same clock?")
+    if not counts["used"]:
+        notes.append("GNSS was used at no query")
+        if counts["missing"] == total:
+            return tuple(notes)
     if counts["left_out"]:
         notes.append(
             f"GNSS contradicts the walls at {counts['left_out']} of {total} queries: left out there"

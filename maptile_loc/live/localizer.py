@@ -11,10 +11,11 @@ from typing import Literal, Self
 
 import numpy as np
 
-from data_prep.city.folder import City, open_city
-from data_prep.drive import ScanBlock
+from data_prep.city.folder import City
+from data_prep.drive import ScanBlock, nanoseconds, time_of
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
+from maptile_loc.arguments import as_city
 from maptile_loc.device import one_thread, pick_device
 from maptile_loc.fuse.filter import NOTHING, estimates
 from maptile_loc.fuse.gnss import GnssWindow
@@ -93,8 +94,8 @@ class Localizer:
         overrides: Sequence[str] = (),
     ) -> None:
         settings = with_profile(load_recipe(config, overrides), sensor_profile)
-        city = city if isinstance(city, City) else open_city(Path(city))
-        known = HeadingKnowledge.parse(heading) if isinstance(heading, str) else heading
+        city = as_city(city)
+        known = HeadingKnowledge.parse(heading)
         folder = None if model is None else Path(model)
         area = searched_area(city, prior, near, settings.search.near_m)
         engine = shared_search(city, settings, method, area, folder, pick_device(device))
@@ -194,7 +195,7 @@ class Localizer:
         if self._always_own:
             return
         poses = self._poses if self._own is None else PoseBuffer()
-        poses.add(int(t_ns), pose, restart)
+        poses.add(nanoseconds(t_ns, "odometry"), pose, restart)
         if self._own is not None:
             self._own, self._poses, self._segment = None, poses, None
 
@@ -208,7 +209,7 @@ class Localizer:
         Raises:
             MaptileError: The time is not later, or the heading is not finite.
         """
-        self._headings.add(int(t_ns), float(heading))
+        self._headings.add(nanoseconds(t_ns, "heading"), float(heading))
 
     def add_gnss(self, t_ns: int, latitude: float, longitude: float, std_m: float = np.nan) -> None:
         """Push a position that a GNSS receiver measured; it may be wrong, and is used as such.
@@ -222,7 +223,8 @@ class Localizer:
         Raises:
             MaptileError: The time is not later, or it is no position.
         """
-        self._gnss.add(int(t_ns), float(latitude), float(longitude), float(std_m))
+        position = float(latitude), float(longitude), float(std_m)
+        self._gnss.add(nanoseconds(t_ns, "GNSS"), *position)
 
     def add_scan(self, scan: ScanBlock) -> Fix | None:
         """Push a scan; returns where the vehicle is, as known now.
@@ -282,9 +284,7 @@ class Localizer:
 
     def _check(self, scan: ScanBlock) -> int:
         """The time of a scan, nanoseconds."""
-        if len(scan.t_ns) != 1:
-            raise MaptileError(f"{len(scan.t_ns)} scans at once: push one at a time")
-        t_ns = int(scan.t_ns[0])
+        t_ns = time_of(scan)
         if self._last_ns is not None and t_ns < self._last_ns:
             raise MaptileError(f"scan at {t_ns} ns: older than the scan before, {self._last_ns}")
         self._last_ns = t_ns

@@ -281,5 +281,5 @@ def _gathered(
         candidates=candidate_table([fix.candidates for fix in fixes]),
         settings=settings,
         record=record,
-        notes=(*drive.notes, *gnss_notes(record)),
+        notes=(*drive.notes, *gnss_notes(record, drive.gnss, engine.raster)),
     )

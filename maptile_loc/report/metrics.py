@@ -19,6 +19,7 @@ from data_prep.city.raster import MapRaster
 from data_prep.drive import Times, TruthTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
+from maptile_loc.fuse.gnss_windows import OFF_MAP
 from maptile_loc.report.recall import recall_at_n
 from maptile_loc.types import Estimates, Localization
 
@@ -115,7 +116,7 @@ def evaluate(found: Localization, truth: TruthTrack | None) -> Metrics:
     """Compare every stage of a localized drive with ``truth``; nothing is read from disk.
 
     Raises:
-        MaptileError: ``truth`` is None: the drive has none.
+        MaptileError: ``truth`` is None: the drive has none; or it is no truth.
     """
     if truth is None:
         raise MaptileError(f"{found.drive_name}: the drive has no truth to evaluate against")
@@ -131,7 +132,13 @@ def evaluate_queries(
         found: The localized drive.
         truth: Its truth.
         radii_m: More position errors than ``RECALL_M`` for which recall is given, metres.
+
+    Raises:
+        MaptileError: ``truth`` is no truth, but a drive, say.
     """
+    if not isinstance(truth, TruthTrack):
+        kind = type(truth).__name__
+        raise MaptileError(f"{found.drive_name}: expected the truth, drive.truth, not a {kind}")
     comparison, radii = compare(found, truth), sorted({*RECALL_M, *radii_m})
     metrics = _metrics(found, truth, comparison, radii)
     return Evaluation(metrics, comparison, _error_table(found, comparison))
@@ -141,7 +148,8 @@ def compare(found: Localization, truth: TruthTrack) -> Comparison:
     """Return the truth at the queries, in the map frame, and the map's shift against it."""
     raster = found.raster
     poses = truth_in_map(truth, raster, found.t_ns)
-    known = np.isfinite(poses[:, :2]).all(axis=1)
+    latitude, longitude, _ = truth.at(found.t_ns)
+    known = np.isfinite(latitude) & np.isfinite(longitude)
     counted = raster.inside(poses[:, :2], MARGIN_M)
     stage = found.stages.get("aligned", found.trajectory)
     difference = (stage.poses - poses)[counted, :2]
@@ -151,14 +159,18 @@ def compare(found: Localization, truth: TruthTrack) -> Comparison:
 
 
 def truth_in_map(truth: TruthTrack, raster: MapRaster, t_ns: Times) -> Array:
-    """Return the truth at (Q,) times: (Q, 3) east, north, grid heading; NaN if unknown."""
+    """Return the truth at (Q,) times: (Q, 3) east, north, grid heading.
+
+    NaN where it is unknown, or where the map frame does not reach.
+    """
     latitude, longitude, heading = truth.at(t_ns)
-    known = np.isfinite(latitude) & np.isfinite(longitude)
     poses = np.full((len(t_ns), 3), np.nan)
+    position = raster.projection.forward(latitude, longitude)
+    known = np.isfinite(position).all(axis=1)
     if known.any():
-        position = latitude[known], longitude[known]
-        poses[known, :2] = raster.projection.forward(*position)
-        poses[known, 2] = wrap_angle(heading[known] + raster.projection.convergence(*position))
+        turn = raster.projection.convergence(latitude[known], longitude[known])
+        poses[known, :2] = position[known]
+        poses[known, 2] = wrap_angle(heading[known] + turn)
     return poses
 
 
@@ -217,7 +229,7 @@ def _metrics(
         "search_area_km2": found.search_area_km2,
         "outside_queries": int(comparison.outside.sum()),
         "outside_localized": int((comparison.outside & found.trajectory.localized).sum()),
-        "notes": _notes(comparison),
+        "notes": _notes(found.raster, track, comparison),
     }
     return Metrics(content)
 
@@ -240,12 +252,14 @@ def _tracked(found: Localization, stage: str) -> StageMetrics:
     return {"tracked": float(found.tracked.mean())}
 
 
-def _notes(comparison: Comparison) -> list[str]:
-    """Return lines about what the metrics leave out."""
+def _notes(raster: MapRaster, track: TruthTrack, comparison: Comparison) -> list[str]:
+    """Return lines about what the metrics leave out, and why."""
     truth, counted = comparison.truth, comparison.counted
     unknown = len(truth) - int((counted | comparison.outside).sum())
     heading_unknown = int(np.isnan(truth[counted, 2]).sum())
     notes = []
+    if raster.far_from(track.latitude, track.longitude):
+        notes.append(f"the truth lies {OFF_MAP}")
     if unknown:
         notes.append(f"{unknown} of {len(truth)} queries are left out: no truth at their times")
     if heading_unknown:

@@ -19,7 +19,7 @@ from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Count, Positive, Settings
 from maptile_loc import pipeline
 from maptile_loc.api import localize
-from maptile_loc.arguments import PathLike, as_city, as_drive, as_heading
+from maptile_loc.arguments import PathLike, as_city, as_drive, as_heading, several
 from maptile_loc.config import load_settings
 from maptile_loc.device import pick_device
 from maptile_loc.map_search import heading_turns
@@ -139,7 +139,8 @@ def locate(
     settings, recipe = load_settings(LocateSettings, config, overrides), load_recipe()
     if not cities:
         raise MaptileError("no city is given")
-    opened = [as_city(city) for city in tracked(cities, "open towns", len(cities), progress)]
+    named = several(cities)
+    opened = [as_city(city) for city in tracked(named, "open towns", len(named), progress)]
     drive = as_drive(drive)
     queries = Queries(submap_m, every_m, False, as_heading(heading, drive), seed, False)
     drive = with_needed_odometry(drive, queries, "auto", recipe.odometry, keep, progress)

@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,10 @@ T = TypeVar("T", bound=np.generic)
 
 NEIGHBOURS = 5
 """Rows before and after one that a wrong time stamp is compared with."""
+
+SPARSE = 3
+"""A gap in a track lasts longer than this many times the usual time between its poses."""
+
 APART_NS = 10_000_000_000
 """Stamps that are less than this many nanoseconds from the others are never wrong by that."""
 
@@ -281,6 +285,31 @@ def said_of_gaps(what: str, gaps: int) -> str:
     longest = MAX_BRIDGED_GAP_NS / 1e9
     text = f"{what}: {counted(gaps, 'gap')} of more than {longest:g} s; the odometry has "
     return f"{text}{counted(gaps + 1, 'segment')}"
+
+
+def unbridged(track: PoseTrack | None, scan_ns: Times, notes: list[str]) -> PoseTrack | None:
+    """A track of which no part joins two poses with a gap of scans between them.
+
+    Args:
+        track: Poses of a recorder; None where there are none.
+        scan_ns: (S,) times of the scans, ascending.
+        notes: A line on the gaps is appended.
+
+    Returns:
+        The track with a new segment after each gap of more than ``MAX_BRIDGED_GAP_NS``, and of more
+        than ``SPARSE`` times the usual time between poses, in which scans were taken.
+    """
+    if track is None or len(track.t_ns) < 2:
+        return track
+    between = np.diff(track.t_ns)
+    begin, end = track.t_ns[:-1], track.t_ns[1:]
+    scans = np.searchsorted(scan_ns, end) - np.searchsorted(scan_ns, begin, side="right")
+    gap = between > max(MAX_BRIDGED_GAP_NS, SPARSE * float(np.median(between)))
+    gap &= (scans > 0) & (np.diff(track.segment) == 0)
+    if not gap.any():
+        return track
+    notes.append(said_of_gaps("odometry", int(gap.sum())))
+    return replace(track, segment=track.segment + np.append(0, np.cumsum(gap)).astype(np.int32))
 
 
 def read_header(path: Node) -> tuple[str, ...]:

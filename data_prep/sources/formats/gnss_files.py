@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_prep.drive import GnssTrack
 from data_prep.errors import MaptileError
+from data_prep.geometry import Array
 from data_prep.sources.formats.common import in_time, said_of_rows
 from data_prep.sources.formats.nmea import read_nmea
 from data_prep.sources.storage.tree import Node, file_names
@@ -23,6 +24,25 @@ LOG = ".nmea"
 
 COLUMNS = ("t_ns", "latitude", "longitude")
 """Columns that the table needs; ``std_m`` may be missing."""
+
+MOST_DEGREES = {"latitude": 90.0, "longitude": 180.0}
+"""Largest magnitude of a coordinate, degrees."""
+
+
+def check_degrees(path: Node, rows: Mapping[str, Array]) -> None:
+    """Check the positions of a table.
+
+    Args:
+        path: Its file, for the error.
+        rows: Its columns, ``latitude`` and ``longitude`` among them, degrees.
+
+    Raises:
+        MaptileError: A coordinate is out of its range.
+    """
+    for name in MOST_DEGREES:
+        wrong = rows[name][np.abs(rows[name]) > MOST_DEGREES[name]]
+        if len(wrong):
+            raise MaptileError(f"{path}: {name} is {wrong[0]:g}, expected {_range_of(name)}")
 
 
 def find_gnss(folder: Node, notes: list[str]) -> GnssTrack | None:
@@ -110,8 +130,8 @@ class GnssTable:
         if not all(cells[name] for name in COLUMNS):
             return None
         t_ns = self._time(number, cells["t_ns"])
-        latitude = self._degrees(number, "latitude", cells["latitude"], 90.0)
-        longitude = self._degrees(number, "longitude", cells["longitude"], 180.0)
+        latitude = self._degrees(number, "latitude", cells["latitude"])
+        longitude = self._degrees(number, "longitude", cells["longitude"])
         stated = cells.get("std_m", "")
         std_m = self._number(number, "std_m", stated) if stated else math.nan
         if math.isnan(latitude + longitude):
@@ -127,10 +147,10 @@ class GnssTable:
             raise self._wrong(number, "t_ns", text, "a whole number of nanoseconds")
         return t_ns
 
-    def _degrees(self, number: int, name: str, text: str, most: float) -> float:
+    def _degrees(self, number: int, name: str, text: str) -> float:
         value = self._number(number, name, text)
-        if abs(value) > most:
-            raise self._wrong(number, name, text, f"degrees from -{most:g} to {most:g}")
+        if abs(value) > MOST_DEGREES[name]:
+            raise self._wrong(number, name, text, _range_of(name))
         return value
 
     def _number(self, number: int, name: str, text: str) -> float:
@@ -143,3 +163,8 @@ class GnssTable:
         return MaptileError(
             f"{self._path}: line {number}: {name} is {text[:40]!r}, expected {expected}"
         )
+
+
+def _range_of(name: str) -> str:
+    """The values that a coordinate may have, for error messages."""
+    return f"degrees from -{MOST_DEGREES[name]:g} to {MOST_DEGREES[name]:g}"

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from data_prep.drive import MAX_BRIDGED_GAP_NS, PoseTrack, Times
+from data_prep.drive import PoseTrack, Times
 from data_prep.errors import MaptileError
 from data_prep.files import write_text
 from data_prep.geometry import Array, se3_from_quaternion
-from data_prep.sources.formats.common import in_time, said_of_gaps, said_of_rows
+from data_prep.sources.formats.common import in_time, said_of_rows
 from data_prep.sources.points.file_times import DATES_NS, UNITS_NS
 from data_prep.sources.storage.tree import Node, read_node_text
 
@@ -41,9 +41,6 @@ FARTHEST_M = 1e8
 
 _LARGEST_QUATERNION = 1e4
 """The parts of quaternions are smaller; they are normalised."""
-
-SPARSE = 3
-"""A gap lasts longer than this many times the usual time between poses, too."""
 
 _NEW_SEGMENT = "# segment"
 """Comment line before the first pose of a new segment."""
@@ -114,8 +111,8 @@ def pose_track(
         t_ns: (N,) times; of poses at the same time, the first is used.
         rows: (N, 7) x y z (metres) qx qy qz qw.
         segment: (N,) segment of each pose.
-        notes: A line is appended on rows whose time stamps are wrong, which are left out; on gaps,
-            each of which begins a new segment; and on a z axis that does not point up.
+        notes: A line is appended on rows whose time stamps are wrong, which are left out, and on a
+            z axis that does not point up.
 
     Raises:
         MaptileError: A quaternion is zero, or a number is too large for a pose.
@@ -126,16 +123,10 @@ def pose_track(
     order = in_time(t_ns)
     if notes is not None:
         notes += said_of_rows(path.name, len(t_ns), len(order))
-    t_ns, poses = t_ns[order], se3_from_quaternion(rows[order, :3], rows[order, 3:])
-    segment = np.maximum.accumulate(segment[order])
-    between = np.diff(t_ns)
-    usual = float(np.median(between)) if len(between) else 0.0
-    gap = (between > max(MAX_BRIDGED_GAP_NS, SPARSE * usual)) & (np.diff(segment) == 0)
-    segment = segment + np.append(0, np.cumsum(gap)).astype(np.int32)
+    poses = se3_from_quaternion(rows[order, :3], rows[order, 3:])
     if notes is not None:
-        notes += [said_of_gaps(path.name, int(gap.sum()))] if gap.any() else []
         notes += _said_of_axes(path.name, poses)
-    return PoseTrack(t_ns, poses, segment)
+    return PoseTrack(t_ns[order], poses, np.maximum.accumulate(segment[order]))
 
 
 def _said_of_axes(what: str, poses: Array) -> list[str]:

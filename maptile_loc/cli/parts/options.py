@@ -73,8 +73,6 @@ class Heading(click.ParamType):  # type: ignore[type-arg]
         """Return the ``HeadingKnowledge`` that a text names; any other text is a usage error."""
         from maptile_loc.types import HeadingKnowledge
 
-        if isinstance(value, HeadingKnowledge):
-            return value
         try:
             return HeadingKnowledge.parse(value)
         except MaptileError as error:

@@ -13,6 +13,7 @@ from data_prep.city.folder import City
 from data_prep.city.names import named_area
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
+from maptile_loc.arguments import several
 
 QUARTER = 64
 """Segments of a quarter of a circle."""
@@ -67,21 +68,32 @@ def searched_area(
         near_m: Metres around what is named.
 
     Raises:
-        MaptileError: The circle is not on the map, a name is unknown or ambiguous, or nothing of
-            what is named lies in the circle.
+        MaptileError: The circle is none or not on the map, a name is unknown or ambiguous, or
+            nothing of what is named lies in the circle.
     """
     shapes = []
     if prior is not None:
-        latitude, longitude, radius = prior
+        latitude, longitude, radius = _circle(prior)
         east, north = city.raster.projection.forward(latitude, longitude)
         if not radius > 0 or not city.raster.inside(np.array([east, north]), -radius):
             raise MaptileError(f"--prior {latitude},{longitude},{radius:g}: not on this city's map")
         shapes.append(Area.disc(float(east), float(north), radius).shape)
     if near:
-        shapes.append(named_area(city, near, near_m))
+        shapes.append(named_area(city, several(near), near_m))
     if not shapes:
         return None
     both = shapely.intersection_all(shapes)
     if both.is_empty:
         raise MaptileError("--near and --prior: nothing of what is named lies in the circle")
     return Area(both)
+
+
+def _circle(prior: Sequence[float]) -> tuple[float, float, float]:
+    """Latitude, longitude and radius of a circle; raises ``MaptileError`` if it is none."""
+    try:
+        latitude, longitude, radius = map(float, prior)
+    except (TypeError, ValueError):
+        raise MaptileError(
+            f"--prior {prior}: expected latitude, longitude (degrees) and a radius (metres)"
+        ) from None
+    return latitude, longitude, radius
