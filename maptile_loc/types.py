@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -116,7 +117,7 @@ class Queries:
         gnss: Whether the drive's GNSS is used.
 
     Raises:
-        MaptileError: A length is negative, or above 100 km.
+        MaptileError: A length is negative, above 100 km or no number; or the seed is none.
     """
 
     submap_m: float = 50.0
@@ -127,8 +128,11 @@ class Queries:
     gnss: bool = False
 
     def __post_init__(self) -> None:
-        if not (0 <= self.submap_m <= 1e5 and 0 <= self.every_m <= 1e5):
+        lengths = self.submap_m, self.every_m
+        if not all(isinstance(one, Real) and 0 <= one <= 1e5 for one in lengths):
             raise MaptileError("--submap and --every are metres of travel: 0 or more")
+        if not (isinstance(self.seed, Integral) and self.seed >= 0):
+            raise MaptileError(f"seed {self.seed!r}: expected a whole number, 0 or more")
 
     @property
     def reach_m(self) -> float:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from maptile_loc.fuse.gnss_windows import OFF_MAP, gnss_counts, gnss_notes
 from maptile_loc.recipe import LocalizeSettings, load_recipe, recipe_class
 from maptile_loc.report.files import read_result
 from maptile_loc.search.engine.area import searched_area
+from maptile_loc.types import Queries
 
 SECONDS = 1317042272.33
 POINTS = np.ones((5, 3), np.float32)
@@ -369,3 +371,20 @@ def test_gnss_off_the_map_is_noted(
     found = ml.localize(city, wrong, every_m=150.0, gnss=True, online=online)
     assert f"the GNSS lies {OFF_MAP}" in found.notes
     assert CLOCK not in found.notes
+
+
+@pytest.mark.parametrize(
+    ("slip", "says"),
+    [
+        ({"submap_m": "50"}, "metres of travel"),
+        ({"every_m": None}, "metres of travel"),
+        ({"submap_m": float("nan")}, "metres of travel"),
+        ({"seed": "1"}, "expected a whole number"),
+        ({"seed": -1}, "expected a whole number"),
+        ({"seed": 0.5}, "expected a whole number"),
+    ],
+)
+def test_lengths_and_seeds_that_are_none(slip: dict[str, Any], says: str) -> None:
+    with pytest.raises(ml.MaptileError, match=says):
+        Queries(**slip)
+    Queries(np.float32(50), 20, seed=np.int64(3))
