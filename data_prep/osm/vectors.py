@@ -88,8 +88,8 @@ def _is_now(table: gpd.GeoDataFrame) -> NDArray[np.bool_]:
     """(N,) which rows are objects as they are now: no older version, and not deleted."""
     now = np.ones(len(table), np.bool_)
     for column, gone in (("visible", FALSE), ("@visible", FALSE), ("@deletion", TRUE)):
-        stated = table.get(column, [""] * len(table))
-        now &= np.array([str(value).lower() not in gone for value in stated], bool)
+        if column in table:
+            now &= np.array([str(value).lower() not in gone for value in table[column]], bool)
     columns = [column for column in VERSIONS if column in table]
     if not columns or table.empty:
         return now
@@ -116,8 +116,9 @@ def _in_order(column: str, values: pd.Series[Any]) -> pd.Series[Any]:
 
 def _is_box(table: gpd.GeoDataFrame) -> NDArray[np.bool_]:
     """(N,) which rows are only bounding boxes, as Overpass Turbo marks them."""
-    stated = table.get("@geometry", [""] * len(table))
-    return np.array([value == "bounds" for value in stated], bool)
+    if "@geometry" not in table:
+        return np.zeros(len(table), np.bool_)
+    return np.array([value == "bounds" for value in table["@geometry"]], bool)
 
 
 def _rings(
@@ -129,6 +130,8 @@ def _rings(
     """
     building = [is_building(tags) for tags in tags_of(lines, layer, building=False)]
     lines = lines[np.array(building, bool)]
+    if lines.empty:
+        return lines, 0
     shapes = shapely.line_merge(lines.geometry.to_numpy())
     closed = shapely.is_closed(shapes) & (shapely.get_num_coordinates(shapes) > 3)
     closed &= shapely.get_type_id(shapes) == shapely.GeometryType.LINESTRING
