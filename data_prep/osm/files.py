@@ -48,7 +48,7 @@ WRITTEN_OTHERWISE = frozenset((*YES_OR_NO, "highway"))
 """Tags whose values programs also write as truth values or lists."""
 FIRST_NODES = 100_000
 """Nodes of a binary file whose ids are checked. In order, negative ids come first."""
-UNTAGGED = "no tags, only ids, positions or the number of objects"
+UNTAGGED = "no buildings in it: no tags, only ids, positions or the number of objects"
 """What is said of an answer to ``out ids``, ``out skel`` or ``out count``."""
 
 
