@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -282,6 +283,27 @@ def test_where_nothing_is_localized_headings_may_be_at_fault(kind):
         record=record,
     )
     assert ("--heading unknown" in why_nothing(found)) == (kind != "unknown")
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_an_object_is_removed_is_not_lost(name, status):
+    code = (
+        "import signal, time, weakref\n"
+        "from maptile_loc import cli\n"
+        "class Thing: pass\n"
+        "def work(*_, **__):\n"
+        "    thing = Thing()\n"
+        f"    kept = weakref.ref(thing, lambda _: signal.raise_signal(signal.{name}))\n"
+        "    del thing\n"
+        "    time.sleep(20)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cli.app = work\n"
+        "cli.main()\n"
+    )
+    begun = time.monotonic()
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (child.returncode, child.stderr) == (status, "interrupted\n")
+    assert time.monotonic() - begun < 15
 
 
 def test_inspecting_a_map_says_how_to_make_a_city_of_it(maptile, tmp_path):

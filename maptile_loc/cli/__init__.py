@@ -37,6 +37,8 @@ USUAL = (
 )
 """The order in which the commands are listed; others follow."""
 
+AGAIN_S = 0.01
+"""Seconds after which a signal that was dropped comes again."""
 LIBRARIES = "sudo apt-get install libusb-1.0-0 libx11-6 libgl1 libegl1"
 """What installs the system libraries of Open3D."""
 
@@ -66,7 +68,7 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    ended_by = [signal.SIGINT]
+    ended_by, hook = [signal.SIGINT], sys.unraisablehook
     before = _listen(ended_by)
     try:
         sys.exit(app(arguments, prog_name="maptile", standalone_mode=False) or 0)
@@ -94,12 +96,16 @@ def main() -> None:
             raise
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}; check its permissions")
     finally:
+        sys.unraisablehook = hook
         if before is not None:
             signal.signal(signal.SIGTERM, before)
 
 
 def _listen(ended_by: list[signal.Signals]) -> Any:
     """Let SIGTERM end this process as Ctrl-C does, so that it cleans up; appends the signal.
+
+    Python drops what is raised while an object is removed, and goes on: a signal that came at such
+    a moment comes again.
 
     Returns:
         The handler before; None outside the main thread, where there is none.
@@ -112,6 +118,17 @@ def _listen(ended_by: list[signal.Signals]) -> Any:
         ended_by.append(signal.Signals(number))
         raise KeyboardInterrupt
 
+    show = sys.unraisablehook
+
+    def dropped(about: Any) -> None:
+        if issubclass(about.exc_type, KeyboardInterrupt):
+            again = threading.Timer(AGAIN_S, os.kill, (own, ended_by[-1]))
+            again.daemon = True
+            again.start()
+        else:
+            show(about)
+
+    sys.unraisablehook = dropped
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, end)
