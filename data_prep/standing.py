@@ -125,8 +125,8 @@ def check_standing(folder: Path, product: Product, force: bool = False) -> Keep:
 def _check_apart(folder: Path, made_from: Origin) -> None:
     """Refuse a folder that is, or holds, one that is read, whatever the user asked for."""
     target = folder.resolve()
-    for role, names in made_from.items():
-        source = Path(names[0]) if names else target / "inside"
+    for role, (first, *_) in made_from.items():
+        source = Path(first)
         if source.is_absolute() and source.is_dir() and target in (source, *source.parents):
             found = kind_of(source)
             kind = role if found is None else KINDS[found[0]][0]
