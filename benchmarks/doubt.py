@@ -13,8 +13,8 @@ Tables: by city and stage, how many fixes are right (within 5 m), how many of th
 localized (availability), how many that are called localized are more than 10 m off (integrity), the
 normalised squared errors, and the share of protection levels that hold; the same by drive, where it
 is called localized in fewer than 80 %; how often scores are right (reliability); and, of FOREIGN
-tiles of each drive searched on the map of the next city, how many are called localized. The map's
-constant shift, fitted to each drive's aligned fixes, is removed.
+tiles of each drive, how many are called localized on the map of the next city or of a region. The
+map's constant shift, fitted to each drive's aligned fixes, is removed.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.fuse.alone import best_candidates
 from maptile_loc.map_search import MapSearch, fix_tile, prepare_search
+from maptile_loc.perceive.tiles import QueryTiles
 from maptile_loc.pipeline import drive_tiles, localize
 from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.report.files import read_result, run_record
@@ -70,6 +71,9 @@ SOURCES = {
 """Maps in the folder of real data; roads of a raster become lines. Maps that follow each other do
 not overlap: a tile of one is nowhere on the next. 05 and 06 do, and 00, 08 and kitti360_0009."""
 
+REGION, REGION_SOURCE = "north_bayreuth", "cities/north-bayreuth.osm.gz"
+"""Name and file of a map of 79 km2, on which no vehicle drives here."""
+
 SENSORS = (
     ("hdl64", 300.0, 0.0, 20.0),
     ("robotcar", 600.0, 50.0, 40.0),
@@ -81,7 +85,10 @@ SCAN_EVERY_M = 2.0
 """Distance between scans of a spinning LiDAR, metres."""
 
 FOREIGN = 12
-"""Tiles of each drive that are searched on another map."""
+"""Tiles of each drive that are searched on other maps."""
+
+REGION_EVERY = 4
+"""Of these, every n-th is searched on the map of REGION, the others on that of the next city."""
 
 LEVELS = (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 1.0)
 """Limits of the scores that the table of reliability puts together."""
@@ -100,7 +107,8 @@ class Judged:
         found: The localized drive.
         truth: (Q, 3) true poses.
         counted: (Q,) bool, queries that count.
-        foreign: Tiles called localized on another map, and all tiles searched there.
+        foreign: Tiles called localized on the map of REGION (True) and of another city (False), and
+            all tiles searched there.
     """
 
     name: str
@@ -108,7 +116,7 @@ class Judged:
     found: Localization
     truth: Array
     counted: NDArray[np.bool_]
-    foreign: tuple[int, int]
+    foreign: dict[bool, tuple[int, int]]
 
 
 class Maps:
@@ -126,7 +134,8 @@ class Maps:
 
     def city(self, name: str) -> City:
         """The city ``name``, prepared in the work folder."""
-        source, folder = self.data / SOURCES[name], self.work / name
+        listed = SOURCES | {REGION: REGION_SOURCE}
+        source, folder = self.data / listed[name], self.work / name
         if source.suffix != ".tif" or folder.exists():
             return open_city(prepared(source, folder))
         raster = read_raster(source)
@@ -171,13 +180,26 @@ def judged(maps: Maps, name: str, seed: int, other: str) -> Judged:
         found = localize(tiles, maps.engine(name), settings)
         record = run_record(city, drive, queries, None, settings) | {"method": "match"}
         replace(found, record=record).save(out, drive.truth)
-        chosen = np.unique(np.linspace(0, len(tiles) - 1, FOREIGN).astype(int)).tolist()
-        elsewhere = maps.engine(other)
-        shown = [tile for query in chosen if (tile := tiles.tile(query)) is not None]
-        fixes = [fix_tile(tile, queries, elsewhere, settings)[1] for tile in shown]
-        sure = int(best_candidates(fixes, settings.fuse).localized.sum())
-        write_json(note, {"on": other, "localized": sure, "tiles": len(fixes)})
+        write_json(note, searched_elsewhere(maps, tiles, queries, other))
     return judge(f"{label} {heading.kind}", name, out, city, drive.truth)
+
+
+def searched_elsewhere(
+    maps: Maps, tiles: QueryTiles, queries: Queries, other: str
+) -> dict[str, dict[str, int]]:
+    """Of FOREIGN tiles, how many are localized on the maps of ``other`` and REGION."""
+    chosen = np.unique(np.linspace(0, len(tiles) - 1, FOREIGN).astype(int))
+    found = {}
+    for name, some in (
+        (other, np.delete(chosen, np.s_[::REGION_EVERY])),
+        (REGION, chosen[::REGION_EVERY]),
+    ):
+        shown = [tile for query in some.tolist() if (tile := tiles.tile(query)) is not None]
+        engine = maps.engine(name)
+        fixes = [fix_tile(tile, queries, engine, maps.settings)[1] for tile in shown]
+        sure = int(best_candidates(fixes, maps.settings.fuse).localized.sum())
+        found[name] = {"localized": sure, "tiles": len(fixes)}
+    return found
 
 
 def judge(label: str, name: str, out: Path, city: City, truth: TruthTrack) -> Judged:
@@ -185,7 +207,9 @@ def judge(label: str, name: str, out: Path, city: City, truth: TruthTrack) -> Ju
     found, foreign = read_result(out, city.raster), read_json(out / "foreign.json")
     comparison = compare(found, truth)
     moved = comparison.truth + np.append(comparison.shift, 0.0)
-    counts = (int(foreign["localized"]), int(foreign["tiles"]))
+    counts = {
+        on == REGION: (int(one["localized"]), int(one["tiles"])) for on, one in foreign.items()
+    }
     return Judged(label, name, found, moved, comparison.counted, counts)
 
 
@@ -290,11 +314,12 @@ def tables(drives: list[Judged]) -> None:
     print("\nReliability.\n")
     reliability(drives)
     print("\nTiles called localized on the map of another city.\n")
-    head("heading", "localized", "tiles")
+    head("heading", "map", "localized", "tiles")
     for kind in ("known", "unknown"):
-        counts = [one.foreign for one in drives if one.name.endswith(f" {kind}")]
-        sure, total = np.sum(counts, axis=0) if counts else (0, 0)
-        row(kind, f"{sure}", f"{total}")
+        for region, label in ((False, "next city"), (True, REGION)):
+            counts = [one.foreign[region] for one in drives if one.name.endswith(f" {kind}")]
+            sure, total = np.sum(counts, axis=0) if counts else (0, 0)
+            row(kind, label, f"{sure}", f"{total}")
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def main() -> None:
             assert drive.truth is not None
             comparison = compare(found, drive.truth)
             moved = comparison.truth + np.append(comparison.shift, 0.0)
-            one = Judged(name, "", found, moved, comparison.counted, (0, 0))
+            one = Judged(name, "", found, moved, comparison.counted, {})
             for stage in STAGES:
                 row(name, heading, stage, *figures([one], stage))
 
