@@ -124,6 +124,15 @@ def disturbed(drive: Drive, raster: MapRaster, kind: str, seed: int) -> Disturbe
     return off_the_map(drive, raster, truth, poses, travelled)
 
 
+def rest_of(case: Disturbed) -> Disturbed:
+    """A drive that begins where a disturbance is over."""
+    assert case.drive.odometry is not None
+    kept, t_ns = np.arange(case.over, len(case.truth)), case.drive.scans.t_ns[case.over :]
+    rest = made(case.drive, kept, t_ns, case.drive.odometry.at(t_ns))
+    travelled = case.travelled[case.over :] - case.travelled[case.over]
+    return Disturbed(rest, case.raster, case.truth[case.over :], travelled, 0)
+
+
 def off_the_map(
     drive: Drive, raster: MapRaster, truth: Array, poses: Array, travelled: Array
 ) -> Disturbed | None:

@@ -5,7 +5,9 @@ Run: python benchmarks/live.py [DATA] [--work FOLDER] [--only TABLE ...] [--coun
 recovery: N disturbances (disturbances.py, kinds in turn) of simulated drives in the cities that
 doubt.py keeps for testing; with the same --work, the same drives. The heading is unknown, and every
 push waits for the search. A vehicle has recovered at the first fix, after the disturbance, that is
-localized and within 5 m. Wrong fixes are those called localized that are more than 10 m off.
+localized and within 5 m. Wrong fixes are those called localized that are more than 10 m off. Where
+it takes more than 100 m, a second vehicle begins there, which knows nothing. No vehicle that doubts
+its position can be expected to be faster than that one.
 
 latency: of the pushes that make a query, after the first sure fix (which GNSS helps to find), in
 the background mode: single scans of an HDL-64E and submaps of 20 m; KITTI 0005 on its map of
@@ -26,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from disturbances import KINDS, ChosenScans, Disturbed, disturbed
+from disturbances import KINDS, ChosenScans, Disturbed, disturbed, rest_of
 from doubt import CHOSEN, SCAN_EVERY_M, SOURCES, Maps, simulated
 from inputs import KITTI
 from inputs import city as prepared
@@ -62,6 +64,9 @@ ROUTE_SEED = 5
 
 FIRST_SEED = 100
 """Seed of the first drive in each city, as in doubt.py."""
+
+SOON_M = 100.0
+"""Metres of travel after a disturbance within which a vehicle is to recover."""
 
 HOURS = 2.0
 """Hours of driving of the table of memory."""
@@ -130,10 +135,12 @@ def recovery(data: Path, work: Path, count: int) -> None:
         submap_m, every_m = QUERIES[sensor]
         queries = Queries(submap_m, every_m, True, UNKNOWN, seed)
         result = recover(case, engine, queries, settings)
-        print(
-            f"{name} {sensor} {seed} {kind}: {result[0]:.0f} m, wrong {result[1]} of {result[2]}",
-            flush=True,
-        )
+        said = f"{name} {sensor} {seed} {kind}: {result[0]:.0f} m, wrong {result[1]} of {result[2]}"
+        if result[0] > SOON_M:
+            rest = rest_of(case)
+            begun = recover(rest, engine, queries, settings)[0]
+            said += f"; a vehicle that begins there: {begun:.0f} m (of {rest.travelled[-1]:.0f})"
+        print(said, flush=True)
         results[kind].append(result)
     print(f"\n{stamp()}\n")
     head("disturbance", "n", "recovered within 100 m", "median m", "90 % m", "wrong fixes", "fixes")
@@ -145,7 +152,7 @@ def recovery(data: Path, work: Path, count: int) -> None:
         row(
             kind,
             f"{len(metres)}",
-            f"{(metres <= 100).sum()}",
+            f"{(metres <= SOON_M).sum()}",
             f"{np.median(metres):.0f}",
             f"{np.percentile(metres, 90, method='higher'):.0f}",
             f"{wrong.sum()} ({wrong.sum() / total.sum():.2%})",

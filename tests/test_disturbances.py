@@ -65,6 +65,20 @@ def test_a_vehicle_leaves_the_map_and_comes_back(case) -> None:
     assert found.raster.west < middle[0] < found.raster.west + 5000
 
 
+def test_what_follows_a_disturbance_is_a_drive_of_its_own(case) -> None:
+    from disturbances import rest_of
+
+    found = made(case, "kidnapped")
+    rest, over = rest_of(found), found.over
+    assert rest.over == 0 and rest.travelled[0] == 0
+    for mine, whole in ((rest.truth, found.truth), (rest.drive.scans.t_ns, found.drive.scans.t_ns)):
+        np.testing.assert_array_equal(mine, whole[over:])
+    scan, same = rest.drive.scans.read(3, 4), found.drive.scans.read(over + 3, over + 4)
+    np.testing.assert_array_equal(scan.points, same.points)
+    moved = rest.drive.odometry.at(rest.drive.scans.t_ns)
+    np.testing.assert_allclose(moved, found.drive.odometry.at(found.drive.scans.t_ns)[over:])
+
+
 def test_a_map_without_half_of_its_houses_is_another_map(town_city, town_drive) -> None:
     """Otherwise the fields that are kept of the whole map would be searched."""
     from faulty_drives import degraded
