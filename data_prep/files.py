@@ -36,12 +36,16 @@ _NO_HARD_LINKS = (EPERM, ENOTSUP, ENOSYS, EMLINK)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, tidy: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which is renamed to ``path`` if the block succeeds.
 
     The temporary name has the suffix of ``path``: some libraries choose the format by it. It also
     has the number of this process, so that the next call can remove what a killed process left.
     Missing parent folders are made.
+
+    Args:
+        path: The file.
+        tidy: Call ``remove_leftovers``, which reads the names of all files in the folder.
 
     Raises:
         MaptileError: The file cannot be written (disk full, no permission, ...). The temporary
@@ -51,7 +55,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}-{token}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        if tidy:
+            remove_leftovers(path.parent, path)
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -131,12 +136,11 @@ def finish_swap(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote ``path``."""
-    pattern = re.compile(
-        rf"\.{re.escape(path.stem)}-([0-9]+)-[0-9a-f]{{8}}\.tmp{re.escape(path.suffix)}"
-    )
-    for entry in path.parent.iterdir():
+def remove_leftovers(folder: Path, path: Path | None = None) -> None:
+    """Remove the temporary files of killed processes: those of ``path``, or of all files."""
+    stem, suffix = (".+", ".*") if path is None else map(re.escape, (path.stem, path.suffix))
+    pattern = re.compile(rf"\.{stem}-([0-9]+)-[0-9a-f]{{8}}\.tmp{suffix}")
+    for entry in folder.iterdir():
         match = pattern.fullmatch(entry.name)
         if match and not _runs(int(match[1])):
             with suppress(OSError):

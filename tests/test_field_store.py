@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -114,6 +115,17 @@ def test_what_was_not_used_for_longest_is_removed(tmp_path):
     # The limit is that of all maps in the folder.
     FieldStore(tmp_path, "another map", 5e-9).get("x", 9, lambda: np.zeros(9, np.uint8))
     assert {path.stem for path in files(tmp_path)} == {"x"}
+
+
+def test_what_a_killed_process_left_is_removed_when_the_store_is_opened(tmp_path):
+    FieldStore(tmp_path, "map", 1.0)
+    folder = next(tmp_path.iterdir())
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    left, own = (folder / f".block-{pid}-0123abcd.tmp.fields" for pid in (dead.pid, os.getpid()))
+    left.touch(), own.touch()
+    FieldStore(tmp_path, "map", 1.0).get("x", 9, lambda: np.zeros(9, np.uint8))
+    assert {path.name for path in folder.iterdir()} == {own.name, "x.fields"}
 
 
 def test_two_processes_make_an_array_once(tmp_path):

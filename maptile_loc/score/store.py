@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from data_prep.city.folder import CACHE
 from data_prep.errors import MaptileError
-from data_prep.files import atomic_file
+from data_prep.files import atomic_file, remove_leftovers
 from data_prep.locks import locked
 
 Bytes = NDArray[np.uint8]
@@ -61,6 +61,7 @@ class FieldStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{self.folder}: not writable")
+        remove_leftovers(self.folder)
         self._size = float(sum(size for _, size, _ in self._files()))
 
     def get(self, name: str, count: int, make: Callable[[], NDArray[Any]]) -> Bytes:
@@ -94,7 +95,7 @@ class FieldStore:
         return made
 
     def _write(self, path: Path, values: Bytes) -> None:
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_file(path, tidy=False) as temporary, temporary.open("wb") as file:
             file.write(values.data)
             file.write(zlib.crc32(values.data).to_bytes(SUM_BYTES, "little"))
         self._size += values.nbytes + SUM_BYTES
