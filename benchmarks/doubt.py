@@ -14,7 +14,7 @@ localized (availability), how many that are called localized are more than 10 m 
 normalised squared errors, and the share of protection levels that hold; the same by drive, where it
 is called localized in fewer than 80 %; how often scores are right (reliability); and, of FOREIGN
 tiles of each drive, how many are called localized on the map of the next city or of a region. The
-map's constant shift, fitted to each drive's aligned fixes, is removed.
+map's constant shift, fitted to each drive's aligned fixes, is removed but for the column KEPT.
 """
 
 from __future__ import annotations
@@ -93,19 +93,24 @@ REGION_EVERY = 4
 LEVELS = (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.999, 1.0)
 """Limits of the scores that the table of reliability puts together."""
 
+KEPT = "position, shift kept"
+"""The column of squared errors without the map's shift removed: where a drive has few fixes, which
+share their errors, the shift that is fitted to them takes most of these away."""
+
 STAGES = ("aligned", "fused", "smoothed")
 """Stages in the tables."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A localized drive with its truth, the map's constant shift removed.
+    """A localized drive with its truth.
 
     Attributes:
         name: Of the drive.
         city: Name of the city.
         found: The localized drive.
-        truth: (Q, 3) true poses.
+        truth: (Q, 3) true poses, the map's constant shift removed.
+        given: (Q, 3) true poses as they are.
         counted: (Q,) bool, queries that count.
         foreign: Tiles called localized on the map of REGION (True) and of another city (False), and
             all tiles searched there.
@@ -115,6 +120,7 @@ class Judged:
     city: str
     found: Localization
     truth: Array
+    given: Array
     counted: NDArray[np.bool_]
     foreign: dict[bool, tuple[int, int]]
 
@@ -210,7 +216,7 @@ def judge(label: str, name: str, out: Path, city: City, truth: TruthTrack) -> Ju
     counts = {
         on == REGION: (int(one["localized"]), int(one["tiles"])) for on, one in foreign.items()
     }
-    return Judged(label, name, found, moved, comparison.counted, counts)
+    return Judged(label, name, found, moved, comparison.truth, comparison.counted, counts)
 
 
 # --- Tables --------------------------------------------------------------------------------------
@@ -226,11 +232,15 @@ def figures(drives: Iterable[Judged], stage: str) -> list[str]:
     level = np.concatenate([got.protection_m[one.counted] for one, got in parts])
     errors = [normalised_errors(got, one.truth, one.counted & got.localized) for one, got in parts]
     ratios = [mean(np.concatenate(column)) for column in zip(*errors, strict=True)]
+    kept = [normalised_errors(got, one.given, one.counted & got.localized)[0] for one, got in parts]
     right, wrong, bounded = metres <= RIGHT_M, sure & (metres > WRONG_M), np.isfinite(level)
     held = metres[bounded] <= level[bounded]
     close = level[sure] <= WRONG_M
     usual = float(np.median(level[sure])) if sure.any() else np.nan
-    shares = (mean(sure[right]), *ratios, mean(held), usual, mean(close))
+    shares = (
+        *(mean(sure[right]), *ratios, mean(np.concatenate(kept))),
+        *(mean(held), usual, mean(close)),
+    )
     return [
         f"{len(metres)}",
         f"{right.mean():.3f}",
@@ -297,7 +307,7 @@ def scored(drives: list[Judged], stage: str) -> list[tuple[Array, NDArray[np.boo
 def tables(drives: list[Judged]) -> None:
     """Print all tables."""
     columns = (
-        *("n", "right", "localized", "> 10 m off", "availability", "position", "pose"),
+        *("n", "right", "localized", "> 10 m off", "availability", "position", "pose", KEPT),
         *("protected", "level m", "<= 10 m"),
     )
     head("city", "stage", "drives", *columns)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from doubt import STAGES, Judged, figures
+from doubt import KEPT, STAGES, Judged, figures
 from inputs import KITTI
 from inputs import city as prepared
 from stamp import head, row, stamp
@@ -63,7 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     print(f"{stamp()}\n")
-    columns = ("n", "right", "localized", "> 10 m off", "availability", "position", "pose")
+    columns = ("n", "right", "localized", "> 10 m off", "availability", "position", "pose", KEPT)
     head("drive", "heading", "stage", *columns, "protected", "level m", "<= 10 m")
     for name, city, drive, submap_m, every_m, kinds in drives(given.data, given.work):
         for heading in kinds:
@@ -71,7 +71,7 @@ def main() -> None:
             assert drive.truth is not None
             comparison = compare(found, drive.truth)
             moved = comparison.truth + np.append(comparison.shift, 0.0)
-            one = Judged(name, "", found, moved, comparison.counted, {})
+            one = Judged(name, "", found, moved, comparison.truth, comparison.counted, {})
             for stage in STAGES:
                 row(name, heading, stage, *figures([one], stage))
 
