@@ -116,8 +116,8 @@ def commands() -> list[Command]:
             ["demo", "new", "--minutes", "0.02"],
             ["demo", "new", "--minutes", "0.02"],
             "new",
-            "city/city.json",
-            lambda path: _whole_city(path / "city"),
+            "match/run.json",
+            _whole_demo,
         ),
     ]
 
@@ -327,6 +327,13 @@ def _rows(path: Path) -> None:
         rows = list(csv.reader(file))
     if any(len(line) != len(COLUMNS) for line in rows):
         raise ValueError("a row is cut short")
+
+
+def _whole_demo(path: Path) -> None:
+    _whole_city(path / "city")
+    _whole_drive(path / "drive")
+    for method in ("mapnet", "match"):
+        _whole_result(path / method)
 
 
 def _page(path: Path) -> None:
