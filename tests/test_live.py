@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from made import ListedScans, blocks_raster, seen_walls
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from test_localize import DRIVE, SETTINGS, START, STEP
 from threadpoolctl import threadpool_info
@@ -26,7 +27,7 @@ from maptile_loc.live.shared import shared_search
 from maptile_loc.live.watch import OdometryTail, arriving
 from maptile_loc.map_search import MapSearch
 from maptile_loc.odometry.pose_buffer import Motion
-from maptile_loc.recipe import load_recipe
+from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher
@@ -236,11 +237,13 @@ def test_a_kidnapped_vehicle_is_found_again() -> None:
     assert sure(found)[-5:].all() and not wrong[-5:].any()
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_a_wrong_fix_is_given_up(background: bool) -> None:
-    """The submap is long, and all of it contradicts the position: none of it is from before."""
+def after_a_wrong_fix(settings: LocalizeSettings, background: bool) -> NDArray[np.bool_]:
+    """(S,) which fixes are right and sure, of a vehicle that is misled at scan 25.
+
+    The submap is long, and all of it contradicts the position: none of it is from before.
+    """
     queries, found = Queries(60.0, 8.0, True, UNKNOWN), []
-    with Localizer.on(ENGINE, queries, SETTINGS, background=background) as one:
+    with Localizer.on(ENGINE, queries, settings, background=background) as one:
         for number, scan in enumerate(feed(one, ROUTE)):
             if number == 25:
                 wrong = np.array([[*(STRAIGHT[25] + [30.0, 50.0]), 0.0]])
@@ -249,10 +252,23 @@ def test_a_wrong_fix_is_given_up(background: bool) -> None:
                 one._tracker._filter.bank = Bank(initial_states(wrong), spread, *certain)
             found.append(one.add_scan(scan))
             wait_for_the_search(one)
-    right = sure(found) & (errors(found, STRAIGHT) < 2.0)
+    return sure(found) & (errors(found, STRAIGHT) < 2.0)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_wrong_fix_is_given_up(background: bool) -> None:
+    right = after_a_wrong_fix(SETTINGS, background)
     assert right[20:25].all()
     assert not right[25]
     assert right[25 + 60 // 4 :].all(), "not found again within 60 m"
+
+
+def test_a_wrong_fix_is_given_up_even_if_no_query_finds_another_position_by_itself() -> None:
+    unsure = {"elsewhere": 1.0, "elsewhere_in_doubt": 1.0}
+    settings = SETTINGS.model_copy(update={"track": SETTINGS.track.model_copy(update=unsure)})
+    right = after_a_wrong_fix(settings, background=False)
+    assert right[20:25].all() and not right[25:32].any()
+    assert right[25 + 80 // 4 :].all(), "not found again within 80 m"
 
 
 def test_after_a_gap_in_the_odometry_the_vehicle_is_found_again(caplog) -> None:

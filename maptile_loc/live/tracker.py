@@ -326,6 +326,9 @@ class Tracker:
                 # The best position of the whole map would hardly be this one by chance.
                 self._doubtful_m = 0.0
                 return None
+        if self._doubtful_m > track.lost_m:
+            self._contradict(1 - track.least_score)
+            return found, fixes
         return None
 
     def _best(self, seen: Candidates) -> tuple[float, float]:

@@ -94,6 +94,8 @@ class TrackSettings(Settings):
         elsewhere: If one of these searches finds another position with this probability, by the
             query alone, the vehicle is at the predicted one only with what this leaves over.
         elsewhere_in_doubt: The same, where the queries before are in doubt.
+        lost_m: Metres of travel with queries in doubt after which the predicted position is given
+            up, even if no query finds another one by itself.
         off_map_m: Metres of travel between searches of the whole map while the predicted position
             is off it, or too near to its edge.
         again_m: Metres of travel after which the whole map is searched in any case.
@@ -111,5 +113,6 @@ class TrackSettings(Settings):
     doubt_m: NotNegative = 15.0
     elsewhere: Fraction = 0.9
     elsewhere_in_doubt: Fraction = 0.5
+    lost_m: NotNegative = 30.0
     off_map_m: NotNegative = 100.0
     again_m: Positive = 1000.0
