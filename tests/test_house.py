@@ -121,6 +121,7 @@ TEXTS = [
     "tests",
     "benchmarks",
     "benchmarks/fit",
+    "benchmarks/lean",
     "docs",
     "configs",
     "configs/literature",
