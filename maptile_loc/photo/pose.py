@@ -17,6 +17,12 @@ from maptile_loc.photo.refine import distances, refined, step_between
 from maptile_loc.photo.wireframe import Edges, visible_edges
 from maptile_loc.render.extruded import Blocks
 
+STARTS = (1.0, 1.0, 0.6, 0.6)
+"""How far the first round of each start searches, as a share of what the prior allows."""
+
+LEAST_FOUND = 2
+"""Starts that have to find a pose."""
+
 
 class PhotoSettings(Settings):
     """How lines are paired with edges, and which poses are trusted."""
@@ -39,6 +45,8 @@ class PhotoSettings(Settings):
     """Edges with a line that a pose needs."""
     least_share: float = Field(0.5, ge=0, le=1)
     """Share of the visible edges that have a line, which a pose needs."""
+    agree_m: float = Field(0.2, gt=0)
+    """Largest distance between the poses of different starts, along each axis, metres."""
     rounds: int = Field(3, ge=1)
     """Each round sees the edges from the pose of the one before, and searches half as far."""
 
@@ -72,7 +80,8 @@ def photo_pose(
     """Return the pose of a photograph near a prior, or None where its lines determine none.
 
     LO-RANSAC over three pairs is PoseLib's (Larsson et al., BSD-3-Clause); what agrees with its
-    pose is weighed against the prior (``refined``).
+    pose is weighed against the prior (``refined``). It starts several times; the poses found have
+    to agree.
 
     Args:
         lines: (N, 2, 2) ends of the photograph's lines, from ``image_lines``.
@@ -85,27 +94,54 @@ def photo_pose(
     Raises:
         MaptileError: PoseLib is not installed.
     """
+    starts = [
+        _from(lines, blocks, frame, camera, prior, settings, scale, seed)
+        for seed, scale in enumerate(STARTS)
+    ]
+    found = [one for one in starts if one is not None]
+    if len(found) < LEAST_FOUND:
+        return None
+    centres = np.array([one.pose[:3, 3] for one in found])
+    if np.ptp(centres, axis=0).max() > settings.agree_m:
+        return None
+    return max(found, key=lambda one: one.edges)
+
+
+def _from(
+    lines: Array,
+    blocks: Blocks,
+    frame: Array,
+    camera: PhotoCamera,
+    prior: Array,
+    settings: PhotoSettings,
+    scale: float,
+    seed: int,
+) -> PhotoPose | None:
+    """Return the pose that is found if the first round searches ``scale`` times as far.
+
+    The other arguments are those of ``photo_pose``, and the seed of RANSAC.
+    """
     std = np.array([settings.std_m] * 2 + [settings.std_height_m] + [settings.std_rad] * 3)
-    pose, found = prior, None
+    pose, covariance, count, tried = prior, np.diag(std**2), 0, 0
     for number in range(settings.rounds):
         edges = visible_edges(blocks, frame, camera, pose)
-        edge, line = pairs(edges, lines, camera.focal, settings, 0.5**number)
+        edge, line = pairs(edges, lines, camera.focal, settings, scale * 0.5**number)
         if len(np.unique(edge)) < settings.least_edges:
             return None
-        space, image = edges.space[edge], lines[line]
-        pose = _ransac(space, image, camera, prior, settings, number)
+        space, image, tried = edges.space[edge], lines[line], len(edge)
+        pose = _ransac(space, image, camera, prior, settings, seed)
         kept = agreeing(camera, pose, space, image, settings)
         pose, covariance = refined(
             camera, pose, prior, std, space[kept], image[kept], settings.std_px
         )
-        kept = agreeing(camera, pose, space, image, settings)
-        count = len(np.unique(edge[kept]))
+        count = len(np.unique(edge[agreeing(camera, pose, space, image, settings)]))
         step = step_between(prior, pose)
         if count < settings.least_edges or (np.abs(step) > settings.deviations * std).any():
             return None
-        found = PhotoPose(pose, covariance, count, len(edge))
     visible = len(visible_edges(blocks, frame, camera, pose).image)
-    return None if found is None or found.edges < settings.least_share * visible else found
+    if count < settings.least_share * visible:
+        return None
+    return PhotoPose(pose, covariance, count, tried)
 
 
 def agreeing(
