@@ -10,7 +10,7 @@ from data_prep.geometry import Array
 from maptile_loc.photo.camera import PhotoCamera
 from maptile_loc.render.extruded import Blocks
 
-REACH_M = 80.0
+REACH_M = 150.0
 """Edges that are farther from the camera are left out, metres."""
 
 SAMPLES = 12
