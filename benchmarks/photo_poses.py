@@ -148,10 +148,12 @@ def run(
         ("photo", poses, has),
     ):
         off = errors(answer, truth[kept])
-        if len(off):
-            medians = [f"{value:.2f}" for value in np.median(off, axis=0)]
-            within = [f"{np.mean(off[:, 0] <= limit):.2f}" for limit in (0.5, 1, 2)]
-            row(name, kind, f"{len(off)}", *medians, *within)
+        if not len(off):
+            row(name, kind, "0", *["-"] * 7)
+            continue
+        medians = [f"{value:.2f}" for value in np.median(off, axis=0)]
+        within = [f"{np.mean(off[:, 0] <= limit):.2f}" for limit in (0.5, 1, 2)]
+        row(name, kind, f"{len(off)}", *medians, *within)
 
 
 def main() -> None:
