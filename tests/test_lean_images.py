@@ -117,10 +117,8 @@ def test_d_counts_the_cells_between(pose, apart) -> None:
 
 
 def test_level_cells_have_no_pitch() -> None:
-    made = grid(pitches=1)
-    assert made.apart(np.array([[3.5, 4.5, 1.5, -9.0]]), np.array([[3.5, 4.5, 0.5, 0.0]])).tolist()[
-        0
-    ] == [0, 1]
+    one, other = np.array([[3.5, 4.5, 1.5, -9.0]]), np.array([[3.5, 4.5, 0.5, 0.0]])
+    assert grid(pitches=1).apart(one, other).tolist() == [[0, 1]]
 
 
 def test_errors_are_in_metres_and_degrees() -> None:
