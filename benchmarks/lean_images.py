@@ -1,238 +1,94 @@
-"""How well a city's geometry, seen from above, determines a position: memory and interpolation.
+"""Lean images: does a network find a pose in views without texture? Prints tables of the tasks.
 
-Run: python benchmarks/lean_images.py [CITY] [--work FOLDER] [--tests N]
+Run: python benchmarks/lean_images.py [CITY] [--work FOLDER] [--task A B C code] [--minutes N]
+                                      [--images edges faces depth ...] [--area M] [--step M]
+                                      [--pitches N]
 
-The protocol is that of Kadosh, Moses and Shamir, On the role of geometry in geo-localization
-(Computational Visual Media 7, 2021), with views from above instead of images. Known views are
-rendered from the map alone on a grid of free positions: walls, ground, or both. Test views are
-rendered with noise, in a world that differs from the map; their positions are to be found.
+The protocol is that of Lean Images for Geo-Localization (under review at ICLR 2020; see also
+Kadosh, Moses and Shamir, On the role of geometry in geo-localization, Computational Visual Media 7,
+2021). Views at eye level of the city's footprints, extruded by their heights, are rendered at a
+grid of poses: x and y M metres apart, yaw 5 degrees, pitch 3 degrees. Poses inside buildings are
+discarded, as are views with fewer than 8 edges or without a skyline. A network learns the pose.
 
-- *Memory*: test views at the grid points. "recognised" is the share whose nearest known view is the
-  right one.
-- *Between*: test views at random positions. "1nn" answers with the position of the most similar
-  known view, "3nn" with the mean of the best three; "search" has the map instead of a grid. D is
-  the error divided by the distance to the nearest grid point: D < 1 is better than any known view.
+- *A*: images that it learned. 1nn, 3nn: the right sample is the nearest, or one of the nearest
+  three, of the regressed pose.
+- *B*: the same, learned with the poses of other images.
+- *C*: images at the middles of the grid's cells. D: Manhattan distance between the cell of the
+  regressed pose and the right one, in steps of the grid.
+- *code*: 17-bit numbers of the samples are learned in place of poses.
+
+CITY is a city folder (default: Oxford); the area is at the middle of its map. A and C share a
+training, so the default, three types of images and A, B, C, is six trainings of N = 8 minutes.
+What is done stays in FOLDER and is not done again; an interrupted training resumes.
+
+docs/lean-images.md says what differs from the paper. ``tiles`` are tiles of the map, which have no
+pitch: x, y and yaw are what is called 4D there.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+import sys
 from pathlib import Path
 
-import numpy as np
-import torch
 from inputs import city as prepared
-from numpy.typing import NDArray
-from stamp import head, row, stamp
-from torch import Tensor
-from torch.nn import functional
+from lean.grid import PoseGrid
+from lean.images import IMAGES
+from lean.protocol import TASKS, Study
+from lean.tables import print_tables
+from lean.training import Budget
+from stamp import stamp
 
 from data_prep.city.folder import City, open_city
-from data_prep.geometry import Array
-from maptile_loc.recipe import load_recipe
-from maptile_loc.render.disguise import DisguiseSettings
-from maptile_loc.render.raycast import FREE_CELL, Worlds
-from maptile_loc.render.vector_map import vector_map
-from maptile_loc.render.view import (
-    GROUND_CHANNEL,
-    OBSERVED_CHANNEL,
-    WALL_CHANNEL,
-    ViewSettings,
-    render,
-)
-from maptile_loc.report.city.road_views import DistinctSettings, query_view
-from maptile_loc.score.evidence import make_evidence
-from maptile_loc.score.map_fields import make_fields
-from maptile_loc.score.settings import EvidenceSettings
-from maptile_loc.search.match import Matcher
-from maptile_loc.types import QueryTile
+from data_prep.errors import MaptileError
 
 ROOT = Path(__file__).parent.parent
 """Root of the repository."""
 
-STEPS_M = (10.0, 20.0, 40.0)
-"""Spacings of the grid, metres."""
-
-CHANNELS = {
-    "walls": (WALL_CHANNEL,),
-    "ground": (GROUND_CHANNEL,),
-    "both": (WALL_CHANNEL, GROUND_CHANNEL),
-}
-"""Channels of the views that are compared, by name."""
-
-MARGIN_M = 30.0
-"""Smallest distance of a position from the map's edge, metres."""
-
-SHRINK = 8
-"""Pixels of a view per pixel that is compared: 4 m, so that an error of a metre matters little."""
-
-BATCH = 16
-"""Views that are rendered at a time."""
+LEAN = ("edges", "faces", "depth")
+"""Types of images without --images."""
 
 
-class Scene:
-    """A city as it is mapped, and as it might be.
+def pose_grid(city: City, area_m: float, step_m: float, pitches: int) -> PoseGrid:
+    """A grid of poses at the middle of a city's map.
 
-    Args:
-        city: The city.
-        seed: Seed of the world and of all views.
+    Raises:
+        MaptileError: The step does not divide the area's side, or the map is smaller.
     """
-
-    def __init__(self, city: City, seed: int) -> None:
-        self.city, self.map = city, vector_map(city)
-        self.seed = seed
-        self.view = query_view("hdl64", 1.0)
-        self.mapped = self._world(DisguiseSettings(resolution=0.5).nothing())
-        self.other = self._world(DistinctSettings().disguise)
-
-    def _world(self, disguise: DisguiseSettings) -> Worlds:
-        return self.map.world(disguise, np.random.default_rng(self.seed))
-
-    def free(self, positions: Array) -> Array:
-        """Those of (N, 2) positions, metres from the reference, that are inside and free."""
-        worlds = self.mapped
-        inside = self.city.raster.inside(positions + self.city.reference, MARGIN_M)
-        positions = positions[inside]
-        row = ((worlds.north - positions[:, 1]) / worlds.resolution).astype(np.int64)
-        column = ((positions[:, 0] - worlds.west) / worlds.resolution).astype(np.int64)
-        free: NDArray[np.bool_] = worlds.cells[0].numpy()[row, column] == FREE_CELL
-        return np.compress(free, positions, axis=0)
-
-    def grid(self, step: float) -> Array:
-        """(N, 2) free positions of a grid with a spacing of ``step`` metres."""
-        west, south, east, north = self.map.bounds
-        x, y = np.meshgrid(np.arange(west, east, step), np.arange(south, north, step))
-        return self.free(np.column_stack([x.ravel(), y.ravel()]))
-
-    def random(self, count: int) -> Array:
-        """(count, 2) free positions, drawn at random."""
-        west, south, east, north = self.map.bounds
-        rng = np.random.default_rng([self.seed, 1])
-        return self.free(rng.uniform((west, south), (east, north), (4 * count, 2)))[:count]
-
-    def seen(self, positions: Array, worlds: Worlds, view: ViewSettings) -> Iterator[Tensor]:
-        """(B, 3, S, S) views at (N, 2) positions, some at a time."""
-        generator = torch.Generator().manual_seed(self.seed)
-        along = torch.tensor([[-0.05, 0.0], [0.05, 0.0]])
-        for start in range(0, len(positions), BATCH):
-            centre = torch.from_numpy(positions[start : start + BATCH]).float()
-            zeros = torch.zeros(len(centre))
-            paths = centre[:, None] + along
-            yield render(worlds, zeros.long(), paths, centre, zeros, view, generator)
-
-
-def described(views: Iterable[Tensor]) -> dict[str, Tensor]:
-    """(N, F) features of views, by the name of the channels that are used."""
-    parts = [{name: features(v, used) for name, used in CHANNELS.items()} for v in views]
-    return {name: torch.cat([part[name] for part in parts]) for name in CHANNELS}
-
-
-def features(tiles: Tensor, channels: tuple[int, ...]) -> Tensor:
-    """(N, F) unit vectors: each channel reduced, smoothed and normalised."""
-    parts = []
-    for channel in channels:
-        small = functional.avg_pool2d(tiles[:, channel : channel + 1], SHRINK)
-        small = functional.avg_pool2d(small, 3, stride=1, padding=1).flatten(1)
-        small = small - small.mean(dim=1, keepdim=True)
-        parts.append(functional.normalize(small, dim=1))
-    return functional.normalize(torch.cat(parts, dim=1), dim=1)
-
-
-def searched(
-    tiles: Tensor,
-    channels: tuple[int, ...],
-    matcher: Matcher,
-    resolution: float,
-    settings: EvidenceSettings,
-) -> Array:
-    """(N, 2) east, north of the best candidate of the exhaustive search.
-
-    Args:
-        tiles: (N, 3, S, S) views.
-        channels: The channels that are used.
-        matcher: The search.
-        resolution: Metres per pixel of the views.
-        settings: How cells become evidence.
-    """
-    best = np.zeros((len(tiles), 2))
-    nothing = np.zeros(tiles.shape[2:], np.float32)
-    for number, tile in enumerate(tiles.numpy()):
-        walls = WALL_CHANNEL in channels
-        wall, observed = (tile[c] if walls else nothing for c in (WALL_CHANNEL, OBSERVED_CHANNEL))
-        ground = tile[GROUND_CHANNEL] if GROUND_CHANNEL in channels else nothing
-        query = QueryTile(wall, ground, observed, resolution, 0.0)
-        evidence = make_evidence(query, matcher.fields.resolution, settings)
-        found = matcher.candidates(query, evidence, np.zeros(1), np.zeros(1))
-        best[number] = found.poses[0, :2]
-    return best
-
-
-def distances(a: Array, b: Array) -> NDArray[np.float64]:
-    """(N, M) metres between (N, 2) and (M, 2) positions."""
-    return np.asarray(np.linalg.norm(a[:, None] - b[None], axis=-1))
-
-
-class Tests:
-    """Views at random positions, and what is found for them.
-
-    Args:
-        scene: The city.
-        count: Number of views.
-    """
-
-    def __init__(self, scene: Scene, count: int) -> None:
-        settings = load_recipe()
-        fields = make_fields(scene.city.raster, settings.search.resolution, settings.likelihood)
-        matcher = Matcher(fields, scene.view.size_m, settings.search)
-        self.scene, self.count = scene, count
-        self.positions = scene.random(count)
-        views = torch.cat(list(scene.seen(self.positions, scene.other, scene.view)))
-        self.features = described([views])
-        how = matcher, scene.view.resolution, settings.evidence
-        self.searched = {
-            name: searched(views, channels, *how) - scene.city.reference
-            for name, channels in CHANNELS.items()
-        }
-
-    def print_rows(self, step: float) -> None:
-        """Print the rows of a grid with a spacing of ``step`` metres."""
-        scene = self.scene
-        grid = scene.grid(step)
-        known = described(scene.seen(grid, scene.mapped, scene.view.without_noise()))
-        chosen = np.random.default_rng(2).permutation(len(grid))[: self.count]
-        again = described(scene.seen(grid[chosen], scene.other, scene.view))
-        nearest = distances(self.positions, grid).min(axis=1)
-        for name, memory in known.items():
-            recognised = (again[name] @ memory.T).argmax(dim=1).numpy() == chosen
-            three = (self.features[name] @ memory.T).topk(3, dim=1).indices.numpy()
-            guesses = (grid[three[:, 0]], grid[three].mean(axis=1), self.searched[name])
-            error = np.stack([np.linalg.norm(guess - self.positions, axis=1) for guess in guesses])
-            medians = [f"{value:.1f}" for value in np.median(error, axis=1)]
-            shares = [
-                f"{value:.2f}" for d in (1, 3) for value in (error < d * nearest).mean(axis=1)
-            ]
-            cells = f"{step:g} m", f"{len(grid)}", name, f"{recognised.mean():.2f}"
-            row(*cells, *medians, *shares)
+    cells = area_m / step_m
+    if cells < 1 or cells != round(cells):
+        raise MaptileError(f"--step {step_m:g}: the area of {area_m:g} m is no multiple of it")
+    west, south = city.raster.centre - area_m / 2
+    if not city.raster.inside([[west, south], [west + area_m, south + area_m]]).all():
+        raise MaptileError(f"--area {area_m:g}: the map of {city.name} is smaller")
+    return PoseGrid(float(west), float(south), area_m, step_m, pitches)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("city", type=Path, nargs="?")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "lean_images")
-    parser.add_argument("--tests", type=int, default=400, help="number of test views")
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=["A", "B", "C"])
+    parser.add_argument("--images", nargs="+", choices=IMAGES, default=LEAN)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of each training")
+    parser.add_argument("--area", type=float, default=400.0, help="side of the area, metres")
+    parser.add_argument("--step", type=float, default=20.0, help="of the grid, metres")
+    parser.add_argument("--pitches", type=int, default=6, help="from 0, 3 degrees apart")
     given = parser.parse_args()
-    where = given.city
-    if where is None:
-        source = ROOT.parent / "shared" / "data" / "oxford" / "oxford.osm"
-        where = prepared(source, given.work / "oxford")
-    print(stamp(), end="\n\n")
-    tests = Tests(Scene(open_city(where), seed=0), given.tests)
-    methods = ("1nn", "3nn", "search")
-    figures = [f"{what} {method}" for what in ("median m", "D<1", "D<3") for method in methods]
-    head("grid", "views", "channels", "recognised", *figures)
-    for step in STEPS_M:
-        tests.print_rows(step)
+    source = ROOT.parent / "shared" / "data" / "oxford" / "oxford.osm"
+    try:
+        city = open_city(given.city or prepared(source, given.work / "oxford"))
+        grid = pose_grid(city, given.area, given.step, given.pitches)
+        study = Study(city, grid, given.work, Budget(given.minutes, sys.maxsize))
+        results = {}
+        for training in dict.fromkeys(TASKS[task] for task in given.task):
+            for images in given.images:
+                print(f"{images}, {training}", file=sys.stderr, flush=True)
+                results[images, training] = study.result(images, training)
+    except MaptileError as error:
+        sys.exit(f"error: {error}")
+    print(f"{stamp()}; {given.minutes:g} minutes per training\n")
+    print_tables(grid, results)
 
 
 if __name__ == "__main__":

@@ -93,9 +93,8 @@ class Camera:
     world: World
 
 
-def ride(where: City, metres: float) -> Camera:
+def ride(where: City, metres: float, settings: SimulateSettings) -> Camera:
     """The photographs of a route of ``metres``, one per metre."""
-    settings = load_settings(SimulateSettings, "simulate")
     route = open_trajectory("route", where, metres, 3)
     world = build_world(where, [route.poses[:, :2]], settings.world, settings.seed)
     step = np.linalg.norm(np.diff(route.poses[:, :2], axis=0), axis=1)
@@ -162,7 +161,7 @@ def main() -> None:
     given = parser.parse_args()
     where = city(given.data / "oxford" / "oxford.osm", given.work / "oxford")
     opened = open_city(where)
-    camera = ride(opened, given.metres)
+    camera = ride(opened, given.metres, load_settings(SimulateSettings, "simulate"))
     print(stamp(), end="\n\n")
     head("points a metre", "stage", "n", "<= 2 m", "<= 5 m", "median m", "localized", "> 10 m off")
     for rays in RAYS:

@@ -38,6 +38,7 @@ maptile_loc.score
 maptile_loc.render
 maptile_loc.models
 maptile_loc.search
+maptile_loc.photo
 maptile_loc.fuse
 maptile_loc.recipe
 maptile_loc.map_search
@@ -121,6 +122,7 @@ TEXTS = [
     "tests",
     "benchmarks",
     "benchmarks/fit",
+    "benchmarks/lean",
     "docs",
     "configs",
     "configs/literature",

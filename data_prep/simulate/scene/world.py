@@ -194,7 +194,7 @@ def _buildings(
     rng = _rng(seed, "buildings")
     missing = rng.random(len(footprints)) < settings.missing
     shift = rng.normal(0, 1, (len(footprints), 2)) * settings.shift_m
-    drawn = _heights(footprints, settings, rng)
+    drawn = drawn_heights(footprints, settings, rng)
     known = table["height"].to_numpy(np.float64)
     heights = np.where(np.isnan(known), drawn, known)
     footprints = np.array([_moved(f, *s) for f, s in zip(footprints, shift, strict=True)], object)
@@ -203,7 +203,7 @@ def _buildings(
         roads, footprints, corridor, round(settings.new * len(table)), _rng(seed, "new")
     )
     footprints = np.concatenate([footprints, new])
-    heights = np.concatenate([heights, _heights(new, settings, _rng(seed, "tall"))])
+    heights = np.concatenate([heights, drawn_heights(new, settings, _rng(seed, "tall"))])
     on_path = shapely.intersects(footprints, corridor)
     footprints[on_path] = shapely.difference(footprints[on_path], corridor)
     counts = {
@@ -216,7 +216,9 @@ def _buildings(
     return footprints[left], heights[left], counts
 
 
-def _heights(footprints: NDArray[Any], settings: WorldSettings, rng: np.random.Generator) -> Array:
+def drawn_heights(
+    footprints: NDArray[Any], settings: WorldSettings, rng: np.random.Generator
+) -> Array:
     """Return (N,) random heights of the walls of (N,) footprints, metres.
 
     Garages and sheds are low, and no building is much higher than it is wide.
