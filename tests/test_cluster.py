@@ -15,6 +15,7 @@ from maptile_loc.device import one_thread
 from maptile_loc.types import Localization
 
 distributed = pytest.importorskip("distributed")
+SCHEDULER = {"cls": distributed.Scheduler, "options": {"dashboard": False}}
 HOW = {"heading": "known", "submap_m": 40.0, "every_m": 25.0}
 
 
@@ -102,7 +103,7 @@ def test_a_scheduler_without_workers(
 ) -> None:
     monkeypatch.setattr("data_prep.cluster.CONNECT_S", 1)
     with (
-        distributed.LocalCluster(0, dashboard_address=None) as cluster,
+        distributed.SpecCluster(scheduler=SCHEDULER) as cluster,
         pytest.raises(MaptileError, match="no worker is connected"),
     ):
         ml.localize(town_city, town_drive, cluster=cluster.scheduler_address, **HOW)
