@@ -28,27 +28,31 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """The workers of a cluster; ``connected`` returns them.
+    """The workers of a cluster, or this process alone; ``connected`` returns them.
 
     Args:
-        cluster: The cluster as the user names it, for messages.
+        cluster: The cluster as the user names it, for messages; None: this process.
         distributed: Dask's library.
-        client: Its client.
+        client: Its client; None: this process.
 
     Attributes:
         count: Number of workers when the cluster was connected.
+        threads: Threads of each worker; 0: as many as there are cores.
     """
 
-    def __init__(self, cluster: str, distributed: Any, client: Any) -> None:
+    def __init__(
+        self, cluster: str | None = None, distributed: Any = None, client: Any = None
+    ) -> None:
         self._cluster, self._distributed, self._client = cluster, distributed, client
-        self.count = len(client.nthreads())
+        self.count = 1 if client is None else len(client.nthreads())
+        self.threads = 0 if client is None else 1
 
     def each(
         self, work: Callable[[Shared, Part], Result], shared: Shared, parts: Iterable[Part]
     ) -> Iterator[Result]:
         """The results of ``work(shared, part)`` for all parts, in their order.
 
-        Only ``AHEAD`` parts and results per worker are held at a time.
+        At most ``AHEAD`` parts and results per worker are held at a time.
 
         Args:
             work: A function of a module. Its result depends on its arguments only.
@@ -58,6 +62,9 @@ class Workers:
         Raises:
             MaptileError: A part ended several workers, or a worker raises it.
         """
+        if self._client is None:
+            yield from (work(shared, part) for part in parts)
+            return
         kept = self._client.submit(_itself, shared, pure=False)
         waiting: deque[Any] = deque()
         for part in parts:
@@ -83,16 +90,19 @@ def _itself(value: Shared) -> Shared:
 
 
 @contextmanager
-def connected(cluster: str) -> Iterator[Workers]:
+def connected(cluster: str | None) -> Iterator[Workers]:
     """The workers of a cluster; a local one ends with the context.
 
     Args:
         cluster: "local", "local:N" for N processes on this machine, or the address of a scheduler
-            of Dask (tcp://host:8786).
+            of Dask (tcp://host:8786). None: the work is done in this process.
 
     Raises:
         MaptileError: Dask is not installed, there is no such cluster, or it has no workers.
     """
+    if cluster is None:
+        yield Workers()
+        return
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError:

@@ -145,7 +145,7 @@ def localize(
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         device: "auto", "cpu" or "cuda".
-        cluster: "local:N": N processes ask the queries; or the address of a scheduler of Dask.
+        cluster: "local:N": N processes share the work; or the address of a scheduler of Dask.
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
@@ -312,6 +312,7 @@ def simulate(
     length_m: float = 2000.0,
     outside: bool = False,
     seed: int | None = None,
+    cluster: str | None = None,
     config: PathLike = "simulate",
     overrides: Sequence[str] = (),
     force: bool = False,
@@ -328,6 +329,7 @@ def simulate(
         length_m: Length of a route, metres.
         outside: Continue where the trajectory leaves the map.
         seed: Seed of all randomness; None: the recipe's.
+        cluster: As of ``localize``: its workers cast the rays.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
         force: Replace whatever stands at ``path``.
@@ -337,13 +339,14 @@ def simulate(
         The drive, open.
 
     Raises:
-        MaptileError: The trajectory does not fit the map, or the folder cannot be written.
+        MaptileError: The trajectory does not fit the map, the folder cannot be written, or there is
+            no such cluster.
     """
     seeded = () if seed is None else (f"seed={seed}",)
     settings = load_settings(record.SimulateSettings, config, [*several(overrides), *seeded])
     city = as_city(city)
     track = open_trajectory(trajectory, city, length_m, settings.seed, outside)
-    record.simulate(city, track, Path(path), sensor, settings, progress, force)
+    record.simulate(city, track, Path(path), sensor, settings, progress, force, cluster)
     return open_drive(path)
 
 

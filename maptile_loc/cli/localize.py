@@ -69,12 +69,7 @@ SHOWN_SCANS = 20
 @shared.sensor_profile
 @shared.force
 @shared.device
-@click.option(
-    "--cluster",
-    metavar="local:N|ADDRESS",
-    show_default="in this process",
-    help="Ask the queries in N processes, or on the workers of a Dask scheduler.",
-)
+@shared.cluster
 @shared.seed
 @shared.recipe("localize")
 @shared.overrides
