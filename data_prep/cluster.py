@@ -47,6 +47,11 @@ class Workers:
         self.count = 1 if client is None else len(client.nthreads())
         self.threads = 0 if client is None else 1
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no cluster: all work is done in this process."""
+        return self._client is None
+
     def each(
         self, work: Callable[[Shared, Part], Result], shared: Shared, parts: Iterable[Part]
     ) -> Iterator[Result]:
@@ -62,7 +67,7 @@ class Workers:
         Raises:
             MaptileError: A part ended several workers, or a worker raises it.
         """
-        if self._client is None:
+        if self.alone:
             yield from (work(shared, part) for part in parts)
             return
         kept = self._client.submit(_itself, shared, pure=False)

@@ -36,6 +36,7 @@ def prepare_city(
     config: PathLike = "city",
     overrides: Sequence[str] = (),
     date: str | None = None,
+    cluster: str | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> City:
@@ -49,6 +50,7 @@ def prepare_city(
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
         date: State of the map, ``YYYY-MM-DD``, where the source is online.
+        cluster: As of ``localize``: its workers burn the footprints.
         force: Replace whatever stands at ``folder``.
         progress: Is called as the work proceeds.
 
@@ -56,14 +58,17 @@ def prepare_city(
         The city, open.
 
     Raises:
-        MaptileError: The source cannot be read or holds no building; the folder is not writable.
+        MaptileError: The source cannot be read or holds no building; the folder is not writable;
+            there is no such cluster.
     """
     settings = load_settings(CitySettings, config, overrides)
     if source is None:
         source = replace(settings.source, date=date or settings.date)
     elif not isinstance(source, OsmSource):
         source = OsmSource(path=Path(source), date=date)
-    return city_folder.prepare_city(source, Path(folder), settings, force=force, progress=progress)
+    return city_folder.prepare_city(
+        source, Path(folder), settings, force=force, progress=progress, cluster=cluster
+    )
 
 
 def open_city(path: PathLike) -> City:

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 
+import maptile_loc as ml
 from data_prep.city.folder import open_city
 from data_prep.simulate.record import SimulateSettings, simulate
+from data_prep.simulate.town import write_town
 from data_prep.simulate.trajectory import trajectory_from_route
 
 distributed = pytest.importorskip("distributed")
@@ -41,6 +45,37 @@ class Killer:
 def contents(folder: Path) -> dict[str, bytes]:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_a_city_that_workers_burn(cluster: Any, tmp_path: Path) -> None:
+    write_town(tmp_path / "town.osm")
+    killer = Killer(cluster, "write map.tif")
+    how = {"overrides": ["name=town", "resolution=0.2"]}
+    here = ml.prepare_city(tmp_path / "town.osm", tmp_path / "here", **how)
+    address = cluster.scheduler_address
+    there = ml.prepare_city(
+        tmp_path / "town.osm", tmp_path / "there", cluster=address, progress=killer, **how
+    )
+    assert killer.killed
+    assert here.content_hash == there.content_hash
+    for name in ("map.tif", "height.tif"):
+        one, other = (rasterio.open(city.folder / name) for city in (here, there))
+        for about in ("transform", "crs", "dtypes", "descriptions", "compression", "block_shapes"):
+            assert getattr(one, about) == getattr(other, about)
+        assert one.tags() == other.tags()
+        np.testing.assert_array_equal(one.read(), other.read())
+        assert one.overviews(1) == other.overviews(1)
+        for level in range(len(one.overviews(1))):
+            reduced = [
+                rasterio.open(file.name, OVERVIEW_LEVEL=level).read() for file in (one, other)
+            ]
+            np.testing.assert_array_equal(*reduced)
+    hidden = {"map.tif", "height.tif", "city.json"}  # the order of the blocks in the files differs
+    one, other = (contents(city.folder) for city in (here, there))
+    assert {name: one[name] for name in one.keys() - hidden} == {
+        name: other[name] for name in other.keys() - hidden
+    }
+    ml.open_city(there.folder)
 
 
 def test_a_drive_that_workers_simulate(
