@@ -175,6 +175,7 @@ def train(
     overrides: Sequence[str] = (),
     minutes: float | None = None,
     others: Sequence[City | PathLike] = (),
+    processes: int = 1,
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
@@ -187,6 +188,7 @@ def train(
         overrides: ``key=value`` strings that override single keys of the recipe.
         minutes: Stop after this many minutes.
         others: More cities, for models that are bound to none (``config="retrieval"``).
+        processes: Processes of this machine that share each batch, on the CPU.
         device: "auto", "cpu" or "cuda".
         force: Replace whatever stands at the model's folder.
         progress: Is called as the training proceeds.
@@ -202,7 +204,8 @@ def train(
 
     settings = load_settings(ModelSettings, config, overrides)
     cities = [as_city(other) for other in several(others)]
-    return loop.train(as_city(city), settings, minutes, device, True, cities, progress, force)
+    how = minutes, device, True, cities, progress, force, processes
+    return loop.train(as_city(city), settings, *how)
 
 
 def adapt(
