@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ import rasterio
 
 import maptile_loc as ml
 from data_prep.city.folder import open_city
+from data_prep.errors import MaptileError
 from data_prep.simulate.record import SimulateSettings, simulate
 from data_prep.simulate.town import write_town
 from data_prep.simulate.trajectory import trajectory_from_route
+from maptile_loc.device import one_thread
 
 distributed = pytest.importorskip("distributed")
 
@@ -88,3 +91,32 @@ def test_a_drive_that_workers_simulate(
     simulate(city, route, *how, cluster=cluster.scheduler_address)
     assert killer.killed
     assert contents(made) == contents(town_drive)
+
+
+def test_the_drives_of_a_fleet(
+    cluster: Any, town_city: Path, town_drive: Path, tmp_path: Path
+) -> None:
+    drives = [town_drive, tmp_path / "second", tmp_path / "none"]
+    shutil.copytree(town_drive, drives[1])
+    how = {"heading": "known", "submap_m": 40.0, "every_m": 60.0, "end": 20.0}
+    killer = Killer(cluster, "localize drives")
+    address = cluster.scheduler_address
+    there = ml.localize_fleet(
+        town_city, drives, tmp_path / "there", cluster=address, progress=killer, **how
+    )
+    assert killer.killed
+    with one_thread():
+        here = ml.localize_fleet(town_city, drives, tmp_path / "here", **how)
+    assert [one.drive for one in there] == [one.drive for one in here] == drives
+    assert [one.localized for one in there] == [one.localized for one in here]
+    assert here[0].localized > 2
+    assert "none" in (there[2].error or "") and there[2].error == here[2].error
+    for one, other in zip(here[:2], there[:2], strict=True):
+        for name in ("trajectory.csv", "queries.csv", "stages.csv"):
+            assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes()
+
+
+def test_drives_of_one_name_are_not_mixed_up(town_city: Path, tmp_path: Path) -> None:
+    drives = [tmp_path / "monday" / "drive", tmp_path / "tuesday" / "drive"]
+    with pytest.raises(MaptileError, match="called drive"):
+        ml.localize_fleet(town_city, drives, tmp_path / "out")

@@ -48,6 +48,7 @@ maptile_loc.learn
 maptile_loc.report
 maptile_loc.batch
 maptile_loc.api
+maptile_loc.fleet
 maptile_loc.towns
 maptile_loc.cli maptile_loc.__main__
 """.splitlines()
