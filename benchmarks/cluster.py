@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,9 @@ def bytes_of(folder: Path, names: Any) -> dict[str, bytes]:
 
 def measure(
     work: dict[str, Callable[[str], Any]], workers: int, rounds: int
-) -> dict[str, tuple[float, Any]]:
-    """Seconds and answer of each job on a cluster of this machine."""
+) -> Iterator[tuple[str, float, Any]]:
+    """Name, seconds and answer of each job on a cluster of this machine."""
     options = {"threads_per_worker": 1, "dashboard_address": None}
-    measured = {}
     with distributed.LocalCluster(workers, **options) as cluster:
         for name, job in work.items():
             seconds = []
@@ -77,8 +76,7 @@ def measure(
                 begun = time.perf_counter()
                 answer = job(cluster.scheduler_address)
                 seconds.append(time.perf_counter() - begun)
-            measured[name] = min(seconds), answer
-    return measured
+            yield name, min(seconds), answer
 
 
 def main() -> None:
@@ -96,14 +94,13 @@ def main() -> None:
     source = work / "map.parquet"
     write_map(read_osm(OsmSource(path=given.data / SOURCE)), given.km2, source)
     todo = jobs(source, work, given.length)
-    head("job", "workers", "one worker, s", "s", "speed-up", "same")
-    one = measure(todo, 1, given.rounds)
-    for workers in given.workers:
-        for name, (seconds, answer) in measure(todo, workers, given.rounds).items():
-            before, expected = one[name]
-            speed_up = f"{before / seconds:.2f}"
+    head("job", "workers", "s", "speed-up", "same")
+    one: dict[str, tuple[float, Any]] = {}
+    for workers in (1, *given.workers):
+        for name, seconds, answer in measure(todo, workers, given.rounds):
+            before, expected = one.setdefault(name, (seconds, answer))
             same = "yes" if answer == expected else "no"
-            row(name, str(workers), f"{before:.1f}", f"{seconds:.1f}", speed_up, same)
+            row(name, str(workers), f"{seconds:.1f}", f"{before / seconds:.2f}", same)
 
 
 if __name__ == "__main__":
