@@ -115,7 +115,7 @@ def structure(camera: Camera, rays: int) -> tuple[Array, NDArray[np.int64], NDAr
     local /= np.linalg.norm(local, axis=1, keepdims=True)
     ray = np.einsum("nij,nj->ni", camera.poses[photo, :3, :3], local)
     origin = camera.poses[photo, :3, 3]
-    hits = camera.world.cast(origin, ray)
+    hits = camera.world.scene.cast(origin, ray)
     length = np.minimum(1 + rng.geometric(1 / TRACK, len(photo)), photo)
     # The camera moves nearly straight ahead: points at the side are triangulated best.
     far = np.minimum(hits.distance, FAR_M)

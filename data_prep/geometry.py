@@ -15,6 +15,8 @@ import pyproj
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
+from data_prep.errors import MaptileError
+
 Array = NDArray[np.float64]
 """A float64 array of any shape."""
 
@@ -118,6 +120,23 @@ def utm_crs(latitude: float, longitude: float) -> pyproj.CRS:
 
 
 # --- SE(3): arrays (..., 4, 4); the pose of frame b in frame a takes points of b to a ------------
+
+
+def metric_crs(name: str | None) -> pyproj.CRS | None:
+    """Return the CRS called ``name``; None without a name.
+
+    Raises:
+        MaptileError: It is not known, or not projected and in metres.
+    """
+    if name is None:
+        return None
+    try:
+        crs = pyproj.CRS.from_user_input(name)
+    except pyproj.exceptions.CRSError:
+        raise MaptileError(f"crs {name!r}: not known; give one such as EPSG:32630") from None
+    if not crs.is_projected or any(axis.unit_conversion_factor != 1 for axis in crs.axis_info):
+        raise MaptileError(f"crs {name!r}: its coordinates are not in metres; leave it out")
+    return crs
 
 
 def se3_from_xyzrpy(xyzrpy: ArrayLike) -> Array:

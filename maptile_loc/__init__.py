@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from maptile_loc.api import prepare_city as prepare_city
     from maptile_loc.api import simulate as simulate
     from maptile_loc.api import train as train
+    from maptile_loc.fleet.drives import DriveResult as DriveResult
+    from maptile_loc.fleet.drives import localize_fleet as localize_fleet
     from maptile_loc.live.localizer import Localizer as Localizer
     from maptile_loc.towns.locate import locate as locate
     from maptile_loc.types import Candidates as Candidates
@@ -58,6 +60,7 @@ _HOME = {
         ),
         "maptile_loc.types",
     ),
+    **dict.fromkeys(("DriveResult", "localize_fleet"), "maptile_loc.fleet.drives"),
     "City": "data_prep.city.folder",
     "Drive": "data_prep.drive",
     "Localizer": "maptile_loc.live.localizer",

@@ -36,6 +36,7 @@ def prepare_city(
     config: PathLike = "city",
     overrides: Sequence[str] = (),
     date: str | None = None,
+    cluster: str | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> City:
@@ -49,6 +50,7 @@ def prepare_city(
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
         date: State of the map, ``YYYY-MM-DD``, where the source is online.
+        cluster: As of ``localize``: its workers burn the footprints.
         force: Replace whatever stands at ``folder``.
         progress: Is called as the work proceeds.
 
@@ -56,14 +58,17 @@ def prepare_city(
         The city, open.
 
     Raises:
-        MaptileError: The source cannot be read or holds no building; the folder is not writable.
+        MaptileError: The source cannot be read or holds no building; the folder is not writable;
+            there is no such cluster.
     """
     settings = load_settings(CitySettings, config, overrides)
     if source is None:
         source = replace(settings.source, date=date or settings.date)
     elif not isinstance(source, OsmSource):
         source = OsmSource(path=Path(source), date=date)
-    return city_folder.prepare_city(source, Path(folder), settings, force=force, progress=progress)
+    return city_folder.prepare_city(
+        source, Path(folder), settings, force=force, progress=progress, cluster=cluster
+    )
 
 
 def open_city(path: PathLike) -> City:
@@ -145,7 +150,7 @@ def localize(
         pgo: Whether regressed poses are optimised with the odometry, too, as MapNet+PGO.
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         device: "auto", "cpu" or "cuda".
-        cluster: "local:N": N processes ask the queries; or the address of a scheduler of Dask.
+        cluster: "local:N": N processes share the work; or the address of a scheduler of Dask.
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
@@ -170,6 +175,7 @@ def train(
     overrides: Sequence[str] = (),
     minutes: float | None = None,
     others: Sequence[City | PathLike] = (),
+    processes: int = 1,
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
@@ -182,6 +188,7 @@ def train(
         overrides: ``key=value`` strings that override single keys of the recipe.
         minutes: Stop after this many minutes.
         others: More cities, for models that are bound to none (``config="retrieval"``).
+        processes: Processes of this machine that share each batch, on the CPU.
         device: "auto", "cpu" or "cuda".
         force: Replace whatever stands at the model's folder.
         progress: Is called as the training proceeds.
@@ -197,7 +204,8 @@ def train(
 
     settings = load_settings(ModelSettings, config, overrides)
     cities = [as_city(other) for other in several(others)]
-    return loop.train(as_city(city), settings, minutes, device, True, cities, progress, force)
+    how = minutes, device, True, cities, progress, force, processes
+    return loop.train(as_city(city), settings, *how)
 
 
 def adapt(
@@ -312,6 +320,7 @@ def simulate(
     length_m: float = 2000.0,
     outside: bool = False,
     seed: int | None = None,
+    cluster: str | None = None,
     config: PathLike = "simulate",
     overrides: Sequence[str] = (),
     force: bool = False,
@@ -328,6 +337,7 @@ def simulate(
         length_m: Length of a route, metres.
         outside: Continue where the trajectory leaves the map.
         seed: Seed of all randomness; None: the recipe's.
+        cluster: As of ``localize``: its workers cast the rays.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
         force: Replace whatever stands at ``path``.
@@ -337,13 +347,14 @@ def simulate(
         The drive, open.
 
     Raises:
-        MaptileError: The trajectory does not fit the map, or the folder cannot be written.
+        MaptileError: The trajectory does not fit the map, the folder cannot be written, or there is
+            no such cluster.
     """
     seeded = () if seed is None else (f"seed={seed}",)
     settings = load_settings(record.SimulateSettings, config, [*several(overrides), *seeded])
     city = as_city(city)
     track = open_trajectory(trajectory, city, length_m, settings.seed, outside)
-    record.simulate(city, track, Path(path), sensor, settings, progress, force)
+    record.simulate(city, track, Path(path), sensor, settings, progress, force, cluster)
     return open_drive(path)
 
 

@@ -70,6 +70,17 @@ def test_a_drive_is_localized_on_its_town(localized):
     assert metrics["outside_queries"] + metrics["stages"]["aligned"]["frames"] >= 7
 
 
+def test_drives_of_a_fleet_are_named_where_they_fail(maptile, tmp_path, town_city):
+    status, out, err = maptile(
+        *("localize", town_city, tmp_path / "monday", tmp_path / "tuesday"),
+        *("--out", tmp_path / "fleet"),
+    )
+    assert status == 2
+    assert "monday: " in out and "tuesday: " in out
+    assert err.strip().endswith("2 of 2 drives have no result")
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_what_ran_can_run_again(localized, maptile, tmp_path, town_city, town_drive):
     status, _, error = maptile(
         *("localize", town_city, town_drive, "--out", tmp_path / "again"),

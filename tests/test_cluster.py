@@ -15,6 +15,7 @@ from maptile_loc.device import one_thread
 from maptile_loc.types import Localization
 
 distributed = pytest.importorskip("distributed")
+SCHEDULER = {"cls": distributed.Scheduler, "options": {"dashboard": False}}
 HOW = {"heading": "known", "submap_m": 40.0, "every_m": 25.0}
 
 
@@ -86,7 +87,7 @@ def test_a_worker_that_is_killed_costs_its_part_not_the_run(
 def test_a_cluster_that_is_not_there(
     cluster: str, message: str, town_city: Path, town_drive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maptile_loc.batch.cluster.CONNECT_S", 1)
+    monkeypatch.setattr("data_prep.cluster.CONNECT_S", 1)
     with pytest.raises(MaptileError, match=message) as caught:
         ml.localize(town_city, town_drive, cluster=cluster, **HOW)
     assert "\n" not in str(caught.value)
@@ -95,3 +96,14 @@ def test_a_cluster_that_is_not_there(
 def test_live_drives_and_objects_have_no_cluster(town_city: Path, town_drive: Path) -> None:
     with pytest.raises(MaptileError, match="--online"):
         ml.localize(town_city, town_drive, cluster="local:1", online=True, **HOW)
+
+
+def test_a_scheduler_without_workers(
+    town_city: Path, town_drive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.cluster.CONNECT_S", 1)
+    with (
+        distributed.SpecCluster(scheduler=SCHEDULER) as cluster,
+        pytest.raises(MaptileError, match="no worker is connected"),
+    ):
+        ml.localize(town_city, town_drive, cluster=cluster.scheduler_address, **HOW)

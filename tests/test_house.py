@@ -18,7 +18,7 @@ from conftest import ROOT
 ORDER = """\
 data_prep data_prep.geometry data_prep.errors data_prep.settings data_prep.regular
 data_prep.files
-data_prep.progress data_prep.registry data_prep.locks data_prep.standing
+data_prep.progress data_prep.registry data_prep.locks data_prep.standing data_prep.cluster
 data_prep.counted
 data_prep.osm
 data_prep.city
@@ -49,6 +49,7 @@ maptile_loc.learn
 maptile_loc.report
 maptile_loc.batch
 maptile_loc.api
+maptile_loc.fleet
 maptile_loc.towns
 maptile_loc.cli maptile_loc.__main__
 """.splitlines()

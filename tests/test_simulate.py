@@ -38,9 +38,10 @@ from data_prep.simulate.record import (
     simulate,
     vehicle_poses,
 )
+from data_prep.simulate.scene.rays import Hits
 from data_prep.simulate.scene.surfaces import SURFACE_LABELS, Surface
 from data_prep.simulate.scene.terrain import Terrain
-from data_prep.simulate.scene.world import Hits, build_world
+from data_prep.simulate.scene.world import build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
 from data_prep.simulate.sensors import CAMERA_HEIGHT_M, SENSORS
 from data_prep.simulate.town import write_town
@@ -500,15 +501,15 @@ def test_ranges_to_a_wall_and_to_the_ground(yard: City) -> None:
     angle = np.radians(np.array([0.0, 10.0, -20.0, 30.0]))
     flat = np.stack([np.cos(angle), np.sin(angle), np.zeros(4)], axis=1)
     inside = np.tile([*YARD_MIDDLE, 1.5], (4, 1))
-    hits = world.cast(inside, flat)
+    hits = world.scene.cast(inside, flat)
     assert hits.distance == pytest.approx(10 / np.cos(angle), abs=2e-3)
     assert hits.cosine == pytest.approx(np.cos(angle), abs=1e-5)
     outside = inside + (30.0, 0, 0)
-    assert world.cast(outside, -flat).distance == pytest.approx(10 / np.cos(angle), abs=2e-3)
-    assert np.isinf(world.cast(outside, flat).distance).all()
+    assert world.scene.cast(outside, -flat).distance == pytest.approx(10 / np.cos(angle), abs=2e-3)
+    assert np.isinf(world.scene.cast(outside, flat).distance).all()
     down = np.radians(np.array([15.0, 40.0, 60.0, 90.0]))
     steep = np.stack([np.cos(down), 0 * down, -np.sin(down)], axis=1)
-    ground = world.cast(inside, steep)
+    ground = world.scene.cast(inside, steep)
     # The shallowest ray reaches the ground only inside the courtyard: 1.5 / tan(15 deg) = 5.6 m.
     assert ground.distance == pytest.approx(1.5 / np.sin(down), abs=2e-3)
     assert (ground.kind == Surface.GROUND).all()
@@ -658,8 +659,8 @@ def test_no_object_stands_on_the_path(city: City) -> None:
     for height in (0.4, 1.0, 1.6):
         start = np.column_stack([long.poses[:-1, :2], road[:-1] + height])[moving]
         ahead = step[moving] / np.linalg.norm(step[moving], axis=1, keepdims=True)
-        assert world.cast(start, ahead).distance.min() > 0.5
-        assert (world.cast(start, ahead).distance > length[moving]).all()
+        assert world.scene.cast(start, ahead).distance.min() > 0.5
+        assert (world.scene.cast(start, ahead).distance > length[moving]).all()
 
 
 def test_a_city_that_is_a_bare_raster_has_a_world(city: City, route: Trajectory) -> None:

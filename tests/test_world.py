@@ -18,10 +18,11 @@ from data_prep.simulate.record import SimulateSettings, vehicle_poses
 from data_prep.simulate.scene.facades import Facades, FacadeStyle
 from data_prep.simulate.scene.meshes import Mesh, leaves
 from data_prep.simulate.scene.plants import hollow_share
+from data_prep.simulate.scene.rays import Hits
 from data_prep.simulate.scene.roadside import Roadside
 from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.terrain import Terrain, Waves
-from data_prep.simulate.scene.world import Hits, World, build_world
+from data_prep.simulate.scene.world import World, build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
 from data_prep.simulate.sensors import CAMERA_HEIGHT_M
 from data_prep.simulate.trajectory import Trajectory, trajectory_from_route
@@ -69,7 +70,7 @@ def world_of(city: City, **settings: float) -> World:
 def looking_down(world: World, xy: Array) -> tuple[Array, Hits]:
     """Heights of the surfaces seen from 50 m above (N, 2) positions, and the hits."""
     start = np.column_stack([xy, np.full(len(xy), 50.0)])
-    hits = world.cast(start, np.tile([0.0, 0, -1], (len(xy), 1)))
+    hits = world.scene.cast(start, np.tile([0.0, 0, -1], (len(xy), 1)))
     return 50.0 - hits.distance.astype(np.float64), hits
 
 
@@ -110,7 +111,7 @@ def test_the_ground_follows_slopes_and_kerbs(crossing: City) -> None:
     east = np.linspace(-50, 50, 200)
     start = MIDDLE + np.column_stack([east, np.zeros(200)])
     low = world.terrain.height(start + (0, 3)) - 0.06
-    kerb = world.cast(np.column_stack([start, low]), np.tile([0.0, 1, 0], (200, 1)))
+    kerb = world.scene.cast(np.column_stack([start, low]), np.tile([0.0, 1, 0], (200, 1)))
     assert np.median(kerb.distance) == pytest.approx(3, abs=0.02)
     assert np.median(kerb.cosine) > 0.99
 
@@ -361,7 +362,7 @@ def test_a_house_has_a_gabled_roof_with_eaves(crossing: City) -> None:
     out, _ = looking_down(world, MIDDLE + np.array([[0.0, 7.4], [0, 16.6]]))
     assert out == pytest.approx(0, abs=1e-3)
     flat = world_of(crossing, slope=0, kerb_m=0, eaves_m=0.5, roof_deg=0, **FLAT_FACADES)
-    up = flat.cast(np.array([[*MIDDLE + (0, 7.7), 1.0]]), np.array([[0.0, 0, 1]]))
+    up = flat.scene.cast(np.array([[*MIDDLE + (0, 7.7), 1.0]]), np.array([[0.0, 0, 1]]))
     assert up.distance == pytest.approx(5.0, abs=1e-3)
 
 
@@ -376,7 +377,7 @@ def test_garages_are_low_and_houses_are_not_much_higher_than_wide(tmp_path: Path
     )
     source = OsmSource(path=tmp_path / "map.gpkg")
     city = prepare_city(source, tmp_path / "city", CitySettings(crs=crs.to_string()))
-    facades = world_of(city, roof_deg=0, **FLAT_FACADES).facades
+    facades = world_of(city, roof_deg=0, **FLAT_FACADES).scene.facades
     garage = facades.length < 8
     assert garage.sum() == 200
     assert 2.1 <= facades.height[garage].min() < facades.height[garage].max() <= 3.0
@@ -392,7 +393,7 @@ def test_building_points_lie_on_buildings(city: City) -> None:
     (lidar,) = lidars_of("hdl64")
     turned = np.concatenate([lidar.directions @ pose[:3, :3].T for pose in poses])
     start = np.repeat(poses[:, :3, 3], len(lidar.directions), axis=0)
-    hits = world.cast(start, turned)
+    hits = world.scene.cast(start, turned)
     met = np.isfinite(hits.distance) & (hits.distance < 50)
     points = (start + turned * np.where(met, hits.distance, 0)[:, None])[met]
     kind = hits.kind[met]
@@ -432,7 +433,7 @@ def test_thickets_keep_clear_of_the_path(city: City) -> None:
         left = ahead[:, ::-1] * (-1, 1) / np.maximum(np.hypot(*ahead.T), 1e-6)[:, None]
         start = (path[:-1] + aside * left)[moving]
         up = np.tile([0.0, 0, 1], (len(start), 1))
-        hits = world.cast(np.c_[start, world.terrain.height(start) + 0.2], up)
+        hits = world.scene.cast(np.c_[start, world.terrain.height(start) + 0.2], up)
         assert not (np.isfinite(hits.distance) & (hits.kind == Surface.LEAF)).any()
 
 
@@ -445,7 +446,7 @@ def test_plants_hide_a_part_of_the_walls(city: City) -> None:
     rays = np.column_stack([np.cos(angle), np.sin(angle), 0.05 + 0 * angle])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     origins, directions = np.repeat(start, len(rays), axis=0), np.tile(rays, (len(start), 1))
-    before, after = bare.cast(origins, directions), grown.cast(origins, directions)
+    before, after = bare.scene.cast(origins, directions), grown.scene.cast(origins, directions)
     assert not (before.kind == Surface.LEAF).any()
     # Leaves shorten ranges and never lengthen them, except leaves of shrubs that reach into the
     # plinth of a wall.

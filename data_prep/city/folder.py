@@ -20,7 +20,7 @@ import numpy as np
 import pyproj
 from numpy.typing import NDArray
 
-from data_prep.city.burn import burnt, write_heights
+from data_prep.city.burn import burnt, write_heights, write_map
 from data_prep.city.content_hash import ContentDigest, content_hash
 from data_prep.city.integrity import (
     check_description,
@@ -34,6 +34,7 @@ from data_prep.city.parquet import read_table, write_table
 from data_prep.city.raster import ATTRIBUTION, MapRaster, read_raster
 from data_prep.city.replaced import check_city_folder, models_left, origin_of
 from data_prep.city.tiles import TileSettings, Tiling, tile_grid
+from data_prep.cluster import Workers, connected
 from data_prep.errors import MaptileError
 from data_prep.files import (
     check_name,
@@ -43,7 +44,7 @@ from data_prep.files import (
     swapped_folder,
     write_json,
 )
-from data_prep.geometry import Array
+from data_prep.geometry import Array, metric_crs
 from data_prep.locks import locked
 from data_prep.osm.footprints import OnlineSettings, OsmData, OsmSource, read_osm
 from data_prep.progress import Progress, silent
@@ -200,6 +201,7 @@ def prepare_city(
     *,
     force: bool = False,
     progress: Progress = silent,
+    cluster: str | None = None,
 ) -> City:
     """Make the city folder ``folder`` from ``source``, whole or not at all.
 
@@ -210,22 +212,31 @@ def prepare_city(
         settings: How to make it. Their own source (``path``, ``place``, ...) is not used.
         force: Replace whatever stands there.
         progress: Called after each part of a step.
+        cluster: Whose workers burn the map, as of ``cluster.connected``; None: this process. The
+            pixels do not depend on it.
 
     Raises:
         MaptileError: The source cannot be read or holds no building; ``folder`` holds something
-            else, or is written by another run, or a model in it is; it cannot be written.
+            else, or is written by another run, or a model in it is; it cannot be written; there is
+            no such cluster.
     """
     folder = Path(folder)
     with ExitStack() as held:
         held.enter_context(locked(folder))
+        workers = held.enter_context(connected(cluster))
         for lock in sorted(folder.glob("models/.*.lock")):  # perhaps of a training
             name = lock.name.removeprefix(".").removesuffix(".lock")
             held.enter_context(locked(lock.with_name(name)))
-        return _prepare(source, folder, settings, force, progress)
+        return _prepare(source, folder, settings, force, progress, workers)
 
 
 def _prepare(
-    source: OsmSource, folder: Path, settings: CitySettings, force: bool, progress: Progress
+    source: OsmSource,
+    folder: Path,
+    settings: CitySettings,
+    force: bool,
+    progress: Progress,
+    workers: Workers,
 ) -> City:
     keep = check_city_folder(folder, source, lambda name: name not in (*CITY_FILES, CACHE), force)
     data, raster = _read_source(source, settings, progress)
@@ -237,9 +248,10 @@ def _prepare(
         tiling.add(strip)
 
     with swapped_folder(folder, keep=keep) as new:
-        raster.write(new / "map.tif", seen=note, progress=progress)
+        write_map(new / "map.tif", raster, note, workers, progress)
         if data.buildings["height"].notna().any():
-            write_heights(new / "height.tif", data.buildings, raster, progress=progress)
+            grid = data.buildings, raster
+            write_heights(new / "height.tif", *grid, workers=workers, progress=progress)
         write_table(new / "buildings.parquet", data.buildings)
         write_table(new / "roads.parquet", data.roads)
         if len(data.squares):
@@ -311,7 +323,7 @@ def _read_source(
     if path is not None:
         check_regular(path)
     if path is None or path.suffix.lower() not in RASTER_SUFFIXES:
-        data = read_osm(source, _metric_crs(settings.crs), settings.online, progress=progress)
+        data = read_osm(source, metric_crs(settings.crs), settings.online, progress=progress)
         resolution = settings.resolution
         return data, burnt(data.buildings, data.roads, data.bounds, resolution, data.crs)
     raster = read_raster(path)
@@ -322,19 +334,6 @@ def _read_source(
     roads = no_roads(raster.crs)
     tables = buildings, roads, no_squares(raster.crs)
     return OsmData(*tables, raster.crs, bounds, path.name, None, (), {}), raster
-
-
-def _metric_crs(name: str | None) -> pyproj.CRS | None:
-    """Return the CRS called ``name``, which must be projected and in metres."""
-    if name is None:
-        return None
-    try:
-        crs = pyproj.CRS.from_user_input(name)
-    except pyproj.exceptions.CRSError:
-        raise MaptileError(f"crs {name!r}: not known; give one such as EPSG:32630") from None
-    if not crs.is_projected or any(axis.unit_conversion_factor != 1 for axis in crs.axis_info):
-        raise MaptileError(f"crs {name!r}: its coordinates are not in metres; leave it out")
-    return crs
 
 
 def _description(city: City, settings: CitySettings, facts: dict[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,38 @@ class Layout(NamedTuple):
     nodata: float | None = None
     overviews: bool = False
 
+    def describe(self, file: Any) -> None:
+        """Write the names of the bands and the notice to an opened file."""
+        file.update_tags(TIFFTAG_COPYRIGHT=self.notice, attribution=self.notice)
+        for index, name in enumerate(self.names, 1):
+            file.set_band_description(index, name)
+
+
+def creation(layout: Layout, sparse: bool = False) -> dict[str, Any]:
+    """The arguments with which rasterio creates a file of a layout.
+
+    Args:
+        layout: The layout.
+        sparse: Whether blocks are left out that nobody writes; those without data always are.
+    """
+    return {
+        "driver": "GTiff",
+        "dtype": layout.dtype,
+        "count": len(layout.names),
+        "height": layout.height,
+        "width": layout.width,
+        "crs": layout.crs.to_wkt(),
+        "transform": layout.transform,
+        "nodata": layout.nodata,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "compress": "ZSTD",
+        "zstd_level": 1,
+        "interleave": "pixel",
+        "sparse_ok": sparse or layout.nodata is not None,
+    }
+
 
 def write_tiff(
     path: Path, layout: Layout, rows: Callable[[int, int], NDArray[Any]], progress: Progress
@@ -205,12 +237,31 @@ def write_tiff(
     Raises:
         MaptileError: The file cannot be written.
     """
+
+    def fill(temporary: Path) -> Callable[[], bool]:
+        sums = _write_strips(temporary, layout, rows, f"write {path.name}", progress)
+        return lambda: _is_same(temporary, layout, sums)
+
+    finished_tiff(path, layout, fill)
+
+
+def finished_tiff(path: Path, layout: Layout, fill: Callable[[Path], Callable[[], bool]]) -> None:
+    """Write a GeoTIFF and add its overviews, whole or not at all.
+
+    Args:
+        path: The file.
+        layout: Its layout.
+        fill: Writes all blocks to a path, and returns a function that says whether they are there.
+
+    Raises:
+        MaptileError: The file cannot be written.
+    """
     _bound_cache()
     with atomic_file(path) as temporary:
         try:
-            sums = _write_strips(temporary, layout, rows, f"write {path.name}", progress)
+            check = fill(temporary)
             with ThreadPoolExecutor(1) as pool:
-                same = pool.submit(_is_same, temporary, layout, sums)
+                same = pool.submit(check)
                 factors = overview_factors(layout)
                 if factors:
                     _add_overviews(temporary, factors)
@@ -269,29 +320,8 @@ def _write_strips(
 ) -> list[int]:
     """Write all blocks; returns the checksum of each strip."""
     sums = []
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        dtype=layout.dtype,
-        count=len(layout.names),
-        height=layout.height,
-        width=layout.width,
-        crs=layout.crs.to_wkt(),
-        transform=layout.transform,
-        nodata=layout.nodata,
-        tiled=True,
-        blockxsize=BLOCK,
-        blockysize=BLOCK,
-        compress="ZSTD",
-        zstd_level=1,
-        interleave="pixel",
-        sparse_ok=layout.nodata is not None,
-        bigtiff="IF_SAFER",
-    ) as file:
-        file.update_tags(TIFFTAG_COPYRIGHT=layout.notice, attribution=layout.notice)
-        for index, name in enumerate(layout.names, 1):
-            file.set_band_description(index, name)
+    with rasterio.open(path, "w", **creation(layout), bigtiff="IF_SAFER") as file:
+        layout.describe(file)
         windows = _strips(layout)
 
         def make(window: Window) -> NDArray[Any]:

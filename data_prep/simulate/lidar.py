@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.settings import Settings
+from data_prep.simulate.scene.rays import Hits
 from data_prep.simulate.scene.surfaces import Surface
-from data_prep.simulate.scene.world import Hits
 from data_prep.simulate.sensors import CAMERA_HEIGHT_M, SENSORS, PlanarLidar, SpinningLidar
 from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 

@@ -17,19 +17,22 @@ from numpy.typing import NDArray
 
 from data_prep.city.folder import City
 from data_prep.city.raster import ATTRIBUTION
+from data_prep.cluster import Workers, connected
 from data_prep.drive import Times
 from data_prep.files import swapped_folder, write_json, write_text
-from data_prep.geometry import NED_TO_FLU, Array, interpolate_se3, se3_from_xyzrpy
+from data_prep.geometry import Array, se3_from_xyzrpy
 from data_prep.locks import locked
 from data_prep.progress import Progress, silent
 from data_prep.settings import NotNegative, Settings
 from data_prep.simulate.lidar import Lidar, LidarNoise, brightness, lidars_of, measure
 from data_prep.simulate.navigation import NavigationNoise, correlated, write_navigation
+from data_prep.simulate.scene.rays import Scene
 from data_prep.simulate.scene.surfaces import SURFACE_LABELS
 from data_prep.simulate.scene.terrain import Terrain
-from data_prep.simulate.scene.world import World, build_world
+from data_prep.simulate.scene.world import build_world
 from data_prep.simulate.scene.world_settings import WorldSettings
 from data_prep.simulate.sensors import CAMERA_HEIGHT_M
+from data_prep.simulate.sweeps import Sweeps, cast
 from data_prep.simulate.trajectory import Trajectory
 from data_prep.sources.formats.robotcar_tables import EXTRINSICS
 from data_prep.standing import MADE_FROM, Keep, Origin, Product, check_standing, known_as
@@ -84,6 +87,7 @@ def simulate(
     settings: SimulateSettings,
     progress: Progress = silent,
     force: bool = False,
+    cluster: str | None = None,
 ) -> None:
     """Drive along a trajectory and write the recordings as a run of Oxford RobotCar.
 
@@ -98,14 +102,17 @@ def simulate(
         settings: How the drive is simulated.
         progress: Called with the step ``simulate``, the scans written and all scans.
         force: Replace whatever stands at ``folder``.
+        cluster: Whose workers cast the rays, as of ``cluster.connected``; None: this process. The
+            files do not depend on it.
 
     Raises:
         MaptileError: The sensor is unknown; ``folder`` holds something else, or is written by
-            another run; or it cannot be written.
+            another run; it cannot be written; or there is no such cluster.
     """
     with locked(folder):
         keep = check_standing(folder, Product("world.json", _origin(city, trajectory)), force)
-        _simulate(city, trajectory, folder, sensor, settings, progress, keep)
+        with connected(cluster) as workers:
+            _simulate(city, trajectory, folder, sensor, settings, progress, keep, workers)
 
 
 def _simulate(
@@ -116,6 +123,7 @@ def _simulate(
     settings: SimulateSettings,
     progress: Progress,
     keep: Keep,
+    workers: Workers,
 ) -> None:
     lidars = lidars_of(sensor)
     segments = [
@@ -125,11 +133,12 @@ def _simulate(
     poses = vehicle_poses(trajectory, world.terrain, settings)
     times = {lidar.name: _scan_times(lidar, trajectory, settings) for lidar in lidars}
     total, done = sum(map(len, times.values())), 0
+    about = trajectory, poses, world.scene
     with swapped_folder(folder, keep) as new:
         progress("simulate", 0, total)
         for lidar in lidars:
             t_us = times[lidar.name]
-            for scans in _record(lidar, t_us, trajectory, poses, world, new, settings):
+            for scans in _record(lidar, t_us, *about, new, settings, workers):
                 done += scans
                 progress("simulate", done, total)
         write_navigation(
@@ -137,8 +146,8 @@ def _simulate(
         )
         _write_extrinsics(new / "extrinsics", lidars)
         scans_of = {name: len(t_us) for name, t_us in times.items()}
-        about = _about(city, trajectory, sensor, scans_of, world.counts, settings)
-        write_json(new / "world.json", about)
+        made = _about(city, trajectory, sensor, scans_of, world.counts, settings)
+        write_json(new / "world.json", made)
         write_text(new / "README.txt", _README.format(city=city.name, attribution=ATTRIBUTION))
 
 
@@ -234,9 +243,10 @@ def _record(
     t_us: Times,
     trajectory: Trajectory,
     poses: Array,
-    world: World,
+    scene: Scene,
     folder: Path,
     settings: SimulateSettings,
+    workers: Workers,
 ) -> Iterator[int]:
     """Write the scans of one LiDAR, and yield the number of scans of each batch written.
 
@@ -245,12 +255,12 @@ def _record(
         t_us: (S,) microseconds, the middles of the sweeps.
         trajectory: The times of ``poses``.
         poses: (N, 4, 4) exact poses of the vehicle frame.
-        world: The world to scan.
+        scene: The surfaces to scan.
         folder: The run's folder.
         settings: ``seed``, ``lidar`` and ``labels`` are used.
+        workers: They cast the rays.
     """
     rng = np.random.default_rng([settings.seed, *lidar.name.encode()])
-    mount = NED_TO_FLU @ se3_from_xyzrpy(lidar.mount)
     beam: NDArray[np.floating] = lidar.directions
     if not lidar.planar:
         beam = beam.astype(np.float32)
@@ -259,15 +269,10 @@ def _record(
     if labelled:
         (folder / f"{lidar.name}_labels").mkdir()
     batch = max(1, _RAYS_AT_ONCE // len(lidar.directions))
-    for start in range(0, len(t_us), batch):
-        times = t_us[start : start + batch]
-        reach = lidar.half_sweep_us if settings.lidar.sweep else 0
-        ends = [
-            interpolate_se3(trajectory.t_ns, poses, (times + d) * 1000) @ mount
-            for d in (-reach, reach)
-        ]
-        origins, directions = _rays(lidar, ends[0], ends[1])
-        hits = world.cast(origins, directions)
+    batches = [t_us[start : start + batch] for start in range(0, len(t_us), batch)]
+    reach = lidar.half_sweep_us if settings.lidar.sweep else 0
+    sweeps = Sweeps(lidar, reach, trajectory.t_ns, poses, scene, workers.threads)
+    for times, hits in zip(batches, workers.each(cast, sweeps, batches), strict=True):
         ranges, visible = measure(hits, lidar, settings.lidar, rng)
         met = np.flatnonzero(visible)
         values = np.empty((len(met), 4), beam.dtype)
@@ -301,39 +306,6 @@ def _scan_times(lidar: Lidar, trajectory: Trajectory, settings: SimulateSettings
     if settings.keep_standing:
         return t_us
     return t_us[np.interp(at, seconds, trajectory.speed()) > _MOVING_M_S]
-
-
-def _rays(
-    lidar: Lidar, begin: Array, end: Array
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return the rays of S sweeps, interpolated between the poses at both ends of each.
-
-    Args:
-        lidar: Has B beams.
-        begin: (S, 4, 4) poses of the sensor at the start of each sweep.
-        end: (S, 4, 4) poses at its end.
-
-    Returns:
-        (S * B, 3) origins, metres, and (S * B, 3) float32 unit directions.
-    """
-    share = ((lidar.when + 1) / 2)[None, :, None]
-    origins = begin[:, None, :3, 3] + share * (end - begin)[:, None, :3, 3]
-    origins += np.einsum("sij,bj->sbi", begin[:, :3, :3], lidar.starts)
-    directions = _beams(lidar, begin)
-    directions += share.astype(np.float32) * (_beams(lidar, end) - directions)
-    directions /= np.sqrt(np.einsum("sbi,sbi->sb", directions, directions))[..., None]
-    return origins.reshape(-1, 3), directions.reshape(-1, 3)
-
-
-def _beams(lidar: Lidar, poses: Array) -> NDArray[np.float32]:
-    """Return (S, B, 3) directions of the beams in the map frame at (S, 4, 4) sensor poses."""
-    # Written out, because BLAS is slow for 3 x 3 matrices.
-    x, y, z = (np.ascontiguousarray(axis, np.float32) for axis in lidar.directions.T)
-    result = np.empty((len(poses), len(x), 3), np.float32)
-    for turned, pose in zip(result, poses.astype(np.float32), strict=True):
-        for i in range(3):
-            turned[:, i] = x * pose[i, 0] + y * pose[i, 1] + z * pose[i, 2]
-    return result
 
 
 def _write_scans(

@@ -1,22 +1,17 @@
-"""The queries of a drive, asked by the workers of a cluster (Dask), each process with one thread.
+"""The queries of a drive, asked by the workers of a cluster.
 
-The cluster is trusted: Dask sends Python objects as pickles between its processes. Every worker
-opens city and drive by itself, so both have to be at the same path on all machines. A worker that
-dies costs the part that it was at: another one does it again.
+Every worker opens city and drive by itself, so both have to be at the same path on all machines.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from data_prep.city.folder import open_city
+from data_prep.cluster import connected
 from data_prep.drive import Drive, Origin, PoseTrack
 from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
@@ -31,12 +26,8 @@ from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.search.engine.area import Area
 from maptile_loc.types import Queries
 
-LOCAL = "local"
-"""The name of a cluster of processes on this machine."""
 PARTS = 6
 """Parts of a drive per worker: those that are faster get more of them."""
-CONNECT_S = 15
-"""Seconds after which a cluster counts as not there."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +102,12 @@ def answers_of(
         MaptileError: Dask is not installed, there is no such cluster, its workers die, or a worker
             raises it.
     """
-    with _connected(cluster) as (distributed, client):
-        workers = max(len(client.scheduler_info()["workers"]), 1)
-        size = max(1, -(-count // (PARTS * workers)))
+    with connected(cluster) as workers:
+        size = max(1, -(-count // (PARTS * workers.count)))
         parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        futures = client.map(ask_part, [job] * len(parts), parts, pure=False)
         progress("localize", 0, count)
-        for number, part in enumerate(parts):
-            try:
-                answers: list[QueryAnswer] = futures[number].result()
-            except distributed.KilledWorker:
-                raise MaptileError(
-                    f"--cluster {cluster}: queries {part.start} to {part.stop - 1} ended several "
-                    "workers; is their memory enough?"
-                ) from None
+        for part, answers in zip(parts, workers.each(ask_part, job, parts), strict=True):
             yield from answers
-            futures[number].release()
             progress("localize", part.stop, count)
 
 
@@ -163,43 +144,3 @@ def _opened(job: Job) -> tuple[QueryTiles, MapSearch]:
     _OPENED.clear()
     _OPENED[job.key] = opened
     return opened
-
-
-@contextmanager
-def _connected(cluster: str) -> Iterator[tuple[Any, Any]]:
-    """Dask's library and a client of a cluster; a local one ends with the context."""
-    try:
-        distributed: Any = importlib.import_module("distributed")
-    except ImportError:
-        raise MaptileError("--cluster needs Dask: pip install 'maptile-loc[cluster]'") from None
-    name, _, number = cluster.partition(":")
-    if name == LOCAL:
-        made = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
-        try:
-            here = distributed.LocalCluster(_count(cluster, number), **made)
-        except RuntimeError as error:
-            raise MaptileError(
-                f"--cluster {cluster}: its processes do not start ({error}); a script needs "
-                'if __name__ == "__main__": around its work'
-            ) from None
-        with here, distributed.Client(here) as client:
-            yield distributed, client
-        return
-    try:
-        client = distributed.Client(cluster, timeout=CONNECT_S)
-    except (OSError, ValueError) as error:
-        raise MaptileError(
-            f"--cluster {cluster}: no scheduler of Dask answers there ({error}); give local:N, or "
-            "the address that dask scheduler prints"
-        ) from None
-    with client:
-        yield distributed, client
-
-
-def _count(cluster: str, number: str) -> int | None:
-    """The number of processes of a local cluster; None: as many as there are cores."""
-    if not number:
-        return None
-    if not number.isdecimal() or int(number) < 1:
-        raise MaptileError(f"--cluster {cluster}: give local, local:N or an address")
-    return int(number)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from data_prep.counted import counted
+from data_prep.errors import MaptileError
 from maptile_loc.cli.parts import console
 from maptile_loc.cli.parts import options as shared
 from maptile_loc.cli.parts.output import writing
@@ -20,7 +21,7 @@ SHOWN_SCANS = 20
 
 @click.command()
 @click.argument("city", type=shared.PATH)
-@click.argument("drive", type=shared.PATH)
+@click.argument("drives", metavar="DRIVE...", type=shared.PATH, nargs=-1, required=True)
 @click.option("--out", required=True, type=shared.PATH, help="Folder to write the result to.")
 @click.option(
     "--method",
@@ -69,36 +70,57 @@ SHOWN_SCANS = 20
 @shared.sensor_profile
 @shared.force
 @shared.device
-@click.option(
-    "--cluster",
-    metavar="local:N|ADDRESS",
-    show_default="in this process",
-    help="Ask the queries in N processes, or on the workers of a Dask scheduler.",
-)
+@shared.cluster
 @shared.seed
 @shared.recipe("localize")
 @shared.overrides
 @shared.no_cache
 def command(
+    city: Path, drives: tuple[Path, ...], out: Path, submap: float, every: float, **options: Any
+) -> None:
+    """Localize DRIVE on the map of CITY.
+
+    CITY is a city folder or a georeferenced raster (.tif). DRIVE is the folder of a drive, or the
+    archives that it was downloaded as. Of several drives, the results are in OUT/NAME; with
+    --cluster, each worker does a whole one.
+    """
+    options["search"] = options["search"] == "map"
+    asked = shared.with_cache(options) | {"submap_m": submap, "every_m": every}
+    if len(drives) > 1:
+        _fleet(city, drives, out, asked)
+    else:
+        _one(city, drives[0], out, **asked)
+
+
+def _fleet(city: Path, drives: tuple[Path, ...], out: Path, asked: dict[str, Any]) -> None:
+    """Localize several drives."""
+    import maptile_loc as ml
+
+    with progress_bar() as progress:
+        done = ml.localize_fleet(city, drives, out, progress=progress, **asked)
+    console.say_recipe(asked["config"])
+    for one in done:
+        text = one.error or f"{one.localized} of {counted(one.queries, 'query')} localized"
+        click.echo(f"{one.drive.name}: {text}" if one.error else f"{one.folder}: {text}")
+    if failed := [one for one in done if one.error]:
+        raise MaptileError(f"{len(failed)} of {counted(len(done), 'drive')} have no result")
+    if not any(one.localized for one in done):
+        console.end_with_nothing("in none of the drives; see each result's run.json")
+
+
+def _one(
     city: Path,
     drive: Path,
     out: Path,
-    submap: float,
-    every: float,
     format: str,
     sensors: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
     start: float | None,
     end: float | None,
-    search: str,
     force: bool,
-    **options: Any,
+    **asked: Any,
 ) -> None:
-    """Localize DRIVE on the map of CITY.
-
-    CITY is a city folder or a georeferenced raster (.tif). DRIVE is the folder of a drive, or the
-    archives that it was downloaded as.
-    """
+    """Localize a single drive."""
     import maptile_loc as ml
     from data_prep.standing import check_standing
     from maptile_loc.arguments import check_order, made_from
@@ -111,19 +133,10 @@ def command(
         map_ = ml.open_city(city)
         opened = ml.open_drive(drive, format, sensors, start, end, progress, columns)
         check_standing(out, result_of(made_from(map_, opened)), force)
-        found = ml.localize(
-            map_,
-            opened,
-            submap_m=submap,
-            every_m=every,
-            search=search == "map",
-            keep=out,
-            progress=progress,
-            **shared.with_cache(options),
-        )
+        found = ml.localize(map_, opened, keep=out, progress=progress, **asked)
         metrics = found.save(out, opened.truth, force)
     console.say_notes(found.notes)
-    console.say_recipe(options["config"])
+    console.say_recipe(asked["config"])
     localized, scans = int(found.trajectory.localized.sum()), scan_rows(found)
     click.echo(
         f"{out}: {localized} of {counted(len(found.t_ns), 'query')} localized, "
@@ -137,5 +150,5 @@ def command(
         console.say_notes(said_of_bias(metrics, found.final))
     console.say_next("report", out)
     # Of single clouds the candidates are the answer, and of a model alone its poses.
-    if not localized and not opened.apart and search == "map":
+    if not localized and not opened.apart and asked["search"]:
         console.end_with_nothing(why_nothing(found))

@@ -20,6 +20,7 @@ from maptile_loc.cli.parts.progress import progress_bar
 @click.option("--point", type=options.Numbers("LAT,LON"), help="Centre, degrees.")
 @click.option("--radius", metavar="M", default=1000.0, help="Metres around --point.")
 @click.option("--date", metavar="YYYY-MM-DD", help="State of the map on a day.")
+@options.cluster
 @options.force
 @options.recipe("city")
 @options.overrides
@@ -30,6 +31,7 @@ def command(
     point: tuple[float, float] | None,
     radius: float,
     date: str | None,
+    cluster: str | None,
     force: bool,
     config: str,
     overrides: tuple[str, ...],
@@ -65,6 +67,7 @@ def command(
             config=config,
             overrides=overrides,
             date=date,
+            cluster=cluster,
             force=force,
             progress=progress,
         )

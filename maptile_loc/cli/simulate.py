@@ -34,6 +34,7 @@ from maptile_loc.cli.parts.progress import progress_bar
 @click.option(
     "--seed", type=click.IntRange(0), show_default="the recipe's", help="Seed of all randomness."
 )
+@options.cluster
 @options.force
 @options.recipe("simulate")
 @options.overrides
@@ -45,6 +46,7 @@ def command(
     length: float,
     outside: bool,
     seed: int | None,
+    cluster: str | None,
     force: bool,
     config: str,
     overrides: tuple[str, ...],
@@ -65,6 +67,7 @@ def command(
             length_m=length,
             outside=outside,
             seed=seed,
+            cluster=cluster,
             force=force,
             config=config,
             overrides=overrides,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -14,6 +15,13 @@ from maptile_loc.cli.parts.progress import progress_bar
 @click.argument("city", type=options.PATH)
 @click.argument("others", type=options.PATH, nargs=-1)
 @click.option("--minutes", metavar="N", type=float, help="Stop after N minutes.")
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1,
+    help="Processes that share each batch, on the CPU.",
+)
 @options.device
 @options.force
 @options.recipe("mapnet")
@@ -22,6 +30,7 @@ def command(
     city: Path,
     others: tuple[Path, ...],
     minutes: float | None,
+    processes: int,
     device: str,
     force: bool,
     config: str,
@@ -32,6 +41,9 @@ def command(
     OTHERS are more cities, for models that are bound to none (--config retrieval). An interrupted
     training is resumed by the same command.
     """
+    if processes > 1:
+        # Torch would warn that the loss has no unused weights, which it has later.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import maptile_loc as ml
 
     with progress_bar() as progress:
@@ -41,6 +53,7 @@ def command(
             overrides=overrides,
             minutes=minutes,
             others=others,
+            processes=processes,
             device=device,
             force=force,
             progress=progress,

@@ -9,11 +9,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from maptile_loc.learn.processes import SharedBatches, Team
 from maptile_loc.learn.runtime import quiet_worker
 from maptile_loc.learn.settings import DataSettings
 from maptile_loc.learn.tiles.supply import TRAINING_STREAM, VALIDATION_STREAM, Supply, batches
 from maptile_loc.models.parts.tile_model import Batch, Heading
 
+ALONE = Team()
+"""A training in one process."""
 PREFETCHED = 4
 """Batches that each process makes in advance."""
 
@@ -36,17 +39,19 @@ class EpochSampler(Sampler[int]):
     Args:
         batches: Batches per epoch.
         trained: Returns the number of batches that were trained on so far.
+        team: The processes that train, which take turns to make batches.
     """
 
-    def __init__(self, batches: int, trained: Callable[[], int]) -> None:
-        self.batches, self.trained = batches, trained
+    def __init__(self, batches: int, trained: Callable[[], int], team: Team = ALONE) -> None:
+        self.batches, self.trained, self.team = batches, trained, team
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[int]:
         first = self.trained()
-        return iter(range(first, first + self.batches))
+        numbers = range(first, first + self.batches)
+        return (number for number in numbers if number % self.team.size == self.team.rank)
 
 
 class TileDataModule(pl.LightningDataModule):
@@ -62,9 +67,10 @@ class TileDataModule(pl.LightningDataModule):
         seed: Of all randomness.
         epoch_steps: Batches per epoch.
         paired: Whether tuples are pairs of a vehicle's view and the map's own.
+        team: The processes that train; each gets its part of each batch.
 
     Attributes:
-        workers: Number of processes that make batches.
+        workers: Number of processes that make batches for this one.
     """
 
     def __init__(
@@ -75,20 +81,21 @@ class TileDataModule(pl.LightningDataModule):
         seed: int,
         epoch_steps: int,
         paired: bool = False,
+        team: Team = ALONE,
     ) -> None:
         super().__init__()
         self.training, self.held_out = (
             SeveralCities([batches(each, settings, heading, seed, stream, paired) for each in maps])
             for stream in (TRAINING_STREAM, VALIDATION_STREAM)
         )
-        self.sampler = EpochSampler(epoch_steps, self._trained)
-        self.settings = settings
-        self.workers = settings.processes()
+        self.sampler = EpochSampler(epoch_steps, self._trained, team)
+        self.settings, self.team = settings, team
+        self.workers = settings.processes() // team.size
         self._validation: list[Batch] | None = None
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the current epoch."""
-        return DataLoader(
+    def train_dataloader(self) -> DataLoader[Batch] | SharedBatches:
+        """Batches of the current epoch; of several processes, this one's part of each batch."""
+        made: DataLoader[Batch] = DataLoader(
             self.training,
             batch_size=None,
             sampler=self.sampler,
@@ -98,6 +105,9 @@ class TileDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=quiet_worker,
         )
+        if self.team.size == 1:
+            return made
+        return SharedBatches(made, self._trained, len(self.sampler), self.team)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation batches."""

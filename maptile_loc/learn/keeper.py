@@ -79,13 +79,16 @@ class Keeper(pl.Callback):
         Raises:
             Stopped: A signal asked for it.
         """
-        if not self._asked and time.monotonic() - self._kept < KEEP_EVERY_S:
+        due = self._asked or time.monotonic() - self._kept >= KEEP_EVERY_S
+        due, asked = trainer.strategy.broadcast((due, self._asked))  # the first process decides
+        if not due:
             return
         new = self.path.with_name(self.path.name + ".new")
         trainer.save_checkpoint(new)
-        new.replace(self.path)
+        if trainer.is_global_zero:
+            new.replace(self.path)
         self._kept = time.monotonic()
-        if self._asked:
+        if asked:
             raise Stopped
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,7 +16,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from data_prep.city.folder import City
+from data_prep.city.folder import City, open_city
 from data_prep.errors import MaptileError
 from data_prep.files import link_tree, read_json, swapped_folder, write_json
 from data_prep.geometry import Array
@@ -26,8 +28,9 @@ from maptile_loc.device import pick_device
 from maptile_loc.learn.data import TileDataModule
 from maptile_loc.learn.keeper import Keeper
 from maptile_loc.learn.pace import Pace
+from maptile_loc.learn.processes import READY, Team, beside, with_shared_norms
 from maptile_loc.learn.runtime import disk_errors, has_bf16, quiet, threads
-from maptile_loc.learn.settings import Recipe
+from maptile_loc.learn.settings import ModelSettings, Recipe
 from maptile_loc.learn.tiles.supply import Supply, supply
 from maptile_loc.models import kinds
 from maptile_loc.models.parts.kind import Blueprint
@@ -57,6 +60,7 @@ def train(
     others: Sequence[City] = (),
     progress: Progress = silent,
     force: bool = False,
+    processes: int = 1,
 ) -> Path:
     """Train a model and publish it in the city's folder.
 
@@ -69,6 +73,7 @@ def train(
         others: More cities to train on; only for kinds of models that are bound to no city.
         progress: Is called with the percentage that is done.
         force: Replace whatever stands at the model's folder.
+        processes: Processes of this machine that share each batch, on the CPU.
 
     Returns:
         The model's folder: weights, card, ``config.yaml``, and ``training/`` with the best
@@ -77,7 +82,7 @@ def train(
     Raises:
         MaptileError: The city is a bare raster or has no roads; the folder cannot be written; there
             is no such device; the checkpoint to resume from is damaged; the training was
-            interrupted.
+            interrupted; it cannot be shared among processes.
     """
     if city.folder is None:
         raise MaptileError(
@@ -85,48 +90,122 @@ def train(
             "maptile prepare MAP.tif CITY"
         )
     folder = city.folder / "models" / settings.name
+    on_gpu = pick_device(device) == "cuda"
+    task = Task([city, *others], settings, minutes, on_gpu, has_bf16(on_gpu))
+    _check(task, processes)
     with locked(folder):
-        keep = check_standing(folder, _product([city, *others]), force)
-        return _train(city, settings, minutes, device, resume, others, progress, (folder, keep))
+        keep = check_standing(folder, _product(task.cities), force)
+        return _train(task, folder, keep, resume, progress, processes)
+
+
+class Task(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        cities: The cities; the first one holds the model.
+        settings: The recipe.
+        minutes: Stop after this much training.
+        on_gpu: Whether it is trained on a GPU.
+        bf16: Whether it is trained in bfloat16.
+    """
+
+    cities: list[City]
+    settings: Recipe
+    minutes: float | None
+    on_gpu: bool
+    bf16: bool
+
+
+def _check(task: Task, processes: int) -> None:
+    """Check that a model can learn from these cities, and in this number of processes."""
+    name, kind = task.settings.name, kinds()[task.settings.kind]
+    if len(task.cities) > 1 and kind.bound:
+        raise MaptileError(f"{name}: a {kind.name} learns one city; train one for each")
+    tuples = task.settings.data.batch_tuples
+    if processes > 1 and kind.paired:
+        raise MaptileError(
+            f"--processes {processes}: a {kind.name} compares all pairs of a batch; leave it out"
+        )
+    if processes > 1 and task.on_gpu:
+        raise MaptileError(f"--processes {processes}: is for the CPU; add --device cpu")
+    if processes < 1 or tuples % processes:
+        raise MaptileError(
+            f"--processes {processes}: {tuples} tuples per batch are not a multiple of it "
+            "(data.batch_tuples)"
+        )
 
 
 def _train(
-    city: City,
-    settings: Recipe,
-    minutes: float | None,
-    device: str,
-    resume: bool,
-    others: Sequence[City],
-    progress: Progress,
-    target: tuple[Path, Keep],
+    task: Task, folder: Path, keep: Keep, resume: bool, progress: Progress, processes: int
 ) -> Path:
-    folder, keep = target
-    on_gpu = pick_device(device) == "cuda"
-    kind, cities = kinds()[settings.kind], [city, *others]
-    maps = [supply(each, settings.data) for each in cities]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = make_model(settings, maps[0])
-    if others and kind.bound:
-        raise MaptileError(f"{settings.name}: a {kind.name} learns one city; train one for each")
-    steps, heading = settings.training.epoch_steps, settings.heading
-    data = TileDataModule(maps, settings.data, heading, settings.seed, steps, kind.paired)
+    cities, settings = task.cities, task.settings
     state = folder / UNFINISHED
+    made = _made(task)
     checkpoint = _prepare(state, cities, settings, resume)
-    recipe = settings.training
-    pace = Pace(recipe.steps, minutes, recipe.warmup, recipe.learning_rate, progress)
-    keeper = Keeper(state / LAST)
-    with quiet(), threads(on_gpu, data.workers), disk_errors(folder), keeper.explained():
-        model = model.to(memory_format=torch.channels_last)
-        trainer = _fit(model, data, state, checkpoint, [pace, keeper], settings, on_gpu)
-        facts = _facts(settings, cities, trainer, pace)
-        facts["validation"] = _validation(trainer, model, data)
+    job = {
+        "cities": [str(city.path) for city in cities],
+        "settings": settings.model_dump(mode="json"),
+        "minutes": task.minutes,
+        "bf16": task.bf16,
+        "state": str(state),
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+    }
+    with quiet(), disk_errors(folder), beside(processes, job) as team:
+        model, facts = _learn(task, made, state, checkpoint, team, progress)
         with swapped_folder(folder, keep) as new:
             save_settings(settings, new / "config.yaml")
-            publish(new, model, city, facts)
+            publish(new, model, cities[0], facts)
             link_tree(state, new / "training")
             (new / "training" / LAST).unlink(missing_ok=True)
     return folder
+
+
+def _made(task: Task) -> tuple[list[Supply], TileModel]:
+    """The cities' maps, and an untrained model."""
+    maps = [supply(each, task.settings.data) for each in task.cities]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.settings.seed)
+        return maps, make_model(task.settings, maps[0])
+
+
+def _learn(
+    task: Task,
+    made: tuple[list[Supply], TileModel],
+    state: Path,
+    checkpoint: Path | None,
+    team: Team,
+    progress: Progress,
+) -> tuple[TileModel, dict[str, Any]]:
+    """Train a model; returns it with its best weights, and what its card says of the training."""
+    (maps, model), settings = made, task.settings
+    steps, heading = settings.training.epoch_steps, settings.heading
+    paired = kinds()[settings.kind].paired
+    data = TileDataModule(maps, settings.data, heading, settings.seed, steps, paired, team)
+    recipe = settings.training
+    pace = Pace(recipe.steps, task.minutes, recipe.warmup, recipe.learning_rate, progress)
+    keeper = Keeper(state / LAST)
+    with threads(task.on_gpu, data.workers, team.size), keeper.explained():
+        model = model.to(memory_format=torch.channels_last)
+        if team.size > 1:
+            with_shared_norms(model)
+        trainer = _fit(model, data, state, checkpoint, [pace, keeper], task, team)
+        facts = _facts(settings, task.cities, trainer, pace)
+        facts["validation"] = _validation(trainer, model, data)
+    return model, facts
+
+
+def follow() -> None:
+    """Share a training that another process leads; the job is read from standard input."""
+    job = json.load(sys.stdin)
+    settings = ModelSettings.model_validate(job["settings"])
+    cities = [open_city(path) for path in job["cities"]]
+    task = Task(cities, settings, job["minutes"], False, job["bf16"])
+    made = _made(task)
+    checkpoint = None if job["checkpoint"] is None else Path(job["checkpoint"])
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    with quiet():
+        _learn(task, made, Path(job["state"]), checkpoint, Team(*job["team"]), silent)
 
 
 def _product(cities: Sequence[City]) -> Product:
@@ -186,11 +265,11 @@ def _fit(
     state: Path,
     checkpoint: Path | None,
     own: list[pl.Callback],
-    settings: Recipe,
-    on_gpu: bool,
+    task: Task,
+    team: Team,
 ) -> pl.Trainer:
     """Train ``model`` and load its best weights; checkpoints and logs are written to ``state``."""
-    judged_by, patience = model.judged_by, settings.training.patience
+    judged_by, patience = model.judged_by, task.settings.training.patience
     best = ModelCheckpoint(
         state,
         "best",
@@ -199,9 +278,11 @@ def _fit(
         enable_version_counter=False,
     )
     trainer = pl.Trainer(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=1,
-        precision="bf16-mixed" if has_bf16(on_gpu) else "32-true",
+        accelerator="cuda" if task.on_gpu else "cpu",
+        devices=team.size,
+        strategy=team.strategy(),
+        use_distributed_sampler=False,
+        precision="bf16-mixed" if task.bf16 else "32-true",
         max_epochs=-1,
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,

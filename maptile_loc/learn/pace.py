@@ -80,7 +80,7 @@ class Pace(pl.Callback):
     ) -> None:
         """Set the learning rate."""
         now = time.monotonic()
-        self.elapsed = now - self._since
+        self.elapsed = trainer.strategy.broadcast(now - self._since)
         self.waited += now - self._idle_since
         share = self.share(trainer.global_step)
         assert isinstance(pl_module, TileModel)

@@ -31,9 +31,15 @@ def has_bf16(on_gpu: bool) -> bool:
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
-def threads(on_gpu: bool, workers: int) -> AbstractContextManager[None]:
-    """Limits torch's threads, so that each process that renders has a core; none on a GPU."""
-    return nullcontext() if on_gpu else at_most((os.cpu_count() or 1) - workers)
+def threads(on_gpu: bool, workers: int, processes: int = 1) -> AbstractContextManager[None]:
+    """Limits torch's threads, so that each process that renders has a core; none on a GPU.
+
+    Args:
+        on_gpu: Whether the training is on a GPU.
+        workers: Processes that render, per process that trains.
+        processes: Processes that train.
+    """
+    return nullcontext() if on_gpu else at_most((os.cpu_count() or 1) // processes - workers)
 
 
 def quiet_worker(worker: int) -> None:
@@ -55,9 +61,10 @@ def quiet_worker(worker: int) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress Lightning's messages about its own configuration."""
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
@@ -65,7 +72,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextmanager

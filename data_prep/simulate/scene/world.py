@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import open3d as o3d
 import shapely
 from numpy.typing import NDArray
 
@@ -21,9 +20,9 @@ from data_prep.simulate.scene.facades import Facades
 from data_prep.simulate.scene.houses import Houses, WallPlanes, house_meshes
 from data_prep.simulate.scene.meshes import Mesh, rectangles
 from data_prep.simulate.scene.plants import hedges, shrubs, thickets, trees
+from data_prep.simulate.scene.rays import Scene
 from data_prep.simulate.scene.roadside import Roadside, near
 from data_prep.simulate.scene.street_objects import cars, fences, people, poles
-from data_prep.simulate.scene.surfaces import Surface
 from data_prep.simulate.scene.terrain import Terrain, ground_meshes
 from data_prep.simulate.scene.world_settings import WorldSettings
 
@@ -32,10 +31,6 @@ _CORRIDOR_M = 1.3
 
 _ASPHALT_M = 2.0
 """The ground this close to the driven path is asphalt, metres."""
-
-_INSIDE_REFLECTANCE = 0.3
-"""Reflectance of the inside of a building, as a multiple of that of its walls."""
-
 
 _GARAGE_M2 = 45.0
 """Smaller buildings are garages or sheds, square metres."""
@@ -48,77 +43,21 @@ _HEIGHT_PER_SIDE = 0.8
 
 
 @dataclass(frozen=True)
-class Hits:
-    """What N rays hit.
-
-    Attributes:
-        distance: (N,) float32 metres, infinite where a ray hits nothing.
-        kind: (N,) uint8, the ``Surface`` that is hit; arbitrary where nothing is.
-        reflectance: (N,) float32, 0 to 1.
-        cosine: (N,) float32, cosine of the angle between ray and surface normal, 0 to 1.
-    """
-
-    distance: NDArray[np.float32]
-    kind: NDArray[np.uint8]
-    reflectance: NDArray[np.float32]
-    cosine: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
 class World:
     """A world to cast rays in.
 
     Attributes:
-        scene: Open3D ray casting scene of T triangles; x, y are metres east and north of
-            ``origin``, z is the height above the mean ground.
-        origin: (2,) east, north in the map frame, metres.
-        kind: (T,) uint8, ``Surface`` of each triangle.
-        reflectance: (T,) float32, 0 to 1.
-        wall: (T,) int32, row of ``facades`` that each triangle belongs to, -1 where to none.
-        facades: The patterns of the buildings' walls.
+        scene: Its surfaces.
         terrain: The height of the ground.
         buildings: (B,) footprints of the buildings, in the map frame.
         counts: Number of objects by their kind; and the number of buildings that are ``missing``,
             ``new``, and ``cut`` back because they stood on the driven path.
     """
 
-    scene: Any
-    origin: Array
-    kind: NDArray[np.uint8]
-    reflectance: NDArray[np.float32]
-    wall: NDArray[np.int32]
-    facades: Facades
+    scene: Scene
     terrain: Terrain
     buildings: NDArray[Any]
     counts: dict[str, int]
-
-    def cast(self, origins: NDArray[np.floating], directions: NDArray[np.floating]) -> Hits:
-        """Return what N rays hit.
-
-        Args:
-            origins: (N, 3) east, north in the map frame and height, metres.
-            directions: (N, 3) unit vectors.
-        """
-        rays = np.empty((len(origins), 6), np.float32)
-        rays[:, :2] = origins[:, :2] - self.origin
-        rays[:, 2] = origins[:, 2]
-        rays[:, 3:] = directions
-        answer = self.scene.cast_rays(o3d.core.Tensor.from_numpy(rays))
-        distance = answer["t_hit"].numpy()
-        hit = np.isfinite(distance)
-        triangle = np.where(hit, answer["primitive_ids"].numpy(), 0)
-        normals = answer["primitive_normals"].numpy()
-        cosine = np.abs(np.einsum("ij,ij->i", normals, rays[:, 3:]))
-        kind, reflectance = self.kind[triangle], self.reflectance[triangle]
-        wall = self.wall[triangle]
-        at = np.flatnonzero(hit & (wall >= 0))
-        ray = rays[at]
-        point = ray[:, :3] + distance[at, None] * ray[:, 3:]
-        further, met = self.facades.meet(wall[at], point, ray[:, 3:])
-        distance[at] += further
-        kind[at] = met
-        reflectance[at[met == Surface.INSIDE]] *= _INSIDE_REFLECTANCE
-        return Hits(distance, kind, reflectance, cosine)
 
 
 _OBJECTS = {
@@ -272,11 +211,6 @@ def _assemble(
     vertices = np.concatenate([mesh.vertices for mesh in meshes])
     vertices[:, :2] -= origin
     triangles = np.concatenate([m.triangles + s for m, s in zip(meshes, start, strict=True)])
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(
-        o3d.core.Tensor.from_numpy(vertices.astype(np.float32)),
-        o3d.core.Tensor.from_numpy(triangles.astype(np.uint32)),
-    )
     size = [len(mesh.triangles) for mesh in meshes]
     kind = np.repeat([mesh.kind for mesh in meshes], size).astype(np.uint8)
     reflectance = np.concatenate([mesh.reflectance for mesh in meshes])
@@ -286,4 +220,13 @@ def _assemble(
             for n, mesh in zip(size, meshes, strict=True)
         ]
     )
-    return World(scene, origin, kind, reflectance, wall, facades, terrain, buildings, counts)
+    scene = Scene(
+        vertices.astype(np.float32),
+        triangles.astype(np.uint32),
+        origin,
+        kind,
+        reflectance,
+        wall,
+        facades,
+    )
+    return World(scene, terrain, buildings, counts)

@@ -113,6 +113,13 @@ device = click.option(
     help="Where to compute; auto: on a GPU if there is one.",
 )
 
+cluster = click.option(
+    "--cluster",
+    metavar="local:N|ADDRESS",
+    show_default="in this process",
+    help="Share the work among N processes, or among the workers of a Dask scheduler.",
+)
+
 seed = click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all random numbers.")
 
 submap = click.option(

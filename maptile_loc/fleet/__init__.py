@@ -1,0 +1,1 @@
+"""Many drives, localized one by one: here, or by the workers of a cluster."""
