@@ -70,14 +70,20 @@ def test_two_processes_learn_what_one_learns(city: City, monkeypatch: pytest.Mon
     assert cards[0]["validation"] == pytest.approx(cards[1]["validation"], rel=1e-4)
 
 
+def children() -> set[int]:
+    """Numbers of the processes that this one started."""
+    threads = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(number) for path in threads for number in path.read_text().split()}
+
+
 def test_a_process_that_is_killed_ends_the_training_in_one_line(city: City) -> None:
-    killed: list[int] = []
+    before, killed = children(), set[int]()
 
     def kill_one(step: str, done: int, total: int) -> None:
         if done and not killed:
-            own = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-            killed.extend(int(pid) for path in own for pid in path.read_text().split())
-            os.kill(killed[0], signal.SIGKILL)
+            killed.update(children() - before)
+            for number in killed:
+                os.kill(number, signal.SIGKILL)
 
     with pytest.raises(MaptileError, match="one of them ended") as caught:
         train(city, recipe("killed"), device="cpu", processes=2, progress=kill_one)
