@@ -119,9 +119,6 @@ def utm_crs(latitude: float, longitude: float) -> pyproj.CRS:
     return pyproj.CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
 
 
-# --- SE(3): arrays (..., 4, 4); the pose of frame b in frame a takes points of b to a ------------
-
-
 def metric_crs(name: str | None) -> pyproj.CRS | None:
     """Return the CRS called ``name``; None without a name.
 
@@ -137,6 +134,9 @@ def metric_crs(name: str | None) -> pyproj.CRS | None:
     if not crs.is_projected or any(axis.unit_conversion_factor != 1 for axis in crs.axis_info):
         raise MaptileError(f"crs {name!r}: its coordinates are not in metres; leave it out")
     return crs
+
+
+# --- SE(3): arrays (..., 4, 4); the pose of frame b in frame a takes points of b to a ------------
 
 
 def se3_from_xyzrpy(xyzrpy: ArrayLike) -> Array:
