@@ -174,7 +174,10 @@ def parts_of(batch: Batch, count: int) -> list[Batch]:
 
 
 class SharedNorm(_BatchNorm):
-    """A batch norm that measures mean and variance over the parts of all processes."""
+    """A batch norm that measures mean and variance over the parts of all processes.
+
+    Torch's ``SyncBatchNorm`` does so on a GPU only.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions will do."""
