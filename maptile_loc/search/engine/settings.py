@@ -106,7 +106,7 @@ class TrackSettings(Settings):
     max_std_m: Positive = 5.0
     least: Fraction = 0.001
     most: Count = 8
-    doubt: Fraction = 0.9995
+    doubt: Fraction = 0.999
     agrees: Fraction = 0.01
     near_m: Positive = 10.0
     suspect_m: NotNegative = 0.0
