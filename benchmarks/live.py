@@ -102,7 +102,10 @@ def mislead(localizer: Localizer, pose: Array) -> None:
     covariance = np.eye(8)[None]
     covariance[0, 2, 2] = np.radians(1.0) ** 2
     bank = Bank(initial_states(pose[None]), covariance, np.log([0.999]), float(np.log(0.001)))
-    localizer._tracker._filter.bank = bank
+    tracker = localizer._tracker
+    assert tracker._at is not None
+    tracker._filter.bank = bank
+    tracker._hold(tracker._at, 0.0)
 
 
 def recovery(data: Path, work: Path, count: int) -> None:

@@ -72,3 +72,16 @@ def one_thread() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 _LIMIT.close()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Context manager that gives torch ``count`` threads, also within ``one_thread``."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -249,7 +249,9 @@ def after_a_wrong_fix(settings: LocalizeSettings, background: bool) -> NDArray[n
                 wrong = np.array([[*(STRAIGHT[25] + [30.0, 50.0]), 0.0]])
                 spread = np.diag([1.0, 1.0, 1e-3, *[1.0] * 5])[None]
                 certain = np.log([0.999]), float(np.log(0.001))
-                one._tracker._filter.bank = Bank(initial_states(wrong), spread, *certain)
+                tracker = one._tracker
+                tracker._filter.bank = Bank(initial_states(wrong), spread, *certain)
+                tracker._hold(tracker._at, 0.0)
             found.append(one.add_scan(scan))
             wait_for_the_search(one)
     return sure(found) & (errors(found, STRAIGHT) < 2.0)
@@ -391,10 +393,63 @@ def test_computations_have_one_thread_until_the_last_vehicle_is_closed() -> None
             first.close()
             assert threads() == {1}
         assert torch.get_num_threads() == 2
-        with Localizer.on(ENGINE, queries, SETTINGS, background=False):
-            assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_search_of_the_whole_map_that_a_push_waits_for_has_all_threads(monkeypatch) -> None:
+    used: dict[str, set[int]] = {"whole map": set(), "near": set()}
+
+    def recorded(kind: str, plain):
+        def candidates(*args):
+            used[kind].add(torch.get_num_threads())
+            return plain(*args)
+
+        return candidates
+
+    for kind, searcher in (("whole map", ENGINE.search), ("near", ENGINE.tracked)):
+        plain = type(searcher).candidates
+        monkeypatch.setattr(type(searcher), "candidates", recorded(kind, plain))
+    queries, before = Queries(12.0, 8.0, True, UNKNOWN), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Localizer.on(ENGINE, queries, SETTINGS, background=False) as localizer:
+            for scan in feed(localizer, ROUTE):
+                localizer.add_scan(scan)
+                assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == {"whole map": {2}, "near": {1}}
+
+
+def test_scans_between_queries_are_predicted_together_as_one_after_the_other() -> None:
+    """Also where the odometry has a gap, the vehicle stands, or it leaves the map."""
+    queries = Queries(12.0, 8.0, True, UNKNOWN)
+    late = ROUTE.odometry.t_ns.copy()
+    late[30:] += 3 * SECOND
+    drive = replace(
+        ROUTE,
+        odometry=replace(ROUTE.odometry, t_ns=late),
+        scans=ListedScans(late, ROUTE.scans.clouds),
+    )
+    for one in (drive, route(np.repeat(straight(20), 2, axis=0)), route(straight(80))):
+        dense = replay(one, ENGINE, queries, SETTINGS).dense
+        with Localizer.on(ENGINE, queries, SETTINGS, background=False) as localizer:
+            pushed = [localizer.add_scan(scan) for scan in feed(localizer, one)]
+        assert any(fix is not None and not fix.is_query for fix in pushed)
+        for number, fix in enumerate(pushed):
+            if fix is None:
+                assert np.isnan(dense.poses[number]).all()
+                continue
+            for name in ("covariance", "score", "localized", "protection_m", "reason"):
+                assert np.array_equal(
+                    getattr(dense, name)[number],
+                    getattr(fix, name),
+                    equal_nan=name == "covariance",
+                )
+            assert np.array_equal(dense.poses[number], fix.pose, equal_nan=True)
+            assert (dense.query[number] >= 0) == fix.is_query
 
 
 def wait_for(done) -> None:

@@ -80,6 +80,26 @@ NOTHING = Belief(np.full(3, np.nan), np.full((3, 3), np.nan), 0.0, False)
 """The belief without any hypothesis."""
 
 
+class Held(NamedTuple):
+    """What the filter holds after a query, from which later poses are predicted.
+
+    Attributes:
+        belief: What it holds most probable.
+        state: (8,) mean of the most probable hypothesis; NaN without any.
+        covariance: (8, 8) likewise.
+    """
+
+    belief: Belief
+    state: Array
+    covariance: Array
+
+    def ahead(self, steps: Steps, settings: FuseSettings) -> tuple[Array, Array]:
+        """The (N, 3) poses after N steps from here, and their (N, 3, 3) covariances."""
+        states = np.broadcast_to(self.state, (len(steps.metres), SIZE))
+        moved, jacobian, noise = move(states, steps, slice(None), settings)
+        return moved[:, POSE], _grown(jacobian, self.covariance, noise)[:, POSE, POSE]
+
+
 class Filter:
     """The causal filter, one query at a time.
 
@@ -167,18 +187,14 @@ class Filter:
         """The most probable position now."""
         return _best(self._weighted(), self.settings)
 
-    def ahead(self, steps: Steps, number: int, by_walls: bool = False) -> Belief:
-        """The belief after the step to query ``number``, which is not taken."""
+    def held(self, by_walls: bool = False) -> Held:
+        """What the filter holds now, or holds by the walls alone."""
         bank = self.bank if by_walls else self._weighted()
         belief = _best(bank, self.settings)
         if len(bank.weights) == 0:
-            return belief
-        best = slice(best := int(bank.weights.argmax()), best + 1)
-        one = Bank(bank.states[best], bank.covariance[best], bank.weights[best], bank.lost)
-        moved = _predict(one, steps, number, self.settings)
-        return belief._replace(
-            pose=moved.states[0, POSE], covariance=moved.covariance[0, POSE, POSE]
-        )
+            return Held(belief, np.full(SIZE, np.nan), np.full((SIZE, SIZE), np.nan))
+        best = int(bank.weights.argmax())
+        return Held(belief, bank.states[best], bank.covariance[best])
 
     def likely(self, least: float) -> Array:
         """(H, 3) poses of the hypotheses with a probability of at least ``least``."""
@@ -263,9 +279,14 @@ def estimates(
 def _predict(bank: Bank, steps: Steps, number: int, settings: FuseSettings) -> Bank:
     """Predict all hypotheses along the step to query ``number``."""
     moved, jacobian, noise = move(bank.states, steps, number, settings)
-    grown = jacobian @ bank.covariance @ np.swapaxes(jacobian, 1, 2) + noise
+    return replace(bank, states=moved, covariance=_grown(jacobian, bank.covariance, noise))
+
+
+def _grown(jacobian: Array, covariance: Array, noise: Array) -> Array:
+    """(N, 8, 8) covariances after a step."""
+    grown = jacobian @ covariance @ np.swapaxes(jacobian, 1, 2) + noise
     # Rounding errors would make the covariance asymmetric, more with each step.
-    return replace(bank, states=moved, covariance=(grown + np.swapaxes(grown, 1, 2)) / 2)
+    return (grown + np.swapaxes(grown, 1, 2)) / 2
 
 
 def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: FuseSettings) -> Bank:

@@ -161,7 +161,32 @@ def make_steps(
     motion[1:] = se2_between(poses[:-1], poses[1:])
     known = np.zeros(len(poses), bool)
     known[1:] = (segment[1:] == segment[:-1]) & (segment[1:] >= 0)
-    step = np.diff(metres, prepend=metres[:1])
+    return _steps(motion, known, np.diff(metres, prepend=metres[:1]), submap_m, settings)
+
+
+def steps_from(
+    begin: Array, ends: Array, metres: Array, submap_m: float, settings: FuseSettings
+) -> Steps:
+    """Steps from one pose to each of N others of the same segment.
+
+    Args:
+        begin: (3,) odometry pose: x, y (metres), heading (radians).
+        ends: (N, 3) odometry poses, in the same frame.
+        metres: (N,) travelled from the first pose to each of the others.
+        submap_m: As in ``make_steps``.
+        settings: Noise of the odometry.
+    """
+    return _steps(se2_between(begin, ends), np.ones(len(ends), bool), metres, submap_m, settings)
+
+
+def _steps(
+    motion: Array,
+    known: NDArray[np.bool_],
+    step: Array,
+    submap_m: float,
+    settings: FuseSettings,
+) -> Steps:
+    """Steps of (Q, 3) motions over (Q,) metres."""
     fresh = np.clip(step / max(submap_m, settings.view_m), 1e-6, 1.0)
     fresh[~known] = 1.0
     return Steps(motion, _walk(motion, step, settings), known, fresh, step)

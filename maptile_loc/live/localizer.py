@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
+import torch
 
 from data_prep.city.folder import City
 from data_prep.drive import ScanBlock, nanoseconds, time_of
@@ -17,10 +18,10 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from maptile_loc.arguments import as_city
 from maptile_loc.device import one_thread, pick_device
-from maptile_loc.fuse.filter import NOTHING, estimates
 from maptile_loc.fuse.gnss import GnssWindow
 from maptile_loc.live.gnss_buffer import GnssBuffer
 from maptile_loc.live.heading_buffer import HeadingBuffer
+from maptile_loc.live.predicted import Known, unknown_estimates
 from maptile_loc.live.shared import shared_search
 from maptile_loc.live.tracker import Answer, Tracker
 from maptile_loc.map_search import MapSearch
@@ -46,7 +47,9 @@ class Localizer:
 
     Push everything in the order of time: odometry (headings and GNSS, where there are any) up to a
     scan, then the scan. Without odometry, the motion is found from the scans. One object serves one
-    vehicle and one thread; the map is shared by all vehicles on it.
+    vehicle and one thread; the map is shared by all vehicles on it. Until ``close``, each
+    computation of the process has one thread, for more would wait for each other; a search of the
+    whole map that a push waits for has all of them.
 
     Args:
         city: A city, or its path.
@@ -62,8 +65,7 @@ class Localizer:
         sensor_profile: Folder of a wall detector that ``adapt`` wrote; None: the recipe's.
         labels: Name of the table of the points' labels; None: labels are ignored.
         background: Whether searches of the whole map run beside, so that a push never waits for
-            one; each computation of the process then has one thread until ``close``. With False,
-            the same pushes give the same fixes, to the last bit.
+            one. With False, the same pushes give the same fixes, to the last bit.
         device: "auto", "cpu" or "cuda".
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
@@ -129,9 +131,9 @@ class Localizer:
         if odometry not in ("auto", "lidar", "pushed"):
             raise MaptileError(f"odometry {odometry!r}: there are auto, lidar and pushed")
         self._engine, self._settings = engine, settings
+        threads = torch.get_num_threads()
         self._limit = ExitStack()
-        if background:  # a search that runs beside has a core of its own
-            self._limit.enter_context(one_thread())
+        self._limit.enter_context(one_thread())
         self.queries = queries
         """How queries are made."""
         self._always_own = odometry == "lidar"
@@ -140,14 +142,14 @@ class Localizer:
         self._poses = PoseBuffer()
         table = settings.submap.labels.get(labels or "")
         self._scans = ScanBuffer(queries.submap_m, settings.submap, settings.query, table)
-        self._tracker = Tracker(engine, queries, settings, background)
+        self._tracker = Tracker(engine, queries, settings, background, threads)
         self._rng = np.random.default_rng(queries.seed)
         self._headings = HeadingBuffer(engine.raster.convergence)
         self._gnss = GnssBuffer(engine.raster.projection, settings.gnss)
         self._segment: int | None = None
         self._start_m, self._stretch = 0.0, -1
         self._last_ns: int | None = None
-        self._sure = self._queried = False
+        self._sure = False
         self._scan_count = 0
         self._judged: Fix | None = None
         self.answer: Answer | None = None
@@ -171,9 +173,10 @@ class Localizer:
         """The tile of the last query."""
         return self._tracker.tile
 
-    def travelled(self, motion: Motion) -> float:
-        """Metres of travel that the position at ``motion`` is based on."""
-        return self._tracker.travelled(motion)
+    @property
+    def known(self) -> Known | None:
+        """What is known between the last query and the next one; None before the first."""
+        return self._tracker.known
 
     def close(self) -> None:
         """Stop what runs beside."""
@@ -241,7 +244,7 @@ class Localizer:
                 odometry, and none can be made of such scans.
         """
         motion = self.push(scan)
-        if not self._queried:
+        if self.known is None:
             return None
         return self._judged or self._fix(int(scan.t_ns[0]), motion)
 
@@ -332,7 +335,6 @@ class Localizer:
     def _query(self, t_ns: int, motion: Motion, gnss: GnssWindow | None) -> None:
         """Make a tile, search, and update the filter."""
         rotation, now_s = self._rotation(t_ns, motion), t_ns / 1e9
-        self._queried = True
         if rotation is None or not self._scans.has_points:
             self.answer = self._tracker.no_tile(motion, rotation is not None, gnss, now_s)
         else:
@@ -357,29 +359,21 @@ class Localizer:
 
     def _fix(self, t_ns: int, motion: Motion | None) -> Fix:
         """The fix at a scan."""
-        belief, travelled = NOTHING, 0.0
-        if motion is not None:
-            belief, travelled = self._tracker.belief(motion), self._tracker.travelled(motion)
-        one = estimates(
-            [belief], np.array([self._tracker.wall_m2]), np.array([travelled]), self._settings.fuse
-        )
-        pose, localized, reason = one.poses[0], bool(one.localized[0]), str(one.reason[0])
-        raster, level = self._engine.raster, float(one.protection_m[0])
-        if motion is None:
-            reason = "no_odometry"
-        elif np.isfinite(pose[0]) and not raster.inside(pose[:2]):
-            localized, reason, level = False, "off_map", np.inf
-        latitude, longitude = raster.projection.inverse(pose[:2])
+        if motion is None or self.known is None:
+            one = unknown_estimates(1)
+        else:
+            one = self.known.estimates([motion], self._engine.raster, self._settings.fuse)
+        latitude, longitude = self._engine.raster.projection.inverse(one.poses[0, :2])
         return Fix(
             t_ns,
             float(latitude),
             float(longitude),
-            pose,
+            one.poses[0],
             one.covariance[0],
             float(one.score[0]),
-            localized,
-            level,
-            reason,
+            bool(one.localized[0]),
+            float(one.protection_m[0]),
+            str(one.reason[0]),
             self.answer is not None,
             self._tracker.gnss_state,
         )
@@ -389,7 +383,7 @@ class Localizer:
         self._judged = fix = self._fix(t_ns, motion)
         if fix.localized and not self._sure:
             self._sure = True
-            metres = self._tracker.travelled(motion)
+            metres = 0.0 if self.known is None else self.known.travelled(motion)
             _LOG.info("localized after %.0f m: %.6f, %.6f", metres, fix.latitude, fix.longitude)
         elif not fix.localized:
             self._lose(t_ns, fix.reason)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.city.raster import MapRaster
 from data_prep.counted import counted
 from data_prep.drive import Drive, ScanBlock, ScanSource, Times
 from data_prep.errors import MaptileError
@@ -19,13 +20,16 @@ from maptile_loc.asked import SHOWN_TILES
 from maptile_loc.fuse.alone import best_candidates, candidate_table, coarse_fixes
 from maptile_loc.fuse.filter import estimates
 from maptile_loc.fuse.gnss_windows import gnss_counts, gnss_notes
+from maptile_loc.fuse.motion import FuseSettings
 from maptile_loc.live.localizer import Localizer
+from maptile_loc.live.predicted import Known, unknown_estimates
 from maptile_loc.live.tracker import Answer
 from maptile_loc.map_search import MapSearch
+from maptile_loc.odometry.pose_buffer import Motion
 from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.small_tiles import SmallTileStore, small_picture
 from maptile_loc.types import (
-    Fix,
+    Estimates,
     Localization,
     Queries,
     QueryTile,
@@ -121,14 +125,8 @@ def replay(
     Raises:
         MaptileError: The drive lacks scans, odometry or headings that are asked for.
     """
-    drive = drive.without_truth()
-    count = len(drive.scans.t_ns)
-    if count == 0:
-        raise MaptileError(f"{drive.name}: no scans in it (or none between --start and --end)")
-    if drive.apart:
-        raise MaptileError(f"{drive.name}: its scans have no times; leave --online out")
-    if queries.heading.kind != "unknown" and drive.heading is None:
-        raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
+    _check(drive, queries)
+    drive, count = drive.without_truth(), len(drive.scans.t_ns)
     asked: list[Asked] = []
     tiles: dict[int, QueryTile] = {}
     dense, waited, small = unknown_poses(drive.scans.t_ns), np.zeros(count), SmallTileStore()
@@ -141,48 +139,78 @@ def replay(
         background=False,
     ) as localizer:
         scans = tracked(feed(localizer, drive), "localize", count, progress)
+        between = Between(engine.raster, settings.fuse, dense)
         for frame, scan in enumerate(scans):
             begun = time.perf_counter()
-            fix = localizer.add_scan(scan)
+            motion = localizer.push(scan)
             waited[frame] = seconds = time.perf_counter() - begun
-            answer, motion = localizer.answer, localizer.motion
-            asks = motion is not None and answer is not None
-            if fix is not None:
-                set_pose(dense, frame, fix, len(asked) if asks else -1)
-            if motion is None or answer is None:
+            answer, known = localizer.answer, localizer.known
+            between.add(known, frame, motion)
+            if motion is None or known is None or answer is None:
                 continue
+            dense.query[frame] = len(asked)
             if localizer.tile is not None:
                 tiles = thinned(tiles | {len(asked): localizer.tile})
                 small.add(len(asked), small_picture(localizer.tile))
-            travelled = localizer.travelled(motion)
+            travelled = known.travelled(motion)
             asked.append(Asked(frame, int(scan.t_ns[0]), answer, travelled, seconds))
+        between.flush()
     found = replace(_gathered(drive, engine, settings, asked, tiles), dense=dense)
     figures = live_figures(found, [one.travelled for one in asked], drive.scans.t_ns, waited)
     record, notes = dict(found.record) | {"live": figures}, (*found.notes, live_note(figures))
     return replace(found, record=record, notes=notes, small_tiles=small.tiles())
 
 
+def _check(drive: Drive, queries: Queries) -> None:
+    """Raise MaptileError if a drive cannot be pushed to a localizer."""
+    if len(drive.scans.t_ns) == 0:
+        raise MaptileError(f"{drive.name}: no scans in it (or none between --start and --end)")
+    if drive.apart:
+        raise MaptileError(f"{drive.name}: its scans have no times; leave --online out")
+    if queries.heading.kind != "unknown" and drive.heading is None:
+        raise MaptileError(f"{drive.name}: no headings in it; use --heading unknown")
+
+
+class Between:
+    """Predicts the scans between two queries all at once: the same poses as one after the other.
+
+    Args:
+        raster: The map.
+        settings: Noise, and limits.
+        dense: The poses of all scans, which are set.
+    """
+
+    def __init__(self, raster: MapRaster, settings: FuseSettings, dense: ScanPoses) -> None:
+        self._raster, self._settings, self._dense = raster, settings, dense
+        self._known: Known | None = None
+        self._waiting: list[tuple[int, Motion]] = []
+
+    def add(self, known: Known | None, frame: int, motion: Motion | None) -> None:
+        """Add the scan ``frame``, at which the vehicle moved as given, and this much is known."""
+        if known is not self._known:
+            self.flush()
+            self._known = known
+        if known is not None and motion is not None:
+            self._waiting.append((frame, motion))
+
+    def flush(self) -> None:
+        """Set the poses of the scans that wait."""
+        if self._known is None or not self._waiting:
+            return
+        frames, motions = zip(*self._waiting, strict=True)
+        found = self._known.estimates(motions, self._raster, self._settings)
+        for field in fields(Estimates):
+            getattr(self._dense, field.name)[list(frames)] = getattr(found, field.name)
+        self._waiting.clear()
+
+
 def unknown_poses(t_ns: Times) -> ScanPoses:
     """Poses of scans at (S,) times, of which nothing is known yet."""
     count = len(t_ns)
+    nothing = vars(unknown_estimates(count))
     return ScanPoses(
-        frame=np.arange(count),
-        t_ns=t_ns,
-        poses=np.full((count, 3), np.nan),
-        covariance=np.full((count, 3, 3), np.nan),
-        score=np.zeros(count),
-        localized=np.zeros(count, bool),
-        protection_m=np.full(count, np.inf),
-        reason=np.full(count, "no_odometry", "U16"),
-        query=np.full(count, -1, np.int32),
+        frame=np.arange(count), t_ns=t_ns, query=np.full(count, -1, np.int32), **nothing
     )
-
-
-def set_pose(dense: ScanPoses, frame: int, fix: Fix, query: int) -> None:
-    """Set one scan's pose to a fix; ``query`` is the number of the query that it made, or -1."""
-    for name in ("poses", "covariance", "score", "localized", "protection_m", "reason"):
-        getattr(dense, name)[frame] = getattr(fix, "pose" if name == "poses" else name)
-    dense.query[frame] = query
 
 
 def thinned(tiles: dict[int, QueryTile]) -> dict[int, QueryTile]:
@@ -205,7 +233,8 @@ def live_figures(
 
     Returns:
         ``latency_median_s`` and ``latency_p95_s`` of the pushes that make a query,
-        ``real_time_factor`` (seconds of all pushes per second of the drive), and ``first_fix_s``
+        ``real_time_factor`` (seconds of all pushes per second of the drive, without those of the
+        fixes between queries, which are made together here), and ``first_fix_s``
         and ``first_fix_m`` up to the first localized query; None where there is none.
     """
     seconds = float(t_ns[-1] - t_ns[0]) / 1e9

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from data_prep.geometry import Array
+from maptile_loc.device import torch_threads
 from maptile_loc.fuse.certainty import worst_std
 from maptile_loc.fuse.filter import Belief, Filter
 from maptile_loc.fuse.gnss import GnssWindow, Witness
 from maptile_loc.fuse.gnss_windows import stated
-from maptile_loc.fuse.motion import Steps
-from maptile_loc.live.carried import carried, steps_between
+from maptile_loc.live.carried import carried, steps_to
+from maptile_loc.live.predicted import Known
 from maptile_loc.map_search import HEADING_STDS, NO_FIXES, MapSearch, enough, fix_in_disc, fix_tile
 from maptile_loc.odometry.pose_buffer import Motion
 from maptile_loc.recipe import LocalizeSettings
@@ -64,23 +66,30 @@ class Tracker:
         engine: The map and the search method.
         queries: What is known of headings, and how far submaps reach.
         settings: The recipe.
-        background: Whether searches of the whole map run beside the queries. Their result is used
-            by the first call after it is there, carried forward by the odometry.
+        background: Whether searches of the whole map run beside the queries, with one thread. Their
+            result is used by the first call after it is there, carried forward by the odometry.
+        threads: Torch's threads for searches of the whole map that do not run beside.
     """
 
     def __init__(
-        self, engine: MapSearch, queries: Queries, settings: LocalizeSettings, background: bool
+        self,
+        engine: MapSearch,
+        queries: Queries,
+        settings: LocalizeSettings,
+        background: bool,
+        threads: int,
     ) -> None:
         self._engine, self._queries, self._settings = engine, queries, settings
         self._filter = Filter(max(engine.search.area_km2 * 1e6, 1.0), settings.fuse, settings.gnss)
-        self._background = background
+        self._background, self._threads = background, threads
         self._executor: ThreadPoolExecutor | None = None
         self._job: _Job | None = None
         self._at: Motion | None = None
         self._begun_m = self._fresh_from_m = 0.0
         self._searched_m = -np.inf
         self._doubtful_m = 0.0
-        self.wall_m2 = 0.0
+        self.known: Known | None = None
+        """What is known since the last query, or the last search that ran beside; None before."""
         self.contradicted_m: float | None = None
         """Metres of travel by whose scans the last call gave up a position; None: it did not."""
         self.tile: QueryTile | None = None
@@ -106,6 +115,7 @@ class Tracker:
         self._begun_m = at.travelled
         self._fresh_from_m = self._searched_m = -np.inf
         self._doubtful_m = 0.0
+        self._hold(at, 0.0)
 
     def query(
         self,
@@ -130,9 +140,9 @@ class Tracker:
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
         if self._job is not None and (near is None or off_map):
-            self.tile, self.wall_m2 = None, 0.0  # nothing to do before the search has ended
+            self.tile = None  # nothing to do before the search has ended
             self._weigh_gnss(witness, now_s)
-            return Answer(found, fixes, tracked, self._own_belief(), gnss=self.gnss_state)
+            return Answer(found, fixes, tracked, self._hold(at, 0.0), gnss=self.gnss_state)
         self.tile = make_tile(np.inf)
         if near is not None and not off_map:
             found, fixes = self._search(self.tile, near)
@@ -163,10 +173,10 @@ class Tracker:
                     found, fixes, tracked = *used, False
                 if len(disc.candidates.poses):
                     fixes = united(disc, fixes, self._settings.search)
-        self.wall_m2 = fixes.wall_m2
         self._update(fixes, at)
         self._weigh_gnss(witness, now_s)
-        return Answer(found, fixes, tracked, self._own_belief(), gnss=self.gnss_state)
+        belief = self._hold(at, fixes.wall_m2)
+        return Answer(found, fixes, tracked, belief, gnss=self.gnss_state)
 
     def no_tile(
         self, at: Motion, blind: bool, gnss: GnssWindow | None = None, now_s: float = 0.0
@@ -181,8 +191,7 @@ class Tracker:
         """
         self._predict(at)
         self._weigh_gnss(self._stated(gnss), now_s)
-        self.wall_m2 = 0.0
-        belief = self._own_belief()
+        belief = self._hold(at, 0.0)
         return Answer(NO_FIXES.candidates, NO_FIXES, False, belief, blind, self.gnss_state)
 
     def collect(self, at: Motion, gnss: GnssWindow | None = None, now_s: float = 0.0) -> bool:
@@ -196,7 +205,7 @@ class Tracker:
         job, self._job = self._job, None
         self._searched_m = job.at.travelled
         self._predict(at)
-        steps = steps_between(job.at, at, self._queries.submap_m, self._settings.fuse)
+        steps = steps_to(job.at, [at], self._queries.submap_m, self._settings.fuse)
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
         everywhere = (
@@ -204,10 +213,12 @@ class Tracker:
             for found, aligned in job.found.result()
         )
         used = self._settle(everywhere, job.doubted, off_map)
+        wall_m2 = 0.0 if self.known is None else self.known.wall_m2
         if used is not None:
+            wall_m2 = used[1].wall_m2
             self._update(used[1], at)
-            self.wall_m2 = used[1].wall_m2
             self._weigh_gnss(self._stated(gnss), now_s)
+        self._hold(at, wall_m2)
         return True
 
     def judge(self, gnss: GnssWindow, at: Motion, now_s: float) -> None:
@@ -218,12 +229,10 @@ class Tracker:
             at: The vehicle's motion at the time.
             now_s: The time, seconds.
         """
-        if self._at is None or self._doubtful_m > self._settings.track.suspect_m:
+        if self.known is None or self._doubtful_m > self._settings.track.suspect_m:
             return
-        belief = self._filter.by_walls()
-        if not np.array_equal(at.pose, self._at.pose):
-            belief = self._filter.ahead(self._step(at), 1, by_walls=True)
-        self._filter.judge(gnss, belief, now_s)
+        known = replace(self.known, held=self._filter.held(by_walls=True))
+        self._filter.judge(gnss, known.belief(at, self._settings.fuse), now_s)
 
     def _stated(self, gnss: GnssWindow | None) -> Witness | None:
         """What GNSS states, as far as it is used."""
@@ -234,37 +243,27 @@ class Tracker:
         self._filter.weigh_gnss(witness, now_s)
         self._has_gnss = witness is not None
 
-    def belief(self, at: Motion) -> Belief:
-        """The belief at a time after the last query."""
-        if self._at is None or np.array_equal(at.pose, self._at.pose):
-            return self._own_belief()
-        return self._doubted(self._filter.ahead(self._step(at), 1))
+    def _hold(self, at: Motion, wall_m2: float) -> Belief:
+        """Keep what the filter holds at ``at``, and return what is most probable.
 
-    def _own_belief(self) -> Belief:
-        return self._doubted(self._filter.belief())
-
-    def _doubted(self, belief: Belief) -> Belief:
-        """A belief that the last queries contradict has a score of ``least_score`` at most."""
-        track = self._settings.track
-        if self._doubtful_m <= track.suspect_m:
-            return belief
-        return belief._replace(score=min(belief.score, track.least_score))
-
-    def travelled(self, at: Motion) -> float:
-        """Metres of travel that the belief is based on."""
-        return at.travelled - self._begun_m
+        A belief that the last queries contradict has a score of ``least_score`` at most.
+        """
+        track, held = self._settings.track, self._filter.held()
+        if self._doubtful_m > track.suspect_m:
+            score = min(held.belief.score, track.least_score)
+            held = held._replace(belief=held.belief._replace(score=score))
+        self.known = Known(at, held, wall_m2, self._begun_m, self._queries.submap_m)
+        return held.belief
 
     def close(self) -> None:
         """Stop the search that runs beside, as soon as it can be."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _step(self, at: Motion) -> Steps:
-        assert self._at is not None
-        return steps_between(self._at, at, self._queries.submap_m, self._settings.fuse)
-
     def _predict(self, at: Motion) -> None:
-        self._filter.predict(self._step(at), 1)
+        assert self._at is not None
+        fuse = self._settings.fuse
+        self._filter.predict(steps_to(self._at, [at], self._queries.submap_m, fuse), 0)
         self._at = at
 
     def _update(self, fixes: Fixes, at: Motion) -> None:
@@ -286,11 +285,12 @@ class Tracker:
         return near if sure and precise and len(near) <= track.most else None
 
     def _search(self, tile: QueryTile, near: Array | None) -> tuple[Candidates, Fixes]:
-        reach = np.pi
-        if near is not None:
-            std = float(np.sqrt(self._filter.belief().covariance[2, 2]))
-            step = np.radians(self._settings.search.heading_step_deg)
-            reach = max(HEADING_STDS * std, 1.5 * step)
+        if near is None:
+            with torch_threads(self._threads):
+                return fix_tile(tile, self._queries, self._engine, self._settings)
+        std = float(np.sqrt(self._filter.belief().covariance[2, 2]))
+        step = np.radians(self._settings.search.heading_step_deg)
+        reach = max(HEADING_STDS * std, 1.5 * step)
         return fix_tile(tile, self._queries, self._engine, self._settings, near, reach)
 
     def _compare(self, fixes: Fixes, metres: float) -> None:
