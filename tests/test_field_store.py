@@ -68,6 +68,26 @@ def test_a_window_makes_only_the_blocks_around_it(raster, tmp_path):
     assert {path.stem for path in files(tmp_path)} == {"cover", "level", "block-1-1"}
 
 
+def test_before_a_search_of_the_whole_map_all_blocks_are_made_once(raster, tmp_path, monkeypatch):
+    expected = MapFields(raster, 1.0, SETTINGS)
+    made = []
+    plain = map_fields.surroundings
+
+    def counted(building, *rest):
+        made.append(building.shape)
+        return plain(building, *rest)
+
+    monkeypatch.setattr(map_fields, "surroundings", counted)
+    fields = kept(raster, tmp_path)
+    fields.coarser(4).expect_all()
+    blocks = [path for path in files(tmp_path) if path.stem.startswith("block")]
+    assert len(made) == len(blocks) > 4
+    np.testing.assert_array_equal(fields.level, expected.level)
+    made.clear()
+    np.testing.assert_array_equal(fields.channels, expected.channels)
+    assert len(made) == len(blocks)  # those of ``expected``, which keeps none
+
+
 def test_only_windows_of_the_raster_are_read(raster, monkeypatch):
     """The whole map need not be in memory."""
     monkeypatch.setattr(cover, "STRIP", 50)

@@ -66,6 +66,10 @@ class LikelihoodFields(ABC):
         """(H, W) ``buildings`` of the whole map."""
         return self.buildings(0, 0, *self.shape)
 
+    @abstractmethod
+    def expect_all(self) -> None:
+        """Make ready for a search of the whole map."""
+
     def around(self, low: Array, high: Array) -> FieldArrays:
         """The part of the map between two corners, and a cell more on each side.
 
@@ -126,6 +130,9 @@ class FieldArrays(LikelihoodFields):
     def around(self, low: Array, high: Array) -> FieldArrays:
         """The whole map."""
         return self
+
+    def expect_all(self) -> None:
+        """As ``LikelihoodFields.expect_all``: all is there."""
 
     def coarser(self, factor: int) -> FieldArrays:
         """As ``LikelihoodFields.coarser``."""

@@ -6,6 +6,7 @@ computed from these. The fields of a small map are kept as they are.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections import OrderedDict
@@ -170,15 +171,29 @@ class MapFields(LikelihoodFields):
     @property
     def level(self) -> F32:
         """(C,) mean of each channel over the map before it is removed; 0 where it is not."""
+        return self._leveled(keep_blocks=False)
+
+    def expect_all(self) -> None:
+        """Make ready for a search of all blocks: those that files keep are made at once."""
+        self._leveled(keep_blocks=self._store is not None)
+
+    def _leveled(self, keep_blocks: bool) -> F32:
         with self._lock:
             if self._level is None:
-                self._level = self.stored("level", np.float32, (len(CHANNELS),), self._means)
+                self._level = self.stored(
+                    "level", np.float32, (len(CHANNELS),), lambda: self._means(keep_blocks)
+                )
             return self._level
 
-    def _means(self) -> F32:
-        def sums(number: tuple[int, ...]) -> list[float]:
-            rows, columns, inner = self._cells(number)
-            around = self._made(rows, columns, directed=False).cut(inner)
+    def _means(self, keep_blocks: bool) -> F32:
+        """The level, from blocks that are kept, or without what later searches need of them."""
+
+        def sums(number: tuple[int, int]) -> list[float]:
+            if keep_blocks:
+                around = self.block(number)
+            else:
+                rows, columns, inner = self._cells(number)
+                around = self._made(rows, columns, directed=False).cut(inner)
             profiles = Profiles(around, self.settings)
             return [
                 float(channel.profile(profiles).sum(dtype=np.float64)) if channel.centred else 0.0
@@ -186,7 +201,8 @@ class MapFields(LikelihoodFields):
             ]
 
         assert self.cover.width == self.shape[1]  # it is read before the threads need it
-        total = np.sum(in_threads(sums, np.ndindex(*self._grid)), axis=0)
+        rows, columns = (range(side) for side in self._grid)
+        total = np.sum(in_threads(sums, itertools.product(rows, columns)), axis=0)
         return np.asarray(total / (self.shape[0] * self.shape[1]), np.float32)
 
     def stored(
@@ -207,7 +223,7 @@ class MapFields(LikelihoodFields):
         """Rows and columns of blocks."""
         return -(-self.shape[0] // BLOCK), -(-self.shape[1] // BLOCK)
 
-    def _cells(self, block: tuple[int, ...]) -> tuple[slice, slice, tuple[slice, slice]]:
+    def _cells(self, block: tuple[int, int]) -> tuple[slice, slice, tuple[slice, slice]]:
         """Rows and columns of a block with its margin, and where the block lies in these."""
         spans, inner = [], []
         for number, most in zip(block, self.shape, strict=True):
@@ -319,6 +335,10 @@ class CoarserFields(LikelihoodFields):
         factor = self._factor
         fine = self._fine.roads(row * factor, column * factor, height * factor, width * factor)
         return np.asarray(fine.reshape(height, factor, width, factor).any(axis=(1, 3)))
+
+    def expect_all(self) -> None:
+        """As ``LikelihoodFields.expect_all``."""
+        self._fine.expect_all()
 
     def coarser(self, factor: int) -> LikelihoodFields:
         """As ``LikelihoodFields.coarser``."""

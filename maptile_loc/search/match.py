@@ -9,16 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, wrap_angle
 from data_prep.settings import Settings
-from maptile_loc.score.distance import squared_distance
 from maptile_loc.score.evidence import Evidence, turned
 from maptile_loc.score.fields import LikelihoodFields
 from maptile_loc.score.likelihood import log_likelihood
-from maptile_loc.search.engine.area import Area
+from maptile_loc.search.engine.area import Area, near_a_road
 from maptile_loc.search.engine.exact import ExactSearch
 from maptile_loc.search.engine.hypotheses import (
     Chance,
@@ -33,9 +31,6 @@ from maptile_loc.search.engine.promising import rescored, squares_to_score, summ
 from maptile_loc.search.engine.settings import SearchSettings
 from maptile_loc.search.engine.spectra import Correlator
 from maptile_loc.types import Candidates, QueryTile
-
-STRIP = 256
-"""Rows of positions near which roads are looked for at a time."""
 
 
 class MatchSettings(Settings):
@@ -153,6 +148,8 @@ class Matcher:
     @cached_property
     def sparse_scores(self) -> Correlator:
         """Correlator that scores all positions of the sparse grid."""
+        if self.area is None:
+            self.fields.expect_all()
         return self._correlator(self.fields.coarser(self.settings.coarsest), self.sparse)
 
     @cached_property
@@ -201,28 +198,10 @@ class Matcher:
                 within[self.area.nearest(places)] = True
             allowed = torch.from_numpy(within.reshape(shape)).to(self.device)
         if near_roads and self.settings.near_roads_m > 0:
-            near = self._near_roads(step, rows, columns)
+            near = near_a_road(self.fields, step, rows, columns, self.settings.near_roads_m)
             if (allowed.cpu().numpy() & near).any():
                 allowed &= torch.from_numpy(near).to(self.device)
         return Level(allowed, step, west, north, rows, columns)
-
-    def _near_roads(
-        self, step: float, rows: tuple[int, int], columns: tuple[int, int]
-    ) -> NDArray[np.bool_]:
-        """(R, C) which positions are near a road, or may be on a map without roads."""
-        size, reach = round(step / self.fields.resolution), self.settings.near_roads_m / step
-        margin = int(reach) + 1
-        first, last = rows[0] - margin, rows[1] + margin
-        left, width = (columns[0] - margin) * size, (columns[1] - columns[0] + 2 * margin) * size
-        road = np.zeros((last - first, width // size), bool)
-        for row in range(0, len(road), STRIP):
-            some = min(STRIP, len(road) - row)
-            strip = self.fields.roads((first + row) * size, left, some * size, width)
-            road[row : row + some] = strip.reshape(some, size, -1, size).any(axis=(1, 3))
-        if not road.any():
-            return np.ones((rows[1] - rows[0], columns[1] - columns[0]), bool)
-        near = squared_distance(road, margin) <= reach**2
-        return near[margin:-margin, margin:-margin]
 
     def _correlator(self, fields: LikelihoodFields, level: Level) -> Correlator:
         side = round(self.tile_size_m / level.step)

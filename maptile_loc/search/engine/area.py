@@ -14,9 +14,14 @@ from data_prep.city.names import named_area
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from maptile_loc.arguments import several
+from maptile_loc.score.distance import squared_distance
+from maptile_loc.score.fields import LikelihoodFields
 
 QUARTER = 64
 """Segments of a quarter of a circle."""
+
+STRIP = 256
+"""Rows of positions near which roads are looked for at a time."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +102,34 @@ def _circle(prior: Sequence[float]) -> tuple[float, float, float]:
             f"--prior {prior}: expected latitude, longitude (degrees) and a radius (metres)"
         ) from None
     return latitude, longitude, radius
+
+
+def near_a_road(
+    fields: LikelihoodFields,
+    step: float,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    reach_m: float,
+) -> NDArray[np.bool_]:
+    """(R, C) which positions of a grid are near a road, or may be on a map without roads.
+
+    Args:
+        fields: The map's fields.
+        step: Metres between neighbouring positions, a multiple of the fields' cells.
+        rows: Range of the positions among the corners of the grid's cells, end excluded.
+        columns: Likewise.
+        reach_m: Largest distance from a road, metres.
+    """
+    size, reach = round(step / fields.resolution), reach_m / step
+    margin = int(reach) + 1
+    first, last = rows[0] - margin, rows[1] + margin
+    left, width = (columns[0] - margin) * size, (columns[1] - columns[0] + 2 * margin) * size
+    road = np.zeros((last - first, width // size), bool)
+    for row in range(0, len(road), STRIP):
+        some = min(STRIP, len(road) - row)
+        strip = fields.roads((first + row) * size, left, some * size, width)
+        road[row : row + some] = strip.reshape(some, size, -1, size).any(axis=(1, 3))
+    if not road.any():
+        return np.ones((rows[1] - rows[0], columns[1] - columns[0]), bool)
+    near = squared_distance(road, margin) <= reach**2
+    return near[margin:-margin, margin:-margin]
