@@ -48,9 +48,25 @@ def squared_distance(inside: NDArray[np.bool_], reach: int) -> NDArray[np.uint16
         inside: (H, W).
         reach: Distances of more than this number of cells, 180 at most, are reach^2 + 1.
     """
+    squares = np.full(inside.shape, reach * reach + 1, np.uint16)
+    if inside.any():
+        near = bounds(inside, reach)
+        squares[near] = _squares(inside[near], reach)
+    return squares
+
+
+def bounds(inside: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of all cells inside, of which there are some, and ``margin`` around them."""
+    spans = []
+    for axis in (1, 0):
+        some = np.flatnonzero(inside.any(axis))
+        spans.append(slice(max(int(some[0]) - margin, 0), int(some[-1]) + margin + 1))
+    return spans[0], spans[1]
+
+
+def _squares(inside: NDArray[np.bool_], reach: int) -> NDArray[np.uint16]:
+    """As ``squared_distance``, where some cells are inside."""
     height, width = inside.shape
-    if not inside.any():
-        return np.full((height, width), reach * reach + 1, np.uint16)
     column = np.full((height, width), reach + 1, np.uint16)
     column[inside] = 0
     for row in range(1, height):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from maptile_loc.score.distance import Codes, Distances, squared_distance
+from maptile_loc.score.distance import Codes, Distances, bounds, squared_distance
 from maptile_loc.score.settings import LikelihoodSettings
 
 F32 = NDArray[np.float32]
@@ -163,9 +163,10 @@ class Scale(NamedTuple):
         if not inside.any():
             return np.full(inside.shape, len(self.edge_m) - 1, kind)
         number = self.edge.number.astype(np.int16)
-        outward = number[squared_distance(inside, reach)]
-        inward = number[squared_distance(~inside, reach)]
-        signed = np.where(inside, self.outside - inward, self.outside - 1 + outward)
+        signed = self.outside - 1 + number[squared_distance(inside, reach)]
+        within = bounds(inside, 1)  # the nearest cell outside is not farther than this
+        inward = self.outside - number[squared_distance(~inside[within], reach)]
+        signed[within] = np.where(inside[within], inward, signed[within])
         return signed.astype(kind)
 
     def road_numbers(self, inside: NDArray[np.bool_]) -> Codes:
@@ -174,9 +175,13 @@ class Scale(NamedTuple):
 
     def margin(self, settings: LikelihoodSettings) -> int:
         """Cells around a part of a map on which the part's surroundings depend."""
-        smooth = int(4 * settings.smooth_m / self.resolution + 0.5) + 1
         crossroads = round(settings.crossroads_m / self.resolution / 2)
-        return max(self.edge.reach + smooth, self.road.reach, crossroads) + 1
+        edge = self.edge.reach + self.smooth_cells(settings)
+        return max(edge, self.road.reach, crossroads) + 1
+
+    def smooth_cells(self, settings: LikelihoodSettings) -> int:
+        """Cells over which distances are smoothed on each side, before they give directions."""
+        return int(4 * settings.smooth_m / self.resolution + 0.5) + 1
 
 
 def surroundings(
@@ -200,10 +205,14 @@ def surroundings(
     numbers = scale.edge_numbers(inside)
     directions = np.zeros((4, *inside.shape), np.int8)
     if directed and inside.any():
-        smooth = ndimage.gaussian_filter(scale.edge_m[numbers], settings.smooth_m / resolution)
+        # Farther from the buildings, the distance is the same everywhere, and has no direction.
+        near = bounds(inside, scale.edge.reach + 2 * scale.smooth_cells(settings))
+        smooth = ndimage.gaussian_filter(
+            scale.edge_m[numbers[near]], settings.smooth_m / resolution
+        )
         east, south = ndimage.sobel(smooth, 1), ndimage.sobel(smooth, 0)
         steep = np.float32(FULL) / np.maximum(np.hypot(east, south), 1e-6)
-        directions[0], directions[1] = np.rint(east * steep), np.rint(-south * steep)
+        directions[0][near], directions[1][near] = np.rint(east * steep), np.rint(-south * steep)
     if directed and on_road.any():
         for plane, part in enumerate(_course(on_road, resolution, settings.crossroads_m), 2):
             directions[plane] = np.rint(part * FULL)
@@ -283,18 +292,23 @@ def _course(road: NDArray[np.bool_], resolution: float, crossroads_m: float) -> 
     one = road.astype(kind)
     x, y = np.arange(road.shape[1]).astype(kind), -np.arange(road.shape[0])[:, None].astype(kind)
     by_rows = [_window_sums(values, window, 0) for values in (one, one * y, one * y * y)]
-    total, sum_y, sum_yy = (_window_sums(values, window, 1) for values in by_rows)
-    sum_x, sum_xy, sum_xx = (
-        _window_sums(values, window, 1)
-        for values in (by_rows[0] * x, by_rows[1] * x, by_rows[0] * x * x)
+    count = _window_sums(by_rows[0], window, 1)
+    near = count > 0  # far from roads, there is no direction
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = (
+        _window_sums(values, window, 1)[near] / count[near]
+        for values in (
+            by_rows[0] * x,
+            by_rows[1],
+            by_rows[0] * x * x,
+            by_rows[2],
+            by_rows[1] * x,
+        )
     )
-    # At least half a cell: far from roads, there is no direction.
-    count = np.maximum(total, 0.5)
-    mean_x, mean_y = sum_x / count, sum_y / count
-    var_x, var_y = sum_xx / count - mean_x**2, sum_yy / count - mean_y**2
-    covariance = sum_xy / count - mean_x * mean_y
+    var_x, var_y = mean_xx - mean_x**2, mean_yy - mean_y**2
     size = np.maximum(var_x + var_y, 1.0 / resolution**2)
-    return ((var_x - var_y) / size).astype(np.float32), (2 * covariance / size).astype(np.float32)
+    cos, sin = np.zeros((2, *road.shape), np.float32)
+    cos[near], sin[near] = (var_x - var_y) / size, 2 * (mean_xy - mean_x * mean_y) / size
+    return cos, sin
 
 
 def _window_sums(
