@@ -295,12 +295,13 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     The evidence of a tile is raised to the power ``fresh``, the share of the tile that the query
     before did not see.
     """
-    seen, probability = fix.candidates.poses, fix.candidates.log_scores
+    seen = fix.candidates.poses
     if len(seen) == 0:
         return bank
+    probability = fix.candidates.log_scores + np.log1p(-settings.miss)
     # The probability that no candidate is right. A vehicle that is lost or off the map expects
     # exactly that; one at a hypothesis expects it less.
-    left_over = max(1 - np.exp(np.logaddexp.reduce(probability)), settings.miss)
+    left_over = 1 - np.exp(np.logaddexp.reduce(probability))
     lost = np.logaddexp(bank.lost, np.log(fresh * settings.jump))
 
     jacobian, rest = observe(fix.covariance, settings)
@@ -314,13 +315,15 @@ def _update(bank: Bank, fix: Fixes, fresh: float, area_m2: float, settings: Fuse
     spread = np.linalg.slogdet(2 * np.pi * total[..., :2, :2])[1]
     # Log-likelihood ratio of a candidate at the hypothesis against one anywhere in the area. The
     # determinant is that of the position only: all headings may be known, and then their agreement
-    # is no evidence. What a hypothesis gains is limited: candidates that are wrong lie on streets
-    # and move along them, as a wrong trajectory does.
+    # is no evidence.
     gained = np.log(area_m2) - 0.5 * (distance + spread)
     none = np.full((len(gained), 1), np.log(left_over * settings.unlisted))
     branches = np.hstack([probability + gained, none])
-    limited = probability + np.minimum(gained, np.log(settings.positions))
-    evidence = np.logaddexp.reduce(np.hstack([limited, none]), axis=1)
+    # Candidates that are wrong lie on streets and move along them, as a wrong trajectory does: some
+    # of them agree with it as well as the right one does with the right one.
+    by_chance = np.logaddexp(np.log1p(-settings.alike), np.log(settings.alike) + gained)
+    agreeing = probability + gained - by_chance
+    evidence = np.logaddexp.reduce(np.hstack([agreeing, none]), axis=1)
     weight = bank.weights + fresh * evidence - np.logaddexp.reduce(branches, axis=1)
     branches += weight[:, None]
     updated = bank.states[:, None] + np.einsum("hkia,hka->hki", gain, innovation)

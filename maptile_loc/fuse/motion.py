@@ -41,12 +41,14 @@ class FuseSettings(Settings):
             there, and submaps overlap.
         common_m: Correlation length of the shared error, metres.
         view_m: Distance over which scans come to show different walls.
-        miss: Smallest probability that none of a query's candidates is right.
+        miss: Probability that none of a query's candidates is right where its scores leave no
+            doubt.
         unlisted: Probability that a tile in doubt does not have a right hypothesis among its
             candidates.
-        jump: Probability per query that the track was wrong until now, or leaves the map.
-        positions: Number of positions that candidates are worth which agree with the odometry: as
-            if wrong ones were spread over this many.
+        jump: Probability that the track was wrong until now, or leaves the map, per length of a
+            tile's view that is travelled.
+        alike: Share of the wrong candidates that agree with a wrong track as well as right ones
+            with the right track, because both follow the streets.
         hypotheses: Largest number of hypotheses in the filter.
         trust: Smallest probability of a fix that is localized.
         max_std_m: Largest standard deviation, in its worst direction, of a fix that is localized.
@@ -78,7 +80,7 @@ class FuseSettings(Settings):
     miss: Fraction = 0.02
     unlisted: Fraction = 0.5
     jump: Fraction = 0.001
-    positions: Positive = 1000.0
+    alike: Fraction = 0.001
     hypotheses: Count = 60
     trust: Fraction = 0.99
     max_std_m: Positive = 4.0
