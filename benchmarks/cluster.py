@@ -69,7 +69,7 @@ def measure(
 ) -> Iterator[tuple[str, float, Any]]:
     """Name, seconds and answer of each job on a cluster of this machine."""
     options = {"threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(workers, **options) as cluster:
+    with distributed.LocalCluster(n_workers=workers, **options) as cluster:
         for name, job in work.items():
             seconds = []
             for _ in range(rounds):

@@ -1,7 +1,7 @@
 """Lean images: does a network find a pose in views without texture? Prints tables of the tasks.
 
-Run: python benchmarks/lean_images.py [CITY] [--work FOLDER] [--task A B C code] [--minutes N]
-                                      [--images edges faces depth ...] [--area M] [--step M]
+Run: python benchmarks/lean_images.py [CITY] [--work FOLDER] [--task A B C code] [--steps N]
+                                      [--images edges faces depth ...] [--area M] [--grid M]
                                       [--pitches N]
 
 The protocol is that of Lean Images for Geo-Localization (under review at ICLR 2020; see also
@@ -18,8 +18,9 @@ discarded, as are views with fewer than 8 edges or without a skyline. A network 
 - *code*: 17-bit numbers of the samples are learned in place of poses.
 
 CITY is a city folder (default: Oxford); the area is at the middle of its map. A and C share a
-training, so the default, three types of images and A, B, C, is six trainings of N = 8 minutes.
-What is done stays in FOLDER and is not done again; an interrupted training resumes.
+training, so the default, three types of images and A, B, C, is six trainings of N = 7,000 batches,
+each about 8 minutes on 2 idle cores. What is done stays in FOLDER and is not done again; an
+interrupted training resumes.
 
 docs/lean-images.md says what differs from the paper. ``tiles`` are tiles of the map, which have no
 pitch: x, y and yaw are what is called 4D there.
@@ -36,7 +37,6 @@ from lean.grid import PoseGrid
 from lean.images import IMAGES
 from lean.protocol import TASKS, Study
 from lean.tables import print_tables
-from lean.training import Budget
 from stamp import stamp
 
 from data_prep.city.folder import City, open_city
@@ -57,7 +57,7 @@ def pose_grid(city: City, area_m: float, step_m: float, pitches: int) -> PoseGri
     """
     cells = area_m / step_m
     if cells < 1 or cells != round(cells):
-        raise MaptileError(f"--step {step_m:g}: the area of {area_m:g} m is no multiple of it")
+        raise MaptileError(f"--grid {step_m:g}: the area of {area_m:g} m is no multiple of it")
     west, south = city.raster.centre - area_m / 2
     if not city.raster.inside([[west, south], [west + area_m, south + area_m]]).all():
         raise MaptileError(f"--area {area_m:g}: the map of {city.name} is smaller")
@@ -70,16 +70,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "lean_images")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=["A", "B", "C"])
     parser.add_argument("--images", nargs="+", choices=IMAGES, default=LEAN)
-    parser.add_argument("--minutes", type=float, default=8.0, help="of each training")
+    parser.add_argument("--steps", type=int, default=7000, help="batches of each training")
     parser.add_argument("--area", type=float, default=400.0, help="side of the area, metres")
-    parser.add_argument("--step", type=float, default=20.0, help="of the grid, metres")
+    parser.add_argument("--grid", type=float, default=20.0, help="step of the grid, metres")
     parser.add_argument("--pitches", type=int, default=6, help="from 0, 3 degrees apart")
     given = parser.parse_args()
     source = ROOT.parent / "shared" / "data" / "oxford" / "oxford.osm"
     try:
         city = open_city(given.city or prepared(source, given.work / "oxford"))
-        grid = pose_grid(city, given.area, given.step, given.pitches)
-        study = Study(city, grid, given.work, Budget(given.minutes, sys.maxsize))
+        grid = pose_grid(city, given.area, given.grid, given.pitches)
+        study = Study(city, grid, given.work, given.steps)
         results = {}
         for training in dict.fromkeys(TASKS[task] for task in given.task):
             for images in given.images:
@@ -87,7 +87,7 @@ def main() -> None:
                 results[images, training] = study.result(images, training)
     except MaptileError as error:
         sys.exit(f"error: {error}")
-    print(f"{stamp()}; {given.minutes:g} minutes per training\n")
+    print(f"{stamp()}; {given.steps} batches per training\n")
     print_tables(grid, results)
 
 

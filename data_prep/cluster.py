@@ -132,7 +132,7 @@ def _client(cluster: str, distributed: Any) -> Iterator[Any]:
     if name == LOCAL:
         made = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
         try:
-            here = distributed.LocalCluster(_count(cluster, number), **made)
+            here = distributed.LocalCluster(n_workers=_count(cluster, number), **made)
         except RuntimeError as error:
             raise MaptileError(
                 f"--cluster {cluster}: its processes do not start ({error}); a script needs "

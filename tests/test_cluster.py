@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import maptile_loc as ml
+from data_prep.cluster import connected
 from data_prep.errors import MaptileError
 from maptile_loc.device import one_thread
 from maptile_loc.types import Localization
@@ -61,7 +62,7 @@ def test_a_worker_that_is_killed_costs_its_part_not_the_run(
 ) -> None:
     killed: list[int] = []
     options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 40}
-    with distributed.LocalCluster(2, **options) as cluster:
+    with distributed.LocalCluster(n_workers=2, **options) as cluster:
 
         def kill_one(step: str, done: int, total: int) -> None:
             if step == "localize" and 0 < done < total and not killed:
@@ -73,6 +74,12 @@ def test_a_worker_that_is_killed_costs_its_part_not_the_run(
         )
     assert killed
     same(here, found)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_local_cluster_has_as_many_workers_as_are_asked_for(number: int) -> None:
+    with connected(f"local:{number}") as workers:
+        assert workers.count == number
 
 
 @pytest.mark.parametrize(

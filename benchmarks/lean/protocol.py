@@ -19,7 +19,7 @@ from data_prep.progress import Progress, silent
 from lean.grid import PoseGrid
 from lean.images import IMAGES, Kept, kept_images
 from lean.network import LeanNetwork, codes, numbers_of
-from lean.training import BEST, END, RATE, Budget, Targets, answers, trained
+from lean.training import BEST, END, RATE, Targets, answers, trained
 
 Training = Literal["correct", "shuffled", "code"]
 """What images are paired with: their poses, other images' poses, or codes."""
@@ -42,14 +42,14 @@ class Study:
         city: The city.
         grid: The poses.
         work: A folder.
-        budget: Of each training.
+        steps: Batches of each training.
         seed: Of weights, shuffles, and of the samples that are held out.
     """
 
     city: City
     grid: PoseGrid
     work: Path
-    budget: Budget
+    steps: int
     seed: int = 0
 
     def result_file(self, images: str, training: Training) -> Path:
@@ -67,7 +67,7 @@ class Study:
 
     @property
     def _models(self) -> Path:
-        return self._area / f"{self.budget.minutes:g}min"
+        return self._area / f"{self.steps}steps"
 
     def images(self, name: str, progress: Progress = silent) -> Kept:
         """The images of a type, rendered where they are missing."""
@@ -109,13 +109,13 @@ class Study:
         def some(rows: NDArray[np.int64]) -> Targets:
             return Targets(kept.known.images, channels, targets, rows)
 
-        steps = trained(network, some(learned), some(held), self.budget, folder)
+        trained(network, some(learned), some(held), self.steps, folder)
         memory = answers(network, some(learned), folder / END)
         every = np.arange(len(kept.between.units))
         blank = np.zeros((len(every), targets.shape[1]), np.float32)
         new = Targets(kept.between.images, channels, blank, every)
         found: dict[str, Any] = {"known": count, "learned": len(learned), "between": len(every)}
-        found |= {"steps": steps, "made": stamp()}
+        found |= {"steps": self.steps, "made": stamp()}
         if training == "code":
             between = answers(network, new, folder / END)
             return found | judged_codes(grid, kept, memory, learned, between)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,28 +68,15 @@ class Targets(Dataset[tuple[Tensor, Tensor]]):
         return DataLoader(self, batch_size=None, sampler=BatchSampler(sampler, BATCH, False))
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long a training lasts: it ends with the first of both.
-
-    Attributes:
-        minutes: Of training and validation.
-        steps: Number of batches.
-    """
-
-    minutes: float
-    steps: int
-
-
 class Clock(Pace):
     """The pace of a training: a warm-up, a cosine down to zero, and the end.
 
     Args:
-        budget: How long it lasts.
+        steps: Number of batches.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        super().__init__(budget.steps, budget.minutes, WARMUP, RATE)
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps, None, WARMUP, RATE)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -105,12 +91,9 @@ class Clock(Pace):
 
 
 def trained(
-    network: LeanNetwork, train: Targets, validation: Targets, budget: Budget, folder: Path
-) -> int:
-    """Train a network, or go on; leaves ``BEST`` and ``END`` in ``folder``.
-
-    Returns:
-        The number of steps.
+    network: LeanNetwork, train: Targets, validation: Targets, steps: int, folder: Path
+) -> None:
+    """Train a network for ``steps`` batches, or go on; leaves ``BEST`` and ``END`` in ``folder``.
 
     Raises:
         MaptileError: It was interrupted, or the disk failed.
@@ -132,7 +115,7 @@ def trained(
             max_epochs=-1,
             num_sanity_val_steps=0,
             logger=False,
-            callbacks=[Clock(budget), keeper, best],
+            callbacks=[Clock(steps), keeper, best],
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
@@ -145,7 +128,6 @@ def trained(
             weights_only=True,
         )
         trainer.save_checkpoint(folder / END, weights_only=True)
-    return trainer.global_step
 
 
 def answers(network: LeanNetwork, images: Targets, checkpoint: Path) -> NDArray[np.float32]:
