@@ -16,7 +16,7 @@ from maptile_loc.device import one_thread
 from maptile_loc.types import Localization
 
 distributed = pytest.importorskip("distributed")
-SCHEDULER = {"cls": distributed.Scheduler, "options": {"dashboard": False}}
+SCHEDULER = {"cls": distributed.Scheduler, "options": {"dashboard": False, "port": 0}}
 HOW = {"heading": "known", "submap_m": 40.0, "every_m": 25.0}
 
 

@@ -145,7 +145,8 @@ def total(samples: Sequence[Sample], turn: Array) -> Array:
     for points, values in samples:
         group = points.group
         # (C, P, C): the sum over the points of each field times each channel.
-        product = (values @ points.values).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # OpenBLAS may raise this flag though all is finite
+            product = (values @ points.values).astype(np.float64)
         for number, channel in enumerate(group.channels):
             if channel.spin == 0:
                 result += product[number, :, number]
