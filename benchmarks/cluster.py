@@ -68,7 +68,7 @@ def measure(
     work: dict[str, Callable[[str], Any]], workers: int, rounds: int
 ) -> Iterator[tuple[str, float, Any]]:
     """Name, seconds and answer of each job on a cluster of this machine."""
-    options = {"threads_per_worker": 1, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(n_workers=workers, **options) as cluster:
         for name, job in work.items():
             seconds = []

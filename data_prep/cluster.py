@@ -130,7 +130,7 @@ def _client(cluster: str, distributed: Any) -> Iterator[Any]:
     """A client of a cluster."""
     name, _, number = cluster.partition(":")
     if name == LOCAL:
-        made = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.ERROR}
+        made = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.ERROR}
         try:
             here = distributed.LocalCluster(n_workers=_count(cluster, number), **made)
         except RuntimeError as error:

@@ -16,7 +16,7 @@ from maptile_loc.device import one_thread
 from maptile_loc.types import Localization
 
 distributed = pytest.importorskip("distributed")
-SCHEDULER = {"cls": distributed.Scheduler, "options": {"dashboard": False, "port": 0}}
+SCHEDULER = {"cls": distributed.Scheduler, "options": {"dashboard_address": ":0", "port": 0}}
 HOW = {"heading": "known", "submap_m": 40.0, "every_m": 25.0}
 
 
@@ -61,7 +61,7 @@ def test_a_worker_that_is_killed_costs_its_part_not_the_run(
     here: Localization, town_city: Path, town_drive: Path
 ) -> None:
     killed: list[int] = []
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 40}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 40}
     with distributed.LocalCluster(n_workers=2, **options) as cluster:
 
         def kill_one(step: str, done: int, total: int) -> None:

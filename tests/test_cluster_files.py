@@ -27,7 +27,7 @@ distributed = pytest.importorskip("distributed")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two processes of this machine; one that dies is replaced."""
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 40}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 40}
     with distributed.LocalCluster(n_workers=2, **options) as started:
         yield started
 
