@@ -423,8 +423,12 @@ def test_a_search_of_the_whole_map_that_a_push_waits_for_has_all_threads(monkeyp
     assert used == {"whole map": {2}, "near": {1}}
 
 
-def test_scans_between_queries_are_predicted_together_as_one_after_the_other() -> None:
+@pytest.mark.parametrize("most", [1, 1000])
+def test_scans_between_queries_are_predicted_together_as_one_after_the_other(
+    most, monkeypatch
+) -> None:
     """Also where the odometry has a gap, the vehicle stands, or it leaves the map."""
+    monkeypatch.setattr("maptile_loc.live.replay.PREDICTED_AT_ONCE", most)
     queries = Queries(12.0, 8.0, True, UNKNOWN)
     late = ROUTE.odometry.t_ns.copy()
     late[30:] += 3 * SECOND

@@ -154,8 +154,6 @@ class Localizer:
         self._judged: Fix | None = None
         self.answer: Answer | None = None
         """What the last scan's query found; None where the last scan made no query."""
-        self.motion: Motion | None = None
-        """The vehicle's motion at the last scan; None where it is unknown."""
 
     def __enter__(self) -> Self:
         return self
@@ -260,7 +258,6 @@ class Localizer:
         motion = self._poses.at(t_ns)
         if motion is None and self.queries.submap_m == self.queries.every_m == 0:
             motion = Motion(np.eye(4), 0.0, -self._scan_count)  # a segment of its own
-        self.motion = motion
         self.answer = self._judged = None
         if motion is None:
             self._lose(t_ns, "no_odometry")

@@ -39,6 +39,9 @@ from maptile_loc.types import (
 SCANS_AT_ONCE = 8
 """Scans that are read at a time."""
 
+PREDICTED_AT_ONCE = 1000
+"""Largest number of scans that are predicted together: a vehicle may stand for hours."""
+
 
 class Asked(NamedTuple):
     """One query of a replayed drive.
@@ -187,7 +190,7 @@ class Between:
 
     def add(self, known: Known | None, frame: int, motion: Motion | None) -> None:
         """Add the scan ``frame``, at which the vehicle moved as given, and this much is known."""
-        if known is not self._known:
+        if known is not self._known or len(self._waiting) == PREDICTED_AT_ONCE:
             self.flush()
             self._known = known
         if known is not None and motion is not None:
