@@ -30,7 +30,7 @@ from maptile_loc.fuse.gnss import (
     support,
 )
 from maptile_loc.fuse.gnss_watch import GnssWatch
-from maptile_loc.fuse.gnss_windows import with_asked_gnss
+from maptile_loc.fuse.gnss_windows import OFF_MAP, with_asked_gnss
 from maptile_loc.fuse.smoother import smooth
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed, replay
@@ -478,10 +478,12 @@ def test_a_push_that_is_no_later_position_is_refused(t_ns: int, position) -> Non
             localizer.add_gnss(t_ns, *position)
 
 
-def test_gnss_far_outside_the_map_frame_is_ignored() -> None:
+def test_gnss_far_outside_the_map_frame_is_ignored_and_said_once(caplog) -> None:
     queries = Queries(12.0, 8.0, True, UNKNOWN)
     with Localizer.on(ENGINE, queries, RECIPE, background=False) as localizer:
         localizer.add_gnss(10, -89.9, 179.0)
+        localizer.add_gnss(11, -89.9, 179.0)
+        assert [one.message for one in caplog.records] == [f"the GNSS lies {OFF_MAP}"]
         for scan in feed(localizer, ROUTE):
             fix = localizer.add_scan(scan)
         assert fix is not None

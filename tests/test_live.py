@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.score.map_fields import make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher
-from maptile_loc.types import REASONS, HeadingKnowledge, Queries
+from maptile_loc.types import REASONS, Candidates, HeadingKnowledge, Queries
 
 RASTER = blocks_raster(side_m=500.0)
 UNKNOWN = HeadingKnowledge("unknown")
@@ -290,6 +291,55 @@ def test_after_a_gap_in_the_odometry_the_vehicle_is_found_again(caplog) -> None:
     assert errors(found, STRAIGHT)[sure(found)].max() < 2.0
     assert "the odometry has a gap" in caplog.text
     assert "localized after" in caplog.text
+
+
+def with_a_gap(seconds: int, blind: bool = False) -> Drive:
+    """The route with an odometry that is lost for some seconds before scan 25, and goes on anew."""
+    t_ns = ROUTE.scans.t_ns.copy()
+    t_ns[25:] += seconds * SECOND
+    segment = np.repeat([0, 1], 25).astype(np.int32)
+    track = PoseTrack(t_ns, ROUTE.odometry.poses, segment)
+    clouds = [c[:0] if blind and i >= 25 else c for i, c in enumerate(ROUTE.scans.clouds)]
+    return replace(ROUTE, scans=ListedScans(t_ns, clouds), odometry=track, heading=None)
+
+
+def test_in_a_gap_a_vehicle_gets_no_farther_than_a_vehicle_can() -> None:
+    drive = with_a_gap(5, blind=True)
+    found, fuse = fixes(drive), SETTINGS.fuse
+    seconds = (drive.scans.t_ns[25] - drive.scans.t_ns[24]) / SECOND
+    std = np.sqrt(np.diag(found[25].covariance))
+    np.testing.assert_allclose(std[:2], fuse.gap_m_per_s * seconds, rtol=0.01)
+    assert np.hypot(*(found[25].pose[:2] - STRAIGHT[24])) < 1.0
+    assert not sure(found)[25:].any() and found[25].reason != "straight_street"
+
+
+def test_after_a_longer_gap_a_vehicle_may_be_anywhere() -> None:
+    found = fixes(with_a_gap(60, blind=True))
+    assert np.isnan(found[25].pose).all() and found[25].score == 0
+
+
+def test_after_a_gap_the_vehicle_is_sought_where_it_was(monkeypatch) -> None:
+    """Two positions look alike; the vehicle can have come to one of them only."""
+    real = Watched.candidates
+
+    def twice(self, *arguments):
+        found = real(self, *arguments)
+        far = found.poses + [0.0, 180.0, 0.0]
+        scores = np.concatenate([found.log_scores, found.log_scores]) - np.log(2)
+        return Candidates(np.concatenate([found.poses, far]), scores)
+
+    def after(seconds: int) -> float:
+        """The probability of the right position in the first query after a gap."""
+        queries, drive = Queries(12.0, 8.0, True, UNKNOWN), with_a_gap(seconds)
+        with Localizer.on(ENGINE, queries, SETTINGS, background=False) as localizer:
+            for scan in islice(feed(localizer, drive), 26):
+                with monkeypatch.context() as changed:
+                    if int(scan.t_ns[0]) == drive.scans.t_ns[25]:
+                        changed.setattr(Watched, "candidates", twice)
+                    fix = localizer.add_scan(scan)
+        return fix.score if np.hypot(*(fix.pose[:2] - STRAIGHT[25])) < 5 else 0.0
+
+    assert after(2) > 0.9 and after(60) < 0.6
 
 
 def test_where_the_odometry_is_missing_nothing_is_claimed() -> None:

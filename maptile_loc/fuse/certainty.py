@@ -42,10 +42,10 @@ def make_estimates(
         settings: Limits.
     """
     covariance = (covariance + np.swapaxes(covariance, 1, 2)) / 2  # symmetric to the last bit
-    std = worst_std(covariance)
-    precise = np.asarray(std <= settings.max_std_m)
+    precise = worst_std(covariance) <= settings.max_std_m
     localized = precise & (score >= settings.trust)
-    straight = np.isfinite(std) & ~precise & (reason != "few_walls")
+    across = _variances(covariance)[0] <= settings.max_std_m**2
+    straight = across & ~precise & (reason != "few_walls")
     # What is on the map rather than off it, but not surely, needs more evidence.
     reason = np.where((reason == "off_map") & (score > 0.5), "too_short", reason)
     reason = np.where(localized, "", np.where(straight, "straight_street", reason))

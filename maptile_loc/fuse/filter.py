@@ -123,9 +123,9 @@ class Filter:
         self._support: Array | None = None
         self._weighed_s = -np.inf
 
-    def restart(self) -> None:
-        """Forget all: the motion since the last query is unknown."""
-        self.bank, self._support = UNKNOWN, None
+    def restart(self, seconds: float = np.inf) -> None:
+        """Go some seconds without odometry; after infinitely many, all is forgotten."""
+        self.bank, self._support = _adrift(self.bank, seconds, self.area_m2, self.settings), None
 
     def predict(self, steps: Steps, number: int) -> None:
         """Move the hypotheses along the step to query ``number``."""
@@ -280,6 +280,15 @@ def _predict(bank: Bank, steps: Steps, number: int, settings: FuseSettings) -> B
     """Predict all hypotheses along the step to query ``number``."""
     moved, jacobian, noise = move(bank.states, steps, number, settings)
     return replace(bank, states=moved, covariance=_grown(jacobian, bank.covariance, noise))
+
+
+def _adrift(bank: Bank, seconds: float, area_m2: float, settings: FuseSettings) -> Bank:
+    """The hypotheses after some seconds without odometry; none if they reach beyond the map."""
+    position, heading = settings.gap_m_per_s * seconds, np.radians(settings.gap_deg_per_s) * seconds
+    if 2 * np.pi * position**2 > area_m2:
+        return UNKNOWN
+    std = np.pad([position, position, min(heading, np.pi / np.sqrt(3))], (0, SIZE - 3))
+    return replace(bank, covariance=bank.covariance + np.diag(std**2))
 
 
 def _grown(jacobian: Array, covariance: Array, noise: Array) -> Array:

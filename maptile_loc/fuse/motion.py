@@ -57,6 +57,8 @@ class FuseSettings(Settings):
         few_walls_m2: Wall evidence of a tile below which few walls are the reason for doubt, m2.
         short_m: Metres of travel below which the drive's length is the reason for doubt.
         rounds: Largest number of iterations of the smoother.
+        gap_m_per_s, gap_deg_per_s: Standard deviation, after a second, of the position (per axis)
+            and the heading of a vehicle without odometry.
         same_m, same_rad: Hypotheses closer than both are merged.
         negligible: Hypotheses less probable than this are dropped.
         near_m: Hypotheses closer than this support each other's position.
@@ -89,6 +91,8 @@ class FuseSettings(Settings):
     few_walls_m2: NotNegative = 20.0
     short_m: NotNegative = 100.0
     rounds: Count = 10
+    gap_m_per_s: Positive = 15.0
+    gap_deg_per_s: Positive = 20.0
     same_m: Positive = 2.0
     same_rad: Positive = 0.1
     negligible: Fraction = 1e-12

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
 
+from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
-from data_prep.geometry import Projection, se2_between, se2_from_se3
+from data_prep.geometry import se2_between, se2_from_se3
 from maptile_loc.fuse.gnss import GnssSettings, GnssWindow
-from maptile_loc.fuse.gnss_windows import STILL_S
+from maptile_loc.fuse.gnss_windows import OFF_MAP, STILL_S
 from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
+
+_LOG = logging.getLogger(__name__)
 
 WAIT_NS = 2_000_000_000
 """A sample that the odometry does not reach within this time is left out, nanoseconds."""
@@ -20,12 +24,12 @@ class GnssBuffer:
     """The samples of the last seconds.
 
     Args:
-        projection: The map frame.
+        raster: The map.
         settings: How long samples are kept.
     """
 
-    def __init__(self, projection: Projection, settings: GnssSettings) -> None:
-        self._projection, self._settings = projection, settings
+    def __init__(self, raster: MapRaster, settings: GnssSettings) -> None:
+        self._raster, self._settings = raster, settings
         self._waiting: list[tuple[int, float, float, float]] = []
         self._samples: list[tuple[int, float, float, float, float, float, float, int]] = []
         self._last_ns = -1
@@ -43,8 +47,10 @@ class GnssBuffer:
             raise MaptileError(
                 f"GNSS at {t_ns} ns: {latitude}, {longitude} are no latitude and longitude"
             )
+        if self._last_ns < 0 and self._raster.far_from(np.array([latitude]), np.array([longitude])):
+            _LOG.warning("the GNSS lies %s", OFF_MAP)
         self._last_ns = t_ns
-        east, north = self._projection.forward(latitude, longitude).tolist()
+        east, north = self._raster.projection.forward(latitude, longitude).tolist()
         if math.isfinite(east + north):  # the map frame reaches there
             self._waiting.append((t_ns, east, north, std_m if std_m > 0 else math.nan))
 

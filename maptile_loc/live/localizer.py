@@ -145,8 +145,8 @@ class Localizer:
         self._tracker = Tracker(engine, queries, settings, background, threads)
         self._rng = np.random.default_rng(queries.seed)
         self._headings = HeadingBuffer(engine.raster.convergence)
-        self._gnss = GnssBuffer(engine.raster.projection, settings.gnss)
-        self._segment: int | None = None
+        self._gnss = GnssBuffer(engine.raster, settings.gnss)
+        self._moved: tuple[int, Motion] | None = None
         self._start_m, self._stretch = 0.0, -1
         self._last_ns: int | None = None
         self._sure = False
@@ -198,7 +198,7 @@ class Localizer:
         poses = self._poses if self._own is None else PoseBuffer()
         poses.add(nanoseconds(t_ns, "odometry"), pose, restart)
         if self._own is not None:
-            self._own, self._poses, self._segment = None, poses, None
+            self._own, self._poses, self._moved = None, poses, None
 
     def add_heading(self, t_ns: int, heading: float) -> None:
         """Push the vehicle's true heading, for ``heading="known"`` or ``"prior:DEG"``.
@@ -262,8 +262,9 @@ class Localizer:
         if motion is None:
             self._lose(t_ns, "no_odometry")
             return None
-        if motion.segment != self._segment:
-            self._restart(motion)
+        if self._moved is None or motion.segment != self._moved[1].segment:
+            self._restart(motion, t_ns)
+        self._moved = t_ns, motion
         moving, due = motion.segment >= 0, self._due(motion.travelled)
         new = self._gnss.placed(self._poses, t_ns, moving)
         gnss = None
@@ -311,13 +312,17 @@ class Localizer:
         if pose is not None:
             self._poses.add(t_ns, pose, restart=self._own.segment != segment)
 
-    def _restart(self, motion: Motion) -> None:
+    def _restart(self, motion: Motion, t_ns: int) -> None:
         """Start a segment of the odometry: what came before does not lead to it."""
-        if self._segment is not None and self._sure:
+        if self._sure:
             _LOG.warning("the odometry has a gap: the vehicle is searched on the whole map")
-        self._segment, self._sure = motion.segment, False
+        self._sure = False
         self._scans.clear()
-        self._tracker.restart(motion)
+        if self._moved is not None and min(motion.segment, self._moved[1].segment) >= 0:
+            before_ns, last = self._moved
+            self._tracker.restart(motion, last, (t_ns - before_ns) / 1e9)
+        else:
+            self._tracker.restart(motion)
         self._start_m, self._stretch = motion.travelled, -1
 
     def _due(self, travelled: float) -> bool:
@@ -378,9 +383,8 @@ class Localizer:
     def _judge(self, t_ns: int, motion: Motion) -> None:
         """Log when the vehicle becomes localized, and when it no longer is."""
         self._judged = fix = self._fix(t_ns, motion)
-        if fix.localized and not self._sure:
-            self._sure = True
-            metres = 0.0 if self.known is None else self.known.travelled(motion)
+        if fix.localized and not self._sure and self.known is not None:
+            self._sure, metres = True, self.known.travelled(motion)
             _LOG.info("localized after %.0f m: %.6f, %.6f", metres, fix.latitude, fix.longitude)
         elif not fix.localized:
             self._lose(t_ns, fix.reason)

@@ -24,6 +24,9 @@ from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.search.engine.tracked import united
 from maptile_loc.types import Candidates, Fixes, Queries, QueryTile
 
+AWAY_STDS = 3.0
+"""A position farther than this many standard deviations from the predicted one contradicts it."""
+
 
 class Answer(NamedTuple):
     """What a query found.
@@ -108,9 +111,11 @@ class Tracker:
         """Whether a search of the whole map runs beside."""
         return self._job is not None
 
-    def restart(self, at: Motion) -> None:
-        """Forget all: the motion from earlier queries to ``at`` is unknown."""
-        self._filter.restart()
+    def restart(self, at: Motion, last: Motion | None = None, seconds: float = np.inf) -> None:
+        """Go on at ``at``, ``seconds`` after the last odometry; without that, all is forgotten."""
+        if last is not None:
+            self._predict(last)
+        self._filter.restart(np.inf if last is None else seconds)
         self._at, self._job = at, None
         self._begun_m = at.travelled
         self._fresh_from_m = self._searched_m = -np.inf
@@ -315,14 +320,16 @@ class Tracker:
         """
         track = self._settings.track
         likely = track.elsewhere_in_doubt if doubted else track.elsewhere
+        std = float(worst_std(self._filter.belief().covariance[None])[0])
+        near_m = max(track.near_m, AWAY_STDS * std)
         for number, (found, aligned) in enumerate(everywhere):
             fixes = self._believed(aligned, off_map and not doubted)
             away, probability = self._best(fixes.candidates)
-            if away > track.near_m and probability > likely:
+            if away > near_m and probability > likely:
                 self._contradict(probability)
             if self.contradicted_m is not None or not doubted:
                 return found, fixes
-            if number == 0 and away <= track.near_m:
+            if number == 0 and away <= near_m:
                 # The best position of the whole map would hardly be this one by chance.
                 self._doubtful_m = 0.0
                 return None

@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from data_prep.geometry import Array, rotate, wrap_angle
 from data_prep.settings import NotNegative, Positive, Settings
-from maptile_loc.score.evidence import Evidence
+from maptile_loc.score.evidence import Evidence, Points
 from maptile_loc.score.fields import LikelihoodFields
-from maptile_loc.score.likelihood import Sample, of_each_point, sample, total
+from maptile_loc.score.likelihood import Sample, of_each_point, part_under, sample, together, total
 from maptile_loc.types import Candidates, Fixes
 
 
@@ -69,6 +69,9 @@ IMPROBABLE = 7.0
 """Candidates less probable than the best by more than this, in nats, are taken to rest on one
 building."""
 
+MOST_STEPS = 1.5
+"""The longest step to the next pose, in units of the spacing."""
+
 LEAST_INFORMATION = np.diag([1e-4, 1e-4, 1e-2])
 """Information added to every fix: an unobserved direction has a deviation of 100 m or 10 rad."""
 
@@ -105,7 +108,39 @@ def align(
     if len(start) == 0 or len(seen[0].xy) == 0:
         return Fixes(Candidates(np.zeros((0, 3)), np.zeros(0)), np.zeros((0, 3, 3)), wall_m2)
 
-    poses = start.copy()
+    likely = candidates.log_scores > candidates.log_scores.max() - IMPROBABLE
+    poses, covariance = np.empty_like(start), np.empty((len(start), 3, 3))
+    margin = MOST_STEPS * sum(settings.steps_m) + settings.near_building_m
+    for group in together(start, fields):
+        part = part_under(start[group], seen, fields, margin)
+        poses[group], covariance[group] = _aligned(
+            start[group], likely[group], seen, rotation, part, heading_std, settings
+        )
+    covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
+    return Fixes(Candidates(poses, candidates.log_scores), covariance, wall_m2)
+
+
+def _aligned(
+    start: Array,
+    likely: NDArray[np.bool_],
+    seen: Sequence[Points],
+    rotation: float,
+    fields: LikelihoodFields,
+    heading_std: float | None,
+    settings: AlignSettings,
+) -> tuple[Array, Array]:
+    """The (K, 3) aligned poses of candidates near each other, and their (K, 3, 3) covariances.
+
+    Args:
+        start: (K, 3) poses to start from.
+        likely: (K,) whether each is so probable that its buildings are distinguished.
+        seen: The query tile's evidence.
+        rotation: As all that follow, as for ``align``.
+        fields: The map's, around the poses.
+        heading_std: Radians.
+        settings: Steps and covariance.
+    """
+    poses = start
     for step in settings.steps_m:
         scale, before = np.array([step, step, step / settings.lever_m]), poses
         around = before[:, None] + OFFSETS * scale
@@ -117,12 +152,12 @@ def align(
             values -= 0.5 * (away / heading_std) ** 2
         gradient, hessian = _quadratic(values)
         poses = before + _newton(gradient, hessian, values) * scale
+    poses[:, 2] = wrap_angle(poses[:, 2])
     information: Array = -hessian / np.outer(scale, scale)
     inverse = np.asarray(np.linalg.inv(_positive(information) + LEAST_INFORMATION), np.float64)
     covariance = settings.spread * inverse
-    moved = np.diag([1.0, 1.0, 0.0]) * settings.building_std_m**2  # as if by one building
-    likely = candidates.log_scores > candidates.log_scores.max() - IMPROBABLE
-    covariance[~likely] += moved
+    # As if by one building.
+    covariance[~likely] += np.diag([1.0, 1.0, 0.0]) * settings.building_std_m**2
     by_buildings = [one for one in samples if one.points.group.name in BY_BUILDINGS]
     for number in np.flatnonzero(likely):
         rows = slice(number * len(OFFSETS), (number + 1) * len(OFFSETS))
@@ -130,9 +165,7 @@ def align(
         covariance[number] += _displaced(
             before[number], information[number], own, rotation, fields, scale, settings
         )
-    covariance[:, 2, 2] += np.radians(settings.bend_deg) ** 2 * reach_m
-    poses[:, 2] = wrap_angle(poses[:, 2])
-    return Fixes(Candidates(poses, candidates.log_scores), covariance, wall_m2)
+    return poses, covariance
 
 
 def _displaced(
@@ -207,10 +240,11 @@ def _quadratic(values: Array) -> tuple[Array, Array]:
 
 
 def _newton(gradient: Array, hessian: Array, values: Array) -> Array:
-    """(K, 3) step in units of the spacing, at most 1.5; the best of the 27 if not concave."""
+    """(K, 3) step in units of the spacing, or that to the best of the 27 if not concave."""
     concave = np.linalg.eigvalsh(hessian)[:, -1] < 0
     safe = np.where(concave[:, None, None], hessian, -np.eye(3))
-    step = np.clip(-np.linalg.solve(safe, gradient[..., None])[..., 0], -1.5, 1.5)
+    step = np.linalg.solve(safe, gradient[..., None])[..., 0]
+    step = np.clip(-step, -MOST_STEPS, MOST_STEPS)
     return np.where(concave[:, None], step, OFFSETS[values.argmax(axis=1)])
 
 

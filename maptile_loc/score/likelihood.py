@@ -82,10 +82,8 @@ def sample(
     seen = [points for points in evidence if len(points.xy)]
     if not seen:
         return []
-    xy = np.concatenate([points.xy for points in seen])
-    reach = float(np.hypot(*xy.T).max())
-    groups = _together(poses, fields)
-    parts = [_sampled(poses[group], seen, xy, rotation, fields, reach) for group in groups]
+    groups = together(poses, fields)
+    parts = [_sampled(poses[group], seen, rotation, fields) for group in groups]
     if len(groups) == 1:
         return [Sample(points, values) for points, values in zip(seen, parts[0], strict=True)]
     order = np.argsort(np.concatenate(groups), kind="stable")
@@ -95,7 +93,7 @@ def sample(
     ]
 
 
-def _together(poses: Array, fields: LikelihoodFields) -> list[NDArray[np.int_]]:
+def together(poses: Array, fields: LikelihoodFields) -> list[NDArray[np.int_]]:
     """Indices of (P, 3) poses in groups, each of which lies in one part of the map."""
     if isinstance(fields, FieldArrays) or len(poses) == 0:
         return [np.arange(len(poses))]
@@ -105,26 +103,36 @@ def _together(poses: Array, fields: LikelihoodFields) -> list[NDArray[np.int_]]:
     return np.split(order, np.flatnonzero(np.diff(number.ravel()[order])) + 1)
 
 
+def part_under(
+    poses: Array, evidence: Sequence[Points], fields: LikelihoodFields, margin_m: float = 0.0
+) -> LikelihoodFields:
+    """The part of a map under a tile's points at any of some poses, however it is turned.
+
+    Args:
+        poses: (P, 3) east, north (metres), heading.
+        evidence: As for ``log_likelihood``.
+        fields: The map's.
+        margin_m: Metres more on each side.
+    """
+    farthest = max((np.hypot(*one.xy.T).max(initial=0.0) for one in evidence), default=0.0)
+    at = poses[:, :2] if len(poses) else np.array([[fields.west, fields.north]])
+    reach = float(farthest) + margin_m
+    return fields.around(at.min(axis=0) - reach, at.max(axis=0) + reach)
+
+
 def _sampled(
-    poses: Array,
-    seen: Sequence[Points],
-    xy: F32,
-    rotation: float,
-    fields: LikelihoodFields,
-    reach: float,
+    poses: Array, seen: Sequence[Points], rotation: float, fields: LikelihoodFields
 ) -> list[F32]:
     """(C, P, N) values of each group's fields under its points, at poses near each other.
 
     Args:
         poses: (P, 3), as all but the following as for ``sample``.
         seen: The groups with points.
-        xy: (N, 2) all their points, metres.
         rotation: Radians.
         fields: The map's.
-        reach: Distance of the farthest point from the vehicle, metres.
     """
-    at = poses[:, :2] if len(poses) else np.array([[fields.west, fields.north]])
-    part = fields.around(at.min(axis=0) - reach, at.max(axis=0) + reach)
+    part = part_under(poses, seen, fields)
+    xy = np.concatenate([points.xy for points in seen])
     grid = _grid(poses, poses[:, 2] - rotation, xy, part)
     grids = torch.split(grid, [len(points.xy) for points in seen], 2)
     images = torch.from_numpy(part.channels)[None]

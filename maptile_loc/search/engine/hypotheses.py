@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_prep.geometry import Array, wrap_angle
-from maptile_loc.score.evidence import Evidence
-from maptile_loc.score.fields import LikelihoodFields
-from maptile_loc.score.likelihood import log_likelihood
+from maptile_loc.score.evidence import Evidence, Points
+from maptile_loc.score.fields import LikelihoodFields, in_threads
+from maptile_loc.score.likelihood import log_likelihood, part_under, together
 from maptile_loc.search.engine.settings import SearchSettings
 
 AROUND = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -41,8 +43,30 @@ def refined(
     Returns:
         (K, 3) poses, and (K,) logarithms of the likelihood's mass around each.
     """
-    seen = evidence.points
-    spacing = [fields.resolution, fields.resolution, np.radians(settings.heading_step_deg / 2)]
+    seen, groups = evidence.points, together(poses, fields)
+
+    def of_group(group: NDArray[np.int_]) -> tuple[Array, Array]:
+        return _refined(poses[group], log_prior[group], seen, rotation, fields, settings)
+
+    parts = in_threads(of_group, groups)
+    if len(parts) == 1:
+        return parts[0]
+    order = np.argsort(np.concatenate(groups), kind="stable")
+    best, mass = (np.concatenate(column)[order] for column in zip(*parts, strict=True))
+    return best, mass
+
+
+def _refined(
+    poses: Array,
+    log_prior: Array,
+    seen: Sequence[Points],
+    rotation: float,
+    fields: LikelihoodFields,
+    settings: SearchSettings,
+) -> tuple[Array, Array]:
+    """As ``refined``, of poses near each other."""
+    spacing = np.array([fields.resolution] * 2 + [np.radians(settings.heading_step_deg / 2)])
+    fields = part_under(poses, seen, fields, 2 * fields.resolution)
     around = poses[:, None] + AROUND * spacing
     scores = log_likelihood(around, seen, rotation, fields) + log_prior[:, None]
     every, best = np.arange(len(poses)), scores.argmax(axis=1)
