@@ -227,7 +227,7 @@ def write_map(
     Args:
         path: The file.
         raster: The map.
-        seen: Called with each strip of pixels, (3, rows, columns), from north.
+        seen: Called with each strip of pixels, from north, as ``packed``.
         workers: The workers.
         progress: Called after each strip.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyproj
 from numpy.typing import NDArray
 
+from data_prep.city.pixels import packed
 from data_prep.city.raster import BANDS, MapRaster
 from data_prep.geometry import Array
 
@@ -31,10 +32,9 @@ class ContentDigest:
         self._digest = hashlib.sha256(about.encode())
         self._later: list[list[bytes]] = [[] for _ in BANDS[1:]]
 
-    def add(self, strip: NDArray[np.uint8]) -> None:
-        """Add the next (3, h, W) pixels, from north."""
-        # A pixel is 0 or 255: one bit each is enough, and takes an eighth of the time.
-        first, *later = np.packbits(strip, axis=2)
+    def add(self, bits: NDArray[np.uint8]) -> None:
+        """Add the next rows of pixels, from north: (3, h, ceil(W / 8)), as ``packed``."""
+        first, *later = bits
         self._digest.update(first)
         for kept, band in zip(self._later, later, strict=True):
             kept.append(lz4.block.compress(band))
@@ -58,7 +58,7 @@ def content_hash(raster: MapRaster, reference: Array) -> str:
     """
     digest = ContentDigest(raster, reference)
     for strip in raster.strips():
-        digest.add(strip)
+        digest.add(packed(strip))
     return digest.complete()
 
 

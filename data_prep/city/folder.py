@@ -243,9 +243,9 @@ def _prepare(
     tiling = Tiling(raster, settings.tiles)
     digest = ContentDigest(raster, tiling.reference)
 
-    def note(strip: NDArray[np.uint8]) -> None:
-        digest.add(strip)
-        tiling.add(strip)
+    def note(bits: NDArray[np.uint8]) -> None:
+        digest.add(bits)
+        tiling.add(bits)
 
     with swapped_folder(folder, keep=keep) as new:
         write_map(new / "map.tif", raster, note, workers, progress)

@@ -54,6 +54,11 @@ class Pixels(ABC):
         return np.asarray(self.read(range(bands), 0, 0, height, width), dtype)
 
 
+def packed(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(..., W) pixels, 0 or 255, as (..., ceil(W / 8)) bytes with a bit per pixel."""
+    return np.packbits(pixels, axis=-1)
+
+
 def check_pixels(what: object, width: int, height: int, resolution: float) -> None:
     """Check that a raster can be handled, before it is made.
 

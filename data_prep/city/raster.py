@@ -26,7 +26,7 @@ from data_prep.city.geotiff import (
     open_tiff,
     write_tiff,
 )
-from data_prep.city.pixels import MAX_PIXELS, Pixels
+from data_prep.city.pixels import MAX_PIXELS, Pixels, packed
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection
 from data_prep.progress import Progress, silent, tracked
@@ -305,7 +305,7 @@ class MapRaster:
 
         Args:
             path: The file.
-            seen: Called with each strip of pixels, as of ``strips``.
+            seen: Called with each strip of pixels, as of ``strips``, but ``packed``.
             progress: Called after each strip.
 
         Raises:
@@ -315,7 +315,7 @@ class MapRaster:
         def rows(top: int, bottom: int) -> NDArray[np.uint8]:
             strip = self.window(top, 0, bottom - top, self.width)
             if seen is not None:
-                seen(strip)
+                seen(packed(strip))
             return strip
 
         write_tiff(path, self.layout(BANDS, "uint8", overviews=True), rows, progress)

@@ -11,6 +11,7 @@ import pydantic
 import shapely
 from numpy.typing import NDArray
 
+from data_prep.city.pixels import packed
 from data_prep.city.raster import MapRaster
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
@@ -67,14 +68,14 @@ class Tiling:
         self._covered = np.zeros((len(self._row_cuts), len(self._column_cuts)), np.uint8)
         self._added = 0
 
-    def add(self, strip: NDArray[np.uint8]) -> None:
-        """Add the next (3, h, W) pixels, from north."""
-        stop = self._added + strip.shape[1]
-        union = np.bitwise_or.reduce(strip, axis=0)
-        pieces = np.bitwise_or.reduceat(union, self._column_cuts, axis=1)
+    def add(self, bits: NDArray[np.uint8]) -> None:
+        """Add the next rows of pixels, from north: (3, h, ceil(W / 8)), as ``packed``."""
+        stop = self._added + bits.shape[1]
         first, last = np.searchsorted(self._row_cuts, [self._added + 1, stop]) - [1, 0]
         cuts = np.maximum(self._row_cuts[first:last] - self._added, 0)
-        self._covered[first:last] |= np.bitwise_or.reduceat(pieces, cuts, axis=0)
+        union = np.bitwise_or.reduceat(np.bitwise_or.reduce(bits, axis=0), cuts, axis=0)
+        rows = np.unpackbits(union, axis=1, count=self._raster.width)
+        self._covered[first:last] |= np.bitwise_or.reduceat(rows, self._column_cuts, axis=1)
         self._added = stop
 
     def table(self) -> gpd.GeoDataFrame:
@@ -121,7 +122,7 @@ def tile_grid(raster: MapRaster, settings: TileSettings) -> gpd.GeoDataFrame:
     """
     tiling = Tiling(raster, settings)
     for strip in raster.strips():
-        tiling.add(strip)
+        tiling.add(packed(strip))
     return tiling.table()
 
 

@@ -49,7 +49,7 @@ class Localizer:
     scan, then the scan. Without odometry, the motion is found from the scans. One object serves one
     vehicle and one thread; the map is shared by all vehicles on it. Until ``close``, each
     computation of the process has one thread, for more would wait for each other; a search of the
-    whole map that a push waits for has all of them.
+    whole map has all of them while a push waits for it, or the vehicle is not tracked.
 
     Args:
         city: A city, or its path.

@@ -69,9 +69,9 @@ class Tracker:
         engine: The map and the search method.
         queries: What is known of headings, and how far submaps reach.
         settings: The recipe.
-        background: Whether searches of the whole map run beside the queries, with one thread. Their
-            result is used by the first call after it is there, carried forward by the odometry.
-        threads: Torch's threads for searches of the whole map that do not run beside.
+        background: Whether searches of the whole map run beside the queries. Their result is used
+            by the first call after it is there, carried forward by the odometry.
+        threads: Torch's threads for searches of the whole map, while no query is searched beside.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Tracker:
                 # After a jump, only the last metres show where the vehicle is.
                 tiles.insert(0, make_tile(self._doubtful_m))
             if self._background:
-                self._start(tiles, at, doubted)
+                self._start(tiles, at, doubted, 1 if tracked else self._threads)
                 found, fixes = (found, fixes) if tracked else (NO_FIXES.candidates, NO_FIXES)
             else:
                 self._searched_m = at.travelled
@@ -378,7 +378,7 @@ class Tracker:
         usual = track.off_map_m if off_map else track.again_m
         return metres > (track.doubt_m if doubtful else usual)
 
-    def _start(self, tiles: list[QueryTile], at: Motion, doubted: bool) -> None:
+    def _start(self, tiles: list[QueryTile], at: Motion, doubted: bool, threads: int) -> None:
         """Start a search of the whole map beside, unless one runs."""
         if self._job is not None:
             return
@@ -386,7 +386,8 @@ class Tracker:
             self._executor = ThreadPoolExecutor(1, "map search", _one_thread)
 
         def work() -> list[tuple[Candidates, Fixes]]:
-            return [fix_tile(one, self._queries, self._engine, self._settings) for one in tiles]
+            with torch_threads(threads):
+                return [fix_tile(one, self._queries, self._engine, self._settings) for one in tiles]
 
         self._job = _Job(self._executor.submit(work), at, doubted)
 

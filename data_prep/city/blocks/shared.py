@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from data_prep.city.blocks.bigtiff import blocks_of
 from data_prep.city.geotiff import STRIP, Layout, creation, finished_tiff
+from data_prep.city.pixels import packed
 from data_prep.cluster import Workers
 from data_prep.progress import Progress, tracked
 
 Seen = Callable[[NDArray[np.uint8]], None]
-"""Is called with each strip of pixels: (bands, rows, columns)."""
+"""Is called with each strip of pixels, as ``packed``: (bands, rows, bytes)."""
 
 
 class Rows(Protocol):
@@ -37,7 +38,7 @@ class _Strip(NamedTuple):
 
     Attributes:
         blocks: Its blocks, compressed, row by row; empty where one is left out.
-        flags: A bit per pixel, compressed; empty where the pixels are no flags.
+        flags: The pixels as ``packed``, compressed; empty where they are no flags.
     """
 
     blocks: list[bytes]
@@ -95,7 +96,7 @@ def _burn(layout: Layout, part: tuple[Rows, int, int]) -> _Strip:
         for at, size in zip(found.offset.tolist(), found.size.tolist(), strict=True)
     ]
     flags = pixels.dtype == np.uint8
-    return _Strip(blocks, lz4.block.compress(np.packbits(pixels, axis=2)) if flags else b"")
+    return _Strip(blocks, lz4.block.compress(packed(pixels)) if flags else b"")
 
 
 def _put_together(path: Path, layout: Layout, strips: Iterator[_Strip], seen: Seen | None) -> None:
@@ -114,13 +115,8 @@ def _put_together(path: Path, layout: Layout, strips: Iterator[_Strip], seen: Se
                 number += 1
             height = min(STRIP, layout.height - top)
             if seen is not None:
-                seen(_pixels(strip.flags, len(layout.names), height, layout.width))
+                bits = np.frombuffer(lz4.block.decompress(strip.flags), np.uint8)
+                seen(bits.reshape(len(layout.names), height, -1))
             top += height
         file.seek(0)
         file.write(content)
-
-
-def _pixels(flags: bytes, bands: int, height: int, width: int) -> NDArray[np.uint8]:
-    """(bands, height, width) pixels, 0 or 255, of flags."""
-    bits = np.frombuffer(lz4.block.decompress(flags), np.uint8).reshape(bands, height, -1)
-    return np.negative(np.unpackbits(bits, axis=2, count=width))
