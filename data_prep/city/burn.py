@@ -16,8 +16,9 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
-from data_prep.city.blocks.shared import Seen, write_shared
-from data_prep.city.geotiff import STRIP, write_tiff
+from data_prep.city.blocks.shared import write_shared
+from data_prep.city.blocks.writing import Seen, write_tiff
+from data_prep.city.geotiff import STRIP
 from data_prep.city.pixels import Pixels, check_pixels
 from data_prep.city.raster import BANDS, MapRaster
 from data_prep.cluster import Workers

@@ -7,7 +7,7 @@ at +0.5. Bands: 0 building, 1 road, 2 path; values are 0 or 255.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,15 @@ import pyproj
 import rasterio
 from numpy.typing import ArrayLike, NDArray
 
+from data_prep.city.blocks.writing import Seen, write_tiff
 from data_prep.city.geotiff import (
     STRIP,
     Layout,
     TiffPixels,
     has_blocks,
     open_tiff,
-    write_tiff,
 )
-from data_prep.city.pixels import MAX_PIXELS, Pixels, packed
+from data_prep.city.pixels import MAX_PIXELS, Pixels
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, Projection
 from data_prep.progress import Progress, silent, tracked
@@ -298,7 +298,7 @@ class MapRaster:
         self,
         path: Path,
         *,
-        seen: Callable[[NDArray[np.uint8]], None] | None = None,
+        seen: Seen | None = None,
         progress: Progress = silent,
     ) -> None:
         """Write the raster as a tiled GeoTIFF with named bands and overviews, whole or not at all.
@@ -313,12 +313,9 @@ class MapRaster:
         """
 
         def rows(top: int, bottom: int) -> NDArray[np.uint8]:
-            strip = self.window(top, 0, bottom - top, self.width)
-            if seen is not None:
-                seen(packed(strip))
-            return strip
+            return self.window(top, 0, bottom - top, self.width)
 
-        write_tiff(path, self.layout(BANDS, "uint8", overviews=True), rows, progress)
+        write_tiff(path, self.layout(BANDS, "uint8", overviews=True), rows, progress, seen)
 
     def layout(
         self,

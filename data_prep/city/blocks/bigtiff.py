@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,19 @@ ENTRY = struct.Struct("<HHQQ")
 """An entry of the directory: the tag, the type and the number of its values, and where they are."""
 VALUE_BYTES = 8
 """Values that take no more bytes stand in the entry itself."""
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+"""Bytes of a value of each type."""
+
+SUBFILE = 254
+"""The tag that says what an image is for."""
+REDUCED = 1
+"""Its value for a smaller version of another image."""
+DESCRIBING = frozenset({*range(256, 260), 262, 277, 284, 317, *range(322, 326), 338, 339})
+"""The tags that say how an image's pixels are stored."""
+WORD = struct.Struct("<Q")
+"""An offset, or the number of a directory's entries."""
+FIRST = 8
+"""Where the offset of the first directory stands."""
 
 
 class Blocks(NamedTuple):
@@ -34,20 +48,80 @@ class Blocks(NamedTuple):
     size: NDArray[Any]
 
 
+class _Entry(NamedTuple):
+    """An entry of a directory.
+
+    Attributes:
+        tag: What it states.
+        kind: The type of its values.
+        length: Their number.
+        at: Where they are: bytes from the start of the file.
+        raw: The eight bytes in the entry: the values, or where they are.
+    """
+
+    tag: int
+    kind: int
+    length: int
+    at: int
+    raw: int
+
+
+def _entries(content: bytes | bytearray) -> Iterator[_Entry]:
+    """The entries of the first directory of a BigTIFF's content."""
+    first = WORD.unpack_from(content, FIRST)[0]
+    for number in range(WORD.unpack_from(content, first)[0]):
+        entry = first + WORD.size + number * ENTRY.size
+        tag, kind, length, raw = ENTRY.unpack_from(content, entry)
+        inline = SIZES[kind] * length <= VALUE_BYTES
+        at = entry + ENTRY.size - VALUE_BYTES if inline else raw
+        yield _Entry(tag, kind, length, at, raw)
+
+
 def blocks_of(content: bytes | bytearray) -> Blocks:
     """The blocks of the content of a little-endian BigTIFF, as GDAL writes it.
 
     Where ``content`` can be written, so can the arrays, and they change it.
     """
-    first = int(np.frombuffer(content, "<u8", 1, 8)[0])
-    count = int(np.frombuffer(content, "<u8", 1, first)[0])
-    found = {}
-    for number in range(count):
-        entry = first + 8 + number * ENTRY.size
-        tag, kind, length, value = ENTRY.unpack_from(content, entry)
-        if tag in (TILE_OFFSETS, TILE_SIZES):
-            values = np.dtype(TYPES[kind])
-            inline = values.itemsize * length <= VALUE_BYTES
-            at = entry + ENTRY.size - VALUE_BYTES if inline else value
-            found[tag] = np.frombuffer(content, values, length, at)
+    found = {
+        one.tag: np.frombuffer(content, TYPES[one.kind], one.length, one.at)
+        for one in _entries(content)
+        if one.tag in (TILE_OFFSETS, TILE_SIZES)
+    }
     return Blocks(found[TILE_OFFSETS], found[TILE_SIZES])
+
+
+def append_overview(file: BinaryIO, overview: bytes) -> None:
+    """Append the first image of a BigTIFF to another one, as its next coarser overview.
+
+    Args:
+        file: The other one, open for reading and writing.
+        overview: The content of the first one, as GDAL writes it, with all its blocks.
+    """
+    base, moved = _padded(file), bytearray(overview)
+    offset = blocks_of(moved).offset
+    offset += np.uint64(base)
+    entries = [ENTRY.pack(SUBFILE, 4, 1, REDUCED)]
+    for one in _entries(moved):
+        if one.tag in DESCRIBING:
+            inline = SIZES[one.kind] * one.length <= VALUE_BYTES
+            entries.append(ENTRY.pack(*one[:3], one.raw if inline else one.raw + base))
+    file.write(moved)
+    directory = _padded(file)
+    file.write(WORD.pack(len(entries)) + b"".join(entries) + WORD.pack(0))
+    # The last directory before this one leads to it.
+    at = FIRST
+    while following := _word(file, at):
+        at = following + WORD.size + _word(file, following) * ENTRY.size
+    file.seek(at)
+    file.write(WORD.pack(directory))
+
+
+def _padded(file: BinaryIO) -> int:
+    """The end of a file, after padding it to whole words."""
+    end = file.seek(0, 2)
+    return end + file.write(bytes(-end % WORD.size))
+
+
+def _word(file: BinaryIO, at: int) -> int:
+    file.seek(at)
+    return int(WORD.unpack(file.read(WORD.size))[0])

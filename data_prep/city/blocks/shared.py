@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -12,13 +12,11 @@ import rasterio
 from numpy.typing import NDArray
 
 from data_prep.city.blocks.bigtiff import blocks_of
-from data_prep.city.geotiff import STRIP, Layout, creation, finished_tiff
+from data_prep.city.blocks.writing import Seen, finished_tiff
+from data_prep.city.geotiff import STRIP, Layout, creation
 from data_prep.city.pixels import packed
 from data_prep.cluster import Workers
 from data_prep.progress import Progress, tracked
-
-Seen = Callable[[NDArray[np.uint8]], None]
-"""Is called with each strip of pixels, as ``packed``: (bands, rows, bytes)."""
 
 
 class Rows(Protocol):
@@ -53,7 +51,7 @@ def write_shared(
     seen: Seen | None,
     progress: Progress,
 ) -> None:
-    """Write a GeoTIFF with the pixels of ``geotiff.write_tiff``, whole or not at all.
+    """Write a GeoTIFF with the pixels of ``writing.write_tiff``, whole or not at all.
 
     Args:
         path: The file.
@@ -74,11 +72,11 @@ def write_shared(
     strips = workers.each(_burn, layout, parts)
     step = tracked(strips, f"write {path.name}", len(tops), progress)
 
-    def fill(temporary: Path) -> Callable[[], bool]:
-        _put_together(temporary, layout, step, seen)
-        return lambda: True  # Python reports what cannot be written, other than GDAL
+    def fill(temporary: Path, see: Seen) -> bool:
+        _put_together(temporary, layout, step, see)
+        return True  # Python reports what cannot be written, other than GDAL
 
-    finished_tiff(path, layout, fill)
+    finished_tiff(path, layout, fill, seen)
 
 
 def _burn(layout: Layout, part: tuple[Rows, int, int]) -> _Strip:
@@ -99,7 +97,7 @@ def _burn(layout: Layout, part: tuple[Rows, int, int]) -> _Strip:
     return _Strip(blocks, lz4.block.compress(packed(pixels)) if flags else b"")
 
 
-def _put_together(path: Path, layout: Layout, strips: Iterator[_Strip], seen: Seen | None) -> None:
+def _put_together(path: Path, layout: Layout, strips: Iterator[_Strip], see: Seen) -> None:
     """Write a file without overviews: first all but its blocks, then these one after the other."""
     with rasterio.open(path, "w", **creation(layout, sparse=True), bigtiff="YES") as file:
         layout.describe(file)
@@ -114,9 +112,9 @@ def _put_together(path: Path, layout: Layout, strips: Iterator[_Strip], seen: Se
                 end += file.write(block)
                 number += 1
             height = min(STRIP, layout.height - top)
-            if seen is not None:
+            if strip.flags:
                 bits = np.frombuffer(lz4.block.decompress(strip.flags), np.uint8)
-                seen(bits.reshape(len(layout.names), height, -1))
+                see(bits.reshape(len(layout.names), height, -1))
             top += height
         file.seek(0)
         file.write(content)
