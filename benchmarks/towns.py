@@ -37,7 +37,7 @@ from data_prep.files import read_json, write_json
 from data_prep.geometry import Array
 from data_prep.osm.source import OsmSource
 from data_prep.simulate.record import SimulateSettings, simulate
-from data_prep.simulate.trajectory import trajectory_from_route
+from data_prep.simulate.trajectory import Trajectory, trajectory_from_route
 from data_prep.sources import open_drive
 from maptile_loc.config import load_settings
 from maptile_loc.perceive.tiles import query_tiles
@@ -58,6 +58,9 @@ LEAST_BUILDINGS = 30
 
 DRIVE_M = 500.0
 """Length of a drive, metres."""
+
+ROUTES = 30
+"""Routes in a town that are tried: most reach its edge too soon where there are few roads."""
 
 LIMIT_KM2 = 10_000.0
 """Area to which the size of the index is extrapolated, km2."""
@@ -108,6 +111,19 @@ def drawn(cities: list[City], count: int, seed: int) -> list[tuple[int, int]]:
     return [(int(order[i % len(order)]), seed + i) for i in range(count)]
 
 
+def route(city: City, seed: int) -> Trajectory:
+    """A route of DRIVE_M in a town: the first of some that does not leave it before.
+
+    Raises:
+        MaptileError: There is none.
+    """
+    for number in range(ROUTES):
+        made = trajectory_from_route(city, DRIVE_M, seed + 1000 * number)
+        if np.hypot(*np.diff(made.poses[:, :2], axis=0).T).sum() >= 0.9 * DRIVE_M:
+            return made
+    raise MaptileError(f"no route of {DRIVE_M:g} m")
+
+
 def looked_up(work: Path, cities: list[City], town: int, seed: int, asked: Any) -> dict[str, Any]:
     """What the votes say of one drive, which is simulated if it is not there yet."""
     index, describer, recipe, settings = asked
@@ -120,7 +136,7 @@ def looked_up(work: Path, cities: list[City], town: int, seed: int, asked: Any) 
         changes = load_settings(
             SimulateSettings, "simulate", [f"seed={seed}", f"every_m={SCAN_EVERY_M}"]
         )
-        simulate(city, trajectory_from_route(city, DRIVE_M, seed), folder, "hdl32", changes)
+        simulate(city, route(city, seed), folder, "hdl32", changes)
     drive = open_drive(folder)
     truth = drive.truth
     assert truth is not None

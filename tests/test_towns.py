@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from small_city import small_city
 from test_retrieval import RECIPE
 
@@ -24,8 +25,16 @@ from maptile_loc.models.parts.describer import Describer
 from maptile_loc.models.parts.published import read_model
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.towns import index as towns_index
+from maptile_loc.towns.compared import NOWHERE, Look, compare
 from maptile_loc.towns.index import TownIndex, kept_index, make_index
-from maptile_loc.towns.votes import SimilarViews, VoteSettings, count_votes
+from maptile_loc.towns.votes import (
+    Arrangement,
+    SimilarViews,
+    Vote,
+    VoteSettings,
+    arrangements,
+    best_of_towns,
+)
 
 faiss = pytest.importorskip("faiss")
 SETTINGS = VoteSettings()
@@ -38,6 +47,14 @@ def drive(seed: int = 0) -> Array:
     heading = np.cumsum(rng.choice([0.0, np.pi / 2, -np.pi / 2], QUERIES, p=[0.6, 0.2, 0.2]))
     steps = 40 * np.column_stack([np.cos(heading), np.sin(heading)])
     return np.column_stack([np.cumsum(steps, axis=0), heading])
+
+
+def count_votes(
+    views: SimilarViews, motion: Array, segment: NDArray[np.int64], settings: VoteSettings
+) -> list[Vote]:
+    """The votes for each town alone, without a comparison."""
+    arranged = arrangements(views, motion, segment, settings)
+    return best_of_towns(arranged, np.array([one.votes for one in arranged]))
 
 
 def views_of(
@@ -123,6 +140,74 @@ def test_only_the_most_similar_views_of_a_town_are_compared() -> None:
     )
 
 
+def test_arrangements_of_a_town_differ() -> None:
+    motion, segment = drive(3), np.zeros(QUERIES, np.int64)
+    rows = []
+    for number, frame in enumerate([(0.0, 0.0, 0.4), (500.0, 0.0, 0.4), (0.0, 0.0, 2.4)]):
+        rows += views_of(motion, np.array(frame), 0, 0.2 - 0.05 * number, np.arange(QUERIES))
+        rows += views_of(motion, np.add(frame, [3.0, 2.0, 0.01]), 0, 0.02, np.arange(QUERIES))
+    found = arrangements(as_views(rows), motion, segment, SETTINGS)
+    expected = QUERIES * np.array([0.2, 0.15, 0.1]) / SETTINGS.temperature
+    np.testing.assert_allclose([one.votes for one in found[:3]], expected)
+    np.testing.assert_allclose(found[1].poses[:, 2], motion[:, 2] + 0.4, atol=1e-6)
+
+
+# --- Comparison ----------------------------------------------------------------------------------
+
+
+def made_index(places: Array, town: Array, seed: int = 0) -> TownIndex:
+    """An index of views with random descriptors."""
+    rng = np.random.default_rng(seed)
+    descriptors = rng.normal(size=(len(places), 64)).astype(np.float32)
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    index = faiss.index_factory(64, "Flat", faiss.METRIC_INNER_PRODUCT)
+    index.add(descriptors)
+    return TownIndex(index, town.astype(np.int32), places.astype(np.float32))
+
+
+def test_a_town_is_as_probable_as_its_views_are_similar_where_the_tiles_are() -> None:
+    """Two towns have views at the same positions; the tiles are the views of the first one."""
+    motion = drive(4)
+    places = np.concatenate([motion[:, :2] + 2.0] * 2)
+    index = made_index(places, np.repeat([0, 1], QUERIES))
+    turns = np.radians(np.arange(0, 360, 10))
+    views = index.descriptors(np.arange(QUERIES))
+    rng = np.random.default_rng(1)
+    looks = []
+    for query in range(QUERIES):
+        other = rng.normal(size=(len(turns), 64))
+        tile = other / np.linalg.norm(other, axis=1, keepdims=True)
+        tile[abs(wrap_angle(turns - motion[query, 2])).argmin()] = views[query]
+        looks.append(Look(query, tile.astype(np.float32), turns))
+    right, wrong = Arrangement(0, 0, 1.0, motion), Arrangement(1, 0, 9.0, motion)
+    away = Arrangement(0, 0, 9.0, motion + [5000.0, 0.0, 0.0])
+    turned = Arrangement(0, 0, 9.0, motion + [0.0, 0.0, 1.5])
+    scores = compare([right, wrong, away, turned], looks, index, SETTINGS)
+    # Random unit vectors of 64 numbers: their products have a standard deviation of 1/8.
+    assert scores[0] == pytest.approx(SETTINGS.per_std * QUERIES * 8, rel=0.1)
+    assert scores[[1, 3]].max() < 0.4 * scores[0]
+    assert scores[2] == pytest.approx(SETTINGS.per_std * QUERIES * NOWHERE)
+    assert best_of_towns([right, wrong, away, turned], scores)[0].town == 0
+
+
+def test_tiles_of_other_pieces_do_not_count() -> None:
+    motion = drive(5)
+    index = made_index(motion[:, :2], np.zeros(QUERIES))
+    views = index.descriptors(np.arange(QUERIES))
+    looks = [Look(query, views[query][None], motion[query, 2:]) for query in range(QUERIES)]
+    halves = []
+    for piece, part in enumerate((slice(0, 6), slice(6, 12))):
+        poses = np.full((QUERIES, 3), np.nan)
+        poses[part] = motion[part]
+        halves.append(Arrangement(0, piece, 1.0, poses))
+    whole = Arrangement(0, 0, 1.0, motion)
+    near = SETTINGS.model_copy(update={"drift": 0.0})
+    scores = compare([*halves, whole], looks, index, near)
+    assert scores[:2].sum() == pytest.approx(scores[2])
+    (joined,) = best_of_towns(halves, scores[:2])
+    np.testing.assert_array_equal(joined.places, motion[:, :2])
+
+
 # --- The index ---------------------------------------------------------------------------------
 
 
@@ -165,6 +250,7 @@ def test_the_index_finds_what_a_comparison_with_all_views_finds(
     np.testing.assert_allclose(similarity[:, 0], exact.max(axis=1), atol=0.02)
     found = np.take_along_axis(exact, view, axis=1)
     np.testing.assert_allclose(found, similarity, atol=0.02)
+    np.testing.assert_allclose(index.descriptors(np.arange(0, len(every), 7)), asked, atol=0.02)
 
 
 def files(folder: Path) -> dict[str, int]:

@@ -68,6 +68,14 @@ class TownIndex:
         similarity, view = self.faiss.search(descriptors, min(count, len(self.town)))
         return similarity, view
 
+    def descriptors(self, views: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(V, D) the descriptors of some views, given by their (V,) numbers, as they are kept."""
+        lists = _faiss().try_extract_index_ivf(self.faiss)
+        if lists is not None:
+            lists.make_direct_map()
+        found: NDArray[np.float32] = self.faiss.reconstruct_batch(views)
+        return found
+
 
 def make_index(
     cities: Sequence[City], describer: Describer, progress: Progress = silent

@@ -32,8 +32,15 @@ from maptile_loc.recipe import LocalizeSettings, load_recipe
 from maptile_loc.render.look import in_look
 from maptile_loc.render.view import ViewSettings
 from maptile_loc.search.engine.turning import spaced_turns, turned_tiles
+from maptile_loc.towns.compared import Look, compare
 from maptile_loc.towns.index import TownIndex, kept_index
-from maptile_loc.towns.votes import SimilarViews, Vote, VoteSettings, count_votes
+from maptile_loc.towns.votes import (
+    SimilarViews,
+    Vote,
+    VoteSettings,
+    arrangements,
+    best_of_towns,
+)
 from maptile_loc.types import HeadingKnowledge, Localization, Queries
 
 
@@ -67,7 +74,7 @@ class Town:
 
     Attributes:
         city: The city.
-        score: Logarithm of how much more probable it is than a town without a similar view.
+        score: Logarithm of how probable it is, but for a constant.
         probability: That it is the town of the drive, if that is one of those given.
         latitude, longitude: The middle of the drive's tiles, by the votes, degrees.
         radius_m: Largest distance of a tile from there, metres.
@@ -228,7 +235,7 @@ def _votes(
     turns, log_prior = heading_turns(tiles.queries.heading, recipe)
     asked = spaced_turns(turns, log_prior, np.radians(settings.heading_step_deg))
     plan = tiles.plan
-    found = []
+    found, looks = [], []
     for query in tracked(range(len(tiles)), "look up", len(tiles), progress):
         tile = tiles.tile(query)
         if tile is None:
@@ -239,14 +246,15 @@ def _votes(
         similarity, view = (one.ravel() for one in index.similar(descriptors, settings.listed))
         best = np.argsort(-similarity, kind="stable")[: settings.listed]
         best = best[view[best] >= 0]
-        number = view[best]
-        turn = asked[np.repeat(np.arange(len(asked)), len(view) // len(asked))[best]]
+        number, best_turn = view[best], best // (len(view) // len(asked))
+        headings = wrap_angle(tile.rotation + asked)
+        looks.append(Look(query, descriptors, headings))
         found.append(
             SimilarViews(
                 np.full(len(best), query),
                 index.town[number].astype(np.int64),
                 index.places[number].astype(np.float64),
-                wrap_angle(tile.rotation + turn),
+                headings[best_turn],
                 (similarity[best] - similarity[best].min()).astype(np.float64),
             )
         )
@@ -256,7 +264,10 @@ def _votes(
             f"{counted(len(tiles), 'query')}"
         )
     motion, segment = pipeline.query_motion(tiles), plan.segment[plan.scan].astype(np.int64)
-    return count_votes(_together(found), motion, segment, settings.votes)
+    arranged = arrangements(_together(found), motion, segment, settings.votes)
+    named = list(dict.fromkeys(one.town for one in arranged))[: settings.votes.towns]
+    arranged = [one for one in arranged if one.town in named]
+    return best_of_towns(arranged, compare(arranged, looks, index, settings.votes))
 
 
 def _together(views: Sequence[SimilarViews]) -> SimilarViews:

@@ -7,6 +7,7 @@ up: a town that is not the right one has views that look alike, but not in the r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ class VoteSettings(Settings):
         drift: and this share of the distance travelled between them,
         turn_deg: and if their headings agree to this angle, degrees.
         most: Views of one town that are compared, at most.
+        arrangements: Arrangements of the drive's tiles in one town that are compared with its map.
+        towns: Towns in which they are, those with most votes.
+        per_std: Logarithm of how much more probable a town is for each standard deviation by which
+            a tile is more similar to its views there than to an average view.
     """
 
     temperature: Positive = 0.05
@@ -32,6 +37,9 @@ class VoteSettings(Settings):
     drift: NotNegative = 0.1
     turn_deg: Positive = 15.0
     most: Count = 1500
+    arrangements: Count = 5
+    towns: Count = 200
+    per_std: Positive = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,13 @@ class SimilarViews:
 
 @dataclass(frozen=True)
 class Vote:
-    """What the views of one town say.
+    """How well a drive fits one town.
 
     Attributes:
         town: Number of the town.
-        score: Logarithm of how much more probable the town is than one without a similar view.
+        score: Logarithm of how probable it is, but for a constant.
         places: (Q, 2) east, north of each tile, metres from the town's reference; NaN in pieces of
-            the odometry for which the town has no view.
+            the odometry for which the town has no similar view.
     """
 
     town: int
@@ -81,41 +89,105 @@ class Vote:
     places: Array
 
 
-def count_votes(
+@dataclass(frozen=True)
+class Arrangement:
+    """Where the tiles of one piece of the odometry are in a town, by views that agree about it.
+
+    Attributes:
+        town: Number of the town.
+        piece: Number of the piece.
+        votes: Sum over the tiles of the similarity of the best view that agrees, in units of
+            ``temperature``.
+        poses: (Q, 3) east, north (metres from the town's reference) and heading (radians) at each
+            tile; NaN at tiles of other pieces.
+    """
+
+    town: int
+    piece: int
+    votes: float
+    poses: Array
+
+
+def arrangements(
     views: SimilarViews, motion: Array, segment: NDArray[np.int64], settings: VoteSettings
-) -> list[Vote]:
-    """The votes for each town that has a similar view, best first.
+) -> list[Arrangement]:
+    """What the views of each town say, the most votes first.
 
     Args:
         views: Similar views of the drive's tiles, in the order of the tiles.
         motion: (Q, 3) x, y, heading of the vehicle at each tile, in the odometry's frame.
         segment: (Q,) piece of the odometry of each tile; what lies between pieces is unknown.
-        settings: Which views agree.
+        settings: Which views agree, and how many arrangements of a piece in a town there are.
     """
-    found = [
-        _vote(int(town), views.of_town(int(town), settings.most), motion, segment, settings)
-        for town in np.unique(views.town)
-    ]
+    found = []
+    for town in np.unique(views.town):
+        own = views.of_town(int(town), settings.most)
+        for piece in np.unique(segment[own.query]):
+            where = np.flatnonzero(segment == piece)
+            part = np.flatnonzero(segment[own.query] == piece)
+            found += _of_piece(int(town), int(piece), own, part, motion, where, settings)
+    return sorted(found, key=lambda one: -one.votes)
+
+
+def best_of_towns(arranged: Sequence[Arrangement], scores: Array) -> list[Vote]:
+    """The best arrangement of each piece of the odometry in each town, added up, best first.
+
+    Args:
+        arranged: M arrangements.
+        scores: (M,) of each.
+    """
+    best: dict[int, dict[int, int]] = {}
+    for number in np.argsort(scores, kind="stable").tolist():
+        best.setdefault(arranged[number].town, {})[arranged[number].piece] = number
+    found = []
+    for town, pieces in best.items():
+        chosen = list(pieces.values())
+        places = np.stack([arranged[number].poses[:, :2] for number in chosen])
+        known = np.isfinite(places[..., 0])
+        where = np.where(known.any(axis=0), known.argmax(axis=0), 0)
+        place = places[where, np.arange(places.shape[1])]
+        found.append(Vote(town, float(scores[chosen].sum()), place))
     return sorted(found, key=lambda vote: -vote.score)
 
 
-def _vote(
+def _of_piece(
     town: int,
+    piece: int,
     views: SimilarViews,
+    own: NDArray[np.int64],
     motion: Array,
-    segment: NDArray[np.int64],
+    where: NDArray[np.int64],
     settings: VoteSettings,
-) -> Vote:
-    """The votes for one town: the best agreement of each piece of the odometry, added up."""
-    score, places = 0.0, np.full((len(motion), 2), np.nan)
-    for piece in np.unique(segment[views.query]):
-        own = np.flatnonzero(segment[views.query] == piece)
-        gain = _agreement(views, own, motion, settings)
-        best = int(gain.argmax())
-        score += float(gain[best])
-        where = np.flatnonzero(segment == piece)
-        places[where] = _placed(views, own[best : best + 1], motion, motion[where])[0]
-    return Vote(town, score, places)
+) -> list[Arrangement]:
+    """The arrangements of one piece in one town that have most votes and differ.
+
+    Args:
+        town: Number of the town.
+        piece: Number of the piece.
+        views: The town's.
+        own: Which of them are similar to tiles of the piece.
+        motion: As for ``arrangements``.
+        where: The piece's tiles.
+        settings: As for ``arrangements``.
+    """
+    gain = _agreement(views, own, motion, settings)
+    middle = where[len(where) // 2]
+    stated = _placed(views, own, motion, motion[middle][None])[:, 0]
+    kept: list[int] = []
+    for index in np.argsort(-gain, kind="stable").tolist():
+        gap = stated[kept] - stated[index]
+        near = np.hypot(gap[:, 0], gap[:, 1]) <= settings.near_m
+        same = near & (np.abs(wrap_angle(gap[:, 2])) <= np.radians(settings.turn_deg))
+        if not same.any():
+            kept.append(index)
+        if len(kept) == settings.arrangements:
+            break
+    result = []
+    for index, moved in zip(kept, _placed(views, own[kept], motion, motion[where]), strict=True):
+        poses = np.full((len(motion), 3), np.nan)
+        poses[where] = moved
+        result.append(Arrangement(town, piece, float(gain[index]), poses))
+    return result
 
 
 def _agreement(
@@ -125,7 +197,7 @@ def _agreement(
     query, place = views.query[own], views.place[own]
     at = motion[query]
     turn = views.heading[own] - at[:, 2]
-    gap = np.linalg.norm(_placed(views, own, motion, at) - place, axis=-1)
+    gap = np.linalg.norm(_placed(views, own, motion, at)[..., :2] - place, axis=-1)
     far = np.linalg.norm(at[None, :, :2] - at[:, None, :2], axis=-1)
     agree = gap <= settings.near_m + settings.drift * far
     agree &= np.abs(wrap_angle(turn[:, None] - turn[None])) <= np.radians(settings.turn_deg)
@@ -135,9 +207,10 @@ def _agreement(
 
 
 def _placed(views: SimilarViews, own: NDArray[np.int64], motion: Array, poses: Array) -> Array:
-    """(n, m, 2) positions of (m, 3) poses of the odometry, if view i of ``own`` is right."""
+    """(n, m, 3) the (m, 3) poses of the odometry in the town, if view i of ``own`` is right."""
     at = motion[views.query[own]]
     turn = views.heading[own] - at[:, 2]
     frame = np.column_stack([views.place[own], turn])[:, None]
     moved = poses[None, :, :2] - at[:, None, :2]
-    return se2_compose(frame, np.concatenate([moved, np.zeros_like(moved[..., :1])], -1))[..., :2]
+    heading = np.broadcast_to(poses[:, 2:], (len(own), len(poses), 1))
+    return se2_compose(frame, np.concatenate([moved, heading], -1))
