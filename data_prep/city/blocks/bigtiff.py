@@ -55,26 +55,27 @@ class _Entry(NamedTuple):
         tag: What it states.
         kind: The type of its values.
         length: Their number.
-        at: Where they are: bytes from the start of the file.
-        raw: The eight bytes in the entry: the values, or where they are.
+        value: The values themselves, or where they are: bytes from the start of the file.
     """
 
     tag: int
     kind: int
     length: int
-    at: int
-    raw: int
+    value: int
+
+    @property
+    def inline(self) -> bool:
+        """Whether the values stand in the entry."""
+        return SIZES[self.kind] * self.length <= VALUE_BYTES
 
 
-def _entries(content: bytes | bytearray) -> Iterator[_Entry]:
-    """The entries of the first directory of a BigTIFF's content."""
+def _entries(content: bytes | bytearray) -> Iterator[tuple[_Entry, int]]:
+    """The entries of the first directory of a BigTIFF's content, and where their values are."""
     first = WORD.unpack_from(content, FIRST)[0]
     for number in range(WORD.unpack_from(content, first)[0]):
-        entry = first + WORD.size + number * ENTRY.size
-        tag, kind, length, raw = ENTRY.unpack_from(content, entry)
-        inline = SIZES[kind] * length <= VALUE_BYTES
-        at = entry + ENTRY.size - VALUE_BYTES if inline else raw
-        yield _Entry(tag, kind, length, at, raw)
+        at = first + WORD.size + number * ENTRY.size
+        entry = _Entry(*ENTRY.unpack_from(content, at))
+        yield entry, at + ENTRY.size - VALUE_BYTES if entry.inline else entry.value
 
 
 def blocks_of(content: bytes | bytearray) -> Blocks:
@@ -83,8 +84,8 @@ def blocks_of(content: bytes | bytearray) -> Blocks:
     Where ``content`` can be written, so can the arrays, and they change it.
     """
     found = {
-        one.tag: np.frombuffer(content, TYPES[one.kind], one.length, one.at)
-        for one in _entries(content)
+        one.tag: np.frombuffer(content, TYPES[one.kind], one.length, at)
+        for one, at in _entries(content)
         if one.tag in (TILE_OFFSETS, TILE_SIZES)
     }
     return Blocks(found[TILE_OFFSETS], found[TILE_SIZES])
@@ -101,10 +102,10 @@ def append_overview(file: BinaryIO, overview: bytes) -> None:
     offset = blocks_of(moved).offset
     offset += np.uint64(base)
     entries = [ENTRY.pack(SUBFILE, 4, 1, REDUCED)]
-    for one in _entries(moved):
+    for one, _ in _entries(moved):
         if one.tag in DESCRIBING:
-            inline = SIZES[one.kind] * one.length <= VALUE_BYTES
-            entries.append(ENTRY.pack(*one[:3], one.raw if inline else one.raw + base))
+            value = one.value if one.inline else one.value + base
+            entries.append(ENTRY.pack(one.tag, one.kind, one.length, value))
     file.write(moved)
     directory = _padded(file)
     file.write(WORD.pack(len(entries)) + b"".join(entries) + WORD.pack(0))
