@@ -29,7 +29,7 @@ from maptile_loc.live.watch import OdometryTail, arriving
 from maptile_loc.map_search import MapSearch
 from maptile_loc.odometry.pose_buffer import Motion
 from maptile_loc.recipe import LocalizeSettings, load_recipe
-from maptile_loc.score.map_fields import make_fields
+from maptile_loc.score.map_fields import MapFields, make_fields
 from maptile_loc.search.engine.tracked import TrackedSearch
 from maptile_loc.search.match import Matcher
 from maptile_loc.types import REASONS, Candidates, HeadingKnowledge, Queries
@@ -390,6 +390,21 @@ def test_off_the_map_a_vehicle_in_doubt_is_searched_sooner(doubtful_m, metres) -
 
 
 # --- in the background ---------------------------------------------------------------------------
+
+
+def test_a_push_does_not_wait_for_what_all_parts_of_the_map_need(monkeypatch) -> None:
+    fields = MapFields(RASTER, SETTINGS.search.resolution, SETTINGS.likelihood)
+    near = TrackedSearch(fields, SETTINGS.query.size_m, 0.2, SETTINGS.search)
+    engine = MapSearch(RASTER, fields, ENGINE.search, near)
+    made: list[object] = []
+    plain = MapFields._means
+    monkeypatch.setattr(MapFields, "_means", lambda *given: made.append(1) or plain(*given))
+    with Localizer.on(engine, Queries(12.0, 8.0, True, UNKNOWN), SETTINGS) as localizer:
+        assert made == [1]
+        for scan in islice(feed(localizer, ROUTE), 3):
+            localizer.add_scan(scan)
+        wait_for_the_search(localizer)
+    assert made == [1]
 
 
 def test_a_push_never_waits_for_the_search_of_the_whole_map() -> None:

@@ -131,6 +131,8 @@ class Localizer:
         if odometry not in ("auto", "lidar", "pushed"):
             raise MaptileError(f"odometry {odometry!r}: there are auto, lidar and pushed")
         self._engine, self._settings = engine, settings
+        if background:
+            engine.fields.expect_all()  # a push does not wait for it
         threads = torch.get_num_threads()
         self._limit = ExitStack()
         self._limit.enter_context(one_thread())
