@@ -37,7 +37,7 @@ class VoteSettings(Settings):
     drift: NotNegative = 0.1
     turn_deg: Positive = 15.0
     most: Count = 1500
-    arrangements: Count = 5
+    arrangements: Count = 20
     towns: Count = 200
     per_std: Positive = 0.2
 
