@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from data_prep.settings import Settings
 from maptile_loc.render.raycast import Worlds
@@ -68,9 +67,9 @@ def road_evidence(
     Returns:
         (B, S, S) float32: 1 on a road's surface, -1 beside, 0 where neither is known.
     """
-    batch, size = place.shape[:2]
-    beside_path = torch.cdist(place.flatten(1, 2), paths).amin(2).view(batch, size, size)
-    on_road = worlds.on_road(world, place.flatten(1, 2)).view(batch, size, size)
+    size = place.shape[1]
+    beside_path = _distance(place, paths)
+    on_road = worlds.on_road(world, place.flatten(1, 2)).view_as(beside_path)
     driven = beside_path < uniform(*DRIVEN_M, 1, 1)
     kind = uniform(0, 1, 1, 1)
     labelled, unknown = kind < settings.labelled, kind > 1 - settings.unknown
@@ -83,5 +82,17 @@ def road_evidence(
 
 def blocks(most: float, size: int, uniform: UniformDraw) -> Tensor:
     """(B, S, S) bool, random square blocks: of each tile up to a share of ``most``."""
-    chosen = uniform(0, 1, 1, BLOCKS, BLOCKS) < uniform(0, most, 1, 1, 1)
-    return functional.interpolate(chosen.float(), (size, size), mode="nearest")[:, 0] > 0
+    chosen = uniform(0, 1, BLOCKS, BLOCKS) < uniform(0, most, 1, 1)
+    block = torch.arange(size, device=chosen.device) * BLOCKS // size
+    return chosen[:, block][:, :, block]
+
+
+def _distance(place: Tensor, paths: Tensor) -> Tensor:
+    """(B, S, S) metres from pixels at ``place`` (B, S, S, 2) to the nearest of (B, P, 2) points."""
+    east, north = place.unbind(-1)
+    nearest = torch.full_like(east, torch.inf)
+    for point in paths.unbind(1):
+        square = (east - point[:, 0, None, None]).square_()
+        square.add_((north - point[:, 1, None, None]).square_())
+        torch.minimum(nearest, square, out=nearest)
+    return nearest.sqrt_()
