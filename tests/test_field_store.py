@@ -79,9 +79,11 @@ def test_before_a_search_of_the_whole_map_all_blocks_are_made_once(raster, tmp_p
 
     monkeypatch.setattr(map_fields, "surroundings", counted)
     fields = kept(raster, tmp_path)
-    fields.coarser(4).expect_all()
+    seen = []
+    fields.coarser(4).expect_all(lambda step, done, total: seen.append((done, total)))
     blocks = [path for path in files(tmp_path) if path.stem.startswith("block")]
     assert len(made) == len(blocks) > 4
+    assert seen == [(done, len(blocks)) for done in range(len(blocks) + 1)]
     np.testing.assert_array_equal(fields.level, expected.level)
     made.clear()
     np.testing.assert_array_equal(fields.channels, expected.channels)

@@ -11,6 +11,7 @@ import click
 from data_prep.counted import counted
 from maptile_loc.cli.parts import console, options
 from maptile_loc.cli.parts.output import writing
+from maptile_loc.cli.parts.progress import progress_bar
 
 if TYPE_CHECKING:
     from maptile_loc.live.localizer import Localizer
@@ -74,7 +75,8 @@ def command(
         )
     with writing(out) if out is not None else nullcontext():
         how = options.with_cache(how)
-        localizer = ml.Localizer(city, submap_m=submap, every_m=every, **how)
+        with progress_bar() as progress:
+            localizer = ml.Localizer(city, submap_m=submap, every_m=every, progress=progress, **how)
         scans, sure, why = _follow(localizer, folder, out, idle, gnss, columns)
     click.echo(f"{folder}: {sure} of {counted(scans, 'scan')} localized")
     if not sure:

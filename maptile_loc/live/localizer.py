@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -16,6 +17,7 @@ from data_prep.city.folder import City
 from data_prep.drive import ScanBlock, nanoseconds, time_of
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array
+from data_prep.progress import Progress, silent
 from maptile_loc.arguments import as_city
 from maptile_loc.device import one_thread, pick_device
 from maptile_loc.fuse.gnss import GnssWindow
@@ -70,6 +72,7 @@ class Localizer:
         seed: Seed of all randomness.
         config: Recipe: a name in ``configs/``, or a YAML file.
         overrides: ``key=value`` strings that override single keys of the recipe.
+        progress: Called while a map is made ready, which takes a while where it is large and new.
 
     Raises:
         MaptileError: Something that is named does not exist or does not fit.
@@ -94,6 +97,7 @@ class Localizer:
         seed: int = 0,
         config: Path | str = "localize",
         overrides: Sequence[str] = (),
+        progress: Progress = silent,
     ) -> None:
         settings = with_profile(load_recipe(config, overrides), sensor_profile)
         city = as_city(city)
@@ -102,7 +106,7 @@ class Localizer:
         area = searched_area(city, prior, near, settings.search.near_m)
         engine = shared_search(city, settings, method, area, folder, pick_device(device))
         queries = Queries(submap_m, every_m, True, known, seed, gnss=True)
-        self._begin(engine, queries, settings, odometry, labels, background)
+        self._begin(engine, queries, settings, odometry, labels, background, progress)
 
     @classmethod
     def on(
@@ -116,7 +120,7 @@ class Localizer:
     ) -> Self:
         """A localizer on a map that is ready to be searched; the arguments are as above."""
         new = cls.__new__(cls)
-        new._begin(engine, queries, settings, odometry, labels, background)
+        new._begin(engine, queries, settings, odometry, labels, background, silent)
         return new
 
     def _begin(
@@ -127,12 +131,13 @@ class Localizer:
         odometry: OdometrySource,
         labels: str | None,
         background: bool,
+        progress: Progress,
     ) -> None:
         if odometry not in ("auto", "lidar", "pushed"):
             raise MaptileError(f"odometry {odometry!r}: there are auto, lidar and pushed")
         self._engine, self._settings = engine, settings
         if background:
-            engine.fields.expect_all()  # a push does not wait for it
+            engine.fields.expect_all(progress)  # a push does not wait for it
         threads = torch.get_num_threads()
         self._limit = ExitStack()
         self._limit.enter_context(one_thread())
@@ -342,10 +347,8 @@ class Localizer:
         if rotation is None or not self._scans.has_points:
             self.answer = self._tracker.no_tile(motion, rotation is not None, gnss, now_s)
         else:
-            turn = rotation
-            self.answer = self._tracker.query(
-                lambda last_m: self._scans.tile(turn, last_m), motion, gnss, now_s
-            )
+            make_tile = partial(self._scans.tile, rotation)
+            self.answer = self._tracker.query(make_tile, motion, gnss, now_s)
         self._forget()
         self._judge(t_ns, motion)
 

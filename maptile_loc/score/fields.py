@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.geometry import Array
+from data_prep.progress import Progress, silent, tracked
 
 F32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -67,8 +68,12 @@ class LikelihoodFields(ABC):
         return self.buildings(0, 0, *self.shape)
 
     @abstractmethod
-    def expect_all(self) -> None:
-        """Make ready for a search of the whole map."""
+    def expect_all(self, progress: Progress = silent) -> None:
+        """Make ready for a search of the whole map.
+
+        Args:
+            progress: Called after each block of the map.
+        """
 
     def around(self, low: Array, high: Array) -> FieldArrays:
         """The part of the map between two corners, and a cell more on each side.
@@ -131,7 +136,7 @@ class FieldArrays(LikelihoodFields):
         """The whole map."""
         return self
 
-    def expect_all(self) -> None:
+    def expect_all(self, progress: Progress = silent) -> None:
         """As ``LikelihoodFields.expect_all``: all is there."""
 
     def coarser(self, factor: int) -> FieldArrays:
@@ -152,13 +157,15 @@ class FieldArrays(LikelihoodFields):
         )
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def in_threads(
+    function: Callable[[T], R], items: Iterable[T], step: str = "", progress: Progress = silent
+) -> list[R]:
     """The results for all items, in their order, with as many threads as torch has."""
     every, count = list(items), torch.get_num_threads()
     if count == 1 or len(every) < 2:
-        return [function(item) for item in every]
+        return list(tracked(map(function, every), step, len(every), progress))
     with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(function, every))
+        return list(tracked(threads.map(function, every), step, len(every), progress))
 
 
 def means(values: F32, factor: int) -> F32:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.city.raster import MapRaster
+from data_prep.progress import Progress, silent
 from maptile_loc.score.channels import CHANNELS, Profiles
 from maptile_loc.score.cover import Cover, cover_of, pixels_per_cell
 from maptile_loc.score.fields import F32, Bools, FieldArrays, LikelihoodFields, in_threads, means
@@ -173,19 +174,22 @@ class MapFields(LikelihoodFields):
         """(C,) mean of each channel over the map before it is removed; 0 where it is not."""
         return self._leveled(keep_blocks=False)
 
-    def expect_all(self) -> None:
+    def expect_all(self, progress: Progress = silent) -> None:
         """Make ready for a search of all blocks: those that files keep are made at once."""
-        self._leveled(keep_blocks=self._store is not None)
+        self._leveled(keep_blocks=self._store is not None, progress=progress)
 
-    def _leveled(self, keep_blocks: bool) -> F32:
+    def _leveled(self, keep_blocks: bool, progress: Progress = silent) -> F32:
         with self._lock:
             if self._level is None:
                 self._level = self.stored(
-                    "level", np.float32, (len(CHANNELS),), lambda: self._means(keep_blocks)
+                    "level",
+                    np.float32,
+                    (len(CHANNELS),),
+                    lambda: self._means(keep_blocks, progress),
                 )
             return self._level
 
-    def _means(self, keep_blocks: bool) -> F32:
+    def _means(self, keep_blocks: bool, progress: Progress) -> F32:
         """The level, from blocks that are kept, or without what later searches need of them."""
 
         def sums(number: tuple[int, int]) -> list[float]:
@@ -202,7 +206,8 @@ class MapFields(LikelihoodFields):
 
         assert self.cover.width == self.shape[1]  # it is read before the threads need it
         rows, columns = (range(side) for side in self._grid)
-        total = np.sum(in_threads(sums, itertools.product(rows, columns)), axis=0)
+        blocks = itertools.product(rows, columns)
+        total = np.sum(in_threads(sums, blocks, "read the map", progress), axis=0)
         return np.asarray(total / (self.shape[0] * self.shape[1]), np.float32)
 
     def stored(
@@ -336,9 +341,9 @@ class CoarserFields(LikelihoodFields):
         fine = self._fine.roads(row * factor, column * factor, height * factor, width * factor)
         return np.asarray(fine.reshape(height, factor, width, factor).any(axis=(1, 3)))
 
-    def expect_all(self) -> None:
+    def expect_all(self, progress: Progress = silent) -> None:
         """As ``LikelihoodFields.expect_all``."""
-        self._fine.expect_all()
+        self._fine.expect_all(progress)
 
     def coarser(self, factor: int) -> LikelihoodFields:
         """As ``LikelihoodFields.coarser``."""

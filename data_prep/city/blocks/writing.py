@@ -118,10 +118,10 @@ def _write_strips(
 
         def make(window: Window) -> tuple[NDArray[Any], int]:
             strip = rows(window.row_off, window.row_off + window.height)
-            if strip.dtype != np.uint8:
-                return strip, zlib.crc32(np.ascontiguousarray(strip).data)
-            see(bits := packed(strip))
-            return strip, zlib.crc32(bits.data)
+            content = _content(strip)
+            if strip.dtype == np.uint8:
+                see(content)
+            return strip, zlib.crc32(content.data)
 
         with ThreadPoolExecutor(1) as pool:
             made = pool.submit(make, windows[0])
@@ -142,13 +142,13 @@ def _is_same(path: Path, layout: Layout, sums: list[int]) -> bool:
 
     def same(part: list[tuple[Window, int]]) -> bool:
         with rasterio.open(path) as file:
-            return all(_checksum(file.read(window=window)) == expected for window, expected in part)
+            strips = ((file.read(window=window), expected) for window, expected in part)
+            return all(zlib.crc32(_content(strip).data) == expected for strip, expected in strips)
 
     with ThreadPoolExecutor(2) as pool:
         return all(pool.map(same, (every[:half], every[half:])))
 
 
-def _checksum(strip: NDArray[Any]) -> int:
-    """Of pixels; of flags, of one bit each."""
-    data = packed(strip) if strip.dtype == np.uint8 else np.ascontiguousarray(strip)
-    return zlib.crc32(data.data)
+def _content(strip: NDArray[Any]) -> NDArray[Any]:
+    """What is compared: the pixels; of flags, one bit each."""
+    return packed(strip) if strip.dtype == np.uint8 else np.ascontiguousarray(strip)
