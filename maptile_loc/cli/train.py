@@ -45,6 +45,8 @@ def command(
         # Torch would warn that the loss has no unused weights, which it has later.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import maptile_loc as ml
+    from data_prep.files import read_json
+    from maptile_loc.models.parts.published import CARD
 
     with progress_bar() as progress:
         folder = ml.train(
@@ -60,4 +62,5 @@ def command(
         )
     console.say_recipe(config)
     click.echo(f"{folder}: trained")
-    console.say_next("localize", city, "DRIVE", "--model", folder, "--out", "OUT")
+    use = ("--method", read_json(folder / CARD)["method"], "--model", folder)
+    console.say_next("localize", city, "DRIVE", *use, "--out", "OUT")

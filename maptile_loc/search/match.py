@@ -371,6 +371,11 @@ def _peaks(
 
 
 def _build(task: SearchTask, settings: MatchSettings) -> Matcher:
+    if task.model is not None:
+        raise MaptileError(
+            f"--model {task.model}: --method match uses no model; add the model's own, such as "
+            "--method cells"
+        )
     return Matcher(
         task.fields, task.tile_size_m, task.settings, task.area, task.device, settings.exact
     )
