@@ -200,7 +200,7 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--heading", "north"], "--heading"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--method", "magic"], "--method"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--method", "mapnet"], "train"),
-        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--model", "{tmp}"], "no model; add"),
+        (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--model", "{tmp}"], "no model"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--device", "tpu"], "--device"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2"], "LAT,LON,RADIUS"),
         (["localize", "{city}", "{drive}", "--out", "{tmp}/o", "--prior", "1,2,9"], "not on this"),
