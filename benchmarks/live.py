@@ -203,7 +203,7 @@ def latencies(
                 pushes.append(seconds)
             elif not sure:
                 near.clear()
-                while tracker._job is not None and not tracker._job.found.done():
+                while tracker.searching and not tracker.background.job.found.done():
                     time.sleep(0.01)  # the vehicle waits for its first fix
             sure = sure or (fix is not None and fix.localized)
     return np.array(pushes), np.array(near)

@@ -50,7 +50,15 @@ def at_most(threads: int) -> Iterator[None]:
 
 _LOCK = threading.Lock()
 _LIMIT = ExitStack()
-_inside = 0
+_inside = _unlimited = 0
+
+
+def all_threads() -> int:
+    """Torch's threads where ``one_thread`` does not limit them."""
+    import torch
+
+    with _LOCK:
+        return _unlimited if _inside else torch.get_num_threads()
 
 
 @contextmanager
@@ -60,9 +68,12 @@ def one_thread() -> Iterator[None]:
     The limit is the process's, not this thread's: of contexts that overlap, the last one to end
     lifts it.
     """
-    global _inside
+    import torch
+
+    global _inside, _unlimited
     with _LOCK:
         if _inside == 0:
+            _unlimited = torch.get_num_threads()
             _LIMIT.enter_context(at_most(1))
         _inside += 1
     try:

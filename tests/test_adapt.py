@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from data_prep.drive import Drive, GnssTrack
 from data_prep.errors import MaptileError
 from data_prep.geometry import Array, se2_between, se2_compose, wrap_angle
 from data_prep.sources import open_drive
+from data_prep.standing import kind_of
 from maptile_loc import cli
 from maptile_loc.config import load_settings
 from maptile_loc.learn.adapt import AdaptSettings, adapt, motion_loss, tune
@@ -81,9 +83,11 @@ def drive_folder(city: City, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(city: City, model: Path, drive: Drive, heading: HeadingKnowledge = KNOWN) -> Path:
+def run(
+    city: City, model: Path, drive: Drive, heading: HeadingKnowledge = KNOWN, **more: Any
+) -> Path:
     queries = Queries(0.0, 0.0, heading=heading, seed=SHORT.seed)
-    return adapt(city, model, drive, queries, SHORT, LOCALIZE, device="cpu")
+    return adapt(city, model, drive, queries, SHORT, LOCALIZE, device="cpu", **more)
 
 
 # --- The tiles of a drive -----------------------------------------------------------------------
@@ -285,6 +289,20 @@ def test_an_adapted_model_is_not_replaced_by_one_of_another_drive(
     with pytest.raises(MaptileError, match=f"made from .*{drive_folder}.*--force"):
         run(city, trained, open_drive(other))
     assert (first / "model.safetensors").read_bytes() == weights
+
+
+def test_by_force_an_adapted_model_replaces_what_stood_there(
+    city: City, trained: Path, drive_folder: Path
+) -> None:
+    folder = run(city, trained, open_drive(drive_folder))
+    (folder / "model.json").unlink()
+    (folder / "run.json").write_text(json.dumps({"final": "smoothed"}))
+    (folder / "trajectory.csv").write_text("of another thing")
+    assert kind_of(folder) is not None
+    run(city, trained, open_drive(drive_folder), force=True)
+    assert kind_of(folder)[0] == "model.json"
+    assert not (folder / "trajectory.csv").exists()
+    run(city, trained, open_drive(drive_folder))
 
 
 # --- Tuning -----------------------------------------------------------------------------------

@@ -238,6 +238,8 @@ def test_a_search_narrowed_by_a_prior(maptile, tmp_path, town_city, town_drive):
         (["prepare", "{tmp}/c", "--bbox", "1,2,3"], "W,S,E,N"),
         (["prepare", "{tmp}/c"], "place"),
         (["train", "{city}", "--set", "training.batchsize=3"], "did you mean"),
+        (["train", "{city}", "--minutes", "0"], "--minutes"),
+        (["adapt", "{city}", "{drive}", "--minutes", "-1"], "--minutes"),
         (["simulate", "{city}", "{tmp}/d", "--trajectory", "{tmp}/no.csv"], "no such file"),
         (["simulate", "{city}", "{tmp}/d", "--sensor", "sonar"], "sonar"),
         (["inspect", "{tmp}"], "Nor is it a city"),

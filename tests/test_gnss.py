@@ -438,7 +438,7 @@ def test_gnss_is_used_in_the_push_that_ends_a_search_beside() -> None:
             before = localizer._tracker.searching
             fix = localizer.add_scan(scan)
             ended += before and fix is not None and fix.is_query
-            job = localizer._tracker._job
+            job = localizer._tracker.background.job
             if job is not None:
                 job.found.result(timeout=60)
     assert ended > 0

@@ -112,7 +112,7 @@ def sure(found) -> np.ndarray:
 
 def wait_for_the_search(localizer: Localizer) -> None:
     """Until the search that runs beside has found something, if one runs."""
-    job = localizer._tracker._job
+    job = localizer._tracker.background.job
     if job is not None:
         job.found.result(60.0)
 
@@ -381,7 +381,7 @@ def test_off_the_map_a_vehicle_in_doubt_is_searched_sooner(doubtful_m, metres) -
     """A wrong position may lead off the map."""
     with Localizer.on(ENGINE, Queries(), SETTINGS, background=False) as one:
         tracker = one._tracker
-        tracker._searched_m, tracker._doubtful_m = 0.0, doubtful_m
+        tracker._searched_m, tracker._doubt.metres = 0.0, doubtful_m
         asked = [
             tracker._whole_map(False, True, Motion(np.eye(4), at, 0))
             for at in (metres - 1.0, metres + 1.0)
@@ -418,9 +418,9 @@ def test_a_push_never_waits_for_the_search_of_the_whole_map() -> None:
                 assert not any(fix.localized for fix in found)
                 assert engine.search.asked == 1
                 gate.set()
-                wait_for(lambda: localizer._tracker._job.found.done())
+                wait_for(lambda: localizer._tracker.background.job.found.done())
             elif number > 35 and localizer._tracker.searching:
-                wait_for(lambda: localizer._tracker._job.found.done())
+                wait_for(lambda: localizer._tracker.background.job.found.done())
             found.append(localizer.add_scan(scan))
     assert sure(found)[-5:].all()
     assert errors(found, STRAIGHT)[sure(found)].max() < 3.0
@@ -442,7 +442,7 @@ def test_an_answer_from_before_a_gap_is_dropped() -> None:
             fix = localizer.add_scan(ScanBlock.single(t_ns, other.scans.clouds[i]))
             gate.set()
             if localizer._tracker.searching:
-                wait_for(lambda: localizer._tracker._job.found.done())
+                wait_for(lambda: localizer._tracker.background.job.found.done())
     assert np.hypot(*(fix.pose[:2] - elsewhere[7])) < 3.0
 
 
@@ -743,5 +743,5 @@ def test_names_and_lines_of_a_recording_are_checked(tmp_path) -> None:
     ]
     with (tmp_path / "odometry.tum").open("a") as file:
         file.write(" 2 3 0 0 0 1\n4 5\n")
-    with pytest.raises(MaptileError, match="expected lines of eight numbers"):
+    with pytest.raises(MaptileError, match="line 5: expected eight numbers"):
         list(tail.new())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,10 @@ def test_an_index_is_kept_until_cities_change_or_it_is_damaged(
     content = (tmp_path / "i" / "index.faiss").read_bytes()
     (tmp_path / "i" / "index.faiss").write_bytes(content[:-20] + bytes(20))
     mended: TownIndex = kept_index(tmp_path / "i", cities, describer)
+    stated = json.loads((tmp_path / "i" / "towns.json").read_text())
+    for files_of in (None, [], "both", 2):
+        (tmp_path / "i" / "towns.json").write_text(json.dumps(stated | {"files": files_of}))
+        mended = kept_index(tmp_path / "i", cities, describer)
     np.testing.assert_array_equal(mended.similar(asked, 4)[1], made.similar(asked, 4)[1])
     fewer = kept_index(tmp_path / "i", cities[:1], describer)
     assert set(fewer.town) == {0}
@@ -306,6 +311,14 @@ def test_a_drive_is_found_in_its_town(
     assert [town["name"] for town in located.found.record["towns"]] == [
         town.city.name for town in located.towns
     ]
+
+
+def test_scans_that_have_nothing_to_do_with_each_other_are_looked_up_one_by_one(
+    cities: list[City], model: Path, town_drive: Path
+) -> None:
+    few = ml.open_drive(town_drive).between(0.0, 0.2)
+    located = ml.locate(cities, replace(few, odometry=None, apart=True), model=model)
+    assert sum(town.probability for town in located.towns) == pytest.approx(1)
 
 
 def test_the_command_says_that_a_drive_is_in_none_of_the_towns(

@@ -329,6 +329,14 @@ def test_minutes_end_the_training(city: City) -> None:
     assert card["training"]["seconds"] >= 1.2
 
 
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
+def test_a_training_needs_time(city: City, minutes: float) -> None:
+    settings = TINY.model_copy(update={"name": "no_time"})
+    with pytest.raises(MaptileError, match=f"minutes={minutes}: expected more than 0"):
+        train(city, settings, minutes=minutes, device="cpu")
+    assert not (city.path / "models" / "no_time").exists()
+
+
 def test_training_stops_early_when_nothing_improves(city: City) -> None:
     stuck = TrainingSettings(steps=2000, epoch_steps=1, patience=3, learning_rate=1e-12)
     settings = TINY.model_copy(update={"name": "stuck", "training": stuck})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model", type=options.PATH, show_default="the city's newest mapnet", help="Folder of a model."
 )
-@click.option("--minutes", metavar="N", type=float, help="Stop after N minutes.")
+@click.option("--minutes", metavar="N", type=options.MINUTES, help="Stop after N minutes.")
 @click.option(
     "--heading",
     type=options.Heading(),

@@ -14,7 +14,7 @@ from maptile_loc.cli.parts.progress import progress_bar
 @click.command()
 @click.argument("city", type=options.PATH)
 @click.argument("others", type=options.PATH, nargs=-1)
-@click.option("--minutes", metavar="N", type=float, help="Stop after N minutes.")
+@click.option("--minutes", metavar="N", type=options.MINUTES, help="Stop after N minutes.")
 @click.option(
     "--processes",
     metavar="N",

@@ -30,6 +30,9 @@ ROUNDS = 8
 UNKNOWN_RAD = math.radians(30.0)
 """A heading with a larger standard deviation is unknown, radians."""
 
+MOST_STD_M = 1e6
+"""Samples of larger standard deviations say as little, metres."""
+
 MEDIAN_CHI2 = 2 * math.log(2)
 """Median of the chi-squared distribution with two degrees of freedom."""
 
@@ -162,7 +165,7 @@ class GnssEvidence:
 def sample_std(std: Array, settings: GnssSettings) -> Array:
     """(N,) standard deviations of samples' noise, of those that the receiver states."""
     stated = np.where(np.isfinite(std), settings.inflate * std, settings.unknown_m)
-    return np.maximum(stated, settings.floor_m)
+    return np.clip(stated, settings.floor_m, MOST_STD_M)
 
 
 def differences(window: GnssWindow, pose: Array) -> Array:

@@ -30,11 +30,12 @@ from data_prep.files import ensure_folder, swapped_folder
 from data_prep.locks import locked
 from data_prep.progress import Progress, silent
 from data_prep.settings import Positive, Settings
-from data_prep.standing import MADE_FROM, Product, check_standing
+from data_prep.standing import MADE_FROM, Keep, Product, check_standing
 from maptile_loc.arguments import made_from
 from maptile_loc.config import load_settings, save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.fuse.gnss_windows import with_asked_gnss
+from maptile_loc.learn.pace import seconds_of
 from maptile_loc.learn.runtime import quiet_worker
 from maptile_loc.learn.settings import ModelSettings, Recipe
 from maptile_loc.learn.tile_sequence import TileSequence, see
@@ -113,6 +114,7 @@ def adapt(
             the other kind of heading; the drive lacks scans or headings; the folder cannot be
             written.
     """
+    seconds_of(minutes)
     recipe = _recipe(model_folder, city)
     if queries.heading.kind != recipe.heading:
         raise MaptileError(
@@ -124,7 +126,7 @@ def adapt(
     about |= {"gnss": True} if queries.gnss else {}
     product = Product(CARD, made_from(city, drive), lambda name: name not in OWN, (ODOMETRY_FILE,))
     with locked(folder):
-        check_standing(folder, product, force)
+        keep = check_standing(folder, product, force)
         if drive.odometry is None:
             ensure_folder(folder)
             drive = with_lidar_odometry(drive, localize.odometry, folder)
@@ -132,7 +134,8 @@ def adapt(
         where = city.raster.projection if queries.gnss else None
         sequence = see(tiles, recipe.data.look, progress, where)
         facts = about | {MADE_FROM: product.made_from}
-        return adapt_to(city, model_folder, sequence, facts, settings, minutes, device, progress)
+        how = settings, minutes, device, progress, keep
+        return adapt_to(city, model_folder, sequence, facts, *how)
 
 
 def adapt_to(
@@ -144,11 +147,12 @@ def adapt_to(
     minutes: float | None = None,
     device: str = "auto",
     progress: Progress = silent,
+    keep: Keep = lambda name: name not in OWN,
 ) -> Path:
     """As ``adapt``, with the drive's tiles made before, in the look that the model was trained on.
 
     ``about`` is for the card: the name of the ``drive``, how the tiles were made, and optionally
-    what the model is made from. An older model of this name is replaced.
+    what the model is made from. An older model of this name is replaced; what ``keep`` says stays.
     """
     about = dict(about)
     origin = about.pop(MADE_FROM, {})
@@ -181,7 +185,7 @@ def adapt_to(
             "steps": steps,
         },
     }
-    with swapped_folder(folder, lambda name: name not in OWN) as new:
+    with swapped_folder(folder, keep) as new:
         save_settings(recipe.model_copy(update={"name": folder.name}), new / "config.yaml")
         save_settings(settings, new / "adapt.yaml")
         publish(new, model, city, facts)
@@ -238,7 +242,7 @@ def tune(
         worker_init_fn=quiet_worker,
     )
     model.eval()
-    seconds, begun = math.inf if minutes is None else minutes * 60, time.monotonic()
+    seconds, begun = seconds_of(minutes), time.monotonic()
     step, share = 0, 0.0
     progress("adapt", 0, PERCENT)
     for batch in loader:

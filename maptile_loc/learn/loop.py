@@ -27,7 +27,7 @@ from maptile_loc.config import save_settings
 from maptile_loc.device import pick_device
 from maptile_loc.learn.data import TileDataModule
 from maptile_loc.learn.keeper import Keeper
-from maptile_loc.learn.pace import Pace
+from maptile_loc.learn.pace import Pace, seconds_of
 from maptile_loc.learn.processes import READY, Team, beside, with_shared_norms
 from maptile_loc.learn.runtime import disk_errors, has_bf16, quiet, threads
 from maptile_loc.learn.settings import ModelSettings, Recipe
@@ -117,7 +117,8 @@ class Task(NamedTuple):
 
 
 def _check(task: Task, processes: int) -> None:
-    """Check that a model can learn from these cities, and in this number of processes."""
+    """Check that a model can learn from these cities, in this time and number of processes."""
+    seconds_of(task.minutes)
     name, kind = task.settings.name, kinds()[task.settings.kind]
     if len(task.cities) > 1 and kind.bound:
         raise MaptileError(f"{name}: a {kind.name} learns one city; train one for each")

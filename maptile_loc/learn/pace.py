@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from data_prep.errors import MaptileError
 from data_prep.progress import Progress, silent
 from maptile_loc.models.parts.tile_model import TileModel
 
@@ -18,6 +19,19 @@ PERCENT = 100
 """Parts that the progress of a training is reported in."""
 
 log = logging.getLogger(__name__)
+
+
+def seconds_of(minutes: float | None) -> float:
+    """The seconds that a training may last; inf where ``minutes`` is None.
+
+    Raises:
+        MaptileError: It is no time.
+    """
+    if minutes is None:
+        return math.inf
+    if not minutes > 0:
+        raise MaptileError(f"minutes={minutes}: expected more than 0, or none for no limit")
+    return minutes * 60
 
 
 class Pace(pl.Callback):
@@ -43,7 +57,7 @@ class Pace(pl.Callback):
         peak: float,
         report: Progress = silent,
     ) -> None:
-        self.steps, self.seconds = steps, math.inf if minutes is None else minutes * 60
+        self.steps, self.seconds = steps, seconds_of(minutes)
         self.warmup, self.peak, self.report = warmup, peak, report
         self.elapsed = self.waited = 0.0
         self._since = self._idle_since = 0.0

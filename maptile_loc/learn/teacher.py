@@ -18,7 +18,7 @@ from data_prep.city.raster import BUILDING, MapRaster
 from data_prep.geometry import Array, rotate
 from data_prep.progress import Progress, silent, tracked
 from data_prep.settings import Count, Fraction, Positive, Settings
-from maptile_loc.fuse.certainty import make_estimates
+from maptile_loc.fuse.certainty import make_estimates, worst_std
 from maptile_loc.fuse.filter import filter_causal
 from maptile_loc.fuse.motion import FuseSettings, Steps
 from maptile_loc.fuse.smoother import smooth
@@ -171,17 +171,12 @@ def left_out_poses(
 
 def sure_poses(found: Estimates, settings: TeachSettings) -> NDArray[np.bool_]:
     """(Q,) whether poses are localized, with standard deviations small enough to teach."""
-    covariance = np.where(np.isfinite(found.covariance), found.covariance, np.inf)
-    east, north, shared = covariance[:, 0, 0], covariance[:, 1, 1], covariance[:, 0, 1]
-    with np.errstate(invalid="ignore"):
-        largest = (east + north) / 2 + np.hypot((east - north) / 2, shared)
-        sure: NDArray[np.bool_] = (
-            found.localized
-            & found.has_pose
-            & (np.sqrt(largest) <= settings.max_std_m)
-            & (np.degrees(np.sqrt(covariance[:, 2, 2])) <= settings.max_std_deg)
-        )
-    return sure
+    turned = found.covariance[:, 2, 2]
+    std_deg = np.degrees(np.sqrt(np.where(np.isfinite(turned), turned, np.inf)))
+    precise = (worst_std(found.covariance) <= settings.max_std_m) & (
+        std_deg <= settings.max_std_deg
+    )
+    return np.asarray(found.localized & found.has_pose & precise)
 
 
 def covered_m(tiles: QueryTiles, queries: NDArray[np.int64]) -> float:

@@ -54,6 +54,11 @@ class GnssBuffer:
         if math.isfinite(east + north):  # the map frame reaches there
             self._waiting.append((t_ns, east, north, std_m if std_m > 0 else math.nan))
 
+    def forget_motion(self) -> None:
+        """Wait for another odometry: where the one before had the vehicle means nothing in it."""
+        self._waiting = [*(one[:4] for one in self._samples), *self._waiting]
+        self._samples = []
+
     def placed(self, poses: PoseBuffer, now_ns: int, moving: bool) -> bool:
         """Look up where the vehicle was at the samples that came since; whether there are any.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from data_prep.drive import MAX_HEADING_AGE_NS, HeadingTrack
@@ -9,9 +11,12 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import se2_from_se3, wrap_angle
 from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
 
+KEEP_NS = 3_000_000_000
+"""Headings are kept for this time, nanoseconds."""
+
 
 class HeadingBuffer:
-    """The last two headings.
+    """The headings of the last seconds.
 
     Args:
         convergence: Meridian convergence of the map, radians: grid heading less true heading.
@@ -19,7 +24,7 @@ class HeadingBuffer:
 
     def __init__(self, convergence: float) -> None:
         self._convergence = convergence
-        self._headings: list[tuple[int, float]] = []
+        self._headings: deque[tuple[int, float]] = deque()
 
     def add(self, t_ns: int, heading: float) -> None:
         """Append a true heading, radians counter-clockwise from true east.
@@ -29,12 +34,14 @@ class HeadingBuffer:
         """
         if not np.isfinite(heading) or (self._headings and t_ns <= self._headings[-1][0]):
             raise MaptileError(f"heading at {t_ns} ns: expected finite values at increasing times")
-        self._headings = [*self._headings[-1:], (t_ns, heading)]
+        self._headings.append((t_ns, heading))
+        while len(self._headings) > 2 and self._headings[0][0] < t_ns - KEEP_NS:
+            self._headings.popleft()
 
     def at(self, t_ns: int, motion: Motion, poses: PoseBuffer) -> float | None:
         """Radians from grid east at a time; None if the heading is not known then.
 
-        The last heading is carried on by the odometry's turn since then.
+        It is interpolated; after the last one, it is carried on by the odometry's turn since then.
 
         Args:
             t_ns: The time, nanoseconds.

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
-import torch
 
 from data_prep.city.folder import City
 from data_prep.drive import ScanBlock, nanoseconds, time_of
@@ -19,7 +18,7 @@ from data_prep.errors import MaptileError
 from data_prep.geometry import Array
 from data_prep.progress import Progress, silent
 from maptile_loc.arguments import as_city
-from maptile_loc.device import one_thread, pick_device
+from maptile_loc.device import all_threads, one_thread, pick_device
 from maptile_loc.fuse.gnss import GnssWindow
 from maptile_loc.live.gnss_buffer import GnssBuffer
 from maptile_loc.live.heading_buffer import HeadingBuffer
@@ -138,7 +137,7 @@ class Localizer:
         self._engine, self._settings = engine, settings
         if background:
             engine.fields.expect_all(progress)  # a push does not wait for it
-        threads = torch.get_num_threads()
+        threads = all_threads()
         self._limit = ExitStack()
         self._limit.enter_context(one_thread())
         self.queries = queries
@@ -206,6 +205,7 @@ class Localizer:
         poses.add(nanoseconds(t_ns, "odometry"), pose, restart)
         if self._own is not None:
             self._own, self._poses, self._moved = None, poses, None
+            self._gnss.forget_motion()
 
     def add_heading(self, t_ns: int, heading: float) -> None:
         """Push the vehicle's true heading, for ``heading="known"`` or ``"prior:DEG"``.

@@ -284,7 +284,7 @@ def _gathered(
         raise MaptileError(
             f"{drive.name}: not one usable point in the scans of {counted(len(asked), 'query')}"
         )
-    if not any(answer.fixes.wall_m2 or answer.blind for answer in answers):
+    if all(answer.unturned or answer.blind for answer in answers):
         raise MaptileError(
             f"{drive.name}: its headings cover none of the queries; use --heading unknown"
         )

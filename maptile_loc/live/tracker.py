@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from data_prep.geometry import Array
 from maptile_loc.device import torch_threads
@@ -16,7 +14,9 @@ from maptile_loc.fuse.certainty import worst_std
 from maptile_loc.fuse.filter import Belief, Filter
 from maptile_loc.fuse.gnss import GnssWindow, Witness
 from maptile_loc.fuse.gnss_windows import stated
+from maptile_loc.live.background import BackgroundSearch, Found
 from maptile_loc.live.carried import carried, steps_to
+from maptile_loc.live.doubt import Doubt
 from maptile_loc.live.predicted import Known
 from maptile_loc.map_search import HEADING_STDS, NO_FIXES, MapSearch, enough, fix_in_disc, fix_tile
 from maptile_loc.odometry.pose_buffer import Motion
@@ -24,6 +24,8 @@ from maptile_loc.recipe import LocalizeSettings
 from maptile_loc.search.engine.tracked import united
 from maptile_loc.types import Candidates, Fixes, Queries, QueryTile
 
+MakeTile = Callable[[float], QueryTile]
+"""Makes the tile of the scans of the last metres of travel."""
 AWAY_STDS = 3.0
 """A position farther than this many standard deviations from the predicted one contradicts it."""
 
@@ -37,6 +39,7 @@ class Answer(NamedTuple):
         tracked: Whether only the surroundings of the predicted poses, or of GNSS, were searched.
         belief: Of the filter, after the query.
         blind: Whether the scans have no points.
+        unturned: Whether the heading is missing.
         gnss: What became of GNSS, as in ``Fix.gnss``.
     """
 
@@ -45,21 +48,8 @@ class Answer(NamedTuple):
     tracked: bool
     belief: Belief
     blind: bool = False
+    unturned: bool = False
     gnss: str = ""
-
-
-class _Job(NamedTuple):
-    """A search of the whole map that runs beside.
-
-    Attributes:
-        found: What was found with each tile.
-        at: The vehicle's motion at the query.
-        doubted: Whether the queries before contradict the predicted position.
-    """
-
-    found: Future[list[tuple[Candidates, Fixes]]]
-    at: Motion
-    doubted: bool
 
 
 class Tracker:
@@ -85,12 +75,12 @@ class Tracker:
         self._engine, self._queries, self._settings = engine, queries, settings
         self._filter = Filter(max(engine.search.area_km2 * 1e6, 1.0), settings.fuse, settings.gnss)
         self._background, self._threads = background, threads
-        self._executor: ThreadPoolExecutor | None = None
-        self._job: _Job | None = None
+        self.background = BackgroundSearch(self._find)
+        """Searches that run beside the queries."""
         self._at: Motion | None = None
         self._begun_m = self._fresh_from_m = 0.0
         self._searched_m = -np.inf
-        self._doubtful_m = 0.0
+        self._doubt = Doubt(settings.track, settings.fuse.few_walls_m2)
         self.known: Known | None = None
         """What is known since the last query, or the last search that ran beside; None before."""
         self.contradicted_m: float | None = None
@@ -109,22 +99,23 @@ class Tracker:
     @property
     def searching(self) -> bool:
         """Whether a search of the whole map runs beside."""
-        return self._job is not None
+        return self.background.job is not None
 
     def restart(self, at: Motion, last: Motion | None = None, seconds: float = np.inf) -> None:
         """Go on at ``at``, ``seconds`` after the last odometry; without that, all is forgotten."""
         if last is not None:
             self._predict(last)
         self._filter.restart(np.inf if last is None else seconds)
-        self._at, self._job = at, None
+        self.background.drop()
+        self._at = at
         self._begun_m = at.travelled
         self._fresh_from_m = self._searched_m = -np.inf
-        self._doubtful_m = 0.0
-        self._hold(at, 0.0)
+        self._doubt.metres = 0.0
+        self._hold(at, np.inf)
 
     def query(
         self,
-        make_tile: Callable[[float], QueryTile],
+        make_tile: MakeTile,
         at: Motion,
         gnss: GnssWindow | None = None,
         now_s: float = 0.0,
@@ -144,17 +135,16 @@ class Tracker:
         found, fixes, tracked = NO_FIXES.candidates, NO_FIXES, False
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
-        if self._job is not None and (near is None or off_map):
+        if self.searching and (near is None or off_map):
             self.tile = None  # nothing to do before the search has ended
             self._weigh_gnss(witness, now_s)
-            return Answer(found, fixes, tracked, self._hold(at, 0.0), gnss=self.gnss_state)
+            return Answer(found, fixes, tracked, self._hold(at), gnss=self.gnss_state)
         self.tile = make_tile(np.inf)
         if near is not None and not off_map:
-            found, fixes = self._search(self.tile, near)
+            found, fixes = self._follow(self.tile, make_tile, near, metres)
             tracked = True
-            self._compare(fixes, metres)
-        elif self._doubtful_m > 0:
-            self._doubtful_m += metres
+        elif self._doubt.metres > 0:
+            self._doubt.metres += metres
         disc = NO_FIXES
         if near is None and witness is not None and self._engine.tracked is not None:
             settings = self._settings
@@ -163,13 +153,13 @@ class Tracker:
         if enough(disc, self._settings):
             self._searched_m, tracked = at.travelled, True
         elif self._whole_map(tracked, off_map, at):
-            doubted = near is not None and self._doubtful_m > self._settings.track.doubt_m
+            doubted = near is not None and self._doubt.searched
             tiles = [self.tile]
-            if doubted and self._doubtful_m < self._queries.submap_m:
+            if doubted and self._doubt.metres < self._queries.submap_m:
                 # After a jump, only the last metres show where the vehicle is.
-                tiles.insert(0, make_tile(self._doubtful_m))
+                tiles.insert(0, make_tile(self._doubt.metres))
             if self._background:
-                self._start(tiles, at, doubted, 1 if tracked else self._threads)
+                self.background.start(tiles, at, doubted, 1 if tracked else self._threads)
                 found, fixes = (found, fixes) if tracked else (NO_FIXES.candidates, NO_FIXES)
             else:
                 self._searched_m = at.travelled
@@ -180,7 +170,7 @@ class Tracker:
                     fixes = united(disc, fixes, self._settings.search)
         self._update(fixes, at)
         self._weigh_gnss(witness, now_s)
-        belief = self._hold(at, fixes.wall_m2)
+        belief = self._hold(at, None if fixes is NO_FIXES else fixes.wall_m2)
         return Answer(found, fixes, tracked, belief, gnss=self.gnss_state)
 
     def no_tile(
@@ -194,10 +184,12 @@ class Tracker:
             gnss: The GNSS samples before it; None where there are none.
             now_s: Its time, seconds.
         """
+        self.tile = self.contradicted_m = None
         self._predict(at)
         self._weigh_gnss(self._stated(gnss), now_s)
-        belief = self._hold(at, 0.0)
-        return Answer(NO_FIXES.candidates, NO_FIXES, False, belief, blind, self.gnss_state)
+        belief = self._hold(at, 0.0 if blind else None)
+        state = self.gnss_state
+        return Answer(NO_FIXES.candidates, NO_FIXES, False, belief, blind, not blind, state)
 
     def collect(self, at: Motion, gnss: GnssWindow | None = None, now_s: float = 0.0) -> bool:
         """Use the result of a search that ran beside, if it is there now; returns whether.
@@ -205,25 +197,23 @@ class Tracker:
         The arguments are as for ``query``.
         """
         self.contradicted_m = None
-        if self._job is None or not self._job.found.done():
+        taken = self.background.take()
+        if taken is None:
             return False
-        job, self._job = self._job, None
+        job, results = taken
         self._searched_m = job.at.travelled
         self._predict(at)
         steps = steps_to(job.at, [at], self._queries.submap_m, self._settings.fuse)
         near = self._near()
         off_map = near is not None and not self._on_map(near[0])
         everywhere = (
-            (found, carried(aligned, steps, self._settings.fuse))
-            for found, aligned in job.found.result()
+            (found, carried(aligned, steps, self._settings.fuse)) for found, aligned in results
         )
         used = self._settle(everywhere, job.doubted, off_map)
-        wall_m2 = 0.0 if self.known is None else self.known.wall_m2
         if used is not None:
-            wall_m2 = used[1].wall_m2
             self._update(used[1], at)
             self._weigh_gnss(self._stated(gnss), now_s)
-        self._hold(at, wall_m2)
+        self._hold(at, None if used is None else used[1].wall_m2)
         return True
 
     def judge(self, gnss: GnssWindow, at: Motion, now_s: float) -> None:
@@ -234,7 +224,7 @@ class Tracker:
             at: The vehicle's motion at the time.
             now_s: The time, seconds.
         """
-        if self.known is None or self._doubtful_m > self._settings.track.suspect_m:
+        if self.known is None or self._doubt.suspected:
             return
         known = replace(self.known, held=self._filter.held(by_walls=True))
         self._filter.judge(gnss, known.belief(at, self._settings.fuse), now_s)
@@ -248,13 +238,17 @@ class Tracker:
         self._filter.weigh_gnss(witness, now_s)
         self._has_gnss = witness is not None
 
-    def _hold(self, at: Motion, wall_m2: float) -> Belief:
+    def _hold(self, at: Motion, wall_m2: float | None = None) -> Belief:
         """Keep what the filter holds at ``at``, and return what is most probable.
 
-        A belief that the last queries contradict has a score of ``least_score`` at most.
+        A belief that the last queries contradict has a score of ``least_score`` at most. Without
+        ``wall_m2``, the wall evidence of the tile before stands; before the first tile, few walls
+        are no reason for doubt.
         """
+        if wall_m2 is None:
+            wall_m2 = np.inf if self.known is None else self.known.wall_m2
         track, held = self._settings.track, self._filter.held()
-        if self._doubtful_m > track.suspect_m:
+        if self._doubt.suspected:
             score = min(held.belief.score, track.least_score)
             held = held._replace(belief=held.belief._replace(score=score))
         self.known = Known(at, held, wall_m2, self._begun_m, self._queries.submap_m)
@@ -262,8 +256,7 @@ class Tracker:
 
     def close(self) -> None:
         """Stop the search that runs beside, as soon as it can be."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        self.background.close()
 
     def _predict(self, at: Motion) -> None:
         assert self._at is not None
@@ -289,28 +282,29 @@ class Tracker:
         near = self._filter.likely(track.least)
         return near if sure and precise and len(near) <= track.most else None
 
-    def _search(self, tile: QueryTile, near: Array | None) -> tuple[Candidates, Fixes]:
+    def _follow(self, tile: QueryTile, make_tile: MakeTile, near: Array, metres: float) -> Found:
+        """Search near the predicted poses, and compare what is found with these."""
+        found, fixes = self._search(tile, near)
+        seen = [fixes]
+        if newest_m := self._doubt.newest_m(metres, self._queries.submap_m):
+            seen.append(self._search(make_tile(newest_m), near)[1])
+        self._doubt.compare(seen, self._filter.belief().pose, metres)
+        return found, fixes
+
+    def _find(self, tile: QueryTile) -> Found:
+        """Search the whole map."""
+        return fix_tile(tile, self._queries, self._engine, self._settings)
+
+    def _search(self, tile: QueryTile, near: Array | None) -> Found:
         if near is None:
             with torch_threads(self._threads):
-                return fix_tile(tile, self._queries, self._engine, self._settings)
+                return self._find(tile)
         std = float(np.sqrt(self._filter.belief().covariance[2, 2]))
         step = np.radians(self._settings.search.heading_step_deg)
         reach = max(HEADING_STDS * std, 1.5 * step)
         return fix_tile(tile, self._queries, self._engine, self._settings, near, reach)
 
-    def _compare(self, fixes: Fixes, metres: float) -> None:
-        """Count the metres of travel over which queries contradict the predicted position."""
-        if fixes.wall_m2 < self._settings.fuse.few_walls_m2:
-            return
-        track, seen = self._settings.track, fixes.candidates
-        gap = np.hypot(*(seen.poses[:, :2] - self._filter.belief().pose[:2]).T)
-        here = float(np.exp(seen.log_scores[gap < track.near_m]).sum())
-        contradicts = here < (track.agrees if self._doubtful_m > 0 else 1 - track.doubt)
-        self._doubtful_m = self._doubtful_m + metres if contradicts else 0.0
-
-    def _settle(
-        self, everywhere: Iterable[tuple[Candidates, Fixes]], doubted: bool, off_map: bool
-    ) -> tuple[Candidates, Fixes] | None:
+    def _settle(self, everywhere: Iterable[Found], doubted: bool, off_map: bool) -> Found | None:
         """What counts of the searches of the whole map; None if the predicted position stays.
 
         Args:
@@ -331,9 +325,9 @@ class Tracker:
                 return found, fixes
             if number == 0 and away <= near_m:
                 # The best position of the whole map would hardly be this one by chance.
-                self._doubtful_m = 0.0
+                self._doubt.metres = 0.0
                 return None
-        if self._doubtful_m > track.lost_m:
+        if self._doubt.metres > track.lost_m:
             self._contradict(1 - track.least_score)
             return found, fixes
         return None
@@ -351,8 +345,8 @@ class Tracker:
     def _contradict(self, elsewhere: float) -> None:
         """Give up the predicted position: the vehicle is ``elsewhere``, with this probability."""
         self._filter.doubt(min(elsewhere, 1 - self._settings.fuse.miss))
-        self.contradicted_m = max(self._doubtful_m, self._settings.track.doubt_m)
-        self._doubtful_m = 0.0
+        self.contradicted_m = max(self._doubt.metres, self._settings.track.doubt_m)
+        self._doubt.metres = 0.0
         self._fresh_from_m = -np.inf  # what contradicts the old position has not been used yet
 
     def _on_map(self, pose: Array) -> bool:
@@ -374,24 +368,6 @@ class Tracker:
         if not tracked and not off_map:
             return True
         unsure = tracked and self._filter.belief().score < self._settings.fuse.trust
-        doubtful = unsure or self._doubtful_m > track.doubt_m
+        doubtful = unsure or self._doubt.searched
         usual = track.off_map_m if off_map else track.again_m
         return metres > (track.doubt_m if doubtful else usual)
-
-    def _start(self, tiles: list[QueryTile], at: Motion, doubted: bool, threads: int) -> None:
-        """Start a search of the whole map beside, unless one runs."""
-        if self._job is not None:
-            return
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "map search", _one_thread)
-
-        def work() -> list[tuple[Candidates, Fixes]]:
-            with torch_threads(threads):
-                return [fix_tile(one, self._queries, self._engine, self._settings) for one in tiles]
-
-        self._job = _Job(self._executor.submit(work), at, doubted)
-
-
-def _one_thread() -> None:
-    """Leave the other cores to the queries."""
-    torch.set_num_threads(1)

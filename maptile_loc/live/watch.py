@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from data_prep.geometry import Array, se3_from_quaternion
 from data_prep.regular import open_regular
 from data_prep.sources.clouds import SUFFIXES
 from data_prep.sources.formats.gnss_files import GnssTable
-from data_prep.sources.formats.tum import check_size
+from data_prep.sources.formats.tum import NEW_SEGMENT, check_size, pose_in, times_ns
 from data_prep.sources.points.bin_layout import column_names
 from data_prep.sources.points.pointfiles import layout_of_files, read_cloud
 
@@ -64,6 +63,7 @@ def arriving(
                 _LOG.warning("left out: %s", error)
                 continue
             yield ScanBlock.single(t_ns, cloud.points, seconds=cloud.seconds)
+            quiet_since = time.monotonic()  # those that came meanwhile are not late
         time.sleep(_POLL_S)
 
 
@@ -90,7 +90,7 @@ def _settled(path: Path) -> bool:
 
 
 class Tail:
-    """The lines that are appended to a file.
+    """The lines that are appended to a file, each with a time.
 
     Args:
         path: The file; it may still be missing.
@@ -98,11 +98,13 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = 0
+        self._read = self._number = 0
         self._rest = b""
+        self._last_ns = -1
+        self._left_out = False
 
-    def lines(self) -> Iterator[str]:
-        """Yield the whole lines since the last call, without the blanks around them."""
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield the number and the text of each whole line since the last call."""
         if not self._path.is_file():
             return
         with open_regular(self._path) as file:
@@ -111,7 +113,17 @@ class Tail:
         self._read += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            yield line.decode("ascii", "replace").strip()
+            self._number += 1
+            yield self._number, line.decode("ascii", "replace").strip()
+
+    def is_later(self, t_ns: int) -> bool:
+        """Whether a line is later than all before; those that are not are left out."""
+        later = t_ns > self._last_ns
+        self._last_ns = max(t_ns, self._last_ns)
+        if not later and not self._left_out:
+            self._left_out = True
+            _LOG.warning("%s: lines that are not later than those before are left out", self._path)
+        return later
 
 
 class GnssTail(Tail):
@@ -120,7 +132,6 @@ class GnssTail(Tail):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._table: GnssTable | None = None
-        self._number = 0
 
     def new(self) -> Iterator[tuple[int, float, float, float]]:
         """Yield the positions since the last call: time (ns), latitude, longitude, std_m.
@@ -128,13 +139,12 @@ class GnssTail(Tail):
         Raises:
             MaptileError: A column is missing, or a line is no position.
         """
-        for line in self.lines():
-            self._number += 1
+        for number, line in self.lines():
             if self._table is None:
                 self._table = GnssTable(self._path, line.split(","))
                 continue
-            position = self._table.row(self._number, line.split(","))
-            if position is not None:
+            position = self._table.row(number, line.split(","))
+            if position is not None and self.is_later(position[0]):
                 yield position
 
 
@@ -151,23 +161,13 @@ class OdometryTail(Tail):
         Raises:
             MaptileError: A line is not a pose.
         """
-        for text in self.lines():
-            if text.startswith("#"):
-                self._restart |= text == "# segment"
-            elif text:
-                yield (*self._pose(text), self._restart)
+        for number, line in self.lines():
+            self._restart |= line == NEW_SEGMENT
+            found = pose_in(self._path, number, line)
+            if found is None:
+                continue
+            t_ns, row = int(times_ns(self._path, [found[0]])[0]), np.array(found[1:])
+            check_size(self._path, row)
+            if self.is_later(t_ns):
+                yield t_ns, se3_from_quaternion(row[:, :3], row[:, 3:])[0], self._restart
                 self._restart = False
-
-    def _pose(self, line: str) -> tuple[int, Array]:
-        try:
-            first, *rest = line.split()
-            values = np.array(rest, np.float64)
-            t_ns = int(Decimal(first) * 1_000_000_000)
-            if values.shape != (7,) or not np.isfinite(values).all() or not values[3:].any():
-                raise ValueError(line)
-            check_size(self._path, values[None])
-        except (ValueError, OverflowError, InvalidOperation):
-            raise MaptileError(
-                f"{self._path}: expected lines of eight numbers, t x y z qx qy qz qw, not: {line}"
-            ) from None
-        return t_ns, se3_from_quaternion(values[None, :3], values[None, 3:])[0]

@@ -175,7 +175,9 @@ def _read(library: Any, folder: Path, stated: dict[str, Any]) -> TownIndex | Non
         return TownIndex(
             library.read_index(str(folder / "index.faiss")), views["town"], views["places"]
         )
-    except (MaptileError, OSError, SafetensorError, KeyError, RuntimeError):
+    except (MaptileError, OSError, SafetensorError, RuntimeError):
+        return None
+    except (AttributeError, KeyError, TypeError):  # the JSON is not what was written
         return None
 
 

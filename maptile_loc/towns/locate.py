@@ -150,6 +150,8 @@ def locate(
     opened = [as_city(city) for city in tracked(named, "open towns", len(named), progress)]
     drive = as_drive(drive)
     queries = Queries(submap_m, every_m, False, as_heading(heading, drive), seed, False)
+    if drive.apart:
+        queries = replace(queries, submap_m=0.0, every_m=0.0)
     drive = with_needed_odometry(drive, queries, "auto", recipe.odometry, keep, progress)
     describer = read_describer(Path(model), opened[0], settings, pick_device(device))
     where = None if index is None else Path(index)
@@ -264,6 +266,8 @@ def _votes(
             f"{counted(len(tiles), 'query')}"
         )
     motion, segment = pipeline.query_motion(tiles), plan.segment[plan.scan].astype(np.int64)
+    # Without odometry, each tile is a piece of its own.
+    segment = np.where(segment < 0, -1 - np.arange(len(segment)), segment)
     arranged = arrangements(_together(found), motion, segment, settings.votes)
     named = list(dict.fromkeys(one.town for one in arranged))[: settings.votes.towns]
     arranged = [one for one in arranged if one.town in named]

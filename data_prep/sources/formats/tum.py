@@ -42,7 +42,7 @@ FARTHEST_M = 1e8
 _LARGEST_QUATERNION = 1e4
 """The parts of quaternions are smaller; they are normalised."""
 
-_NEW_SEGMENT = "# segment"
+NEW_SEGMENT = "# segment"
 """Comment line before the first pose of a new segment."""
 
 
@@ -65,28 +65,40 @@ def read_tum(path: Node, notes: list[str] | None = None) -> PoseTrack:
     segment: list[int] = []
     begun = 0
     for number, line in enumerate(lines, 1):
-        words = line.replace(",", " ").split()
-        begun += line.strip() == _NEW_SEGMENT
-        if not words or words[0].startswith("#"):
+        begun += line.strip() == NEW_SEGMENT
+        found = pose_in(path, number, line)
+        if found is None:
             continue
-        try:
-            time, row = Decimal(words[0]), [float(word) for word in words[1:]]
-            known = time.is_finite() and len(row) == 7 and np.isfinite(row).all()
-        except (ValueError, InvalidOperation):
-            known = False
-        if not known or abs(time) >= _LARGEST:
-            shown = line.strip()[:60]
-            raise MaptileError(f"{path}: line {number}: expected {_LINE}, found {shown!r}")
-        times.append(time)
-        rows.append(row)
+        times.append(found[0])
+        rows.append(found[1])
         segment.append(begun)
     if not rows:
         raise MaptileError(f"{path}: no pose in it; expected lines of {_LINE}")
-    t_ns = _nanoseconds(path, times)
+    t_ns = times_ns(path, times)
     return pose_track(path, t_ns, np.array(rows), np.array(segment, np.int32), notes)
 
 
-def _nanoseconds(path: Node, times: list[Decimal]) -> Times:
+def pose_in(path: Node, number: int, line: str) -> tuple[Decimal, list[float]] | None:
+    """The time of a line, and the seven numbers of its pose; None of a comment or a blank line.
+
+    Raises:
+        MaptileError: It is another line; ``path`` and ``number`` are for the message.
+    """
+    words = line.replace(",", " ").split()
+    if not words or words[0].startswith("#"):
+        return None
+    try:
+        time, row = Decimal(words[0]), [float(word) for word in words[1:]]
+        known = time.is_finite() and len(row) == 7 and np.isfinite(row).all()
+    except (ValueError, InvalidOperation):
+        known = False
+    if not known or abs(time) >= _LARGEST:
+        shown = line.strip()[:60]
+        raise MaptileError(f"{path}: line {number}: expected {_LINE}, found {shown!r}")
+    return time, row
+
+
+def times_ns(path: Node, times: list[Decimal]) -> Times:
     """(N,) nanoseconds of the times in a file."""
     middle = sorted(times)[len(times) // 2]
     unit = next((one for one in UNITS_NS if DATES_NS[0] <= middle * one <= DATES_NS[1]), None)
@@ -117,8 +129,6 @@ def pose_track(
     Raises:
         MaptileError: A quaternion is zero, or a number is too large for a pose.
     """
-    if (np.abs(rows[:, 3:]).max(axis=1) < 1e-6).any():
-        raise MaptileError(f"{path}: a quaternion is zero")
     check_size(path, rows)
     order = in_time(t_ns)
     if notes is not None:
@@ -147,8 +157,11 @@ def check_size(path: Node, rows: Array) -> None:
         rows: (N, 7) x y z (metres) qx qy qz qw.
 
     Raises:
-        MaptileError: A position is farther than ``FARTHEST_M``, or a quaternion is far from 1.
+        MaptileError: A position is farther than ``FARTHEST_M``, or a quaternion is zero or far
+            from 1.
     """
+    if (np.abs(rows[:, 3:]).max(axis=1) < 1e-6).any():
+        raise MaptileError(f"{path}: a quaternion is zero")
     largest = np.abs(rows).max(axis=0, initial=0)
     if not (largest[:3].max() < FARTHEST_M and largest[3:].max() < _LARGEST_QUATERNION):
         row = int(np.abs(rows).max(axis=1).argmax())
@@ -168,6 +181,6 @@ def write_tum(path: Path, track: PoseTrack, comment: str) -> None:
     rows = zip(seconds.tolist(), nanoseconds.tolist(), values.tolist(), begins, strict=True)
     for second, nanosecond, row, begin in rows:
         if begin:
-            lines.append(_NEW_SEGMENT)
+            lines.append(NEW_SEGMENT)
         lines.append(f"{second}.{nanosecond:09d} " + " ".join(f"{value:.9f}" for value in row))
     write_text(path, "\n".join(lines) + "\n")

@@ -13,6 +13,9 @@ from data_prep.errors import MaptileError
 PATH = click.Path(path_type=Path)
 """A file or folder."""
 
+MINUTES = click.FloatRange(0, min_open=True)
+"""A length of time, minutes."""
+
 Decorator = Callable[[Any], Any]
 
 
