@@ -28,13 +28,15 @@ from test_live import (
 
 from data_prep.drive import HeadingTrack, ScanBlock
 from maptile_loc.fuse.gnss import GnssWindow, fit
+from maptile_loc.live.doubt import Doubt
 from maptile_loc.live.gnss_buffer import GnssBuffer
 from maptile_loc.live.heading_buffer import HeadingBuffer
 from maptile_loc.live.localizer import Localizer
 from maptile_loc.live.replay import feed, replay
 from maptile_loc.live.watch import GnssTail, OdometryTail, arriving
+from maptile_loc.map_search import NO_FIXES
 from maptile_loc.odometry.pose_buffer import Motion, PoseBuffer
-from maptile_loc.types import Queries
+from maptile_loc.types import Candidates, Fixes, Queries
 
 QUERIES = Queries(12.0, 8.0, True, UNKNOWN)
 
@@ -173,6 +175,48 @@ def test_a_second_vehicle_searches_with_all_threads(monkeypatch) -> None:
     finally:
         torch.set_num_threads(before)
     assert used == {2}
+
+
+# --- Doubt ---------------------------------------------------------------------------------------
+
+
+def seen_with(probability: float, wall_m2: float = 50.0, off_m: float = 0.0) -> Fixes:
+    """What a query found: one candidate, so far from the predicted position."""
+    found = Candidates(np.array([[off_m, 0.0, 0.0]]), np.log([probability]))
+    return NO_FIXES._replace(candidates=found, wall_m2=wall_m2)
+
+
+def test_the_newest_scans_contradict_a_position_that_the_whole_submap_still_fits() -> None:
+    track, pose = SETTINGS.track, np.zeros(3)
+    doubt = Doubt(track, 20.0, area_km2=1.0)
+    doubt.compare([seen_with(0.9), seen_with(0.01)], pose, 10.0)
+    assert not doubt.suspected
+    doubt.compare([seen_with(0.9), seen_with(1e-6)], pose, 10.0)
+    doubt.compare([seen_with(0.9), seen_with(0.5, off_m=30.0)], pose, 10.0)
+    assert doubt.metres == 20.0
+    assert doubt.suspected and doubt.searched
+    doubt.compare([seen_with(0.9), seen_with(0.01)], pose, 10.0)
+    assert doubt.metres == 0.0
+
+
+def test_scans_that_show_nothing_contradict_nothing_on_a_map_of_any_size() -> None:
+    """By chance alone, each position of a large map is improbable."""
+    for area_km2 in (0.1, 1.0, 100.0, 900.0):
+        doubt = Doubt(SETTINGS.track, 20.0, area_km2)
+        by_chance = np.pi * SETTINGS.track.near_m**2 / (area_km2 * 1e6)
+        doubt.compare([seen_with(0.9), seen_with(by_chance, 5.0)], np.zeros(3), 10.0)
+        doubt.compare([seen_with(0.9), NO_FIXES], np.zeros(3), 10.0)
+        assert not doubt.suspected
+
+
+@pytest.mark.parametrize(
+    ("submap_m", "every_m", "newest_m"),
+    [(50.0, 10.0, 15.0), (50.0, 16.0, 16.0), (50.0, 20.0, 0.0), (20.0, 6.0, 0.0), (0.0, 0.0, 0.0)],
+)
+def test_only_where_most_of_a_submap_is_older_the_newest_scans_are_compared(
+    submap_m: float, every_m: float, newest_m: float
+) -> None:
+    assert Doubt(SETTINGS.track, 20.0, 1.0).newest_m(every_m, submap_m) == newest_m
 
 
 # --- Tiles that are missing ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from data_prep.geometry import Array
 from maptile_loc.search.engine.settings import TrackSettings
 from maptile_loc.types import Fixes
 
-HIDDEN = 2.0
+HIDDEN = 3.0
 """The newest scans are searched by themselves if the submap is this many times as long."""
 
 
@@ -19,14 +19,17 @@ class Doubt:
 
     Args:
         settings: ``track`` of the recipe.
-        few_walls_m2: A tile with less wall evidence says nothing.
+        few_walls_m2: A whole tile with less wall evidence says nothing.
+        area_km2: The area that a search of the whole map covers, km2. The larger it is, the less
+            probable is each position to a tile that shows nothing.
 
     Attributes:
         metres: Of travel; 0 where the last query agrees.
     """
 
-    def __init__(self, settings: TrackSettings, few_walls_m2: float) -> None:
+    def __init__(self, settings: TrackSettings, few_walls_m2: float, area_km2: float) -> None:
         self.settings, self.few_walls_m2 = settings, few_walls_m2
+        self.least_newest = (1 - settings.doubt_newest) / max(area_km2, 1e-6)
         self.metres = 0.0
 
     @property
@@ -60,16 +63,16 @@ class Doubt:
             pose: (3,) the predicted pose.
             metres: Of travel since the last query.
         """
-        track = self.settings
-        least = [track.agrees if self.metres > 0 else 1 - track.doubt, 1 - track.doubt]
-        says = [fixes.wall_m2 >= self.few_walls_m2 for fixes in seen]
-        if not any(says):
-            return
-        contradicts = any(
-            says_something and self._probability(fixes, pose) < at_least
-            for fixes, at_least, says_something in zip(seen, least, says, strict=False)
+        track, (whole, *newest) = self.settings, seen
+        least = track.agrees if self.metres > 0 else 1 - track.doubt
+        shows = whole.wall_m2 >= self.few_walls_m2
+        contradicts = shows and self._probability(whole, pose) < least
+        contradicts |= any(
+            len(one.candidates.poses) > 0 and self._probability(one, pose) < self.least_newest
+            for one in newest
         )
-        self.metres = self.metres + metres if contradicts else 0.0
+        if shows or contradicts:
+            self.metres = self.metres + metres if contradicts else 0.0
 
     def _probability(self, fixes: Fixes, pose: Array) -> float:
         """That the vehicle is near the predicted pose, by a query alone."""

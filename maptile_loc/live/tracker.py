@@ -80,7 +80,8 @@ class Tracker:
         self._at: Motion | None = None
         self._begun_m = self._fresh_from_m = 0.0
         self._searched_m = -np.inf
-        self._doubt = Doubt(settings.track, settings.fuse.few_walls_m2)
+        area_km2 = engine.search.area_km2
+        self._doubt = Doubt(settings.track, settings.fuse.few_walls_m2, area_km2)
         self.known: Known | None = None
         """What is known since the last query, or the last search that ran beside; None before."""
         self.contradicted_m: float | None = None

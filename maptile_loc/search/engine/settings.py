@@ -84,6 +84,8 @@ class TrackSettings(Settings):
         most: Largest number of hypotheses that are searched around.
         doubt: A query is in doubt if the probability that the vehicle is not at the predicted
             position is higher than this, by the query alone.
+        doubt_newest: The same, by the newest scans of a long submap alone, on a map of 1 km2; on
+            larger ones, by chance alone, a position is less probable in proportion.
         agrees: The queries after one in doubt are in doubt, too, until one gives the predicted
             position this probability.
         near_m: Candidates this near to the predicted position agree with it, metres.
@@ -107,6 +109,7 @@ class TrackSettings(Settings):
     least: Fraction = 0.001
     most: Count = 8
     doubt: Fraction = 0.999
+    doubt_newest: Fraction = 0.99999
     agrees: Fraction = 0.01
     near_m: Positive = 10.0
     suspect_m: NotNegative = 0.0
