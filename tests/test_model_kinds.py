@@ -145,7 +145,7 @@ def test_a_saved_recipe_is_the_same_recipe() -> None:
     settings = load_settings(ModelSettings, "posterior", ["grid_m=7", "cells.levels=2"])
     again = ModelSettings.model_validate_json(settings.model_dump_json())
     assert again == settings
-    assert again.own().model_dump() == {"relative": True, "grid_m": 7.0, "reach_m": 15.0}
+    assert again.own().model_dump() == {"relative": True, "grid_m": 7.0, "reach_m": 25.0}
 
 
 def test_a_new_file_is_a_new_kind(tmp_path: Path) -> None:
