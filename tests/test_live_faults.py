@@ -27,6 +27,7 @@ from test_live import (
 )
 
 from data_prep.drive import HeadingTrack, ScanBlock
+from data_prep.errors import MaptileError
 from maptile_loc.fuse.gnss import GnssWindow, fit
 from maptile_loc.live.doubt import Doubt
 from maptile_loc.live.gnss_buffer import GnssBuffer
@@ -189,13 +190,13 @@ def seen_with(probability: float, wall_m2: float = 50.0, off_m: float = 0.0) -> 
 def test_the_newest_scans_contradict_a_position_that_the_whole_submap_still_fits() -> None:
     track, pose = SETTINGS.track, np.zeros(3)
     doubt = Doubt(track, 20.0, area_km2=1.0)
-    doubt.compare([seen_with(0.9), seen_with(0.01)], pose, 10.0)
+    doubt.compare(seen_with(0.9), seen_with(0.01), pose, 10.0)
     assert not doubt.suspected
-    doubt.compare([seen_with(0.9), seen_with(1e-6)], pose, 10.0)
-    doubt.compare([seen_with(0.9), seen_with(0.5, off_m=30.0)], pose, 10.0)
+    doubt.compare(seen_with(0.9), seen_with(1e-6), pose, 10.0)
+    doubt.compare(seen_with(0.9), seen_with(0.5, off_m=30.0), pose, 10.0)
     assert doubt.metres == 20.0
     assert doubt.suspected and doubt.searched
-    doubt.compare([seen_with(0.9), seen_with(0.01)], pose, 10.0)
+    doubt.compare(seen_with(0.9), seen_with(0.01), pose, 10.0)
     assert doubt.metres == 0.0
 
 
@@ -204,8 +205,8 @@ def test_scans_that_show_nothing_contradict_nothing_on_a_map_of_any_size() -> No
     for area_km2 in (0.1, 1.0, 100.0, 900.0):
         doubt = Doubt(SETTINGS.track, 20.0, area_km2)
         by_chance = np.pi * SETTINGS.track.near_m**2 / (area_km2 * 1e6)
-        doubt.compare([seen_with(0.9), seen_with(by_chance, 5.0)], np.zeros(3), 10.0)
-        doubt.compare([seen_with(0.9), NO_FIXES], np.zeros(3), 10.0)
+        doubt.compare(seen_with(0.9), seen_with(by_chance, 5.0), np.zeros(3), 10.0)
+        doubt.compare(seen_with(0.9), NO_FIXES, np.zeros(3), 10.0)
         assert not doubt.suspected
 
 
@@ -233,7 +234,7 @@ def test_a_drive_without_walls_is_answered_as_in_batch() -> None:
 def test_headings_that_cover_no_query_are_said_to_be_missing() -> None:
     heading = HeadingTrack(ROUTE.scans.t_ns - 1000 * SECOND, np.zeros(len(STRAIGHT)))
     known = replace(QUERIES, heading=type(UNKNOWN)("known"))
-    with pytest.raises(Exception, match="its headings cover none of the queries"):
+    with pytest.raises(MaptileError, match="its headings cover none of the queries"):
         replay(replace(ROUTE, heading=heading), ENGINE, known, SETTINGS)
 
 

@@ -114,7 +114,7 @@ def adapt(
             the other kind of heading; the drive lacks scans or headings; the folder cannot be
             written.
     """
-    seconds_of(minutes)
+    seconds_of(minutes)  # refuses what is no time before anything is made
     recipe = _recipe(model_folder, city)
     if queries.heading.kind != recipe.heading:
         raise MaptileError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from data_prep.geometry import Array
@@ -54,23 +52,21 @@ class Doubt:
         newest = max(metres, self.settings.doubt_m)
         return newest if submap_m >= HIDDEN * newest else 0.0
 
-    def compare(self, seen: Sequence[Fixes], pose: Array, metres: float) -> None:
+    def compare(self, whole: Fixes, newest: Fixes | None, pose: Array, metres: float) -> None:
         """Take note of a query.
 
         Args:
-            seen: What was found near the predicted position: with the whole tile, then with that of
-                the newest scans, if they were searched.
+            whole: What was found near the predicted position with the whole tile.
+            newest: The same with the tile of the newest scans; None: they were not searched.
             pose: (3,) the predicted pose.
             metres: Of travel since the last query.
         """
-        track, (whole, *newest) = self.settings, seen
+        track = self.settings
         least = track.agrees if self.metres > 0 else 1 - track.doubt
         shows = whole.wall_m2 >= self.few_walls_m2
         contradicts = shows and self._probability(whole, pose) < least
-        contradicts |= any(
-            len(one.candidates.poses) > 0 and self._probability(one, pose) < self.least_newest
-            for one in newest
-        )
+        if newest is not None and len(newest.candidates.poses):
+            contradicts |= self._probability(newest, pose) < self.least_newest
         if shows or contradicts:
             self.metres = self.metres + metres if contradicts else 0.0
 

@@ -286,10 +286,9 @@ class Tracker:
     def _follow(self, tile: QueryTile, make_tile: MakeTile, near: Array, metres: float) -> Found:
         """Search near the predicted poses, and compare what is found with these."""
         found, fixes = self._search(tile, near)
-        seen = [fixes]
-        if newest_m := self._doubt.newest_m(metres, self._queries.submap_m):
-            seen.append(self._search(make_tile(newest_m), near)[1])
-        self._doubt.compare(seen, self._filter.belief().pose, metres)
+        newest_m = self._doubt.newest_m(metres, self._queries.submap_m)
+        newest = self._search(make_tile(newest_m), near)[1] if newest_m > 0 else None
+        self._doubt.compare(fixes, newest, self._filter.belief().pose, metres)
         return found, fixes
 
     def _find(self, tile: QueryTile) -> Found:

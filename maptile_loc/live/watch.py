@@ -166,7 +166,8 @@ class OdometryTail(Tail):
             found = pose_in(self._path, number, line)
             if found is None:
                 continue
-            t_ns, row = int(times_ns(self._path, [found[0]])[0]), np.array(found[1:])
+            time_of_pose, numbers = found
+            t_ns, row = int(times_ns(self._path, [time_of_pose])[0]), np.array([numbers])
             check_size(self._path, row)
             if self.is_later(t_ns):
                 yield t_ns, se3_from_quaternion(row[:, :3], row[:, 3:])[0], self._restart
